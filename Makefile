@@ -1,0 +1,47 @@
+# Two commands from a fresh clone: `make demo` and `make test`. Everything is installed in .venv, nothing outside.
+# Another interpreter: make demo PYTHON=python3.12
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
+
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint clean
+.NOTPARALLEL:
+
+help:
+	@echo 'make demo    the whole flow on a small generated data set, in minutes, ending with a table'
+	@echo 'make test    all tests'
+	@echo 'make lint    style, formatting and types'
+	@echo 'make clean   remove what make and Python made; runs/ stays'
+
+demo: $(VENV)/.build-installed
+	$(BIN)/gnet-edge demo
+
+test: $(VENV)/.dev-installed
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev-installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.build-installed $(VENV)/.dev-installed: $(VENV)/.%-installed: $(VENV)/.created pyproject.toml constraints.txt
+	$(INSTALL) --no-build-isolation --editable '.[$*]'
+	@touch $@
+
+$(VENV)/.created:
+	@command -v $(PYTHON) > /dev/null || \
+	  { echo 'make: $(PYTHON) is not installed; install Python 3.10 or newer, or name one: make PYTHON=python3.12' >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "make: Python 3.10 or newer is needed; $(PYTHON) is $$($(PYTHON) -V 2>&1). Name another: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || \
+	  { echo 'make: $(PYTHON) lacks its venv module; on Debian and Ubuntu: sudo apt install python3-venv' >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) setuptools
+	@touch $@

@@ -1,0 +1,193 @@
+"""What ONNX Runtime really makes of a lowered graph: a census of what it runs, and what is not integer and why.
+
+A graph of quantize and dequantize pairs says what is meant. Only the graph that the runtime writes after its own
+optimization says what is run.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import onnxruntime
+from onnx import numpy_helper
+from onnxruntime.capi.onnxruntime_pybind11_state import (
+    Fail,
+    InvalidArgument,
+    InvalidGraph,
+    InvalidProtobuf,
+    NotImplemented,  # noqa: A004  (ONNX Runtime's own)
+    RuntimeException,
+)
+
+from googlenet_edge.calibration.placement import RULES, WITH_WEIGHTS, Grid, data_inputs
+from googlenet_edge.errors import LoweringError
+from googlenet_edge.graph import InferenceGraph
+
+_KEEPS_TYPE = {"Transpose", "MaxPool", "Flatten", "Reshape", "Squeeze", "Unsqueeze"}
+_BORDERS = {"QuantizeLinear", "DequantizeLinear"}
+_LOAD_ERRORS = (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NotImplemented, RuntimeException)
+_SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class RunNode:
+    """A node that the runtime runs; ``integer`` where it computes on codes."""
+
+    name: str
+    operator: str
+    integer: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    """The nodes that the runtime runs."""
+
+    nodes: tuple[RunNode, ...]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many nodes of each operator: of a whole GoogLeNet 57 QLinearConv, 13 NhwcMaxPool, 9 QLinearConcat …"""
+        return dict(Counter(node.operator for node in self.nodes))
+
+    def integer(self, kind: str) -> int:
+        """How many nodes do the work of an ONNX operator, such as ``Conv``, on integers."""
+        operators = RULES[kind].integer_operators
+        return sum(node.integer and node.operator in operators for node in self.nodes)
+
+
+def audit(graph: InferenceGraph, lowered: onnx.ModelProto) -> Census:
+    """The census of a lowered graph in which every operator that can run on integers does.
+
+    Raises:
+        LoweringError: names the nodes that do not, and why; or ONNX Runtime cannot load the graph.
+    """
+    census = take_census(lowered)
+    fallen = missing(graph.model, lowered, census)
+    if fallen:
+        more = f"; and {len(fallen) - _SHOWN} more" if len(fallen) > _SHOWN else ""
+        raise LoweringError(
+            f"ONNX Runtime {onnxruntime.__version__} does not run the lowered graph on integers alone:"
+            f" {'; '.join(fallen[:_SHOWN])}{more}. Try another version of onnxruntime, or --precision fp32"
+        )
+    return census
+
+
+def take_census(model: onnx.ModelProto) -> Census:
+    """Has ONNX Runtime optimize a model for its CPU provider and lists what comes out.
+
+    Raises:
+        LoweringError: ONNX Runtime cannot load the model.
+    """
+    nodes: list[RunNode] = []
+    codes: set[str] = set()
+    for node in _optimized(model).graph.node:
+        integer = node.op_type not in _BORDERS and any(name in codes for name in node.input)
+        nodes.append(RunNode(node.name, node.op_type, integer))
+        if _gives_codes(node, integer):
+            codes.update(node.output)
+    return Census(tuple(nodes))
+
+
+def missing(source: onnx.ModelProto, lowered: onnx.ModelProto, census: Census) -> tuple[str, ...]:
+    """One clause for each node of the source that could run on integers and does not.
+
+    The counts decide, so that a runtime which names its nodes in another way is not accused; the names explain.
+    """
+    explain = _Explainer(lowered.graph)
+    clauses: list[str] = []
+    for kind, rule in RULES.items():
+        nodes = [node for node in source.graph.node if node.op_type == kind]
+        if rule.integer_operators and census.integer(kind) < len(nodes):
+            kept = _integer_names(census, {node.name for node in source.graph.node})
+            clauses += [f"{kind} {n.name} stayed float: {explain.why(n.name)}" for n in nodes if n.name not in kept]
+    return tuple(clauses)
+
+
+def _optimized(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph that ONNX Runtime runs for a model."""
+    with tempfile.TemporaryDirectory(prefix="gnet-edge-") as folder:
+        path = Path(folder) / "optimized.onnx"
+        options = onnxruntime.SessionOptions()
+        options.optimized_model_filepath = str(path)
+        options.log_severity_level = 4  # it warns that the file is for this machine only, which is what is wanted
+        try:
+            onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        except _LOAD_ERRORS as problem:
+            reason = str(problem).strip().split("\n")[0][:200]
+            raise LoweringError(f"ONNX Runtime cannot load the lowered graph: {reason}") from problem
+        return onnx.load(path)
+
+
+def _gives_codes(node: onnx.NodeProto, integer: bool) -> bool:
+    if node.op_type in _KEEPS_TYPE:
+        return integer
+    return node.op_type.startswith("QLinear") or node.op_type in {"QuantizeLinear", "NhwcMaxPool"}
+
+
+def _integer_names(census: Census, source_names: set[str]) -> set[str]:
+    """The source's nodes that run on integers; the runtime names a node after its source, with suffixes like ``_1``."""
+    operators = {operator for rule in RULES.values() for operator in rule.integer_operators}
+    found: set[str] = set()
+    for node in census.nodes:
+        name = node.name
+        while name not in source_names and "_" in name:
+            name = name.rpartition("_")[0]
+        if node.integer and node.operator in operators:
+            found.add(name)
+    return found
+
+
+class _Explainer:
+    """Says what keeps a node of a lowered graph from running on integers."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self._node = {node.name: node for node in graph.node}
+        self._producer = {output: node for node in graph.node for output in node.output}
+        self._readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in graph.node:
+            for name in node.input:
+                self._readers.setdefault(name, []).append(node)
+        self._constants = {i.name: numpy_helper.to_array(i).tobytes() for i in graph.initializer}
+        self._outputs = {output.name for output in graph.output}
+
+    def why(self, name: str) -> str:
+        """The first thing that is wrong around a node."""
+        if name not in self._node:
+            return "the lowered graph has no such node"
+        node = self._node[name]
+        return self._input_fault(node) or self._output_fault(node) or "ONNX Runtime did not fuse it"
+
+    def _input_fault(self, node: onnx.NodeProto) -> str:
+        inputs = node.input if node.op_type in WITH_WEIGHTS else data_inputs(node)
+        plain = [i for i in inputs if i not in self._producer or self._producer[i].op_type != "DequantizeLinear"]
+        return f"its input {plain[0]} does not come from a DequantizeLinear" if plain else ""
+
+    def _output_fault(self, node: onnx.NodeProto) -> str:
+        output = node.output[0]
+        if RULES[node.op_type].output is Grid.RELU and [r.op_type for r in self._read_by(output)] == ["Relu"]:
+            output = self._read_by(output)[0].output[0]
+        readers = self._read_by(output)
+        quantize = [reader for reader in readers if reader.op_type == "QuantizeLinear"]
+        if output in self._outputs and not readers:
+            return ""
+        if not quantize:
+            return f"its output {output} has no QuantizeLinear"
+        if len(readers) > 1:
+            return f"its output {output} is read by {len(readers)} nodes where one QuantizeLinear is expected"
+        if RULES[node.op_type].output is Grid.INPUT and self._grid(quantize[0]) != self._grid_before(node):
+            return "its output has another grid than its input"
+        return ""
+
+    def _read_by(self, tensor: str) -> list[onnx.NodeProto]:
+        return self._readers.get(tensor, [])
+
+    def _grid_before(self, node: onnx.NodeProto) -> list[bytes]:
+        return self._grid(self._producer[node.input[0]])
+
+    def _grid(self, node: onnx.NodeProto) -> list[bytes]:
+        """Scale and zero-point of a QuantizeLinear or DequantizeLinear, as bytes."""
+        return [self._constants.get(name, b"") for name in node.input[1:]]

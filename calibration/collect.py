@@ -1,0 +1,176 @@
+"""Runs the FP32 graph on calibration images, one at a time and twice over: for the extremes, then for the histograms.
+
+Memory does not grow with the number of images. With one image a run, activations do not depend on what else is in a
+batch, so the statistics are the same whatever the order of the images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+
+from googlenet_edge.calibration.histogram import Extremes, Histogram, HistogramCounter, Scratch, extremes
+from googlenet_edge.calibration.placement import measured_tensors
+from googlenet_edge.errors import CalibrationError
+from googlenet_edge.graph import INPUT, InferenceGraph
+
+Images = Callable[[], Iterable[NDArray[np.float32]]]
+Progress = Callable[[int, int], None]
+
+MIN_IMAGES = 8  # below this a range says more of the images than of the network; hundreds are usual
+_SMALLEST_RANGE = 1e-30  # far above where float32 scales lose their digits
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What the images showed: a histogram for every tensor that needs a range, in the graph's order."""
+
+    images: int
+    histograms: dict[str, Histogram]
+
+
+def collect(graph: InferenceGraph, images: Images, *, count: int, progress: Progress | None = None) -> Statistics:
+    """The statistics of a graph's activations.
+
+    Args:
+        images: called twice; gives float32 ``(1, 3, crop, crop)`` images after preprocessing, the same both times.
+        count: how many images it gives, for the progress of the first pass.
+        progress: told (runs done, runs in total); every image is run twice.
+
+    Raises:
+        CalibrationError: fewer than `MIN_IMAGES` different images with content, an image of another shape, other
+            images in the second pass, or a tensor that is not finite or has one value only.
+    """
+    network = _Network(graph)
+    checked = _CheckedImages(images, network.shape)
+    seen = _find_extremes(network, checked, lambda done: _report(progress, done, 2 * count))
+    checked.require_content()
+    _require_ranges(seen)
+    total = checked.total
+    histograms = _count(network, checked, seen, lambda done: _report(progress, total + done, 2 * total))
+    return Statistics(total, histograms)
+
+
+class _Network:
+    """The graph with every measured tensor as an output."""
+
+    def __init__(self, graph: InferenceGraph) -> None:
+        self.shape = (1, 3, graph.preprocess.crop, graph.preprocess.crop)
+        self._names = [name for name in measured_tensors(graph.model.graph) if name != INPUT]
+        model = onnx.ModelProto()
+        model.CopyFrom(graph.model)
+        for name in self._names:
+            model.graph.output.append(onnx.ValueInfoProto(name=name))
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        data = model.SerializeToString()
+        self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+    def activations(self, image: NDArray[np.float32]) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        """(name, float32 values) of every measured tensor, the input first."""
+        yield INPUT, image
+        yield from zip(self._names, self._session.run(self._names, {INPUT: image}), strict=True)
+
+
+class _CheckedImages:
+    """The images of both passes: each one checked, and the second time recognized."""
+
+    def __init__(self, images: Images, shape: tuple[int, ...]) -> None:
+        self._images = images
+        self._shape = shape
+        self._times_seen: Counter[bytes] = Counter()
+        self._with_content: set[bytes] = set()
+
+    @property
+    def total(self) -> int:
+        """How many images there were."""
+        return sum(self._times_seen.values())
+
+    def first_pass(self) -> Iterator[NDArray[np.float32]]:
+        """The images, which are remembered by their hash."""
+        for digest, image in self._hashed():
+            self._times_seen[digest] += 1
+            if (image.max(axis=(2, 3)) > image.min(axis=(2, 3))).any():
+                self._with_content.add(digest)
+            yield image
+
+    def second_pass(self) -> Iterator[NDArray[np.float32]]:
+        """The same images in any order, since a value outside the extremes has no bin. Raises `CalibrationError`."""
+        awaited = self._times_seen.copy()
+        for digest, image in self._hashed():
+            awaited[digest] -= 1
+            if awaited[digest] < 0:
+                raise _images_changed()
+            yield image
+        if any(awaited.values()):
+            raise _images_changed()
+
+    def _hashed(self) -> Iterator[tuple[bytes, NDArray[np.float32]]]:
+        for image in self._images():
+            if image.shape != self._shape or image.dtype != np.float32:
+                raise CalibrationError(
+                    f"a calibration image is {image.dtype} {image.shape} where float32 {self._shape} is expected;"
+                    " preprocess it as the graph says"
+                )
+            yield hashlib.sha256(image.tobytes()).digest(), image
+
+    def require_content(self) -> None:
+        """Refuses images that say nothing: too few, copies of each other, or each of one colour, such as all black."""
+        if len(self._with_content) < MIN_IMAGES:
+            raise CalibrationError(
+                f"only {len(self._with_content)} of {self.total} calibration images are different and show more than"
+                f" one colour; at least {MIN_IMAGES} are needed, and some hundred images as in training are best"
+            )
+
+
+def _find_extremes(network: _Network, images: _CheckedImages, report: Callable[[int], None]) -> dict[str, Extremes]:
+    seen: dict[str, Extremes] = {}
+    for done, image in enumerate(images.first_pass(), start=1):
+        for name, values in network.activations(image):
+            here = extremes(values)
+            seen[name] = seen[name] | here if name in seen else here
+        report(done)
+    return seen
+
+
+def _count(
+    network: _Network, images: _CheckedImages, seen: dict[str, Extremes], report: Callable[[int], None]
+) -> dict[str, Histogram]:
+    scratch = Scratch()
+    counters = {name: HistogramCounter(found, scratch=scratch) for name, found in seen.items()}
+    for done, image in enumerate(images.second_pass(), start=1):
+        for name, values in network.activations(image):
+            counters[name].add(values)
+        report(done)
+    return {name: counter.histogram() for name, counter in counters.items()}
+
+
+def _images_changed() -> CalibrationError:
+    return CalibrationError("the calibration images changed while they were read; leave them alone and start again")
+
+
+def _require_ranges(seen: dict[str, Extremes]) -> None:
+    """Refuses tensors that cannot be given a grid."""
+    for name, found in seen.items():
+        if not np.isfinite([found.minimum, found.maximum]).all():
+            raise CalibrationError(
+                f"the activations of {name} go from {found.minimum} to {found.maximum}; the network's weights are"
+                " damaged or its training diverged, use another checkpoint"
+            )
+        if found.maximum - found.minimum < _SMALLEST_RANGE:
+            raise CalibrationError(
+                f"{name} is {found.minimum} everywhere on all calibration images; the network is dead there, or the"
+                " images are of the wrong kind"
+            )
+
+
+def _report(progress: Progress | None, done: int, total: int) -> None:
+    if progress:
+        progress(done, total)

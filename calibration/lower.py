@@ -1,0 +1,195 @@
+"""Lowering: the FP32 graph and its table → the graph for one device.
+
+ONNX Runtime's CPU provider turns a graph of QuantizeLinear and DequantizeLinear pairs into integer operators only where
+they stand as it expects: one pair on every tensor, shared by all that read it, weights and biases as integers behind a
+DequantizeLinear. `placement` says where; this module writes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from googlenet_edge import __version__
+from googlenet_edge.calibration.placement import WITH_WEIGHTS, data_inputs, grids
+from googlenet_edge.calibration.ranges import U8_STEPS
+from googlenet_edge.calibration.table import CalibrationTable
+from googlenet_edge.calibration.weights import WeightRange, quantize_weights
+from googlenet_edge.errors import CalibrationError, LoweringError
+from googlenet_edge.graph import INPUT, OUTPUT, InferenceGraph
+
+
+def lower_int8_cpu(
+    graph: InferenceGraph, table: CalibrationTable, *, weight_range: WeightRange = WeightRange.FULL
+) -> onnx.ModelProto:
+    """The graph in u8 activations and s8 per-channel weights, for ONNX Runtime's CPU provider.
+
+    Input and output stay float32. The same graph and table give the same model.
+
+    Raises:
+        CalibrationError: the table belongs to another graph.
+    """
+    if table.graph_sha256 != graph.sha256:
+        raise CalibrationError(
+            f"the calibration table belongs to the graph {table.graph_sha256[:12]}, not to {graph.sha256[:12]};"
+            " calibrate this graph"
+        )
+    source = graph.model.graph
+    measured = grids(source)
+    grid = {name: _grid(table, name) for name in dict.fromkeys(measured.values())}
+    weights = {w.name: numpy_helper.to_array(w) for w in source.initializer}
+    writer = _QdqWriter({tensor: grid[name] for tensor, name in measured.items()}, weights, weight_range)
+    writer.add_grids(grid.values())
+    writer.quantize(INPUT)
+    for node in source.node:
+        writer.add(node)
+    return _model_like(graph.model, writer.nodes, writer.initializers)
+
+
+def lower_fp16_storage(graph: InferenceGraph) -> onnx.ModelProto:
+    """Weights stored as float16 and computed with in float32: half the file, for devices without float16 arithmetic.
+
+    The runtime widens the weights once, when it loads the file.
+
+    Raises:
+        LoweringError: a weight is too large for float16.
+    """
+    weights = graph.model.graph.initializer
+    casts = [_cast(f"{w.name}.half", w.name, TensorProto.FLOAT) for w in weights]
+    halves = [_half(w, f"{w.name}.half") for w in weights]
+    return _model_like(graph.model, [*casts, *graph.model.graph.node], halves)
+
+
+def lower_fp16(graph: InferenceGraph) -> onnx.ModelProto:
+    """Weights and activations in float16, for devices that compute in it; input and output stay float32.
+
+    Raises:
+        LoweringError: a weight is too large for float16.
+    """
+    inner = {INPUT: f"{INPUT}.half", OUTPUT: f"{OUTPUT}.half"}
+    nodes = [
+        _cast(INPUT, inner[INPUT], TensorProto.FLOAT16),
+        *(_renamed(node, inner) for node in graph.model.graph.node),
+        _cast(inner[OUTPUT], OUTPUT, TensorProto.FLOAT),
+    ]
+    return _model_like(graph.model, nodes, [_half(w, w.name) for w in graph.model.graph.initializer])
+
+
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    """real = scale · (code - zero_point), code 0…255. ``name`` is the tensor whose range it was made from."""
+
+    name: str
+    scale: np.float32
+    zero_point: np.uint8
+
+
+def _grid(table: CalibrationTable, tensor: str) -> _Grid:
+    if tensor not in table.tensors:
+        raise CalibrationError(f"the calibration table has no range for {tensor}; calibrate again")
+    range_ = table.tensors[tensor]
+    scale = np.float32((range_.high - range_.low) / U8_STEPS)
+    return _Grid(tensor, scale, np.uint8(np.rint(-range_.low / scale)))
+
+
+@dataclass
+class _QdqWriter:
+    """Copies nodes and puts QuantizeLinear and DequantizeLinear around them."""
+
+    grid_of: dict[str, _Grid]
+    weights: dict[str, NDArray[np.float32]]
+    weight_range: WeightRange
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    initializers: list[onnx.TensorProto] = field(default_factory=list)
+
+    def add_grids(self, distinct: Iterable[_Grid]) -> None:
+        """Scale and zero-point of each grid, once: tensors that share a grid share them by name."""
+        for grid in distinct:
+            self._initializer(f"{grid.name}.scale", np.asarray(grid.scale))
+            self._initializer(f"{grid.name}.zero_point", np.asarray(grid.zero_point))
+
+    def add(self, node: onnx.NodeProto) -> None:
+        """The node on dequantized inputs, and its output quantized where it has a grid."""
+        if node.op_type in WITH_WEIGHTS:
+            self._add_weights(node)
+        self.nodes.append(_renamed(node, {t: f"{t}.dequantized" for t in data_inputs(node) if t in self.grid_of}))
+        if node.output[0] in self.grid_of:
+            self.quantize(node.output[0])
+
+    def quantize(self, tensor: str) -> None:
+        """``tensor`` → ``tensor.quantized`` → ``tensor.dequantized``, which all readers share."""
+        grid = self.grid_of[tensor]
+        parameters = [f"{grid.name}.scale", f"{grid.name}.zero_point"]
+        codes, real = f"{tensor}.quantized", f"{tensor}.dequantized"
+        self.nodes += [
+            helper.make_node("QuantizeLinear", [tensor, *parameters], [codes], name=f"{tensor}.quantize"),
+            helper.make_node("DequantizeLinear", [codes, *parameters], [real], name=f"{tensor}.dequantize"),
+        ]
+
+    def _add_weights(self, node: onnx.NodeProto) -> None:
+        """Weight and bias as integers, and their dequantization under the names that they had."""
+        data, weight, bias = node.input
+        quantized = quantize_weights(
+            self.weights[weight],
+            self.weights[bias],
+            input_scale=self.grid_of[data].scale,
+            weight_range=self.weight_range,
+        )
+        self._dequantized(weight, quantized.codes, quantized.scale)
+        self._dequantized(bias, quantized.bias_codes, quantized.bias_scale)
+
+    def _dequantized(self, name: str, codes: NDArray[np.integer], scale: NDArray[np.float32]) -> None:
+        inputs = [
+            self._initializer(f"{name}.quantized", codes),
+            self._initializer(f"{name}.scale", scale),
+            self._initializer(f"{name}.zero_point", np.zeros(len(scale), codes.dtype)),
+        ]
+        self.nodes.append(helper.make_node("DequantizeLinear", inputs, [name], name=f"{name}.dequantize", axis=0))
+
+    def _initializer(self, name: str, value: NDArray[np.generic]) -> str:
+        self.initializers.append(numpy_helper.from_array(value, name))
+        return name
+
+
+def _renamed(node: onnx.NodeProto, names: dict[str, str]) -> onnx.NodeProto:
+    """A copy of a node with some of its tensors under other names."""
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    copy.input[:] = [names.get(name, name) for name in node.input]
+    copy.output[:] = [names.get(name, name) for name in node.output]
+    return copy
+
+
+def _half(weight: onnx.TensorProto, name: str) -> onnx.TensorProto:
+    """The weight in float16 under ``name``."""
+    value = numpy_helper.to_array(weight)
+    largest = float(np.abs(value).max(initial=0.0))
+    if largest > np.finfo(np.float16).max:
+        raise LoweringError(
+            f"the weight {weight.name} reaches {largest:.3g}, float16 ends at {np.finfo(np.float16).max:.0f};"
+            " build with --precision fp32 or int8"
+        )
+    return numpy_helper.from_array(value.astype(np.float16), name)
+
+
+def _cast(source: str, target: str, kind: int) -> onnx.NodeProto:
+    return helper.make_node("Cast", [source], [target], name=f"{target}.cast", to=kind)
+
+
+def _model_like(
+    model: onnx.ModelProto, nodes: list[onnx.NodeProto], initializers: list[onnx.TensorProto]
+) -> onnx.ModelProto:
+    """A model with the inputs, outputs and opset of another."""
+    graph = model.graph
+    return helper.make_model(
+        helper.make_graph(nodes, graph.name, list(graph.input), list(graph.output), initializers),
+        opset_imports=list(model.opset_import),
+        ir_version=model.ir_version,
+        producer_name="googlenet-edge",
+        producer_version=__version__,
+    )

@@ -1,0 +1,177 @@
+"""Where to clip a tensor, estimated from its histogram: for the asymmetric u8 grid and for the symmetric s8 grid.
+
+Both grids are estimated from the same histogram, because their best clipping differs: u8 spends all 256 codes between
+``low`` and ``high``, s8 has 127 for each sign, and after a ReLU half of them are lost.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from googlenet_edge.calibration.histogram import Histogram
+
+PERCENTILE = 99.99
+U8_STEPS = 255
+S8_STEPS = 127
+_FEWEST_BINS = 128
+_MSE_STRIDE = 16
+_ENTROPY_STRIDE = 4
+
+
+class RangeMethod(Enum):
+    """How a range is estimated."""
+
+    MINMAX = "minmax"
+    PERCENTILE = "percentile"
+    ENTROPY = "entropy"
+    MSE = "mse"
+
+
+@dataclass(frozen=True, slots=True)
+class Ranges:
+    """Where a tensor is clipped, in the tensor's own unit.
+
+    Attributes:
+        low, high: for the asymmetric grid. ``low <= 0 <= high``; ``low`` is 0 where no value is negative.
+        amax: for the symmetric grid, which clips at ``-amax`` and ``amax``.
+    """
+
+    low: float
+    high: float
+    amax: float
+
+
+def estimate(histogram: Histogram, method: RangeMethod) -> Ranges:
+    """The ranges of one tensor by one method."""
+    match method:
+        case RangeMethod.MINMAX:
+            return minmax(histogram)
+        case RangeMethod.PERCENTILE:
+            return percentile(histogram)
+        case RangeMethod.ENTROPY:
+            return entropy(histogram)
+        case RangeMethod.MSE:
+            return mse(histogram)
+
+
+def minmax(histogram: Histogram) -> Ranges:
+    """Clips nothing. Source: the maximum calibration of Wu et al. (arXiv 2004.09602), section 3.1."""
+    return Ranges(histogram.low, histogram.high, histogram.amax)
+
+
+def percentile(histogram: Histogram, share: float = PERCENTILE) -> Ranges:
+    """Keeps ``share`` percent of the values: the symmetric grid cuts one tail of |x|, the asymmetric one half per side.
+
+    Source: Wu et al., "Integer Quantization for Deep Learning Inference" (arXiv 2004.09602), section 3.1, which finds
+    99.99 and 99.999 safe.
+    """
+    cut = (100.0 - share) / 100.0
+    counts, width = histogram.counts, histogram.width
+    return Ranges(
+        low=min(histogram.high - width * _bins_kept(counts[::-1], cut / 2), 0.0),
+        high=max(histogram.low + width * _bins_kept(counts, cut / 2), 0.0),
+        amax=min(width * _bins_kept(histogram.magnitudes(), cut), histogram.amax),
+    )
+
+
+def entropy(histogram: Histogram) -> Ranges:
+    """Clips |x| where the quantized distribution tells most about the true one: the smallest KL divergence.
+
+    Source: S. Migacz, "8-bit Inference with TensorRT" (GTC 2017), pages 33 to 38, with 128 levels for the magnitudes
+    of s8. On the u8 grid the magnitudes of a tensor without negative values have 256 levels.
+    """
+    magnitudes = histogram.magnitudes()
+    s8_bins = _bins_of_least_divergence(magnitudes, S8_STEPS + 1)
+    u8_bins = s8_bins if histogram.minimum < 0 else _bins_of_least_divergence(magnitudes, U8_STEPS + 1)
+    low, high = _clipped(histogram, np.array(histogram.width * u8_bins))
+    return Ranges(float(low), float(high), min(histogram.width * s8_bins, histogram.amax))
+
+
+def mse(histogram: Histogram) -> Ranges:
+    """Clips |x| where rounding and clipping together cost the smallest mean squared error.
+
+    Source: the grid search of Nagel et al., "A White Paper on Neural Network Quantization" (arXiv 2106.08295),
+    section 3.1, on the values that stand for the bins, weighted with their counts.
+    """
+    bins = np.arange(histogram.magnitudes().size, _FEWEST_BINS - 1, -_MSE_STRIDE)
+    thresholds = np.minimum(histogram.width * bins, histogram.amax)
+    low, high = _clipped(histogram, thresholds)
+    u8_scale, s8_scale = (high - low) / U8_STEPS, thresholds / S8_STEPS
+    lowest = np.rint(low / u8_scale)
+    u8_error = _squared_errors(histogram, u8_scale, lowest, lowest + U8_STEPS)
+    bound = np.full_like(thresholds, S8_STEPS)
+    s8_error = _squared_errors(histogram, s8_scale, -bound, bound)
+    best = int(u8_error.argmin())
+    return Ranges(float(low[best]), float(high[best]), float(thresholds[s8_error.argmin()]))
+
+
+def _clipped(histogram: Histogram, thresholds: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(low, high) when magnitudes above each threshold are clipped."""
+    return np.maximum(histogram.low, -thresholds), np.minimum(histogram.high, thresholds)
+
+
+def _bins_kept(counts: NDArray[np.int64], cut: float) -> int:
+    """How many bins from the left must stay so that at most the share ``cut`` of the values lies beyond them."""
+    below = np.cumsum(counts)
+    return min(int(np.searchsorted(below, (1.0 - cut) * below[-1])) + 1, counts.size)
+
+
+def _squared_errors(
+    histogram: Histogram, scale: NDArray[np.float64], lowest: NDArray[np.float64], highest: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """float64 ``(candidates,)``: the summed squared error of grids with codes ``lowest`` to ``highest`` around zero."""
+    values, scale = histogram.centres, scale[:, None]
+    codes = np.clip(np.rint(values / scale), lowest[:, None], highest[:, None])
+    errors: NDArray[np.float64] = (codes * scale - values) ** 2 @ histogram.counts.astype(np.float64)
+    return errors
+
+
+def _bins_of_least_divergence(counts: NDArray[np.int64], levels: int) -> int:
+    """How many bins, from ``levels`` on, to keep for the smallest KL divergence of their quantization; ties keep more.
+
+    The reference P is the kept bins with the mass beyond them folded into the last. Q is the kept bins averaged over
+    the filled bins of each level, empty ones staying empty. The first bin takes the count of the second, so that the
+    zeros after a ReLU do not drown the rest. Sums over bins are differences of running sums, for all candidates at
+    once.
+    """
+    mass = counts.astype(np.float64)
+    mass[0] = mass[1]
+    kept, edges = _level_edges(counts.size, levels)
+    inside, filled = _running(mass), _running((mass > 0).astype(np.float64))
+    beyond = inside[-1] - inside[kept]
+    last = mass[kept - 1]
+
+    level_mass = np.diff(inside[edges], axis=1)
+    level_bins = np.diff(filled[edges], axis=1)
+    level_bins[:, -1] += (last == 0) & (beyond > 0)
+    reference = level_mass.copy()
+    reference[:, -1] += beyond
+    with np.errstate(divide="ignore", invalid="ignore"):  # a level that only the folded mass fills is infinitely bad
+        log_q = np.log(level_mass / np.maximum(level_bins, 1.0))
+        cross = (reference * np.where(reference > 0, log_q, 0.0)).sum(axis=1)
+        self_information = _running(_x_log_x(mass))[kept - 1] + _x_log_x(last + beyond)
+        divergence = (self_information - cross) / inside[-1] + np.log(inside[kept])
+    return int(kept[np.nanargmin(divergence)])
+
+
+@functools.lru_cache(maxsize=8)
+def _level_edges(bins: int, levels: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """(bins kept ``(candidates,)``, most first; edges of the levels ``(candidates, levels + 1)`` as bin numbers)."""
+    kept = np.arange(bins, levels - 1, -_ENTROPY_STRIDE)
+    return kept, kept[:, None] * np.arange(levels + 1) // levels
+
+
+def _running(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sums of the first 0, 1, 2 … values."""
+    return np.concatenate([[0.0], np.cumsum(values)])
+
+
+def _x_log_x(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """x·log x, and 0 at 0."""
+    logs: NDArray[np.float64] = np.log(np.where(values > 0, values, 1.0))
+    return values * logs

@@ -1,0 +1,158 @@
+"""The calibration table: what was measured on which images for which graph, and the ranges that were chosen from it."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+import zlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from googlenet_edge import __version__
+from googlenet_edge.calibration.collect import Statistics
+from googlenet_edge.calibration.histogram import BINS, Histogram
+from googlenet_edge.calibration.ranges import RangeMethod, estimate
+from googlenet_edge.errors import CalibrationError
+from googlenet_edge.files import from_json, read_file, to_json, write_bytes
+from googlenet_edge.graph import InferenceGraph
+from googlenet_edge.preprocess import Preprocess
+
+SCHEMA = 1
+MAX_BYTES = 16 << 20
+_COUNTS_BYTES = BINS * 8
+
+
+@dataclass(frozen=True, slots=True)
+class TensorCalibration:
+    """One tensor: its extremes, its histogram, and where it is clipped.
+
+    ``counts`` is the histogram's int64 ``(2048,)``, little-endian, deflated, in base64. ``low`` and ``high`` are for
+    the asymmetric u8 grid, ``amax`` is for the symmetric s8 grid.
+    """
+
+    minimum: float
+    maximum: float
+    low: float
+    high: float
+    amax: float
+    counts: str
+
+    @property
+    def histogram(self) -> Histogram:
+        """What was measured. Raises `CalibrationError` where it is damaged."""
+        return Histogram(self.minimum, self.maximum, _decode(self.counts))
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationTable:
+    """The ranges of a graph's tensors and everything that they depend on.
+
+    The same graph, images in any order, preprocessing, method and version give the same bytes.
+    """
+
+    tool_version: str
+    graph_sha256: str
+    images_sha256: str
+    image_count: int
+    preprocess: Preprocess
+    method: RangeMethod
+    tensors: dict[str, TensorCalibration]
+    schema: int = SCHEMA
+
+    def with_method(self, method: RangeMethod) -> CalibrationTable:
+        """The ranges by another method, from the same histograms."""
+        tensors = {name: _calibration(t.histogram, t.counts, method) for name, t in self.tensors.items()}
+        return replace(self, method=method, tensors=tensors)
+
+
+def make_table(
+    graph: InferenceGraph, statistics: Statistics, *, images_sha256: str, method: RangeMethod
+) -> CalibrationTable:
+    """The table of a graph from what its images showed.
+
+    Args:
+        images_sha256: a hash of the image files that does not depend on their order, such as `dataset.Checked`'s.
+    """
+    return CalibrationTable(
+        tool_version=__version__,
+        graph_sha256=graph.sha256,
+        images_sha256=images_sha256,
+        image_count=statistics.images,
+        preprocess=graph.preprocess,
+        method=method,
+        tensors={name: _calibration(h, _encode(h.counts), method) for name, h in statistics.histograms.items()},
+    )
+
+
+def write_table(path: Path, table: CalibrationTable) -> None:
+    """Writes the table in one step. Raises `OutputError`."""
+    write_bytes(path, to_json(table))
+
+
+def read_table(path: Path) -> CalibrationTable:
+    """Reads a table that this package wrote.
+
+    Raises:
+        CalibrationError: missing, damaged, of a newer schema, or with a range or a histogram that cannot be.
+    """
+    data = read_file(path, limit=MAX_BYTES, error=CalibrationError)
+    schema = from_json(data, _Schema, where=str(path), error=CalibrationError).schema
+    if schema > SCHEMA:
+        raise CalibrationError(f"{path} has schema {schema}, this version reads up to {SCHEMA}; upgrade googlenet-edge")
+    table = from_json(data, CalibrationTable, where=str(path), error=CalibrationError)
+    for name, tensor in table.tensors.items():
+        _check(tensor, f"{path}: the tensor {name}")
+    return table
+
+
+@dataclass(frozen=True, slots=True)
+class _Schema:
+    schema: int
+
+
+def _calibration(measured: Histogram, counts: str, method: RangeMethod) -> TensorCalibration:
+    ranges = estimate(measured, method)
+    return TensorCalibration(
+        minimum=measured.minimum,
+        maximum=measured.maximum,
+        low=ranges.low,
+        high=ranges.high,
+        amax=ranges.amax,
+        counts=counts,
+    )
+
+
+def _check(tensor: TensorCalibration, where: str) -> None:
+    numbers = (tensor.minimum, tensor.maximum, tensor.low, tensor.high, tensor.amax)
+    if not all(math.isfinite(x) for x in numbers):
+        raise CalibrationError(f"{where} has a range that is not finite; calibrate again")
+    if not (tensor.low <= 0 <= tensor.high and tensor.low < tensor.high and tensor.amax > 0):
+        raise CalibrationError(
+            f"{where} has the range {tensor.low}…{tensor.high} (symmetric ±{tensor.amax}) where one around zero is"
+            " expected; calibrate again"
+        )
+    try:
+        _decode(tensor.counts)
+    except CalibrationError as problem:
+        raise CalibrationError(f"{where} {problem}") from problem
+
+
+def _encode(counts: NDArray[np.int64]) -> str:
+    return base64.b64encode(zlib.compress(counts.astype("<i8").tobytes())).decode()
+
+
+def _decode(text: str) -> NDArray[np.int64]:
+    """int64 ``(2048,)``; never inflates more than that."""
+    try:
+        inflater = zlib.decompressobj()
+        data = inflater.decompress(base64.b64decode(text, validate=True), _COUNTS_BYTES + 1)
+    except (binascii.Error, ValueError, zlib.error) as problem:
+        raise CalibrationError(f"has a damaged histogram ({problem}); calibrate again") from problem
+    counts = np.frombuffer(data, "<i8").astype(np.int64) if len(data) == _COUNTS_BYTES else np.empty(0, np.int64)
+    if not counts.size or not inflater.eof or counts.min() < 0 or counts.max() == 0:
+        raise CalibrationError(f"has a histogram that is not {BINS} counts; calibrate again")
+    return counts

@@ -1,0 +1,73 @@
+"""Weights and biases as integers: symmetric s8 per output channel, int32 biases on the grid of the products."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+_MAX_BIAS = 2.0**30  # half of int32: the sum of the products needs room too
+_VNNI_FLAGS = {"avx512_vnni", "avx_vnni"}
+
+
+class WeightRange(Enum):
+    """The largest weight code."""
+
+    FULL = 127
+    REDUCED = 64
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizedWeights:
+    """``weight[c] ≈ codes[c] · scale[c]`` and ``bias[c] ≈ bias_codes[c] · bias_scale[c]``.
+
+    Attributes:
+        codes: int8, the shape of the weight.
+        scale: float32 ``(output channels,)``.
+        bias_codes: int32 ``(output channels,)``.
+        bias_scale: float32 ``(output channels,)``, the input's scale times ``scale``.
+    """
+
+    codes: NDArray[np.int8]
+    scale: NDArray[np.float32]
+    bias_codes: NDArray[np.int32]
+    bias_scale: NDArray[np.float32]
+
+
+def quantize_weights(
+    weight: NDArray[np.float32], bias: NDArray[np.float32], *, input_scale: np.float32, weight_range: WeightRange
+) -> QuantizedWeights:
+    """Quantizes a convolution's or a classifier's weight ``(output channels, …)`` and bias ``(output channels,)``.
+
+    A channel's scale is its largest weight over the largest code, but at least so large that the bias fits: a channel
+    of tiny weights and a large bias, as batch normalization leaves behind, is its bias almost alone.
+    """
+    rows = weight.reshape(len(weight), -1).astype(np.float64)
+    for_weight = np.abs(rows).max(axis=1) / weight_range.value
+    for_bias = np.abs(bias.astype(np.float64)) / (float(input_scale) * _MAX_BIAS)
+    scale = np.maximum(for_weight, for_bias).astype(np.float32)
+    scale[scale < np.finfo(np.float32).tiny] = 1.0  # a channel of zeros: any scale is right
+    bias_scale = input_scale * scale
+    codes = np.clip(np.rint(rows / scale[:, None]), -weight_range.value, weight_range.value)
+    return QuantizedWeights(
+        codes=codes.astype(np.int8).reshape(weight.shape),
+        scale=scale,
+        bias_codes=np.rint(bias / bias_scale.astype(np.float64)).astype(np.int32),
+        bias_scale=bias_scale,
+    )
+
+
+def weight_range_for(cpuinfo: str) -> WeightRange:
+    """The weight range that a processor multiplies without saturating, from the text of ``/proc/cpuinfo``.
+
+    x86 without VNNI adds two products of u8 and s8 in 16 bits, which overflow with 8-bit weights and cannot with 7-bit
+    ones (2 · 255 · 64 < 2**15). Arm lists "Features" and not "flags", and has no such instruction.
+    Source: ONNX Runtime, "Quantize ONNX models", "When and why do I need to try U8U8?".
+    """
+    flags = re.search(r"^flags\s*:(.*)$", cpuinfo, re.MULTILINE)
+    if flags is None or _VNNI_FLAGS & set(flags.group(1).split()):
+        return WeightRange.FULL
+    return WeightRange.REDUCED

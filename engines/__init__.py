@@ -1,0 +1,1 @@
+"""Bundles, the backends that run them, and what is measured of them."""

@@ -1,0 +1,90 @@
+"""How often a model is right, and whether another one is as often right on the same images. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from googlenet_edge.errors import DataError
+from googlenet_edge.statistics import Interval, mcnemar_exact_p, paired_difference_interval, wilson_interval
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """Shares (0…1) of ``images`` whose class came first, or among the first five, with the 95 % interval of top-1."""
+
+    images: int
+    top1: float
+    top1_interval: Interval
+    top5: float
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A model against a reference on the same images.
+
+    ``agreement`` is the share (0…1) of images with the same first class. ``top1_change_points`` is the model's top-1
+    minus the reference's in percentage points, below zero for a loss, with its paired 95 % interval.
+    ``mcnemar_p`` is the probability of a difference this large between equals.
+    """
+
+    reference: Accuracy
+    agreement: float
+    top1_change_points: float
+    top1_change_interval: Interval
+    mcnemar_p: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evaluation:
+    """What a model said about every image of a set, in the order of the set.
+
+    ``labels`` (the truth) and ``predicted`` are int64 ``(n,)``, ``in_top5`` is bool ``(n,)``.
+    """
+
+    class_names: tuple[str, ...]
+    labels: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    in_top5: NDArray[np.bool_]
+    seconds: float
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """bool ``(n,)``: the first class is the true one."""
+        return np.equal(self.predicted, self.labels)
+
+    @property
+    def accuracy(self) -> Accuracy:
+        """The summary."""
+        count, right = len(self.labels), int(self.correct.sum())
+        return Accuracy(count, right / count, wilson_interval(right, count), float(self.in_top5.mean()))
+
+    @property
+    def confusion(self) -> NDArray[np.int64]:
+        """int64 ``(classes, classes)``: row = true class, column = predicted class, number of images."""
+        classes = len(self.class_names)
+        cells = np.bincount(self.labels * classes + self.predicted, minlength=classes * classes)
+        return cells.reshape(classes, classes)
+
+
+def compare(reference: Evaluation, candidate: Evaluation) -> Comparison:
+    """The candidate against the reference, image by image.
+
+    Raises:
+        DataError: they are not evaluations of the same images.
+    """
+    if reference.class_names != candidate.class_names or not np.array_equal(reference.labels, candidate.labels):
+        raise DataError("the two evaluations are of different images; evaluate both models on the same data")
+    gained = int((candidate.correct & ~reference.correct).sum())
+    lost = int((reference.correct & ~candidate.correct).sum())
+    images = len(reference.labels)
+    interval = paired_difference_interval(gained, lost, images)
+    return Comparison(
+        reference=reference.accuracy,
+        agreement=float((reference.predicted == candidate.predicted).mean()),
+        top1_change_points=100 * (gained - lost) / images,
+        top1_change_interval=Interval(100 * interval.low, 100 * interval.high),
+        mcnemar_p=mcnemar_exact_p(gained, lost),
+    )

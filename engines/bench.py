@@ -1,0 +1,174 @@
+"""Measuring bundles on this machine: latency in interleaved rounds, stages, throughput, cold start, memory."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from googlenet_edge.dataset import Progress
+from googlenet_edge.engines.bundle import MODEL, read_bundle
+from googlenet_edge.engines.circumstances import Circumstances, read_circumstances
+from googlenet_edge.engines.cold_start import ColdStart, cold_start
+from googlenet_edge.engines.measurement import (
+    BundleMeasurement,
+    LatencyRatio,
+    MeasuredImage,
+    Measurement,
+    latency_ratio,
+)
+from googlenet_edge.engines.predictor import Predictor, open_rgb
+from googlenet_edge.engines.protocol import Precision
+from googlenet_edge.engines.registry import open_bundle
+from googlenet_edge.engines.rounds import BenchPlan, Timings, measure, turn_count
+from googlenet_edge.engines.timing import Clock, Tick
+from googlenet_edge.errors import ConfigError
+from googlenet_edge.files import sha256_bytes
+
+_BUSY_LOAD = 0.5
+_WIDE_SPREAD = 0.05
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Subject:
+    """A bundle under measurement, open. Its model's bytes are not kept."""
+
+    path: Path
+    predictor: Predictor
+    precision: Precision
+    model_sha256: str
+    bundle_bytes: int
+
+
+def bench(
+    paths: Sequence[Path],
+    *,
+    plan: BenchPlan,
+    image: bytes | None = None,
+    clock: Clock = time.perf_counter,
+    progress: Progress | None = None,
+) -> Measurement:
+    """Measures bundles side by side.
+
+    Args:
+        image: the bytes of an image file for the stages and the cold start; by default a generated JPEG of 640×480.
+
+    Raises:
+        BundleError, EngineError: a bundle cannot be opened or run.
+        DamagedImageError: ``image`` cannot be decoded.
+        ConfigError: no bundle, or the same twice.
+    """
+    if not paths or len(set(paths)) < len(paths):
+        raise ConfigError("give one or more bundles to measure, each once")
+    circumstances = read_circumstances()  # before the load that the benchmark itself makes
+    image = generated_jpeg() if image is None else image
+    with ExitStack() as stack:
+        subjects = [_open(path, stack, threads=plan.threads) for path in paths]
+        predictors = [subject.predictor for subject in subjects]
+        described = _describe(image, predictors[0])
+        tick = _ticker(len(subjects) * (plan.cold_starts + turn_count(plan)), progress)
+        cold = _cold_starts(paths, image, plan=plan, tick=tick)
+        timings = measure(predictors, image, plan=plan, clock=clock, tick=tick)
+    bundles = tuple(_bundle_measurement(s, t, c) for s, t, c in zip(subjects, timings, cold, strict=True))
+    return Measurement(circumstances, described, bundles, ratios(bundles), doubts(circumstances, bundles))
+
+
+def ratios(bundles: Sequence[BundleMeasurement]) -> tuple[LatencyRatio, ...]:
+    """The latency of every bundle against that of the first one in FP32, or else of the first one."""
+    reference = next((b for b in bundles if b.precision is Precision.FP32), bundles[0])
+    return tuple(latency_ratio(b, reference) for b in bundles if b is not reference)
+
+
+def doubts(circumstances: Circumstances, bundles: Sequence[BundleMeasurement]) -> tuple[str, ...]:
+    """What makes the figures doubtful, and what to do about it."""
+    found = []
+    if circumstances.load_average is not None and circumstances.load_average > _BUSY_LOAD:
+        load = f"load average {circumstances.load_average:.2f}"
+        found.append(f"the machine was busy before the start ({load}); close other programs and measure again")
+    if circumstances.governor not in (None, "performance"):
+        found.append(f"the clock governor is {circumstances.governor!r}; set 'performance' for steady clocks")
+    for bundle in bundles:
+        spread = bundle.latency.summary_ms.spread
+        if not bundle.warm_up.steady:
+            found.append(f"{bundle.name} was not steady after {bundle.warm_up.runs} runs; quiet or cool the machine")
+        if spread > _WIDE_SPREAD:
+            found.append(
+                f"{bundle.name} varied by {spread:.0%} (middle half of its runs); measure again with more rounds"
+            )
+    return tuple(found)
+
+
+def generated_jpeg(*, width: int = 640, height: int = 480) -> bytes:
+    """A JPEG with the detail and the size of a photo, the same whenever Pillow and NumPy are the same."""
+    random = np.random.default_rng(0)
+    coarse = Image.fromarray(random.integers(0, 256, (height // 32, width // 32, 3), np.uint8))
+    smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), np.float32)
+    noisy = smooth + random.normal(0, 8, smooth.shape)
+    file = io.BytesIO()
+    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def _open(path: Path, stack: ExitStack, *, threads: int) -> Subject:
+    bundle = read_bundle(path)
+    engine = open_bundle(bundle, threads=threads)
+    predictor = Predictor(engine, labels=bundle.class_names, preprocess=bundle.manifest.preprocess)
+    stack.enter_context(predictor)
+    size = sum(file.stat().st_size for file in path.iterdir())
+    return Subject(path, predictor, bundle.manifest.precision, bundle.manifest.files[MODEL].sha256, size)
+
+
+def _describe(image: bytes, predictor: Predictor) -> MeasuredImage:
+    open_rgb(image, predictor.preprocess)  # refuses what cannot be decoded before anything is measured
+    with Image.open(io.BytesIO(image)) as opened:
+        width, height = opened.size
+    return MeasuredImage(sha256_bytes(image), len(image), width, height)
+
+
+def _cold_starts(paths: Sequence[Path], image: bytes, *, plan: BenchPlan, tick: Tick) -> list[tuple[ColdStart, ...]]:
+    """The same image file for all, in rounds as everything else."""
+    with tempfile.NamedTemporaryFile(suffix=".image") as file:
+        file.write(image)
+        file.flush()
+        rounds = []
+        for _ in range(plan.cold_starts):
+            starts = []
+            for path in paths:
+                starts.append(cold_start(path, Path(file.name), threads=plan.threads))
+                tick()
+            rounds.append(starts)
+    return [tuple(starts) for starts in zip(*rounds, strict=True)]
+
+
+def _bundle_measurement(subject: Subject, timings: Timings, cold: tuple[ColdStart, ...]) -> BundleMeasurement:
+    return BundleMeasurement(
+        name=str(subject.path),
+        precision=subject.precision,
+        model_sha256=subject.model_sha256,
+        bundle_bytes=subject.bundle_bytes,
+        engine=subject.predictor.engine.spec,
+        warm_up=timings.warm_up,
+        latency=timings.latency,
+        stages=timings.stages,
+        throughput=timings.throughput,
+        cold_starts=cold,
+    )
+
+
+def _ticker(total: int, progress: Progress | None) -> Tick:
+    done = 0
+
+    def tick() -> None:
+        nonlocal done
+        done += 1
+        if progress:
+            progress(done, total)
+
+    return tick

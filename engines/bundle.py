@@ -1,0 +1,200 @@
+"""The bundle: a folder with a model lowered for one device and all that is needed to run it and to trust it.
+
+    manifest.json      what it is, where it comes from, and the size and SHA-256 of every other file
+    model.onnx         the lowered model
+    labels.txt         the class names, one a line, in the order of the logits
+    golden.bin         a few images with their logits, computed where the bundle was built
+    calibration.json   optional: the calibration table
+
+The manifest carries its own SHA-256, so that one changed byte anywhere is found and its file named.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from googlenet_edge import __version__
+from googlenet_edge.engines.accuracy import Accuracy, Comparison
+from googlenet_edge.engines.golden import Golden, read_golden
+from googlenet_edge.engines.protocol import Device, Precision
+from googlenet_edge.errors import BundleError, OutputError
+from googlenet_edge.files import from_json, new_folder, read_file, sha256_bytes, to_json, write_bytes
+from googlenet_edge.preprocess import Preprocess
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+MODEL = "model.onnx"
+LABELS = "labels.txt"
+GOLDEN = "golden.bin"
+CALIBRATION = "calibration.json"
+_REQUIRED = {MODEL, LABELS, GOLDEN}
+_MAX_MANIFEST_BYTES = 1 << 20
+
+Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """What a file must be: bytes and hexadecimal SHA-256."""
+
+    size: Annotated[int, msgspec.Meta(ge=0)]
+    sha256: Sha256
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """The SHA-256 of everything that the model was made from; ``None`` where there was no such thing."""
+
+    checkpoint: Sha256 | None = None
+    graph: Sha256 | None = None
+    calibration: Sha256 | None = None
+    dataset: Sha256 | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Everything about a bundle but its contents.
+
+    ``accuracy`` is the model's own, ``against_fp32`` the comparison on the same images. ``notes`` is what the lowering
+    says about itself. ``weight_bits`` is as in `EngineOptions`. ``files`` and ``sha256`` are filled in when written.
+    """
+
+    precision: Precision
+    device: Device
+    preprocess: Preprocess
+    lineage: Lineage = Lineage()
+    accuracy: Accuracy | None = None
+    against_fp32: Comparison | None = None
+    weight_bits: Annotated[int, msgspec.Meta(ge=7, le=8)] = 8
+    notes: tuple[str, ...] = ()
+    tool_version: str = __version__
+    schema: int = SCHEMA
+    files: dict[str, FileRecord] = field(default_factory=dict)
+    sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bundle:
+    """A bundle in memory; ``model`` is what the device's backend opens. ``where`` names it in messages."""
+
+    manifest: Manifest
+    class_names: tuple[str, ...]
+    model: bytes = field(repr=False)
+    golden: Golden = field(repr=False)
+    calibration: bytes | None = field(default=None, repr=False)
+    where: str = "the bundle"
+
+
+def write_bundle(path: Path, bundle: Bundle) -> None:
+    """Writes a folder in one step, in the place of an older bundle of that name.
+
+    Raises:
+        BundleError: the parts do not fit each other, or a class name cannot be a line of text.
+        OutputError: ``path`` cannot be written, or holds something that is not a bundle.
+    """
+    _refuse_foreign_folder(path)
+    contents = {MODEL: bundle.model, LABELS: _labels_text(bundle.class_names), GOLDEN: _golden_bytes(bundle)}
+    if bundle.calibration is not None:
+        contents[CALIBRATION] = bundle.calibration
+    files = {name: FileRecord(len(data), sha256_bytes(data)) for name, data in contents.items()}
+    manifest = replace(bundle.manifest, files=files)
+    with new_folder(path) as folder:
+        for name, data in contents.items():
+            write_bytes(folder / name, data)
+        write_bytes(folder / MANIFEST, to_json(replace(manifest, sha256=_seal(manifest))))
+
+
+def read_bundle(path: Path) -> Bundle:
+    """Reads a bundle and verifies all of it but what the model computes (see `registry.open_bundle`).
+
+    Raises:
+        BundleError: no bundle, of a newer schema, a file missing, added or changed, or parts that do not fit.
+    """
+    manifest = _read_manifest(path)
+    _check_file_set(path, manifest)
+    contents = {name: _read_recorded(path / name, record) for name, record in manifest.files.items()}
+    try:
+        class_names = tuple(contents[LABELS].decode().removesuffix("\n").split("\n"))
+        golden = read_golden(contents[GOLDEN], crop=manifest.preprocess.crop, classes=len(class_names))
+    except ValueError as problem:
+        raise BundleError(
+            f"{path} has labels or golden vectors that do not fit it ({problem}); build it again"
+        ) from problem
+    return Bundle(manifest, class_names, contents[MODEL], golden, contents.get(CALIBRATION), str(path))
+
+
+@dataclass(frozen=True, slots=True)
+class _Versioned:
+    schema: int
+
+
+def _read_manifest(path: Path) -> Manifest:
+    file = path / MANIFEST
+    if not file.exists():
+        raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}; give a folder that gnet-edge build wrote")
+    data = read_file(file, limit=_MAX_MANIFEST_BYTES, error=BundleError)
+    schema = from_json(data, _Versioned, where=str(file), error=BundleError).schema
+    if schema > SCHEMA:
+        raise BundleError(f"{path} has schema {schema}, this version reads up to {SCHEMA}; upgrade googlenet-edge")
+    manifest = from_json(data, Manifest, where=str(file), error=BundleError)
+    if manifest.sha256 != _seal(manifest) or to_json(manifest) != data:
+        raise _changed(file)
+    return manifest
+
+
+def _seal(manifest: Manifest) -> str:
+    return sha256_bytes(to_json(replace(manifest, sha256="")))
+
+
+def _check_file_set(path: Path, manifest: Manifest) -> None:
+    listed = set(manifest.files)
+    if not _REQUIRED <= listed <= _REQUIRED | {CALIBRATION}:
+        wrong = ", ".join(sorted(repr(name) for name in listed ^ _REQUIRED if name != CALIBRATION))
+        raise BundleError(f"{path / MANIFEST} lists the wrong files ({wrong}); build the bundle again")
+    present = {file.name for file in path.iterdir()}
+    for name in sorted(listed - present):
+        raise BundleError(f"{path / name} is missing; copy the whole bundle again, or build it again")
+    for name in sorted(present - listed - {MANIFEST}):
+        raise BundleError(f"{path / name} does not belong to the bundle; remove it")
+
+
+def _read_recorded(file: Path, record: FileRecord) -> bytes:
+    if not file.is_file() or file.stat().st_size != record.size:
+        raise _changed(file)
+    data = read_file(file, limit=record.size, error=BundleError)
+    if sha256_bytes(data) != record.sha256:
+        raise _changed(file)
+    return data
+
+
+def _changed(file: Path) -> BundleError:
+    return BundleError(f"{file} was changed or damaged since it was written; copy the bundle again, or build it again")
+
+
+def _refuse_foreign_folder(path: Path) -> None:
+    if path.is_dir() and any(path.iterdir()) and not (path / MANIFEST).exists():
+        raise OutputError(f"{path} is a folder that holds something other than a bundle; give another --out")
+
+
+def _labels_text(class_names: tuple[str, ...]) -> bytes:
+    for name in class_names:
+        if not name or not name.isprintable():
+            raise BundleError(f"the class name {name!r} cannot be a line of {LABELS}; rename the class folder")
+    return "".join(f"{name}\n" for name in class_names).encode()
+
+
+def _golden_bytes(bundle: Bundle) -> bytes:
+    """The golden vectors, once they have been read back as `read_bundle` will."""
+    data = bundle.golden.to_bytes()
+    crop, classes = bundle.manifest.preprocess.crop, len(bundle.class_names)
+    pixels, logits = bundle.golden.pixels, bundle.golden.logits
+    if pixels.shape[1:] != (crop, crop, 3) or logits.shape != (len(pixels), classes) or pixels.dtype != "uint8":
+        raise BundleError(
+            f"the golden vectors are {pixels.dtype} {pixels.shape} with logits {logits.shape}, expected uint8"
+            f" (k, {crop}, {crop}, 3) with logits (k, {classes})"
+        )
+    return data

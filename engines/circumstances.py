@@ -1,0 +1,87 @@
+"""The circumstances of a measurement. Every reader takes the root of the file system, so that tests can fake it."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+_PACKAGES = ("googlenet-edge", "onnxruntime", "numpy", "pillow")
+_GOVERNOR = "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"
+
+
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """``None`` stands for what could not be read.
+
+    ``date`` is ISO 8601 in UTC, ``cores`` the processors that this process may use, ``load_average`` the mean number of
+    running processes over the last minute before the measurement.
+    """
+
+    date: str
+    cpu_model: str | None
+    cores: int
+    governor: str | None
+    load_average: float | None
+    memory_mb: int | None
+    system: str
+    python: str
+    packages: dict[str, str | None]
+
+
+def read_circumstances(root: Path = Path("/")) -> Circumstances:
+    """Those of this moment, on this machine."""
+    return Circumstances(
+        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        cpu_model=_field(root / "proc/cpuinfo", "model name") or _text(root / "proc/device-tree/model"),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        governor=_text(root / _GOVERNOR),
+        load_average=_load_average(root),
+        memory_mb=_kibibytes_to_mb(_field(root / "proc/meminfo", "MemTotal")),
+        system=platform.platform(),
+        python=platform.python_version(),
+        packages={name: _version(name) for name in _PACKAGES},
+    )
+
+
+def peak_memory_mb(root: Path = Path("/")) -> int | None:
+    """The most resident memory that this process ever had, in units of 10^6 bytes.
+
+    Not from ``getrusage``: its figure survives ``exec``, so a small child would report its large parent.
+    """
+    return _kibibytes_to_mb(_field(root / "proc/self/status", "VmHWM"))
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(errors="replace").strip("\0 \n") or None
+    except OSError:
+        return None
+
+
+def _field(path: Path, name: str) -> str | None:
+    """The first ``name : value`` of a file of such lines."""
+    for line in (_text(path) or "").splitlines():
+        key, colon, value = line.partition(":")
+        if colon and key.strip() == name:
+            return value.strip()
+    return None
+
+
+def _load_average(root: Path) -> float | None:
+    text = _text(root / "proc/loadavg")
+    return float(text.split()[0]) if text else None
+
+
+def _kibibytes_to_mb(text: str | None) -> int | None:
+    return round(int(text.split()[0]) * 1024 / 1e6) if text else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

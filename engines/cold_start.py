@@ -1,0 +1,74 @@
+"""The first prediction of a fresh process: how long it takes from its start, and how much memory.
+
+``python -m googlenet_edge.engines.cold_start SPAWNED THREADS BUNDLE IMAGE`` is that process; it writes a `ColdStart` as
+JSON on stdout. ``SPAWNED`` is its parent's `time.monotonic` just before, a clock that all processes share.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import googlenet_edge
+from googlenet_edge.engines.circumstances import peak_memory_mb
+from googlenet_edge.errors import EdgeError, EngineError
+from googlenet_edge.files import from_json, to_json
+
+_TIMEOUT_S = 120
+
+
+@dataclass(frozen=True, slots=True)
+class ColdStart:
+    """Milliseconds of the steps: Python with ``import googlenet_edge``, opening the bundle, the first prediction."""
+
+    start_ms: float
+    load_ms: float
+    first_ms: float
+    peak_memory_mb: int | None
+
+    @property
+    def total_ms(self) -> float:
+        """From the start of the process to the labels."""
+        return self.start_ms + self.load_ms + self.first_ms
+
+
+def cold_start(bundle: Path, image: Path, *, threads: int) -> ColdStart:
+    """Starts a process that predicts once. Raises `EngineError` where it fails or takes more than two minutes."""
+    module = "googlenet_edge.engines.cold_start"
+    arguments = [repr(time.monotonic()), str(threads), str(bundle), str(image)]
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", module, *arguments], capture_output=True, timeout=_TIMEOUT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as problem:
+        raise EngineError(f"a fresh process could not predict with {bundle}: {problem}") from problem
+    if done.returncode != 0:
+        reason = done.stderr.decode(errors="replace").strip().rpartition("\n")[2] or f"exit {done.returncode}"
+        raise EngineError(f"a fresh process could not predict with {bundle}: {reason}")
+    return from_json(done.stdout, ColdStart, where="the cold start's result", error=EngineError)
+
+
+def main() -> int:
+    """The fresh process."""
+    entered = time.monotonic()
+    spawned, threads, bundle, image = float(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4])
+    try:
+        with googlenet_edge.load(bundle, threads=threads) as predictor:
+            loaded = time.monotonic()
+            predictor.predict(image)
+            predicted = time.monotonic()
+            memory = peak_memory_mb()
+    except EdgeError as problem:
+        sys.stderr.write(f"{problem}\n")
+        return 1
+    start, load, first = (1e3 * (b - a) for a, b in pairwise((spawned, entered, loaded, predicted)))
+    sys.stdout.buffer.write(to_json(ColdStart(start, load, first, memory)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,59 @@
+"""Running a model over labelled images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from itertools import islice
+
+import numpy as np
+
+from googlenet_edge.dataset import ImageSet, Progress, load_pixels
+from googlenet_edge.engines.accuracy import Evaluation
+from googlenet_edge.engines.logits import ranking
+from googlenet_edge.engines.predictor import Predictor
+from googlenet_edge.errors import DataError
+
+_BATCH = 8
+_TOP = 5
+
+
+def evaluate(
+    predictor: Predictor,
+    images: ImageSet,
+    *,
+    progress: Progress | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Evaluation:
+    """What the model says about every image, with images decoded ahead in threads and bounded memory.
+
+    Raises:
+        DataError: no image, or other classes than the model's.
+        DamagedImageError: a file cannot be decoded.
+    """
+    _check_classes(predictor.labels, images)
+    start = clock()
+    pixels = load_pixels(images, predictor.preprocess)
+    tops = []
+    done = 0
+    while batch := list(islice(pixels, _BATCH)):
+        tops.append(ranking(predictor.run(np.stack(batch)), _TOP))
+        done += len(batch)
+        if progress:
+            progress(done, len(images))
+    best = np.concatenate(tops)
+    labels = np.array(images.labels, np.int64)
+    in_top5 = (best == labels[:, None]).any(axis=1)
+    return Evaluation(images.class_names, labels, best[:, 0].astype(np.int64), in_top5, clock() - start)
+
+
+def _check_classes(labels: tuple[str, ...], images: ImageSet) -> None:
+    if not len(images):
+        raise DataError(f"{images.root} has no image to evaluate")
+    if images.class_names == labels:
+        return
+    different = sorted(set(labels) ^ set(images.class_names)) or ["in another order"]
+    raise DataError(
+        f"{images.root} has {len(images.class_names)} classes and the model {len(labels)}, and they are not the same"
+        f" ({', '.join(different[:5])}); give the data that the model was trained for"
+    )

@@ -1,0 +1,130 @@
+"""The measurement: every sample of a benchmark, its summaries, and the circumstances. One JSON file."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from itertools import chain
+from pathlib import Path
+
+from googlenet_edge.engines.circumstances import Circumstances
+from googlenet_edge.engines.cold_start import ColdStart
+from googlenet_edge.engines.protocol import EngineSpec, Precision
+from googlenet_edge.engines.timing import WarmUp
+from googlenet_edge.errors import DataError
+from googlenet_edge.files import from_json, read_file, to_json, write_bytes
+from googlenet_edge.statistics import Interval, Summary, median_interval, summarize
+
+SCHEMA = 1
+_MAX_BYTES = 64 << 20
+
+
+class Stage(Enum):
+    """The steps from the bytes of an image file to labels."""
+
+    DECODE = "decode"
+    PREPROCESS = "preprocess"
+    INFERENCE = "inference"
+    POSTPROCESS = "postprocess"
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Milliseconds, round by round, and the summary of all."""
+
+    rounds_ms: tuple[tuple[float, ...], ...]
+    summary_ms: Summary
+
+
+@dataclass(frozen=True, slots=True)
+class BatchThroughput:
+    """Inference of ``batch`` images at once."""
+
+    batch: int
+    images_per_s: float
+    latency: Samples
+
+
+@dataclass(frozen=True, slots=True)
+class BundleMeasurement:
+    """What was measured of one bundle.
+
+    ``latency`` is inference alone, one image, back to back. ``stages`` is the whole way of one image file, measured
+    apart from it: there the caches are as cold as decoding leaves them.
+    """
+
+    name: str
+    precision: Precision
+    model_sha256: str
+    bundle_bytes: int
+    engine: EngineSpec
+    warm_up: WarmUp
+    latency: Samples
+    stages: dict[Stage, Samples]
+    throughput: tuple[BatchThroughput, ...]
+    cold_starts: tuple[ColdStart, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyRatio:
+    """The latency of ``name`` divided by that of ``reference``: the median over rounds, with its 95 % interval."""
+
+    name: str
+    reference: str
+    ratio: float
+    interval: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredImage:
+    """The image file that went through the stages."""
+
+    sha256: str
+    size_bytes: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One run of the benchmark. ``warnings`` says what makes its figures doubtful, and what to do about it."""
+
+    circumstances: Circumstances
+    image: MeasuredImage
+    bundles: tuple[BundleMeasurement, ...]
+    ratios: tuple[LatencyRatio, ...]
+    warnings: tuple[str, ...]
+    schema: int = SCHEMA
+
+
+def samples(rounds_ms: Sequence[tuple[float, ...]]) -> Samples:
+    """Keeps every sample and summarizes them together."""
+    return Samples(tuple(rounds_ms), summarize(list(chain.from_iterable(rounds_ms))))
+
+
+def latency_ratio(measured: BundleMeasurement, reference: BundleMeasurement) -> LatencyRatio:
+    """Pairs the two by rounds, so that what slowed a round down for both cancels out."""
+    pairs = zip(measured.latency.rounds_ms, reference.latency.rounds_ms, strict=True)
+    ratios = [statistics.median(a) / statistics.median(b) for a, b in pairs]
+    return LatencyRatio(measured.name, reference.name, statistics.median(ratios), median_interval(ratios))
+
+
+def write_measurement(path: Path, measurement: Measurement) -> None:
+    """Writes the JSON file in one step. Raises `OutputError`."""
+    write_bytes(path, to_json(measurement))
+
+
+def read_measurement(path: Path) -> Measurement:
+    """Reads what `write_measurement` wrote. Raises `DataError`: missing, damaged, or of a newer schema."""
+    data = read_file(path, limit=_MAX_BYTES, error=DataError)
+    schema = from_json(data, _Versioned, where=str(path), error=DataError).schema
+    if schema > SCHEMA:
+        raise DataError(f"{path} has schema {schema}, this version reads up to {SCHEMA}; upgrade googlenet-edge")
+    return from_json(data, Measurement, where=str(path), error=DataError)
+
+
+@dataclass(frozen=True, slots=True)
+class _Versioned:
+    schema: int

@@ -1,0 +1,98 @@
+"""ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from googlenet_edge.engines.protocol import Device, EngineOptions, EngineSpec, check_batch
+from googlenet_edge.errors import EngineError
+
+_ERRORS_ONLY = 3
+
+
+class OnnxRuntimeCpu:
+    """An `Engine` that holds one inference session."""
+
+    def __init__(self, model: bytes, options: EngineOptions) -> None:
+        """Loads and optimizes the bytes of an ``.onnx`` file. Raises `EngineError`."""
+        try:
+            session = onnxruntime.InferenceSession(model, session_options(options), providers=["CPUExecutionProvider"])
+        except Exception as problem:  # the runtime's own errors have no common base
+            reason = str(problem).partition("\n")[0]
+            raise EngineError(f"ONNX Runtime cannot load the model ({reason}); build the bundle again") from problem
+        self._session: onnxruntime.InferenceSession | None = session
+        self._input, self._output, crop, classes = _interface(session)
+        version = onnxruntime.__version__
+        self._spec = EngineSpec("onnxruntime", version, Device.CPU, options.threads, crop=crop, classes=classes)
+
+    @property
+    def spec(self) -> EngineSpec:
+        """What this engine is."""
+        return self._spec
+
+    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See `Engine.run`."""
+        session = self._session
+        if session is None:
+            raise EngineError("the engine is closed; open the bundle again")
+        check_batch(batch, self._spec)
+        try:
+            (logits,) = session.run([self._output], {self._input: batch})
+        except Exception as problem:  # as above
+            reason = str(problem).partition("\n")[0]
+            raise EngineError(f"ONNX Runtime failed on a batch of {len(batch)} ({reason})") from problem
+        return np.asarray(logits, dtype=np.float32)
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        self._session = None
+
+    def __enter__(self) -> OnnxRuntimeCpu:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def session_options(options: EngineOptions, *, cpuinfo: Path = Path("/proc/cpuinfo")) -> onnxruntime.SessionOptions:
+    """The runtime's settings for a processor that describes itself in ``cpuinfo``."""
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = options.threads
+    settings.inter_op_num_threads = 1
+    settings.log_severity_level = _ERRORS_ONLY
+    if options.weight_bits == 8 and _sums_saturate(cpuinfo):
+        settings.add_session_config_entry("session.x64quantprecision", "1")
+    return settings
+
+
+def _sums_saturate(cpuinfo: Path) -> bool:
+    """Whether u8 × s8 products are summed in saturating 16 bits here: x86 without VNNI.
+
+    ``session.x64quantprecision`` avoids it with u8 weights. It must stay off elsewhere: ONNX Runtime 1.31 turns to u8
+    weights on VNNI processors too, which doubles the latency of GoogLeNet.
+    """
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return False
+    text = cpuinfo.read_text() if cpuinfo.exists() else ""
+    return "avx512_vnni" not in text and "avx_vnni" not in text
+
+
+def _interface(session: onnxruntime.InferenceSession) -> tuple[str, str, int, int]:
+    """(input name, output name, crop, classes). Raises `EngineError` where the model is of another kind."""
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    if len(inputs) == len(outputs) == 1 and inputs[0].type == outputs[0].type == "tensor(float)":
+        match inputs[0].shape, outputs[0].shape:
+            case [_, 3, int(height), int(width)], [_, int(classes)] if height == width:
+                return inputs[0].name, outputs[0].name, height, classes
+    raise EngineError(
+        "the model is not one that gnet-edge lowered: expected one input float32 (N, 3, crop, crop) and one output"
+        " float32 (N, classes)"
+    )

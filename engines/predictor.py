@@ -1,0 +1,141 @@
+"""From an image to labels: decode, preprocess, infer, rank."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from googlenet_edge.engines.bundle import read_bundle
+from googlenet_edge.engines.logits import ranking, softmax
+from googlenet_edge.engines.protocol import Engine
+from googlenet_edge.engines.registry import open_bundle
+from googlenet_edge.errors import DataError, EngineError
+from googlenet_edge.images import decode_rgb, upright_rgb
+from googlenet_edge.preprocess import Preprocess
+
+ImageSource = Image.Image | NDArray[np.uint8] | bytes | str | Path
+"""An open Pillow image, RGB pixels uint8 ``(H, W, 3)``, the bytes of an image file, or its path."""
+
+DEFAULT_TOP_K = 5
+_BATCH = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """A class with its probability (softmax of the logits); ``index`` is its place among the logits."""
+
+    label: str
+    index: int
+    probability: float
+
+
+class Predictor:
+    """An engine together with what its inputs and outputs mean. It may be used from several threads at once."""
+
+    def __init__(self, engine: Engine, *, labels: tuple[str, ...], preprocess: Preprocess) -> None:
+        """Takes the engine over and closes it when closed."""
+        self.engine = engine
+        self.labels = labels
+        self.preprocess = preprocess
+
+    def predict(self, image: ImageSource, top_k: int | None = None) -> list[Prediction]:
+        """The ``top_k`` most probable classes, best first; of equals the one with the lower index leads.
+
+        Args:
+            image: see `ImageSource`.
+            top_k: 1 to the number of classes; by default 5, or all where there are fewer.
+
+        Raises:
+            DamagedImageError: the image cannot be decoded.
+            DataError: the image is of a type or shape that is none of `ImageSource`.
+            EngineError: ``top_k`` is out of range, or the engine is closed.
+        """
+        return self.predict_batch([image], top_k)[0]
+
+    def predict_batch(self, images: Iterable[ImageSource], top_k: int | None = None) -> list[list[Prediction]]:
+        """`predict` for many images, in their order, with bounded memory."""
+        count = self._checked_count(top_k)
+        return [
+            predictions
+            for pixels in self._pixel_batches(images)
+            for predictions in rank(self.run(pixels), self.labels, count)
+        ]
+
+    def logits(self, images: Iterable[ImageSource]) -> NDArray[np.float32]:
+        """float32 ``(n, classes)`` for n images. Raises as `predict`."""
+        parts = [self.run(pixels) for pixels in self._pixel_batches(images)]
+        return np.concatenate([np.empty((0, len(self.labels)), np.float32), *parts])
+
+    def run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """uint8 ``(N, crop, crop, 3)``, as from `Preprocess.pixels` → logits float32 ``(N, classes)``."""
+        return self.engine.run(self.preprocess.normalize(pixels))
+
+    def close(self) -> None:
+        """Closes the engine. A second call does nothing."""
+        self.engine.close()
+
+    def __enter__(self) -> Predictor:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _pixel_batches(self, images: Iterable[ImageSource]) -> Iterator[NDArray[np.uint8]]:
+        pixels = (self.preprocess.pixels(open_rgb(image, self.preprocess)) for image in images)
+        while batch := list(islice(pixels, _BATCH)):
+            yield np.stack(batch)
+
+    def _checked_count(self, top_k: int | None) -> int:
+        classes = len(self.labels)
+        if top_k is None:
+            return min(DEFAULT_TOP_K, classes)
+        if not 1 <= top_k <= classes:
+            raise EngineError(f"top_k is {top_k}, but the bundle has {classes} classes; ask for 1 to {classes}")
+        return top_k
+
+
+def load_predictor(path: Path, *, threads: int) -> Predictor:
+    """See `googlenet_edge.load`."""
+    bundle = read_bundle(path)
+    engine = open_bundle(bundle, threads=threads)
+    return Predictor(engine, labels=bundle.class_names, preprocess=bundle.manifest.preprocess)
+
+
+def open_rgb(image: ImageSource, preprocess: Preprocess) -> Image.Image:
+    """Any `ImageSource` as an upright RGB image. Raises `DamagedImageError` or `DataError`."""
+    match image:
+        case Image.Image():
+            return upright_rgb(image)
+        case np.ndarray():
+            return _from_pixels(image)
+        case bytes():
+            return decode_rgb(image, short_side=preprocess.resize)
+        case str() | Path():
+            return decode_rgb(Path(image), short_side=preprocess.resize)
+    raise DataError(
+        f"an image cannot be a {type(image).__name__}; give a path, bytes, a Pillow image, or uint8 (H, W, 3)"
+    )
+
+
+def rank(logits: NDArray[np.float32], labels: tuple[str, ...], count: int) -> list[list[Prediction]]:
+    """The ``count`` best classes for every row of logits ``(N, classes)``."""
+    order, probabilities = ranking(logits, count), softmax(logits)
+    return [
+        [Prediction(labels[i], i, p) for i, p in zip(indices.tolist(), row[indices].tolist(), strict=True)]
+        for indices, row in zip(order, probabilities, strict=True)
+    ]
+
+
+def _from_pixels(pixels: NDArray[np.uint8]) -> Image.Image:
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.size == 0:
+        raise DataError(f"an array image is {pixels.dtype} {pixels.shape}, expected RGB pixels uint8 (H, W, 3)")
+    return Image.fromarray(pixels)

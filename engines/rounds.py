@@ -1,0 +1,112 @@
+"""The rounds of a benchmark: open predictors take turns at latency, stages and throughput."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+
+import numpy as np
+
+from googlenet_edge.engines.measurement import BatchThroughput, Samples, Stage, samples
+from googlenet_edge.engines.predictor import DEFAULT_TOP_K, Predictor, open_rgb, rank
+from googlenet_edge.engines.timing import Clock, Tick, WarmUp, settled, take_turns, warm_up
+from googlenet_edge.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class BenchPlan:
+    """How much is measured.
+
+    In each of ``rounds`` rounds every bundle takes a turn: a run that does not count, then ``runs`` that do.
+    Throughput has ``batch_rounds`` rounds with one counted run for each of ``batches``.
+    """
+
+    threads: int = 1
+    rounds: int = 20
+    runs: int = 10
+    batches: tuple[int, ...] = (1, 2, 4, 8)
+    batch_rounds: int = 10
+    cold_starts: int = 3
+
+    def __post_init__(self) -> None:
+        if self.rounds < 6 or min(self.runs, self.batch_rounds, self.cold_starts, *self.batches) < 1:
+            raise ConfigError("a benchmark needs at least 6 rounds, and 1 or more of everything else")
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """What is measured of one predictor within this process."""
+
+    warm_up: WarmUp
+    latency: Samples
+    stages: dict[Stage, Samples]
+    throughput: tuple[BatchThroughput, ...]
+
+
+def measure(
+    predictors: Sequence[Predictor], image: bytes, *, plan: BenchPlan, clock: Clock, tick: Tick
+) -> list[Timings]:
+    """Warms every predictor up, then measures all in turns; the result is in the order of ``predictors``.
+
+    Args:
+        image: the bytes of an image file.
+        tick: called `turn_count` times for every predictor.
+    """
+    runs = [inference(predictor, image, batch=1) for predictor in predictors]
+    warm_ups = take_turns([partial(warm_up, run, clock) for run in runs], 1, tick)
+    latency = take_turns([partial(settled, run, plan.runs, clock) for run in runs], plan.rounds, tick)
+    stage_turns = [partial(stage_times, predictor, image, plan.runs, clock) for predictor in predictors]
+    stages = take_turns(stage_turns, plan.rounds, tick)
+    by_batch = [_throughput(predictors, image, b, plan=plan, clock=clock, tick=tick) for b in plan.batches]
+    return [
+        Timings(warm_ups[i][0], samples(latency[i]), _by_stage(stages[i]), tuple(batch[i] for batch in by_batch))
+        for i in range(len(predictors))
+    ]
+
+
+def turn_count(plan: BenchPlan) -> int:
+    """How many turns one predictor takes."""
+    return 1 + 2 * plan.rounds + plan.batch_rounds * len(plan.batches)
+
+
+def inference(predictor: Predictor, image: bytes, *, batch: int) -> Callable[[], object]:
+    """A call that infers ``batch`` copies of an image and nothing else."""
+    pixels = predictor.preprocess.pixels(open_rgb(image, predictor.preprocess))
+    one = predictor.preprocess.normalize(pixels)[None]
+    return partial(predictor.engine.run, np.repeat(one, batch, axis=0))
+
+
+def stage_times(predictor: Predictor, image: bytes, runs: int, clock: Clock) -> list[tuple[float, ...]]:
+    """For each of ``runs`` ways from an image file to labels, the milliseconds of every `Stage`, in its order."""
+    _laps(predictor, image, clock)  # does not count, as in `settled`
+    return [_laps(predictor, image, clock) for _ in range(runs)]
+
+
+def _laps(predictor: Predictor, image: bytes, clock: Clock) -> tuple[float, ...]:
+    """The same steps as `Predictor.predict`, with a look at the clock after each."""
+    start = clock()
+    rgb = open_rgb(image, predictor.preprocess)
+    decoded = clock()
+    batch = predictor.preprocess.normalize(predictor.preprocess.pixels(rgb)[None])
+    preprocessed = clock()
+    logits = predictor.engine.run(batch)
+    inferred = clock()
+    rank(logits, predictor.labels, min(DEFAULT_TOP_K, len(predictor.labels)))
+    marks = (start, decoded, preprocessed, inferred, clock())
+    return tuple((after - before) * 1e3 for before, after in pairwise(marks))
+
+
+def _by_stage(rounds: Sequence[list[tuple[float, ...]]]) -> dict[Stage, Samples]:
+    by_round = [list(zip(*laps, strict=True)) for laps in rounds]
+    return {stage: samples([laps[place] for laps in by_round]) for place, stage in enumerate(Stage)}
+
+
+def _throughput(
+    predictors: Sequence[Predictor], image: bytes, batch: int, *, plan: BenchPlan, clock: Clock, tick: Tick
+) -> list[BatchThroughput]:
+    runs = [inference(predictor, image, batch=batch) for predictor in predictors]
+    rounds = take_turns([partial(settled, run, 1, clock) for run in runs], plan.batch_rounds, tick)
+    latencies = [samples(of_one) for of_one in rounds]
+    return [BatchThroughput(batch, 1e3 * batch / latency.summary_ms.p50, latency) for latency in latencies]

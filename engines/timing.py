@@ -1,0 +1,70 @@
+"""How things are timed: warm until steady, in turns that rotate, with every sample kept. The clock is an argument."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+Clock = Callable[[], float]
+"""Seconds since some moment, such as `time.perf_counter`."""
+
+Tick = Callable[[], None]
+"""Called after every turn, to show progress."""
+
+WARM_UP_WINDOW = 5
+WARM_UP_TOLERANCE = 0.03
+WARM_UP_MOST_WINDOWS = 40
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class WarmUp:
+    """How many runs came before the first sample, and whether they had become steady."""
+
+    runs: int
+    steady: bool
+
+
+def warm_up(call: Callable[[], object], clock: Clock) -> WarmUp:
+    """Calls until the medians of two windows in a row differ by at most 3 %, for at most 40 windows of 5 calls."""
+    before = statistics.median(timed(call, WARM_UP_WINDOW, clock))
+    for window in range(2, WARM_UP_MOST_WINDOWS + 1):
+        now = statistics.median(timed(call, WARM_UP_WINDOW, clock))
+        if abs(now - before) <= WARM_UP_TOLERANCE * before:
+            return WarmUp(window * WARM_UP_WINDOW, steady=True)
+        before = now
+    return WarmUp(WARM_UP_MOST_WINDOWS * WARM_UP_WINDOW, steady=False)
+
+
+def timed(call: Callable[[], object], runs: int, clock: Clock) -> tuple[float, ...]:
+    """Milliseconds of each of ``runs`` calls."""
+    samples = []
+    for _ in range(runs):
+        start = clock()
+        call()
+        samples.append((clock() - start) * 1e3)
+    return tuple(samples)
+
+
+def settled(call: Callable[[], object], runs: int, clock: Clock) -> tuple[float, ...]:
+    """As `timed`, after one call that does not count: it pays for what others left in the caches."""
+    call()
+    return timed(call, runs, clock)
+
+
+def take_turns(turns: Sequence[Callable[[], T]], rounds: int, tick: Tick) -> list[list[T]]:
+    """Calls every one of ``turns`` once a round; the results of each, by round.
+
+    The order rotates by one each round, so that none always follows the same other. What changes slowly (heat, clocks,
+    other programs) reaches all of them alike.
+    """
+    results: list[list[T]] = [[] for _ in turns]
+    for first in range(rounds):
+        for place in range(len(turns)):
+            who = (first + place) % len(turns)
+            results[who].append(turns[who]())
+            tick()
+    return results

@@ -1,0 +1,40 @@
+"""A GoogLeNet, from images to a measured INT8 or FP16 engine on an edge device.
+
+import googlenet_edge
+
+with googlenet_edge.load("runs/signs-int8") as model:
+    print(model.predict("photo.jpg"))
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+from googlenet_edge.errors import EdgeError
+from googlenet_edge.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from googlenet_edge.engines.predictor import Predictor
+
+__all__ = ["EdgeError", "Preprocess", "__version__", "load"]
+
+
+def load(path: str | Path, *, threads: int = 1) -> Predictor:
+    """Opens a bundle for prediction; needs neither torch nor onnx.
+
+    Everything is verified first: schema, hashes, and that the model computes here what it computed where it was built.
+
+    Args:
+        path: a folder that ``gnet-edge build`` wrote.
+        threads: processor threads for one inference.
+
+    Raises:
+        BundleError: the bundle is damaged, of a newer schema, or computes something else on this machine.
+        EngineError: the runtime is missing or refuses the model.
+    """
+    from googlenet_edge.engines.predictor import load_predictor  # noqa: PLC0415  (the layer above, only when used)
+
+    return load_predictor(Path(path), threads=threads)

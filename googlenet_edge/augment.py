@@ -1,0 +1,157 @@
+"""Training images: a random crop, flip and colour for each, drawn from (seed, epoch, image) and nothing else.
+
+So every epoch is the same again after a restart, and whatever the number of loading processes or of training processes.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from googlenet_edge.dataset import ImageSet
+from googlenet_edge.images import decode_rgb
+from googlenet_edge.preprocess import Preprocess
+
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+RATIO = 4 / 3
+Key = tuple[int, int]  # (epoch, index of the image)
+
+
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """How far a training image may be from the one that was taken.
+
+    ``min_area``: the smallest share of the image that a crop keeps. ``flip``: whether left and right may change places
+    (not for arrows or letters). ``colour``: brightness, contrast and saturation change by up to this share.
+    """
+
+    min_area: float = 0.35
+    flip: bool = True
+    colour: float = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """The batches of one epoch for one of ``world`` processes, from batch ``first`` on.
+
+    All processes shuffle alike; process ``rank`` takes its part of every batch.
+    """
+
+    images: int
+    batch_size: int
+    seed: int
+    epoch: int
+    first: int = 0
+    rank: int = 0
+    world: int = 1
+
+    def batches(self) -> Iterator[list[Key]]:
+        """Keys of this process's share of each batch; what does not fill a batch is left out of this epoch."""
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.images).tolist()
+        share = self.batch_size // self.world
+        for start in range(self.first * self.batch_size, self.images - self.batch_size + 1, self.batch_size):
+            mine = start + self.rank * share
+            yield [(self.epoch, i) for i in order[mine : mine + share]]
+
+
+class _Batches(Sampler[list[Key]]):
+    """The batch sampler of a loader that lives through all epochs; ``epoch`` says which one is next."""
+
+    def __init__(self) -> None:
+        self.epoch: Epoch | None = None
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        return iter(()) if self.epoch is None else self.epoch.batches()
+
+
+class _Crops(Dataset[tuple[Tensor, Tensor, int]]):
+    """(epoch, index) → uint8 ``(crop, crop, 3)``, its colour map float32 ``(4, 3)``, and the label."""
+
+    def __init__(self, images: ImageSet, preprocess: Preprocess, augmentation: Augmentation, seed: int) -> None:
+        self.images, self.preprocess, self.augmentation, self.seed = images, preprocess, augmentation, seed
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, Tensor, int]:
+        epoch, index = key
+        random = np.random.default_rng([self.seed, epoch, index])
+        image = decode_rgb(self.images.paths[index], short_side=self.preprocess.resize)
+        pixels = random_crop(image, self.preprocess.crop, self.augmentation, random)
+        colours = random_colours(self.augmentation, random)
+        return torch.from_numpy(pixels), torch.from_numpy(colours), self.images.labels[index]
+
+
+class TrainingBatches:
+    """Batches of augmented images, loaded ahead by processes of their own."""
+
+    def __init__(
+        self, images: ImageSet, preprocess: Preprocess, augmentation: Augmentation, *, seed: int, workers: int
+    ) -> None:
+        self._sampler = _Batches()
+        self._loader = DataLoader(
+            _Crops(images, preprocess, augmentation, seed),
+            batch_sampler=self._sampler,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            prefetch_factor=4 if workers > 0 else None,
+            worker_init_fn=_leave_signals_to_parent,
+        )
+
+    def of(self, epoch: Epoch) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """uint8 pixels ``(N, crop, crop, 3)``, float32 colour maps ``(N, 4, 3)`` and int64 labels ``(N,)``."""
+        self._sampler.epoch = epoch
+        yield from self._loader
+
+
+def _leave_signals_to_parent(_: int) -> None:
+    """Ctrl-C in a terminal reaches every process; only the one that trains may act on it."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def random_crop(
+    image: Image.Image, crop: int, augmentation: Augmentation, random: np.random.Generator
+) -> NDArray[np.uint8]:
+    """A random part of the image (Inception's sampling: area, then aspect ratio 3/4…4/3), perhaps mirrored.
+
+    Returns uint8 ``(crop, crop, 3)``. Source: Szegedy et al., arXiv 1409.4842, section 6.
+    """
+    width, height = image.size
+    area = width * height * random.uniform(augmentation.min_area, 1.0)
+    ratio = RATIO ** random.uniform(-1.0, 1.0)
+    w, h = min(width, (area * ratio) ** 0.5), min(height, (area / ratio) ** 0.5)
+    left, top = random.uniform(0, width - w), random.uniform(0, height - h)
+    part = image.resize((crop, crop), Image.Resampling.BILINEAR, box=(left, top, left + w, top + h))
+    pixels = np.asarray(part)
+    mirrored = augmentation.flip and random.random() < 0.5
+    return np.array(pixels[:, ::-1] if mirrored else pixels)
+
+
+def to_input(pixels: Tensor, preprocess: Preprocess, colours: Tensor) -> Tensor:
+    """uint8 ``(N, H, W, 3)`` → float32 ``(N, 3, H, W)`` in channels-last memory: recoloured and normalized.
+
+    ``colours`` float32 ``(N, 4, 3)`` from `random_colours`; both steps are one matrix multiplication.
+    """
+    n, height, width, _ = pixels.shape
+    mean = torch.tensor(preprocess.mean, device=pixels.device)
+    std = torch.tensor(preprocess.std, device=pixels.device)
+    flat = pixels.reshape(n, height * width, 3).float()
+    flat = torch.baddbmm((colours[:, 3:] - mean) / std, flat, colours[:, :3] / std)
+    return flat.reshape(n, height, width, 3).permute(0, 3, 1, 2)
+
+
+def random_colours(augmentation: Augmentation, random: np.random.Generator) -> NDArray[np.float32]:
+    """float32 ``(4, 3)``: a 3×3 matrix on RGB rows, then an offset row.
+
+    Brightness, contrast (around mid-grey) and saturation (around the luma) in one affine map.
+    """
+    brightness, contrast, saturation = 1 + augmentation.colour * random.uniform(-1, 1, 3)
+    grey = np.outer(LUMA, np.ones(3))
+    matrix = brightness * contrast * (saturation * np.eye(3) + (1 - saturation) * grey)
+    return np.vstack([matrix, np.full((1, 3), 127.5 * (1 - contrast))]).astype(np.float32)

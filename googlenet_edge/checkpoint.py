@@ -1,0 +1,154 @@
+"""A trained network in one safetensors file: weights with both auxiliary heads, classes, preprocessing, training record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from googlenet_edge.errors import CheckpointError
+from googlenet_edge.files import from_json, sha256_file, to_json, write_bytes
+from googlenet_edge.model import GoogLeNet, GoogLeNetConfig
+from googlenet_edge.preprocess import Preprocess
+
+METADATA_KEY = "googlenet_edge"
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRecord:
+    """How a checkpoint came to be. Accuracies are shares (0…1) of the validation images, in FP32."""
+
+    epochs: int
+    images: int
+    images_sha256: str
+    val_images_sha256: str
+    val_top1: float
+    val_top5: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointInfo:
+    """Everything but the weights."""
+
+    class_names: tuple[str, ...]
+    preprocess: Preprocess
+    true_5x5: bool = False
+    aux_heads: bool = True
+    training: TrainingRecord | None = None
+    schema: int = SCHEMA
+
+    def model_config(self, *, dropout: float = 0.2, aux_dropout: float = 0.7) -> GoogLeNetConfig:
+        """The network that the weights belong to."""
+        classes = len(self.class_names)
+        return GoogLeNetConfig(classes, dropout=dropout, aux_dropout=aux_dropout, true_5x5=self.true_5x5)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A network's state dict (float32, and int64 ``num_batches_tracked``) with its information.
+
+    ``sha256`` is that of the file it was read from, or empty.
+    """
+
+    info: CheckpointInfo
+    weights: dict[str, Tensor]
+    sha256: str = field(default="", compare=False)
+
+
+def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Writes one file in one step. Raises `OutputError`."""
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.weights.items()}
+    write_bytes(path, save(weights, metadata={METADATA_KEY: to_json(checkpoint.info).decode()}))
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Reads a checkpoint that this package wrote.
+
+    Raises:
+        CheckpointError: missing, damaged, of another architecture, with NaN or infinity, or of a newer version.
+    """
+    metadata, weights = read_safetensors(path)
+    if METADATA_KEY not in metadata:
+        raise CheckpointError(f"{path} was not written by gnet-edge train; it has no class names and no preprocessing")
+    where = f"the metadata of {path}"
+    info = from_json(metadata[METADATA_KEY].encode(), CheckpointInfo, where=where, error=CheckpointError)
+    if info.schema > SCHEMA:
+        raise CheckpointError(
+            f"{path} has schema {info.schema}, this version reads up to {SCHEMA}; upgrade googlenet-edge"
+        )
+    checkpoint = Checkpoint(info, weights, sha256_file(path))
+    check_finite(weights, path)
+    build_model(checkpoint, where=str(path))
+    return checkpoint
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """(metadata, tensors) of any safetensors file. Raises `CheckpointError`."""
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing; train first with: gnet-edge train --data DIR")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {}), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as problem:
+        raise CheckpointError(
+            f"{path} is not a whole safetensors file ({problem}); copy or train it again"
+        ) from problem
+
+
+def read_pth(path: Path) -> dict[str, Tensor]:
+    """The tensors of a ``.pth`` state dict, read without running any code in it. Raises `CheckpointError`."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as problem:  # torch raises UnpicklingError, RuntimeError, EOFError, KeyError … for damaged files
+        reason = str(problem).strip().split("\n")[0][:160]
+        raise CheckpointError(f"{path} is not a state dict that can be read safely ({reason})") from problem
+    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise CheckpointError(f"{path} holds something else than a state dict of tensors")
+    return {str(name): tensor for name, tensor in state.items()}
+
+
+def build_model(checkpoint: Checkpoint, *, where: str = "the checkpoint") -> GoogLeNet:
+    """The network with the checkpoint's weights, in eval mode.
+
+    A pruned checkpoint gives a network whose auxiliary heads have random weights; inference does not use them.
+
+    Raises:
+        CheckpointError: names the first tensor that is missing, not expected, or of another shape.
+    """
+    info = checkpoint.info
+    model = GoogLeNet(info.model_config())
+    expected = {n: t for n, t in model.state_dict().items() if info.aux_heads or not is_auxiliary(n)}
+    check_same_tensors(checkpoint.weights, expected, where)
+    model.load_state_dict(checkpoint.weights, strict=info.aux_heads)
+    return model.eval()
+
+
+def is_auxiliary(name: str) -> bool:
+    """Whether a tensor belongs to an auxiliary head."""
+    return name.startswith(("aux1.", "aux2."))
+
+
+def check_same_tensors(found: dict[str, Tensor], expected: dict[str, Tensor], where: str) -> None:
+    """Raises `CheckpointError` unless names and shapes are equal."""
+    for name, tensor in expected.items():
+        if name not in found:
+            raise CheckpointError(f"{where} is of another architecture: {name} is missing")
+        if found[name].shape != tensor.shape:
+            shapes = f"{tuple(found[name].shape)} where {tuple(tensor.shape)} is expected"
+            raise CheckpointError(f"{where} is of another architecture: {name} has the shape {shapes}")
+    for name in found:
+        if name not in expected:
+            raise CheckpointError(f"{where} is of another architecture: {name} is not part of GoogLeNet")
+
+
+def check_finite(weights: dict[str, Tensor], where: Path) -> None:
+    """Raises `CheckpointError` where a weight is NaN or infinite."""
+    for name, tensor in weights.items():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{where} has NaN or infinity in {name}; its training failed, use an earlier one")

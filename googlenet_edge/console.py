@@ -1,0 +1,95 @@
+"""What people see while they wait: progress on stderr, silent where stderr is no terminal."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from googlenet_edge.dataset import Progress as ProgressCallback
+from googlenet_edge.training_loop import EpochReport, StepReport
+
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def bar(what: str) -> Iterator[ProgressCallback]:
+    """A progress bar as a callback of (done, total)."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        task = progress.add_task(what, total=None)
+
+        def report(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        yield report
+
+
+class TrainingDisplay:
+    """The progress bar of training; a context manager that also turns Ctrl-C into a wish to stop."""
+
+    def __init__(self, *, visible: bool) -> None:
+        self._stop = False
+        self._visible = visible
+        self._progress = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(),
+            TextColumn("loss {task.fields[loss]}  top-1 {task.fields[top1]}  {task.fields[speed]} images/s"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]} left"),
+            console=err,
+            transient=True,
+            disable=not (visible and err.is_terminal),
+        )
+        self._task = self._progress.add_task("", total=1, epoch="1", loss="–", top1="–", speed="–", left="?")
+
+    def __enter__(self) -> TrainingDisplay:
+        """Starts the bar; from now on Ctrl-C and SIGTERM ask training to stop after the step at hand."""
+        self._before = {s: signal.signal(s, self._ask_to_stop) for s in (signal.SIGINT, signal.SIGTERM)}
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends the bar and gives the signals back."""
+        self._progress.stop()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
+        self._stop = True
+
+    def should_stop(self) -> bool:
+        """Whether Ctrl-C was pressed."""
+        return self._stop
+
+    def on_step(self, report: StepReport) -> None:
+        """Moves the bar."""
+        minutes, seconds = divmod(round(report.remaining_s), 60)
+        self._progress.update(
+            self._task,
+            total=report.epochs * report.steps,
+            completed=(report.epoch - 1) * report.steps + report.step,
+            epoch=f"{report.epoch}/{report.epochs}",
+            loss=f"{report.loss:.3f}",
+            top1=f"{report.top1:.1%}",
+            speed=f"{report.images_per_s:.0f}",
+            left=f"{minutes}:{seconds:02d}",
+        )
+
+    def on_epoch(self, report: EpochReport) -> None:
+        """Prints one line."""
+        if self._visible:
+            err.print(
+                f"epoch {report.epoch:>3}  loss {report.loss:.3f}  train {report.train_top1:.1%}"
+                f"  val top-1 {report.val_top1:.2%}  {report.images_per_s:.0f} images/s  {report.seconds:.0f} s"
+            )

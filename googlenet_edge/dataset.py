@@ -1,0 +1,197 @@
+"""Folders of images, one folder a class, as lists that training, calibration and evaluation share."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from googlenet_edge.errors import DamagedImageError, DataError
+from googlenet_edge.images import decode_rgb
+from googlenet_edge.preprocess import Preprocess
+
+Progress = Callable[[int, int], None]
+
+VAL_SHARE = 0.2
+_NOT_IMAGES = {"thumbs.db", "desktop.ini"}
+_WORKERS = 2
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSet:
+    """Images with their classes. ``labels[i]`` is the index in ``class_names`` of ``paths[i]``."""
+
+    root: Path
+    class_names: tuple[str, ...]
+    paths: tuple[Path, ...]
+    labels: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def take(self, indices: list[int]) -> ImageSet:
+        """The images at ``indices``, in that order."""
+        return replace(self, paths=tuple(self.paths[i] for i in indices), labels=tuple(self.labels[i] for i in indices))
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """What a model is trained on, and what it is judged on."""
+
+    train: ImageSet
+    val: ImageSet
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """An image set of which every file was decoded once.
+
+    ``sha256`` is the hash of the sorted hashes of the files with their classes: the same for the same images in any
+    order, under any names.
+    """
+
+    images: ImageSet
+    sha256: str
+    damaged: tuple[str, ...]
+
+
+def open_dataset(root: Path, *, seed: int = 0) -> Dataset:
+    """Reads ``root/train/CLASS/*`` and ``root/val/CLASS/*``, or splits ``root/CLASS/*``: of every class one in five to val.
+
+    The split depends on ``seed`` and on the file names, not on their order.
+
+    Raises:
+        DataError: no such folder, fewer than two classes, a class without images, or classes that differ.
+    """
+    if not root.is_dir():
+        raise DataError(f"{root} is not a folder; expected {root}/train/CLASS/* and {root}/val/CLASS/*")
+    if not (root / "train").is_dir():
+        return _split(open_images(root), seed)
+    if not (root / "val").is_dir():
+        raise DataError(f"{root} has train/ and no val/; add {root}/val/CLASS/*, or put the classes directly in {root}")
+    train, val = open_images(root / "train"), open_images(root / "val")
+    if train.class_names != val.class_names:
+        different = sorted(set(train.class_names) ^ set(val.class_names))
+        raise DataError(f"{root}: train/ and val/ have different classes ({', '.join(different[:5])})")
+    return Dataset(train, val)
+
+
+def open_images(folder: Path) -> ImageSet:
+    """Reads ``folder/CLASS/*`` without decoding; classes and files are sorted by name. Raises `DataError`."""
+    classes = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if len(classes) < 2:
+        found = f"only the class {classes[0].name!r}" if classes else "no class folder"
+        raise DataError(f"{folder} has {found}; expected at least two folders, one a class, with images in them")
+    paths: list[Path] = []
+    labels: list[int] = []
+    for label, class_folder in enumerate(classes):
+        files = sorted(p for p in class_folder.iterdir() if p.is_file() and _may_be_image(p))
+        if not files:
+            raise DataError(f"{class_folder} has no image; add some, or remove the folder")
+        paths += files
+        labels += [label] * len(files)
+    return ImageSet(folder, tuple(c.name for c in classes), tuple(paths), tuple(labels))
+
+
+def check_images(images: ImageSet, *, preprocess: Preprocess, progress: Progress | None = None) -> Checked:
+    """Decodes and hashes every file; the damaged ones are named in ``damaged`` and left out of ``images``."""
+
+    def check(path: Path) -> tuple[str, str]:
+        """(SHA-256 of the file, what is wrong with it or '')."""
+        try:
+            data = path.read_bytes()
+            decode_rgb(data, short_side=preprocess.resize)
+        except DamagedImageError as problem:
+            return "", str(problem).replace("the image", str(path), 1)
+        except OSError as problem:
+            return "", f"{path} cannot be read: {problem.strerror}; replace or remove it"
+        return hashlib.sha256(data).hexdigest(), ""
+
+    hashes: list[bytes] = []
+    damaged: list[str] = []
+    good: list[int] = []
+    for i, (sha256, problem) in enumerate(in_threads(check, images.paths)):
+        if problem:
+            damaged.append(problem)
+        else:
+            good.append(i)
+            hashes.append(f"{sha256} {images.class_names[images.labels[i]]}\n".encode())
+        if progress:
+            progress(i + 1, len(images))
+    return Checked(images.take(good), hashlib.sha256(b"".join(sorted(hashes))).hexdigest(), tuple(damaged))
+
+
+def refuse_damaged(checked: Checked) -> ImageSet:
+    """The images, where all of them are whole. Raises `DamagedImageError` with the first damaged one's name."""
+    if checked.damaged:
+        more = f" (and {len(checked.damaged) - 1} more)" if len(checked.damaged) > 1 else ""
+        raise DamagedImageError(f"{checked.damaged[0]}{more}; or go on without with --skip-damaged")
+    return checked.images
+
+
+def without_damaged(checked: Checked) -> ImageSet:
+    """The images that are whole. Raises `DataError` where that leaves a class empty."""
+    left = set(checked.images.labels)
+    for label, name in enumerate(checked.images.class_names):
+        if label not in left:
+            raise DataError(f"{checked.images.root / name} has only damaged images; replace them or remove the folder")
+    return checked.images
+
+
+def load_pixels(images: ImageSet, preprocess: Preprocess) -> Iterator[NDArray[np.uint8]]:
+    """uint8 ``(crop, crop, 3)`` for every image in order, decoded ahead by two threads in bounded memory."""
+
+    def load(path: Path) -> NDArray[np.uint8]:
+        return preprocess.pixels(decode_rgb(path, short_side=preprocess.resize))
+
+    return in_threads(load, images.paths)
+
+
+def stratified_sample(images: ImageSet, count: int, *, seed: int) -> ImageSet:
+    """About ``count`` images with the share of every class kept; the choice depends on ``seed`` alone."""
+    order = np.random.default_rng(seed).permutation(len(images))
+    by_class: dict[int, list[int]] = {}
+    for i in order.tolist():
+        by_class.setdefault(images.labels[i], []).append(i)
+    ranked = sorted((rank / len(group), i) for group in by_class.values() for rank, i in enumerate(group))
+    return images.take(sorted(i for _, i in ranked[:count]))
+
+
+def in_threads(function: Callable[[Item], Result], items: tuple[Item, ...]) -> Iterator[Result]:
+    """``map`` with a few threads and a short queue: order is kept, memory is bounded."""
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        source = iter(items)
+        pending = [pool.submit(function, item) for item in islice(source, 8 * _WORKERS)]
+        while pending:
+            yield pending.pop(0).result()
+            pending += [pool.submit(function, item) for item in islice(source, 1)]
+
+
+def _split(images: ImageSet, seed: int) -> Dataset:
+    """Of every class, the images whose seeded name hash is smallest go to val."""
+
+    def rank(i: int) -> str:
+        return hashlib.sha256(f"{seed}/{images.paths[i].relative_to(images.root)}".encode()).hexdigest()
+
+    val: list[int] = []
+    for label, name in enumerate(images.class_names):
+        members = sorted((i for i, y in enumerate(images.labels) if y == label), key=rank)
+        if len(members) < 2:
+            raise DataError(f"{images.root / name} has one image; at least two are needed to split train from val")
+        val += members[: max(1, round(VAL_SHARE * len(members)))]
+    chosen = set(val)
+    return Dataset(images.take([i for i in range(len(images)) if i not in chosen]), images.take(sorted(val)))
+
+
+def _may_be_image(path: Path) -> bool:
+    return not path.name.startswith(".") and path.name.lower() not in _NOT_IMAGES

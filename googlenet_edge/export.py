@@ -1,0 +1,169 @@
+"""From the trained network to the inference graph: auxiliary heads gone, batch normalization folded, names kept.
+
+The graph is written node by node from the modules of the network, so tensor names are module names, are the same in
+every version of torch, and stay when the network's widths change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+from googlenet_edge import __version__
+from googlenet_edge.checkpoint import Checkpoint, build_model
+from googlenet_edge.errors import GraphError
+from googlenet_edge.graph import INPUT, OUTPUT, InferenceGraph
+from googlenet_edge.model import ConvBNReLU, GoogLeNet, Inception
+
+OPSETS = (13, 17)
+IR_VERSION = 8
+PARITY_TOLERANCE = 1e-4
+
+
+def export(checkpoint: Checkpoint, *, opset: int = 17) -> InferenceGraph:
+    """The inference graph of a checkpoint. Opset 13 is for TensorRT up to 8.2, 17 for all others.
+
+    Raises:
+        GraphError: another opset.
+    """
+    if opset not in OPSETS:
+        raise GraphError(f"opset {opset} is not supported; use 17, or 13 for TensorRT up to 8.2")
+    model = build_model(checkpoint)
+    graph = _Writer().network(model, crop=checkpoint.info.preprocess.crop)
+    onnx_model = helper.make_model(
+        graph,
+        opset_imports=[helper.make_opsetid("", opset)],
+        ir_version=IR_VERSION,
+        producer_name="googlenet-edge",
+        producer_version=__version__,
+    )
+    onnx.checker.check_model(onnx_model, full_check=True)
+    return InferenceGraph(onnx_model, checkpoint.info.class_names, checkpoint.info.preprocess, checkpoint.sha256)
+
+
+def check_parity(graph: InferenceGraph, checkpoint: Checkpoint, batches: Iterable[NDArray[np.float32]]) -> float:
+    """The largest difference between ONNX Runtime's and PyTorch's logits, relative to the largest logit.
+
+    Args:
+        batches: float32 ``(N, 3, crop, crop)``, real images after preprocessing.
+
+    Raises:
+        GraphError: it is above 1e-4, or there is no image.
+    """
+    import onnxruntime  # noqa: PLC0415  (only this check runs the graph)
+
+    session = onnxruntime.InferenceSession(graph.bytes, providers=["CPUExecutionProvider"])
+    model = build_model(checkpoint)
+    difference = largest = 0.0
+    for batch in batches:
+        with torch.inference_mode():
+            expected = model(torch.from_numpy(batch)).numpy()
+        (found,) = session.run([OUTPUT], {INPUT: batch})
+        difference = max(difference, float(np.abs(found - expected).max()))
+        largest = max(largest, float(np.abs(expected).max()))
+    if largest == 0.0:
+        raise GraphError("parity cannot be checked: there is no image, or every logit is zero")
+    relative = difference / largest
+    if not relative <= PARITY_TOLERANCE:
+        raise GraphError(
+            f"the graph differs from PyTorch by {relative:.1e} of the largest logit, at most {PARITY_TOLERANCE:.0e} is"
+            " allowed; please report this with your versions of torch and onnxruntime"
+        )
+    return relative
+
+
+@dataclass
+class _Writer:
+    """Collects nodes and weights while it walks the network; every method returns the name of its output tensor."""
+
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    weights: list[onnx.TensorProto] = field(default_factory=list)
+
+    def network(self, model: GoogLeNet, *, crop: int) -> onnx.GraphProto:
+        x = INPUT
+        for name, module in model.named_children():  # in the order of the forward pass
+            x = self._layer(name, module, x)
+        x = self._node("Flatten", [x], "flatten", axis=1)
+        x = self._classifier("fc", model.fc, x)
+        images = helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["N", 3, crop, crop])
+        logits = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["N", model.fc.out_features])
+        return helper.make_graph(self.nodes, "googlenet", [images], [logits], self.weights)
+
+    def _layer(self, name: str, module: nn.Module, x: str) -> str:
+        match module:
+            case ConvBNReLU():
+                return self._conv_relu(name, module, x)
+            case nn.MaxPool2d():
+                return self._max_pool(name, module, x)
+            case Inception():
+                branches = [self._layer(f"{name}.{child}", m, x) for child, m in module.named_children()]
+                return self._node("Concat", branches, name, axis=1)
+            case nn.Sequential():
+                for child, m in module.named_children():
+                    x = self._layer(f"{name}.{child}", m, x)
+                return x
+            case nn.AdaptiveAvgPool2d():
+                return self._node("GlobalAveragePool", [x], name)
+            case _:
+                return x  # auxiliary heads and dropout do nothing at inference; the classifier follows the flattening
+
+    def _conv_relu(self, name: str, module: ConvBNReLU, x: str) -> str:
+        weight, bias = fold_batch_norm(module)
+        conv = module.conv
+        x = self._node(
+            "Conv",
+            [x, self._weight(f"{name}.conv.weight", weight), self._weight(f"{name}.conv.bias", bias)],
+            f"{name}.conv",
+            kernel_shape=list(conv.kernel_size),
+            strides=list(conv.stride),
+            pads=[int(p) for p in conv.padding] * 2,
+        )
+        return self._node("Relu", [x], name)
+
+    def _max_pool(self, name: str, pool: nn.MaxPool2d, x: str) -> str:
+        def pair(value: int | tuple[int, ...]) -> list[int]:
+            return [value, value] if isinstance(value, int) else list(value)
+
+        return self._node(
+            "MaxPool",
+            [x],
+            name,
+            kernel_shape=pair(pool.kernel_size),
+            strides=pair(pool.stride),
+            pads=pair(pool.padding) * 2,
+            ceil_mode=int(pool.ceil_mode),
+        )
+
+    def _classifier(self, name: str, linear: nn.Linear, x: str) -> str:
+        weight = self._weight(f"{name}.weight", linear.weight.detach().numpy())
+        bias = self._weight(f"{name}.bias", linear.bias.detach().numpy())
+        self.nodes.append(helper.make_node("Gemm", [x, weight, bias], [OUTPUT], name=name, transB=1))
+        return OUTPUT
+
+    def _node(self, kind: str, inputs: list[str], name: str, **attributes: int | list[int]) -> str:
+        self.nodes.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
+        return name
+
+    def _weight(self, name: str, value: NDArray[np.float32]) -> str:
+        self.weights.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        return name
+
+
+def fold_batch_norm(module: ConvBNReLU) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(weight ``(cout, cin, k, k)``, bias ``(cout,)``) of the one convolution that equals convolution and normalization.
+
+    Computed in float64 and rounded once.
+    """
+    bn = module.bn
+    assert bn.running_mean is not None and bn.running_var is not None
+    scale = bn.weight.detach().double() / torch.sqrt(bn.running_var.double() + bn.eps)
+    weight = module.conv.weight.detach().double() * scale[:, None, None, None]
+    bias = bn.bias.detach().double() - bn.running_mean.double() * scale
+    return weight.float().numpy(), bias.float().numpy()

@@ -1,0 +1,150 @@
+"""Files that are either whole or not there: atomic writes, hashes, and JSON that is checked while it is read."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from googlenet_edge.errors import EdgeError, OutputError
+
+T = TypeVar("T")
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Hexadecimal SHA-256."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside ``path``; what is there at the end takes the name ``path`` in one step.
+
+    After an exception, or a kill at any moment, ``path`` is what it was before.
+
+    Raises:
+        OutputError: the folder cannot be made or written, or the disk is full.
+    """
+    temporary = _temporary_beside(path)
+    with _output_errors(path):
+        _remove_stale(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """The same for a folder: a new one, or one that takes the place of an older one.
+
+    Raises:
+        OutputError: as `new_file`; also where ``path`` is a file.
+    """
+    temporary = _temporary_beside(path)
+    with _output_errors(path):
+        _remove_stale(path)
+        if path.exists() and not path.is_dir():
+            raise OutputError(f"cannot write the folder {path}: a file of that name is there; give another --out")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
+        try:
+            yield temporary
+            if path.exists():
+                _exchange(temporary, path)
+            else:
+                os.replace(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a file in one step. Raises `OutputError`."""
+    with new_file(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def to_json(value: Any) -> bytes:
+    """A dataclass (or any JSON value) as indented JSON, the same bytes for the same value."""
+    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
+
+
+def from_json(data: bytes, kind: type[T], *, where: str, error: type[EdgeError]) -> T:
+    """JSON → a dataclass, with every type, range and required field checked.
+
+    Args:
+        where: how the message names the source, such as a path.
+        error: the class to raise.
+    """
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as problem:
+        raise error(f"{where} cannot be read: {problem}") from problem
+
+
+def read_file(path: Path, *, limit: int, error: type[EdgeError]) -> bytes:
+    """The bytes of a file of at most ``limit`` bytes. Raises ``error`` where it is missing, unreadable or larger."""
+    try:
+        size = path.stat().st_size
+        if size > limit:
+            raise error(f"{path} has {size} bytes where at most {limit} are expected; it is not what it should be")
+        return path.read_bytes()
+    except FileNotFoundError as problem:
+        raise error(f"{path} is missing") from problem
+    except OSError as problem:
+        raise error(f"{path} cannot be read: {problem.strerror}") from problem
+
+
+def _temporary_beside(path: Path) -> Path:
+    return path.parent / f".{path.name}.tmp-{os.getpid()}"
+
+
+def _remove_stale(path: Path) -> None:
+    """Removes what killed processes left when they wrote the same path."""
+    for left in path.parent.glob(f".{path.name}.tmp-*"):
+        pid = left.name.rpartition("-")[2]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+
+
+def _exchange(new: Path, old: Path) -> None:
+    """Swaps two folders in one step (Linux ``renameat2``), so that no moment shows neither."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.renameat2(_AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(old), _RENAME_EXCHANGE) == 0:
+        return
+    aside = old.with_name(f".{old.name}.tmp-{os.getpid()}-old")  # a file system without exchange, such as NFS
+    os.replace(old, aside)
+    os.replace(new, old)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def _output_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as problem:
+        reason = problem.strerror or str(problem)
+        raise OutputError(f"cannot write {path}: {reason}; free space or give another --out") from problem

@@ -1,0 +1,89 @@
+"""The FP32 inference graph: one ONNX file that knows its classes, its preprocessing and the checkpoint it came from."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from googlenet_edge.errors import GraphError
+from googlenet_edge.files import from_json, read_file, sha256_bytes, to_json, write_bytes
+from googlenet_edge.preprocess import Preprocess
+
+INPUT = "images"
+OUTPUT = "logits"
+METADATA_KEY = "googlenet_edge"
+SCHEMA = 1
+MAX_BYTES = 512 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class GraphMetadata:
+    """What the graph says about itself, as JSON under one key of the model's metadata."""
+
+    schema: int
+    class_names: tuple[str, ...]
+    preprocess: Preprocess
+    parent_sha256: str
+
+
+@dataclass(frozen=True)
+class InferenceGraph:
+    """GoogLeNet for inference: ``images`` float32 ``(N, 3, crop, crop)`` → ``logits`` float32 ``(N, classes)``.
+
+    ``parent_sha256`` is the hash of the checkpoint.
+    """
+
+    model: onnx.ModelProto
+    class_names: tuple[str, ...]
+    preprocess: Preprocess
+    parent_sha256: str
+
+    @functools.cached_property
+    def bytes(self) -> bytes:
+        """The file, the same for the same graph."""
+        model = onnx.ModelProto()
+        model.CopyFrom(self.model)
+        del model.metadata_props[:]
+        text = to_json(GraphMetadata(SCHEMA, self.class_names, self.preprocess, self.parent_sha256))
+        model.metadata_props.add(key=METADATA_KEY, value=text.decode())
+        data: bytes = model.SerializeToString(deterministic=True)
+        return data
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """The hash of the file."""
+        return sha256_bytes(self.bytes)
+
+
+def write_graph(path: Path, graph: InferenceGraph) -> None:
+    """Writes the graph as one file. Raises `OutputError`."""
+    write_bytes(path, graph.bytes)
+
+
+def read_graph(path: Path) -> InferenceGraph:
+    """Reads a graph that this package wrote.
+
+    Raises:
+        GraphError: missing, cut off, not ONNX, not from this package, or from a newer version of it.
+    """
+    data = read_file(path, limit=MAX_BYTES, error=GraphError)
+    try:
+        model = onnx.load_model_from_string(data)
+        onnx.checker.check_model(model, full_check=True)
+    except (DecodeError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as problem:
+        reason = str(problem).strip().split("\n")[0][:200]
+        raise GraphError(f"{path} is not a whole ONNX file ({reason}); export it again") from problem
+    texts = {p.key: p.value for p in model.metadata_props}
+    if METADATA_KEY not in texts:
+        raise GraphError(f"{path} was not written by gnet-edge export; it has no class names and no preprocessing")
+    where = f"the metadata of {path}"
+    metadata = from_json(texts[METADATA_KEY].encode(), GraphMetadata, where=where, error=GraphError)
+    if metadata.schema > SCHEMA:
+        raise GraphError(
+            f"{path} has schema {metadata.schema}, this version reads up to {SCHEMA}; upgrade googlenet-edge"
+        )
+    return InferenceGraph(model, metadata.class_names, metadata.preprocess, metadata.parent_sha256)

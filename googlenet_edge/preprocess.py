@@ -1,0 +1,73 @@
+"""From an image to the network's input: one frozen value, the same for training, calibration and every engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Side = Annotated[int, msgspec.Meta(ge=1, le=4096)]
+Channels = tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocess:
+    """Resize the short side, cut the centre square, normalize: ``(x - mean) / std`` on RGB values of 0 to 255.
+
+    The resize is Pillow's antialiased bilinear one and computes only the square: the centre ``crop / resize`` of the
+    short side, sampled to ``crop`` × ``crop`` pixels.
+
+    The default maps 0…255 to -1…1. That is also the input that torchvision's GoogLeNet weights want: its
+    ``transform_input`` after its ImageNet normalization is exactly this.
+    """
+
+    resize: Side = 256
+    crop: Side = 224
+    mean: Channels = (127.5, 127.5, 127.5)
+    std: Channels = (127.5, 127.5, 127.5)
+
+    def __post_init__(self) -> None:
+        if self.crop > self.resize:
+            raise ValueError(f"crop {self.crop} is larger than resize {self.resize}")
+        if not all(np.isfinite(v) for v in (*self.mean, *self.std)) or min(self.std) <= 0:
+            raise ValueError(f"mean {self.mean} and std {self.std} must be finite, std above zero")
+
+    def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
+        """An RGB image of any size → uint8 ``(crop, crop, 3)``."""
+        width, height = image.size
+        side = min(width, height) * self.crop / self.resize
+        left, top = (width - side) / 2, (height - side) / 2
+        box = (left, top, left + side, top + side)
+        square = image.resize((self.crop, self.crop), Image.Resampling.BILINEAR, box=box)
+        return np.asarray(square, dtype=np.uint8)
+
+    def normalize(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """uint8 ``(..., H, W, 3)`` → float32 ``(..., 3, H, W)``, contiguous."""
+        table = self._table()
+        planes = [table[c][pixels[..., c]] for c in range(3)]
+        return np.stack(planes, axis=-3)
+
+    def _table(self) -> NDArray[np.float32]:
+        """float32 ``(3, 256)``: the normalized value of every byte, computed in float64 and rounded once."""
+        bytes_ = np.arange(256, dtype=np.float64)
+        mean, std = np.array(self.mean)[:, None], np.array(self.std)[:, None]
+        return ((bytes_ - mean) / std).astype(np.float32)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The value as JSON types."""
+        built: dict[str, Any] = msgspec.to_builtins(self)
+        return built
+
+
+def imagenet_normalization(preprocess: Preprocess) -> Preprocess:
+    """The same geometry with torchvision's ImageNet mean and standard deviation, for networks trained with those."""
+    return Preprocess(
+        resize=preprocess.resize,
+        crop=preprocess.crop,
+        mean=(0.485 * 255, 0.456 * 255, 0.406 * 255),
+        std=(0.229 * 255, 0.224 * 255, 0.225 * 255),
+    )

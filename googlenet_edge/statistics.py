@@ -1,0 +1,130 @@
+"""The statistics of accuracy and of timing: pure functions of counts and samples, each with its source."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+CONFIDENCE = 0.95
+Z = 1.959963984540054
+"""The 97.5 % point of the normal distribution: ± Z holds 95 %."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A confidence interval, ``low <= high``, in the unit of what it is an interval of."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Quantiles of a sample, in its unit. ``spread`` is (p75 - p25) / p50, which a few outliers do not move."""
+
+    count: int
+    p50: float
+    p90: float
+    p99: float
+    spread: float
+
+
+def wilson_interval(successes: int, trials: int) -> Interval:
+    """95 % score interval of a proportion: holds its level near 0 and 1, where the textbook's ± interval fails.
+
+    Source: Wilson 1927; method 3 of Newcombe, "Two-sided confidence intervals for the single proportion", Statistics
+    in Medicine 17 (1998) 857-872.
+
+    Raises:
+        ValueError: not 0 <= successes <= trials, or no trial.
+    """
+    if not 0 <= successes <= trials or trials == 0:
+        raise ValueError(f"{successes} successes of {trials} trials")
+    share = successes / trials
+    centre = share + Z * Z / (2 * trials)
+    half = Z * math.sqrt(share * (1 - share) / trials + Z * Z / (4 * trials * trials))
+    scale = 1 + Z * Z / trials
+    low = 0.0 if successes == 0 else (centre - half) / scale
+    high = 1.0 if successes == trials else (centre + half) / scale
+    return Interval(low, high)
+
+
+def paired_difference_interval(only_first: int, only_second: int, pairs: int) -> Interval:
+    """95 % interval of the difference of two proportions (first - second) that were found on the same items.
+
+    Args:
+        only_first: items on which the first alone succeeded.
+        only_second: items on which the second alone succeeded.
+        pairs: all items.
+
+    Source: Bonett and Price, "Adjusted Wald confidence interval for a difference of binomial proportions based on
+    paired data", Journal of Educational and Behavioral Statistics 37 (2012) 479-488; recommended by Fagerland,
+    Lydersen and Laake, Statistics in Medicine 33 (2014) 2850-2875. It keeps a width where nothing differed.
+
+    Raises:
+        ValueError: negative counts, more than ``pairs`` in total, or no pair.
+    """
+    if min(only_first, only_second) < 0 or only_first + only_second > pairs or pairs == 0:
+        raise ValueError(f"{only_first} and {only_second} of {pairs} pairs")
+    total = pairs + 2
+    first, second = (only_first + 1) / total, (only_second + 1) / total
+    difference = first - second
+    half = Z * math.sqrt((first + second - difference**2) / total)
+    return Interval(max(-1.0, difference - half), min(1.0, difference + half))
+
+
+def mcnemar_exact_p(only_first: int, only_second: int) -> float:
+    """Two-sided exact p of "both succeed equally often", from the items on which exactly one of the two succeeded.
+
+    Source: McNemar 1947 with the binomial distribution in place of chi-squared, as in Fagerland, Lydersen and Laake
+    2014. Integers throughout, so that large counts neither overflow nor lose digits.
+
+    Raises:
+        ValueError: negative counts.
+    """
+    if min(only_first, only_second) < 0:
+        raise ValueError(f"negative counts {only_first}, {only_second}")
+    trials = only_first + only_second
+    tail = _binomial_tail(min(only_first, only_second), trials)
+    p: float = 2 * tail / 2**trials
+    return min(1.0, p)
+
+
+def median_interval(samples: Sequence[float]) -> Interval:
+    """At least 95 % interval of the median, between two order statistics: no assumption about the distribution.
+
+    Source: Conover, Practical Nonparametric Statistics (3rd ed. 1999), section 3.2. Deterministic, unlike a bootstrap.
+
+    Raises:
+        ValueError: fewer than 6 samples, which cannot reach 95 %.
+    """
+    count = len(samples)
+    if count < 6:
+        raise ValueError(f"{count} samples are too few for a 95 % interval of the median; at least 6 are needed")
+    limit = (1 - CONFIDENCE) / 2
+    rank = 0  # the largest for which both tails outside [rank, count - 1 - rank] together hold at most 5 %
+    while _binomial_tail(rank + 1, count) / 2**count <= limit:
+        rank += 1
+    ordered = sorted(samples)
+    return Interval(ordered[rank], ordered[count - 1 - rank])
+
+
+def summarize(samples: Sequence[float]) -> Summary:
+    """The quantiles of a sample, interpolated linearly (type 7 of Hyndman and Fan 1996).
+
+    Raises:
+        ValueError: no sample, or one that is not finite and above zero.
+    """
+    values = np.asarray(samples, dtype=np.float64)
+    if values.size == 0 or not np.isfinite(values).all() or values.min() <= 0:
+        raise ValueError("samples must be finite, above zero, and at least one")
+    p25, p50, p75, p90, p99 = (float(q) for q in np.quantile(values, (0.25, 0.5, 0.75, 0.9, 0.99)))
+    return Summary(count=values.size, p50=p50, p90=p90, p99=p99, spread=(p75 - p25) / p50)
+
+
+def _binomial_tail(most: int, trials: int) -> int:
+    """The number of the ``2**trials`` outcomes of fair coins with at most ``most`` heads."""
+    return sum(math.comb(trials, heads) for heads in range(most + 1))

@@ -1,0 +1,93 @@
+"""A training from a folder of images to a checkpoint file: check the images, start or resume, train, write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from googlenet_edge.checkpoint import Checkpoint, CheckpointInfo, write_checkpoint
+from googlenet_edge.dataset import Checked, Progress, check_images, open_dataset, refuse_damaged
+from googlenet_edge.errors import ConfigError
+from googlenet_edge.parallel import Rank
+from googlenet_edge.preprocess import Preprocess
+from googlenet_edge.training_loop import Observer, TrainingData, train_from
+from googlenet_edge.training_state import (
+    TrainConfig,
+    check_same_training,
+    first_state,
+    read_state,
+    remove_state,
+)
+from googlenet_edge.workspace import CHECKPOINT_FILE
+
+WhenDamaged = Callable[[Checked], object]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainRequest:
+    """What to train on, how, and where the results go. ``start``: weights to begin with, else random ones."""
+
+    data: Path
+    folder: Path
+    preprocess: Preprocess = field(default_factory=Preprocess)
+    config: TrainConfig = field(default_factory=TrainConfig)
+    true_5x5: bool = False
+    start: Checkpoint | None = None
+    workers: int = 2
+
+
+def train(
+    request: TrainRequest,
+    *,
+    observer: Observer,
+    rank: Rank,
+    when_damaged: WhenDamaged = refuse_damaged,
+    progress: Progress | None = None,
+) -> Path:
+    """Trains, or goes on with a training that was interrupted, and writes ``folder/checkpoint.safetensors``.
+
+    Args:
+        when_damaged: `refuse_damaged` or `without_damaged`.
+        progress: told how many images are checked.
+
+    Raises:
+        DataError, TrainingError, OutputError: see there.
+        ConfigError: the folder has a finished checkpoint.
+        StoppedError: the observer asked to stop; the state is saved.
+    """
+    path = request.folder / CHECKPOINT_FILE
+    if path.exists():
+        raise ConfigError(f"{path} is there already; give another --out")
+    data = _check(request, when_damaged, progress)
+    info = CheckpointInfo(data.train.class_names, request.preprocess, request.true_5x5)
+    state = first_state(info, request.config, images_sha256=data.train_sha256, start=request.start)
+    if saved := read_state(request.folder):
+        check_same_training(saved, state, request.folder)
+        state = saved
+    checkpoint = train_from(
+        state, data, folder=request.folder, rank=rank, observer=observer, workers=request.workers
+    )
+    if rank.first:
+        write_checkpoint(path, checkpoint)
+        remove_state(request.folder)
+    return path
+
+
+def _check(request: TrainRequest, when_damaged: WhenDamaged, progress: Progress | None) -> TrainingData:
+    dataset = open_dataset(request.data, seed=request.config.seed)
+    total = len(dataset.train) + len(dataset.val)
+
+    def second_part(done: int, _: int) -> None:
+        if progress:
+            progress(len(dataset.train) + done, total)
+
+    def first_part(done: int, _: int) -> None:
+        if progress:
+            progress(done, total)
+
+    train_set = check_images(dataset.train, preprocess=request.preprocess, progress=first_part)
+    when_damaged(train_set)
+    val_set = check_images(dataset.val, preprocess=request.preprocess, progress=second_part)
+    when_damaged(val_set)
+    return TrainingData(train_set.images, val_set.images, train_set.sha256, val_set.sha256, request.preprocess)

@@ -1,0 +1,354 @@
+"""Training: main loss + 0.3 × each auxiliary loss, SGD with Nesterov momentum, warm-up and cosine, weight averaging.
+
+`train_from` can be killed at any moment and called again: it goes on from the last saved step with the same images, the
+same draws and so the same result.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from googlenet_edge.augment import Epoch, TrainingBatches, to_input
+from googlenet_edge.checkpoint import Checkpoint, TrainingRecord
+from googlenet_edge.dataset import ImageSet, load_pixels
+from googlenet_edge.errors import TrainingError
+from googlenet_edge.metrics import append_line, drop_lines_from
+from googlenet_edge.model import GoogLeNet
+from googlenet_edge.parallel import Rank, any_rank, make_parallel
+from googlenet_edge.precision import autocast, gradient_scaler
+from googlenet_edge.preprocess import Preprocess
+from googlenet_edge.training_state import TrainConfig, TrainingState, write_state
+
+AUX_WEIGHT = 0.3
+EMA_HALF_LIFE_SHARE = 0.02
+STEPS_PER_REPORT = 10
+EVAL_BATCH = 100
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """Checked images with their hashes, and the preprocessing that evaluation and every engine will use."""
+
+    train: ImageSet
+    val: ImageSet
+    train_sha256: str
+    val_sha256: str
+    preprocess: Preprocess
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """The last few steps, for a progress bar. ``remaining_s`` counts all epochs."""
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+    top1: float
+    images_per_s: float
+    remaining_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class EpochReport:
+    """One line of ``metrics.jsonl``. Accuracies are shares; ``val_*`` in FP32 with the averaged weights."""
+
+    epoch: int
+    loss: float
+    train_top1: float
+    val_top1: float
+    val_top5: float
+    learning_rate: float
+    images_per_s: float
+    seconds: float
+
+
+class Observer(Protocol):
+    """Who is told how training goes, and may ask it to stop after the step at hand."""
+
+    def on_step(self, report: StepReport) -> None:
+        """A few steps are done."""
+
+    def on_epoch(self, report: EpochReport) -> None:
+        """An epoch is done, evaluated and saved."""
+
+    def should_stop(self) -> bool:
+        """Whether to save and stop now."""
+
+
+class StoppedError(TrainingError):
+    """Training was asked to stop; the state was saved."""
+
+
+def train_from(
+    state: TrainingState, data: TrainingData, *, folder: Path, rank: Rank, observer: Observer, workers: int = 2
+) -> Checkpoint:
+    """Trains from ``state`` to the last epoch; saves every epoch, and when asked to stop, in ``folder``.
+
+    Returns the checkpoint of the averaged weights; does not write it.
+
+    Raises:
+        TrainingError: the loss is not finite.
+        StoppedError: the observer asked to stop.
+    """
+    loop = _Loop(state, data, rank, observer, workers)
+    metrics = folder / "metrics.jsonl"
+    if rank.first:
+        drop_lines_from(metrics, epoch=state.epoch + 1)
+    for epoch in range(state.epoch, state.config.epochs):
+        report = loop.run_epoch(epoch, save=lambda s: write_state(folder, s))
+        if rank.first:
+            append_line(metrics, report)
+            write_state(folder, loop.state(epoch + 1, 0))
+            observer.on_epoch(report)
+    return loop.checkpoint()
+
+
+def training_loss(outputs: Iterable[Tensor], labels: Tensor, *, label_smoothing: float) -> Tensor:
+    """Cross-entropy of the main head + 0.3 × that of each auxiliary head (arXiv 1409.4842, section 5), float32 scalar."""
+    main, *auxiliary = (F.cross_entropy(o.float(), labels, label_smoothing=label_smoothing) for o in outputs)
+    return main + AUX_WEIGHT * torch.stack(auxiliary).sum()
+
+
+def learning_rate_at(step: int, *, steps: int, config: TrainConfig) -> float:
+    """Linear warm-up, then half a cosine down to zero (arXiv 1608.03983 without restarts)."""
+    warmup = max(1, round(config.warmup * steps))
+    if step < warmup:
+        return config.learning_rate * (step + 1) / warmup
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def ema_decay_at(step: int, *, steps: int) -> float:
+    """The share of the average that stays: a half-life of 2 % of all steps, and less while the average is young."""
+    return min(0.5 ** (1 / max(1.0, EMA_HALF_LIFE_SHARE * steps)), (1 + step) / (10 + step))
+
+
+def evaluate_model(model: GoogLeNet, images: ImageSet, preprocess: Preprocess) -> tuple[float, float]:
+    """(top-1, top-5) as shares, in FP32."""
+    device = next(model.parameters()).device
+    top1 = top5 = done = 0
+    for batch in _stacked(load_pixels(images, preprocess), EVAL_BATCH):
+        x = torch.from_numpy(preprocess.normalize(batch)).to(device, memory_format=torch.channels_last)
+        labels = torch.tensor(images.labels[done : done + len(batch)], device=device)
+        with torch.inference_mode():
+            best = model(x).topk(min(5, len(images.class_names))).indices
+        hits = best == labels[:, None]
+        top1, top5, done = top1 + int(hits[:, 0].sum()), top5 + int(hits.sum()), done + len(batch)
+    return top1 / done, top5 / done
+
+
+class _Forward(nn.Module):
+    """The part of a step that `DistributedDataParallel` wraps: images and labels → loss and main logits."""
+
+    def __init__(self, model: GoogLeNet, label_smoothing: float) -> None:
+        super().__init__()
+        self.model, self.label_smoothing = model, label_smoothing
+
+    def forward(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        with autocast(x.device):
+            outputs = self.model.forward_with_aux(x)
+        return training_loss(outputs, labels, label_smoothing=self.label_smoothing), outputs.logits.detach()
+
+
+class _Loop:
+    """The network, its average, the optimizer and the data, while training runs."""
+
+    def __init__(
+        self, state: TrainingState, data: TrainingData, rank: Rank, observer: Observer, workers: int
+    ) -> None:
+        self.config, self.data, self.rank, self.observer = state.config, data, rank, observer
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.generator = torch.Generator().manual_seed(state.config.seed)
+        if state.generator is not None:
+            self.generator.set_state(state.generator)
+        self.info = state.info
+        self.model, self.average = (self._network(weights) for weights in (state.weights, state.average))
+        make_parallel(self.model, rank, self.generator)
+        self.optimizer = _optimizer(self.model, state.config)
+        _load_momentum(self.optimizer, self.model, state.momentum)
+        self.scaler = gradient_scaler(self.device)
+        forward = _Forward(self.model, state.config.label_smoothing).train()
+        self.forward: nn.Module = DistributedDataParallel(forward) if rank.world > 1 else forward
+        self.batch_size = _batch_size(state.config.batch_size, len(data.train), rank.world)
+        self.steps = len(data.train) // self.batch_size
+        self.first_step, self.seconds_before = state.step, state.seconds
+        self.started = time.monotonic()
+        self.done_here = 0
+        self.batches = TrainingBatches(
+            data.train, data.preprocess, state.config.augmentation, seed=state.config.seed, workers=workers
+        )
+
+    def _network(self, weights: dict[str, Tensor]) -> GoogLeNet:
+        model = GoogLeNet(self.info.model_config(dropout=self.config.dropout, aux_dropout=self.config.aux_dropout))
+        model.load_state_dict(weights)
+        return model.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload,no-any-return]
+
+    def run_epoch(self, epoch: int, *, save: Callable[[TrainingState], None]) -> EpochReport:
+        """All steps of one epoch, then the evaluation of the averaged weights."""
+        first = self.first_step
+        self.first_step = 0
+        plan = Epoch(
+            len(self.data.train), self.batch_size, self.config.seed, epoch, first, self.rank.index, self.rank.world
+        )
+        self.model.train()
+        started, losses, hits = time.monotonic(), [], []
+        for step, (pixels, colours, labels) in enumerate(self.batches.of(plan), start=first):
+            loss, logits = self._step(epoch * self.steps + step, pixels, colours, labels)
+            losses.append(loss)
+            hits.append(float((logits.argmax(1).cpu() == labels).float().mean()))
+            self.done_here += 1
+            if (step + 1) % STEPS_PER_REPORT == 0 or step + 1 == self.steps:
+                self.observer.on_step(self._step_report(epoch, step + 1, losses, hits))
+            if any_rank(self.observer.should_stop(), self.rank, self.device):
+                if self.rank.first:
+                    save(self.state(epoch, step + 1))
+                raise StoppedError(f"training stopped in epoch {epoch + 1} after step {step + 1} of {self.steps}")
+        images_per_s = len(losses) * self.batch_size / (time.monotonic() - started) if losses else 0.0
+        top1, top5 = self._evaluate()
+        return EpochReport(
+            epoch=epoch + 1,
+            loss=_mean(losses),
+            train_top1=_mean(hits),
+            val_top1=top1,
+            val_top5=top5,
+            learning_rate=learning_rate_at(epoch * self.steps + self.steps - 1, steps=self._total, config=self.config),
+            images_per_s=images_per_s,
+            seconds=self._seconds(),
+        )
+
+    def _step(self, step: int, pixels: Tensor, colours: Tensor, labels: Tensor) -> tuple[float, Tensor]:
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate_at(step, steps=self._total, config=self.config)
+        x = to_input(pixels.to(self.device), self.data.preprocess, colours.to(self.device))
+        loss, logits = self.forward(x, labels.to(self.device))
+        self.optimizer.zero_grad()
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise TrainingError(f"the loss is {value} at step {step + 1}; start again with a lower --learning-rate")
+        _average(self.average, self.model, decay=ema_decay_at(step, steps=self._total))
+        return value, logits
+
+    def _evaluate(self) -> tuple[float, float]:
+        return evaluate_model(self.average, self.data.val, self.data.preprocess) if self.rank.first else (0.0, 0.0)
+
+    def _step_report(self, epoch: int, step: int, losses: list[float], hits: list[float]) -> StepReport:
+        here = time.monotonic() - self.started
+        left = self._total - epoch * self.steps - step
+        return StepReport(
+            epoch=epoch + 1,
+            epochs=self.config.epochs,
+            step=step,
+            steps=self.steps,
+            loss=_mean(losses[-STEPS_PER_REPORT:]),
+            top1=_mean(hits[-STEPS_PER_REPORT:]),
+            images_per_s=self.done_here * self.batch_size / here,
+            remaining_s=left * here / self.done_here,
+        )
+
+    @property
+    def _total(self) -> int:
+        return self.steps * self.config.epochs
+
+    def _seconds(self) -> float:
+        return self.seconds_before + time.monotonic() - self.started
+
+    def state(self, epoch: int, step: int) -> TrainingState:
+        """Everything that is needed to go on from ``step`` of ``epoch`` (both counted from 0)."""
+        return TrainingState(
+            info=self.info,
+            config=self.config,
+            images_sha256=self.data.train_sha256,
+            epoch=epoch,
+            step=step,
+            seconds=self._seconds(),
+            weights=self.model.state_dict(),
+            average=self.average.state_dict(),
+            momentum=_momentum(self.optimizer, self.model),
+            generator=self.generator.get_state(),
+        )
+
+    def checkpoint(self) -> Checkpoint:
+        """The averaged weights with their record."""
+        top1, top5 = self._evaluate()
+        record = TrainingRecord(
+            epochs=self.config.epochs,
+            images=len(self.data.train),
+            images_sha256=self.data.train_sha256,
+            val_images_sha256=self.data.val_sha256,
+            val_top1=top1,
+            val_top5=top5,
+            seconds=self._seconds(),
+        )
+        return Checkpoint(replace(self.info, training=record), self.average.state_dict())
+
+
+def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:
+    """Weight decay for kernels and matrices, none for biases and normalization."""
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    return torch.optim.SGD(
+        [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        lr=config.learning_rate,
+        momentum=config.momentum,
+        nesterov=True,
+        fused=True,
+    )
+
+
+def _momentum(optimizer: torch.optim.SGD, model: nn.Module) -> dict[str, Tensor]:
+    found = {n: optimizer.state[p].get("momentum_buffer") for n, p in model.named_parameters() if p in optimizer.state}
+    return {name: buffer for name, buffer in found.items() if buffer is not None}
+
+
+def _load_momentum(optimizer: torch.optim.SGD, model: nn.Module, momentum: dict[str, Tensor]) -> None:
+    for name, parameter in model.named_parameters():
+        if name in momentum:
+            optimizer.state[parameter]["momentum_buffer"] = momentum[name].to(parameter.device)
+
+
+@torch.no_grad()
+def _average(average: nn.Module, model: nn.Module, *, decay: float) -> None:
+    """average ← decay × average + (1 - decay) × model, for weights and running statistics."""
+    mine, theirs = average.state_dict(), model.state_dict()
+    floats = [name for name, tensor in mine.items() if tensor.is_floating_point()]
+    torch._foreach_lerp_([mine[n] for n in floats], [theirs[n] for n in floats], 1 - decay)
+    for name in mine.keys() - set(floats):
+        mine[name].copy_(theirs[name])
+
+
+def _batch_size(wanted: int, images: int, world: int) -> int:
+    """The batch of all processes: as wanted, but not more than there are images, and divisible by the processes."""
+    size = min(wanted, images) // world * world
+    if size < 2 * world:
+        raise TrainingError(f"{images} images in batches of {wanted} are too few for {world} processes; use fewer")
+    return size
+
+
+def _stacked(images: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
+    batch: list[np.ndarray] = []
+    for image in images:
+        batch.append(image)
+        if len(batch) == size:
+            yield np.stack(batch)
+            batch = []
+    if batch:
+        yield np.stack(batch)
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else math.nan

@@ -1,0 +1,152 @@
+"""What training was told, and everything it needs to go on after it was stopped or killed, in one safetensors file."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from msgspec import Meta
+from safetensors.torch import save
+from torch import Tensor
+
+from googlenet_edge.augment import Augmentation
+from googlenet_edge.checkpoint import Checkpoint, CheckpointInfo, read_safetensors
+from googlenet_edge.errors import TrainingError
+from googlenet_edge.files import from_json, to_json, write_bytes
+from googlenet_edge.model import GoogLeNet
+
+STATE_FILE = "training-state.safetensors"
+METADATA_KEY = "googlenet_edge_training"
+Positive = Annotated[int, Meta(ge=1)]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """What a person may set. ``batch_size`` is that of all processes together; ``learning_rate`` is the peak.
+
+    ``warmup`` is a share of all steps.
+    """
+
+    epochs: Positive = 30
+    batch_size: Positive = 128
+    learning_rate: float = 0.1
+    warmup: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    label_smoothing: float = 0.1
+    dropout: float = 0.2
+    aux_dropout: float = 0.7
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise TrainingError(f"the learning rate is {self.learning_rate}; it must be above zero")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingState:
+    """A moment of training, between two steps. ``epoch`` and ``step`` count what is done.
+
+    ``weights`` are those being trained, ``average`` their moving average, ``momentum`` the optimizer's buffers by
+    parameter name, ``generator`` the state of the random draws of dropout.
+    """
+
+    info: CheckpointInfo
+    config: TrainConfig
+    images_sha256: str
+    weights: dict[str, Tensor]
+    average: dict[str, Tensor]
+    momentum: dict[str, Tensor] = field(default_factory=dict)
+    generator: Tensor | None = None
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """The part of the state that is no tensor."""
+
+    info: CheckpointInfo
+    config: TrainConfig
+    images_sha256: str
+    epoch: int
+    step: int
+    seconds: float
+
+
+def first_state(
+    info: CheckpointInfo, config: TrainConfig, *, images_sha256: str, start: Checkpoint | None = None
+) -> TrainingState:
+    """The state before the first step: seeded random weights, or those of ``start`` as far as they fit.
+
+    Classifiers of another number of classes, and auxiliary heads that ``start`` has not, begin at random.
+    """
+    torch.manual_seed(config.seed)
+    weights = GoogLeNet(info.model_config()).state_dict()
+    if start is not None:
+        fitting = {n: t for n, t in start.weights.items() if n in weights and weights[n].shape == t.shape}
+        weights = {**weights, **fitting}
+    return TrainingState(info, config, images_sha256, weights, weights)
+
+
+def write_state(folder: Path, state: TrainingState) -> None:
+    """Writes the state in one step. Raises `OutputError`."""
+    header = _Header(**{f.name: getattr(state, f.name) for f in fields(_Header)})
+    tensors = {
+        **{f"weights/{n}": t for n, t in state.weights.items()},
+        **{f"average/{n}": t for n, t in state.average.items()},
+        **{f"momentum/{n}": t for n, t in state.momentum.items()},
+    }
+    if state.generator is not None:
+        tensors["generator"] = state.generator
+    flat = {n: t.detach().cpu().contiguous() for n, t in tensors.items()}
+    write_bytes(folder / STATE_FILE, save(flat, metadata={METADATA_KEY: to_json(header).decode()}))
+
+
+def read_state(folder: Path) -> TrainingState | None:
+    """The saved state, or nothing where there is none.
+
+    Raises:
+        CheckpointError: the file is damaged.
+        TrainingError: it is not a training state of this version.
+    """
+    path = folder / STATE_FILE
+    if not path.is_file():
+        return None
+    metadata, tensors = read_safetensors(path)
+    text = metadata.get(METADATA_KEY, "")
+    header = from_json(text.encode(), _Header, where=f"the metadata of {path}", error=TrainingError)
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+    return TrainingState(
+        **{f.name: getattr(header, f.name) for f in fields(_Header)},
+        weights=part("weights/"),
+        average=part("average/"),
+        momentum=part("momentum/"),
+        generator=tensors.get("generator"),
+    )
+
+
+def check_same_training(saved: TrainingState, wanted: TrainingState, folder: Path) -> None:
+    """Raises `TrainingError`, naming the difference, where the saved state belongs to other settings or images."""
+    mend = f"give the settings of before, or start anew with another --out than {folder}"
+    for f in fields(TrainConfig):
+        before, now = getattr(saved.config, f.name), getattr(wanted.config, f.name)
+        if before != now:
+            raise TrainingError(f"{folder} was being trained with {f.name} {before}, now it is {now}; {mend}")
+    if saved.images_sha256 != wanted.images_sha256:
+        raise TrainingError(f"{folder} was being trained on other images; {mend}")
+    if saved.info != wanted.info:
+        raise TrainingError(f"{folder} was being trained with other classes, preprocessing or network; {mend}")
+
+
+def remove_state(folder: Path) -> None:
+    """Removes the saved state, once there is a checkpoint."""
+    (folder / STATE_FILE).unlink(missing_ok=True)

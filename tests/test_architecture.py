@@ -1,0 +1,203 @@
+"""The rules that keep the layers apart, read from the source: imports go down, heavy packages stay where they are."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MAX_FILE_LINES = 400
+MAX_FUNCTION_LINES = 40
+
+# What a layer may not import. `googlenet_edge.load` is the one door upwards, opened when it is called.
+FORBIDDEN = {
+    "googlenet_edge": ("googlenet_edge.calibration", "googlenet_edge.engines", "googlenet_edge.cli"),
+    "googlenet_edge.calibration": ("googlenet_edge.engines", "googlenet_edge.cli"),
+    "googlenet_edge.engines": ("googlenet_edge.cli",),
+    "googlenet_edge.cli": (),
+}
+DOOR_UPWARDS = ("googlenet_edge", "googlenet_edge.engines.predictor")
+
+# A package, and the only modules that may import it. All others run on a device that does not have it.
+KEEPERS = {
+    "torch": {
+        "googlenet_edge.augment",
+        "googlenet_edge.checkpoint",
+        "googlenet_edge.export",
+        "googlenet_edge.model",
+        "googlenet_edge.parallel",
+        "googlenet_edge.precision",
+        "googlenet_edge.prune",
+        "googlenet_edge.train",
+        "googlenet_edge.training_state",
+    },
+    "typer": {"googlenet_edge.cli"},
+    "rich": {"googlenet_edge.cli"},
+    "pickle": set(),
+    "calibration": set(),
+    "engines": set(),
+    "cli": set(),
+}
+
+# A keyword argument, and the only value it may have: no shell reads our strings, no file runs code while it is loaded.
+SAFE_KEYWORDS = {"shell": False, "allow_pickle": False, "weights_only": True}
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """One source file: its installed name, where it stands, and its syntax tree."""
+
+    name: str
+    path: Path
+    tree: ast.Module
+
+    @property
+    def layer(self) -> str:
+        return next(layer for layer in sorted(FORBIDDEN, reverse=True) if within(self.name, layer))
+
+    def nodes(self) -> Iterator[ast.AST]:
+        return ast.walk(self.tree)
+
+    def at(self, node: ast.AST) -> str:
+        return f"{self.path}:{getattr(node, 'lineno', 1)}"
+
+
+def within(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")
+
+
+def parse(source: str, name: str = "googlenet_edge.sample", path: Path = Path("sample.py")) -> Module:
+    return Module(name, path, ast.parse(source))
+
+
+def all_modules() -> list[Module]:
+    modules = []
+    for folder in ("googlenet_edge", "calibration", "engines"):
+        package = folder if folder == "googlenet_edge" else f"googlenet_edge.{folder}"
+        for file in sorted((ROOT / folder).rglob("*.py")):
+            parts = (package, *file.relative_to(ROOT / folder).with_suffix("").parts)
+            name = ".".join(part for part in parts if part != "__init__")
+            modules.append(parse(file.read_text(), name, file.relative_to(ROOT)))
+    return modules
+
+
+Rule = Callable[[Module], Iterator[str]]
+MODULES = all_modules()
+BELOW_THE_COMMAND_LINE = [module for module in MODULES if module.name != "googlenet_edge.cli"]
+
+
+def imports(module: Module) -> Iterator[tuple[ast.AST, str]]:
+    """Every import, lazy ones too: the node, and the full name of each thing that it names."""
+    for node in module.nodes():
+        if isinstance(node, ast.Import):
+            yield from ((node, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ((node, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def imports_upwards(module: Module) -> Iterator[str]:
+    for node, target in imports(module):
+        is_door = module.name == DOOR_UPWARDS[0] and within(target, DOOR_UPWARDS[1]) and node not in module.tree.body
+        if not is_door and any(within(target, above) for above in FORBIDDEN[module.layer]):
+            yield f"{module.at(node)} imports {target}, which is above {module.layer}"
+
+
+def imports_of_kept_packages(module: Module) -> Iterator[str]:
+    for node, target in imports(module):
+        for package, keepers in KEEPERS.items():
+            if within(target, package) and module.name not in keepers:
+                yield f"{module.at(node)} imports {target}; only {sorted(keepers) or 'nobody'} may"
+
+
+def prints(module: Module) -> Iterator[str]:
+    for node in module.nodes():
+        if isinstance(node, ast.Name) and node.id == "print":
+            yield f"{module.at(node)} prints; only cli.py may"
+
+
+def unsafe_calls(module: Module) -> Iterator[str]:
+    for call in module.nodes():
+        if not isinstance(call, ast.Call):
+            continue
+        keywords = {keyword.arg: keyword.value for keyword in call.keywords}
+        for name, safe in SAFE_KEYWORDS.items():
+            if name in keywords and ast.unparse(keywords[name]) != str(safe):
+                yield f"{module.at(call)}: {name} must be {safe}"
+        function = ast.unparse(call.func)
+        if function == "torch.load" and "weights_only" not in keywords:
+            yield f"{module.at(call)}: torch.load needs weights_only=True"
+        if function in ("eval", "exec", "os.system", "os.popen"):
+            yield f"{module.at(call)} calls {function}"
+
+
+def long_functions(module: Module) -> Iterator[str]:
+    for node in module.nodes():
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[1] if ast.get_docstring(node) and len(node.body) > 1 else node.body[0]
+            lines = (node.end_lineno or 0) - first.lineno + 1
+            if lines > MAX_FUNCTION_LINES:
+                yield f"{module.at(node)}: the body of {node.name} has {lines} lines, at most {MAX_FUNCTION_LINES}"
+
+
+def long_files(module: Module) -> Iterator[str]:
+    last = max((getattr(node, "end_lineno", 0) for node in module.tree.body), default=0)
+    if last > MAX_FILE_LINES:
+        yield f"{module.path} has {last} lines, at most {MAX_FILE_LINES}"
+
+
+def found(rule: Rule, modules: list[Module]) -> list[str]:
+    return [problem for module in modules for problem in rule(module)]
+
+
+def test_architecture_imports_go_down_only() -> None:
+    assert found(imports_upwards, MODULES) == []
+
+
+def test_architecture_heavy_packages_stay_where_they_are() -> None:
+    assert found(imports_of_kept_packages, MODULES) == []
+
+
+def test_architecture_only_the_command_line_prints() -> None:
+    assert found(prints, BELOW_THE_COMMAND_LINE) == []
+
+
+def test_architecture_nothing_loads_code_or_starts_a_shell() -> None:
+    assert found(unsafe_calls, MODULES) == []
+
+
+@pytest.mark.parametrize("rule", [long_functions, long_files])
+def test_architecture_functions_and_files_stay_short(rule: Rule) -> None:
+    assert found(rule, MODULES) == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "name", "source"),
+    [
+        (imports_upwards, "googlenet_edge.files", "def f():\n    import googlenet_edge.engines.bundle"),
+        (imports_upwards, "googlenet_edge", "from googlenet_edge.engines.predictor import load"),
+        (imports_upwards, "googlenet_edge.calibration.table", "from googlenet_edge import engines"),
+        (imports_upwards, "googlenet_edge.engines.bench", "from googlenet_edge.cli import main"),
+        (imports_of_kept_packages, "googlenet_edge.engines.bench", "def f():\n    from torch.nn import Linear"),
+        (imports_of_kept_packages, "googlenet_edge.files", "import pickle"),
+        (imports_of_kept_packages, "googlenet_edge.cli", "from engines import bench"),
+        (prints, "googlenet_edge.files", "print('x')"),
+        (unsafe_calls, "googlenet_edge.files", "subprocess.run('ls', shell=True)"),
+        (unsafe_calls, "googlenet_edge.files", "torch.load(path)"),
+        (unsafe_calls, "googlenet_edge.files", "np.load(path, allow_pickle=flag)"),
+        (long_functions, "googlenet_edge.files", "def f():\n" + "    x = 1\n" * 41),
+        (long_files, "googlenet_edge.files", "x = 1\n" * 401),
+    ],
+)
+def test_architecture_rule_sees_a_violation(rule: Rule, name: str, source: str) -> None:
+    assert len(found(rule, [parse(source, name)])) == 1
+
+
+def test_architecture_allows_the_door_upwards() -> None:
+    source = (
+        "def load(path):\n    from googlenet_edge.engines.predictor import load_bundle\n    return load_bundle(path)"
+    )
+    assert found(imports_upwards, [parse(source, "googlenet_edge")]) == []

@@ -1,0 +1,135 @@
+"""Statistics from images: what is measured, what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from tiny_graph import one_by_one, tiny_graph, tiny_images
+
+from googlenet_edge.calibration.collect import Statistics, collect
+from googlenet_edge.calibration.placement import grids, measured_tensors
+from googlenet_edge.errors import CalibrationError
+from googlenet_edge.graph import InferenceGraph
+
+
+def collect_from(images: NDArray[np.float32], graph: InferenceGraph | None = None) -> Statistics:
+    return collect(graph or tiny_graph(), one_by_one(images), count=len(images))
+
+
+def test_collect_measures_the_tensors_that_need_a_range_and_no_other() -> None:
+    found = collect_from(tiny_images(8))
+    assert tuple(found.histograms) == ("images", "stem", "left", "right", "block", "avgpool")
+    assert found.images == 8
+
+
+def test_collect_sees_what_the_graph_computes() -> None:
+    graph, images = tiny_graph(), tiny_images(10)
+    found = collect_from(images, graph)
+    model = graph.model
+    session = onnxruntime.InferenceSession(_with_output(model, "block"), providers=["CPUExecutionProvider"])
+    (block,) = session.run(["block"], {"images": images})
+    assert found.histograms["block"].counts.sum() == block.size
+    assert found.histograms["block"].maximum == pytest.approx(block.max(), rel=1e-5)
+    assert found.histograms["images"].minimum == images.min()
+
+
+def test_collect_gives_the_same_statistics_in_any_order() -> None:
+    images = tiny_images(12)
+    one, other = collect_from(images), collect_from(images[::-1])
+    for name, expected in one.histograms.items():
+        found = other.histograms[name]
+        assert (found.minimum, found.maximum) == (expected.minimum, expected.maximum)
+        assert np.array_equal(found.counts, expected.counts)
+
+
+def test_collect_tells_its_progress_over_both_passes() -> None:
+    told: list[tuple[int, int]] = []
+    collect(tiny_graph(), one_by_one(tiny_images(8)), count=8, progress=lambda done, total: told.append((done, total)))
+    assert told == [(done, 16) for done in range(1, 17)]
+
+
+def test_collect_refuses_two_images() -> None:
+    with pytest.raises(CalibrationError, match="only 2 of 2 calibration images are different .* at least 8 are needed"):
+        collect_from(tiny_images(2))
+
+
+def test_collect_refuses_no_images() -> None:
+    with pytest.raises(CalibrationError, match="only 0 of 0 calibration images"):
+        collect_from(tiny_images(0))
+
+
+def test_collect_refuses_copies_of_one_image() -> None:
+    with pytest.raises(CalibrationError, match="only 1 of 20 calibration images are different"):
+        collect_from(np.repeat(tiny_images(1), 20, axis=0))
+
+
+def test_collect_refuses_black_images() -> None:
+    with pytest.raises(CalibrationError, match="only 0 of 20 .* show more than one colour"):
+        collect_from(np.full((20, 3, 16, 16), -1.0, dtype=np.float32))
+
+
+def test_collect_accepts_a_black_image_and_a_copy_among_good_ones() -> None:
+    good = tiny_images(8)
+    images = np.concatenate([good, good[:1], np.full_like(good[:1], -1.0)])
+    assert collect_from(images).images == 10
+
+
+def test_collect_refuses_an_image_of_another_shape_or_type() -> None:
+    with pytest.raises(CalibrationError, match=r"float32 \(1, 3, 8, 8\) where float32 \(1, 3, 16, 16\) is expected"):
+        collect_from(tiny_images(8, crop=8))
+    with pytest.raises(CalibrationError, match="a calibration image is float64"):
+        collect_from(tiny_images(8).astype(np.float64))
+
+
+@pytest.mark.parametrize("second", [tiny_images(8, seed=9), tiny_images(8)[:7], tiny_images(8)[[0] * 8]])
+def test_collect_refuses_images_that_change_between_the_passes(second: NDArray[np.float32]) -> None:
+    passes = iter([tiny_images(8), second])
+    with pytest.raises(CalibrationError, match="calibration images changed while they were read"):
+        collect(tiny_graph(), lambda: one_by_one(next(passes))(), count=8)
+
+
+def test_collect_names_the_tensor_with_nan() -> None:
+    graph = _with_weight("left_bias", np.full(8, np.nan, dtype=np.float32))
+    with pytest.raises(CalibrationError, match="activations of left go from nan to nan"):
+        collect_from(tiny_images(8), graph)
+
+
+def test_collect_names_the_tensor_that_is_dead() -> None:
+    graph = _with_weight("right_bias", np.full(8, -1e6, dtype=np.float32))
+    with pytest.raises(CalibrationError, match=r"right is 0\.0 everywhere on all calibration images"):
+        collect_from(tiny_images(8), graph)
+
+
+def test_placement_gives_pools_and_branches_the_grid_of_what_they_feed_or_read() -> None:
+    graph = tiny_graph().model.graph
+    assert grids(graph) == {
+        "images": "images",
+        "stem": "stem",
+        "pool": "stem",
+        "left": "block",
+        "right": "block",
+        "block": "block",
+        "avgpool": "avgpool",
+        "flatten": "avgpool",
+    }
+    assert set(grids(graph).values()) <= set(measured_tensors(graph))
+
+
+def _with_weight(name: str, value: NDArray[np.float32]) -> InferenceGraph:
+    graph = tiny_graph()
+    for weight in graph.model.graph.initializer:
+        if weight.name == name:
+            weight.CopyFrom(numpy_helper.from_array(value, name))
+    return graph
+
+
+def _with_output(model: object, name: str) -> bytes:
+    import onnx
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    copy.graph.output.append(onnx.ValueInfoProto(name=name))
+    return copy.SerializeToString()

@@ -1,0 +1,162 @@
+"""What every backend must do; a new one is tested by its entry in the registry."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from tiny_bundles import COLOUR_NET, colour_bundle, onnx_bytes
+
+from googlenet_edge.engines import onnxruntime_cpu
+from googlenet_edge.engines.protocol import Engine, EngineOptions
+from googlenet_edge.engines.registry import BACKENDS, Backend, open_bundle
+from googlenet_edge.errors import EngineError
+
+
+@pytest.fixture(params=BACKENDS, ids=lambda backend: backend.name)
+def backend(request: pytest.FixtureRequest) -> Backend:
+    return request.param
+
+
+@pytest.fixture
+def engine(backend: Backend) -> Iterator[Engine]:
+    with backend.open(onnx_bytes(COLOUR_NET), EngineOptions(threads=2)) as opened:
+        yield opened
+
+
+def random_batch(count: int) -> np.ndarray:
+    return np.random.default_rng(count).uniform(-1, 1, (count, 3, 32, 32)).astype(np.float32)
+
+
+def test_engine_says_what_it_is(engine: Engine, backend: Backend) -> None:
+    spec = engine.spec
+    assert (spec.backend, spec.device, spec.threads, spec.crop, spec.classes) == (backend.name, backend.device, 2, 32, 3)
+    assert spec.version
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_engine_gives_the_logits_of_the_network(engine: Engine, count: int) -> None:
+    batch = random_batch(count)
+    logits = engine.run(batch)
+    assert (logits.dtype, logits.shape) == (np.float32, (count, 3))
+    assert np.allclose(logits, 4 * batch.mean(axis=(2, 3)), atol=1e-5)
+
+
+def test_engine_takes_a_batch_that_is_not_contiguous(engine: Engine) -> None:
+    batch = random_batch(4)
+    assert np.array_equal(engine.run(batch[::2]), engine.run(batch[::2].copy()))
+
+
+def test_engine_leaves_the_batch_and_earlier_logits_alone(engine: Engine) -> None:
+    batch, other = random_batch(1), -random_batch(1)
+    untouched = batch.copy()
+    first = engine.run(batch)
+    kept = first.copy()
+    engine.run(other)
+    assert np.array_equal(batch, untouched)
+    assert np.array_equal(first, kept)
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        np.zeros((1, 3, 32, 32), np.float64),
+        np.zeros((1, 3, 32, 32), np.uint8),
+        np.zeros((3, 32, 32), np.float32),
+        np.zeros((1, 32, 32, 3), np.float32),
+        np.zeros((1, 3, 31, 32), np.float32),
+    ],
+    ids=lambda batch: f"{batch.dtype} {batch.shape}",
+)
+def test_engine_refuses_another_shape_or_type(engine: Engine, batch: np.ndarray) -> None:
+    with pytest.raises(EngineError, match=r"expected float32 \(N, 3, 32, 32\); use Preprocess.normalize") as caught:
+        engine.run(batch)
+    assert f"{batch.dtype} {batch.shape}" in str(caught.value)
+
+
+def test_engine_refuses_an_empty_batch(engine: Engine) -> None:
+    with pytest.raises(EngineError, match="the batch is empty"):
+        engine.run(np.zeros((0, 3, 32, 32), np.float32))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_engine_refuses_one_value_that_is_not_finite(engine: Engine, value: float) -> None:
+    batch = random_batch(2)
+    batch[1, 2, 31, 31] = value
+    with pytest.raises(EngineError, match="NaN or infinity"):
+        engine.run(batch)
+
+
+def test_engine_works_from_several_threads_at_once(engine: Engine) -> None:
+    batches = [random_batch(count) for count in range(1, 17)]
+    alone = [engine.run(batch) for batch in batches]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(engine.run, batches * 4))
+    assert all(np.array_equal(a, b) for a, b in zip(alone * 4, together, strict=True))
+
+
+def test_engine_that_is_closed_says_so_and_may_be_closed_again(engine: Engine) -> None:
+    engine.close()
+    engine.close()
+    with pytest.raises(EngineError, match="the engine is closed; open the bundle again"):
+        engine.run(random_batch(1))
+
+
+@pytest.mark.parametrize("cut", [0, 1, 100, -1])
+def test_engine_refuses_a_truncated_model(backend: Backend, cut: int) -> None:
+    with pytest.raises(EngineError, match="cannot load the model .*; build the bundle again") as caught:
+        backend.open(onnx_bytes(COLOUR_NET)[:cut], EngineOptions())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("float[N, 3, 32, 32]", "float[N, 3, 32, 16]"),
+        ("float[N, 3, 32, 32]", "float[N, 3, H, W]"),
+        ("float[N, 3, 32, 32] images", "float[N, 3, 32, 32] images, float[N] more"),
+    ],
+)
+def test_engine_refuses_a_model_of_another_kind(backend: Backend, old: str, new: str) -> None:
+    assert old in COLOUR_NET
+    with pytest.raises(EngineError, match=r"not one that gnet-edge lowered: expected one input float32 \(N, 3, crop"):
+        backend.open(onnx_bytes(COLOUR_NET.replace(old, new)), EngineOptions())
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_engine_needs_a_thread(threads: int) -> None:
+    with pytest.raises(EngineError, match=f"threads is {threads}; give 1 or more"):
+        open_bundle(colour_bundle(), threads=threads)
+
+
+@pytest.mark.parametrize(
+    ("machine", "flags", "weight_bits", "exact"),
+    [
+        ("x86_64", "avx2 avx512f", 8, "1"),
+        ("x86_64", "avx2 avx512f", 7, None),
+        ("x86_64", "avx512f avx512_vnni", 8, None),
+        ("x86_64", "avx2 avx_vnni", 8, None),
+        ("aarch64", "asimddp", 8, None),
+    ],
+)
+def test_onnxruntime_sums_exactly_where_16_bits_would_saturate_and_only_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machine: str, flags: str, weight_bits: int, exact: str | None
+) -> None:
+    """The exact way costs half of the speed, so it is for 8-bit weights on x86 without VNNI alone."""
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"processor\t: 0\nflags\t\t: fpu {flags}\n")
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    options = onnxruntime_cpu.session_options(EngineOptions(weight_bits=weight_bits), cpuinfo=cpuinfo)
+    assert config_entry(options, "session.x64quantprecision") == exact
+
+
+def config_entry(options: onnxruntime.SessionOptions, key: str) -> str | None:
+    try:
+        return options.get_session_config_entry(key)
+    except RuntimeError:
+        return None

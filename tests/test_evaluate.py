@@ -1,0 +1,110 @@
+"""Accuracy over labelled images, and the comparison of two models on the same images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_bundles import COLOURS, solid, write_colour_bundle
+
+import googlenet_edge
+from googlenet_edge.dataset import open_images
+from googlenet_edge.engines.accuracy import Evaluation, compare
+from googlenet_edge.engines.evaluate import evaluate
+from googlenet_edge.engines.predictor import Predictor
+from googlenet_edge.errors import DamagedImageError, DataError
+from googlenet_edge.statistics import Interval, paired_difference_interval, wilson_interval
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_colour_bundle(tmp_path_factory.mktemp("evaluate") / "colours")
+
+
+@pytest.fixture
+def predictor(bundle: Path) -> Iterator[Predictor]:
+    opened = googlenet_edge.load(bundle)
+    # The folders of images are sorted by name, so the classes of a trained model are too.
+    yield Predictor(opened.engine, labels=("a red", "b green", "c blue"), preprocess=opened.preprocess)
+    opened.close()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Ten images a class; of the blue ones three are painted red and so lost."""
+    for name in ("a red", "b green", "c blue"):
+        (tmp_path / name).mkdir()
+        for i in range(10):
+            colour = "red" if name == "c blue" and i < 3 else name[2:]
+            solid(colour).save(tmp_path / name / f"{i}.png")
+    return tmp_path
+
+
+def test_evaluate_counts_every_image_with_its_class(predictor: Predictor, folder: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    times = iter([100.0, 107.5])
+    images = open_images(folder)
+    found = evaluate(predictor, images, progress=lambda *at: seen.append(at), clock=lambda: next(times))
+    assert found.confusion.tolist() == [[10, 0, 0], [0, 10, 0], [3, 0, 7]]
+    assert found.labels.tolist() == [0] * 10 + [1] * 10 + [2] * 10
+    assert found.correct.tolist() == [True] * 20 + [False] * 3 + [True] * 7
+    assert found.seconds == 7.5
+    assert (found.accuracy.images, found.accuracy.top1, found.accuracy.top5) == (30, 0.9, 1.0)
+    assert found.accuracy.top1_interval == wilson_interval(27, 30)
+    assert seen[-1] == (30, 30)
+    assert [done for done, _ in seen] == sorted({done for done, _ in seen})
+
+
+def test_evaluate_refuses_images_of_other_classes(predictor: Predictor, folder: Path) -> None:
+    (folder / "c blue").rename(folder / "d white")
+    with pytest.raises(DataError, match=r"has 3 classes and the model 3, and they are not the same \(c blue, d white\)"):
+        evaluate(predictor, open_images(folder))
+
+
+def test_evaluate_refuses_the_same_classes_in_another_order(predictor: Predictor, folder: Path) -> None:
+    other = Predictor(predictor.engine, labels=("b green", "a red", "c blue"), preprocess=predictor.preprocess)
+    with pytest.raises(DataError, match="not the same \\(in another order\\)"):
+        evaluate(other, open_images(folder))
+
+
+def test_evaluate_refuses_an_empty_set(predictor: Predictor, folder: Path) -> None:
+    with pytest.raises(DataError, match="has no image to evaluate"):
+        evaluate(predictor, open_images(folder).take([]))
+
+
+def test_evaluate_names_a_damaged_file(predictor: Predictor, folder: Path) -> None:
+    (folder / "b green" / "4.png").write_bytes(b"no image")
+    with pytest.raises(DamagedImageError, match=r"4\.png is not a JPEG, PNG or WebP image"):
+        evaluate(predictor, open_images(folder))
+
+
+def evaluation(predicted: list[int], labels: list[int]) -> Evaluation:
+    right = np.array(predicted) == np.array(labels)
+    return Evaluation(COLOURS, np.array(labels), np.array(predicted), right, seconds=1.0)
+
+
+def test_compare_counts_gains_losses_and_agreement() -> None:
+    labels = [0] * 50 + [1] * 50
+    reference = evaluation([0] * 48 + [1] * 52, labels)  # two lost
+    candidate = evaluation([1] + [0] * 48 + [1] * 46 + [2] * 5, labels)  # one of them gained, six others lost
+    found = compare(reference, candidate)
+    assert found.reference == reference.accuracy
+    assert found.agreement == 0.93
+    assert found.top1_change_points == pytest.approx(-5.0)
+    expected = paired_difference_interval(1, 6, 100)
+    assert found.top1_change_interval == Interval(100 * expected.low, 100 * expected.high)
+    assert found.mcnemar_p == pytest.approx(2 * 8 / 128)
+
+
+def test_compare_of_a_model_with_itself_is_no_difference() -> None:
+    same = evaluation([0, 1, 2, 0], [0, 1, 2, 1])
+    found = compare(same, same)
+    assert (found.agreement, found.top1_change_points, found.mcnemar_p) == (1.0, 0.0, 1.0)
+    assert found.top1_change_interval.low < 0 < found.top1_change_interval.high
+
+
+def test_compare_refuses_evaluations_of_different_images() -> None:
+    with pytest.raises(DataError, match="evaluations are of different images"):
+        compare(evaluation([0, 1], [0, 1]), evaluation([0, 1], [1, 0]))

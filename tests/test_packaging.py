@@ -1,0 +1,161 @@
+"""What a person gets who installs the wheel: one package name, nothing of torch, a command that works."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import venv
+import zipfile
+from importlib.metadata import PathDistribution, distribution
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import googlenet_edge
+
+ROOT = Path(__file__).parents[1]
+SOURCES = ("googlenet_edge", "calibration", "engines")
+MAX_WHEEL_BYTES = 300_000
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def setuptools_build(kind: str, source: Path, out: Path) -> Path:
+    """Builds a "wheel" or "sdist" of ``source`` with the setuptools at hand: no network, nothing written elsewhere."""
+    out.mkdir(exist_ok=True)
+    run(sys.executable, "-c", f"from setuptools.build_meta import *; build_{kind}({str(out)!r})", cwd=source)
+    [built] = out.iterdir()
+    return built
+
+
+def modules_in_repository() -> set[str]:
+    """The paths that the modules have once they are installed."""
+    packages = {path.relative_to(ROOT) for folder in SOURCES for path in (ROOT / folder).rglob("*.py")}
+    outside = {Path("googlenet_edge") / path for path in packages if path.parts[0] != "googlenet_edge"}
+    inside = {path for path in packages if path.parts[0] == "googlenet_edge"}
+    return {path.as_posix() for path in inside | outside}
+
+
+def files_in(wheel: Path) -> set[str]:
+    return set(zipfile.ZipFile(wheel).namelist())
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what is packaged, links kept, as a clone has it."""
+    copy = tmp_path_factory.mktemp("source")
+    for path in map(ROOT.joinpath, (*SOURCES, "cli.py", "pyproject.toml", "README.md", "LICENSE")):
+        if path.is_dir():
+            shutil.copytree(path, copy / path.name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(path, copy)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return setuptools_build("wheel", source, tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="module")
+def base_python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter of a new environment with the wheel and what its base dependencies need, and nothing more."""
+    folder = tmp_path_factory.mktemp("fresh")
+    venv.create(folder, with_pip=False, symlinks=True)
+    python = folder / "bin" / "python"
+    run(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", wheel, cwd=folder)
+    [site_packages] = folder.glob("lib/python*/site-packages")
+    for name in needed_by(metadata_of(wheel)):
+        link_distribution(name, site_packages)
+    return python
+
+
+def metadata_of(wheel: Path) -> PathDistribution:
+    """What an installer reads in the wheel."""
+    [info] = [entry for entry in zipfile.Path(wheel).iterdir() if entry.name.endswith(".dist-info")]
+    return PathDistribution(info)
+
+
+def needed_by(package: PathDistribution) -> set[str]:
+    """Names of all distributions that ``package`` needs without an extra, directly or not."""
+    names: set[str] = set()
+    waiting = list(package.requires or [])
+    while waiting:
+        requirement = Requirement(waiting.pop())
+        wanted = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        if wanted and requirement.name not in names:
+            names.add(requirement.name)
+            waiting += distribution(requirement.name).requires or []
+    return names
+
+
+def link_distribution(name: str, site_packages: Path) -> None:
+    """Makes an installed distribution importable from another environment."""
+    package = distribution(name)
+    for top in {file.parts[0] for file in package.files or [] if file.parts[0] not in ("..", "__pycache__")}:
+        link = site_packages / top
+        if not link.exists():
+            link.symlink_to(str(package.locate_file(top)))
+
+
+def test_wheel_holds_every_module_below_one_name(wheel: Path) -> None:
+    files = {name for name in files_in(wheel) if ".dist-info/" not in name}
+    assert files == modules_in_repository() | {"googlenet_edge/py.typed"}
+    assert {"googlenet_edge/calibration/__init__.py", "googlenet_edge/engines/__init__.py"} < files
+
+
+def test_wheel_is_small_and_carries_the_license(wheel: Path) -> None:
+    assert wheel.stat().st_size <= MAX_WHEEL_BYTES
+    [name] = [name for name in files_in(wheel) if name.endswith("/LICENSE")]
+    assert zipfile.ZipFile(wheel).read(name) == (ROOT / "LICENSE").read_bytes()
+
+
+def test_wheel_from_the_source_distribution_is_the_same(source: Path, wheel: Path, tmp_path: Path) -> None:
+    archive = setuptools_build("sdist", source, tmp_path / "sdist")
+    shutil.unpack_archive(archive, tmp_path / "unpacked", filter="data")
+    [unpacked] = (tmp_path / "unpacked").iterdir()
+    assert files_in(setuptools_build("wheel", unpacked, tmp_path / "wheel")) == files_in(wheel)
+
+
+def test_installed_command_shows_its_help_in_another_folder(base_python: Path, tmp_path: Path) -> None:
+    shown = run(base_python.with_name("gnet-edge"), "--help", cwd=tmp_path)
+    for command in ("train", "build", "bench", "predict"):
+        assert command in shown
+
+
+def test_installed_package_runs_engines_without_torch(base_python: Path, tmp_path: Path) -> None:
+    program = """
+import importlib, importlib.util, pkgutil, sys
+import googlenet_edge.calibration, googlenet_edge.engines as engines
+assert engines.__file__.startswith(sys.prefix), engines.__file__
+found = [name for name in ("torch", "onnx", "calibration", "engines", "cli") if importlib.util.find_spec(name)]
+assert not found, found
+for module in pkgutil.iter_modules(engines.__path__):
+    importlib.import_module(f"{engines.__name__}.{module.name}")
+"""
+    run(base_python, "-c", program, cwd=tmp_path)
+
+
+def test_constraints_pin_every_dependency(wheel: Path) -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = [Requirement(line) for line in lines if not line.startswith("#")]
+    assert all(str(pin.specifier).startswith("==") for pin in pins)
+    named = {canonicalize_name(Requirement(line).name) for line in metadata_of(wheel).requires or []}
+    assert named - {pin.name for pin in pins} == {"googlenet-edge"}  # the extra [dev] names the extra [build]
+
+
+def test_version_is_the_same_in_package_metadata_and_changelog(wheel: Path) -> None:
+    assert wheel.name == f"googlenet_edge-{googlenet_edge.__version__}-py3-none-any.whl"
+    newest = re.search(r"^## \[(.+?)\] - ", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest is not None
+    assert newest[1] == googlenet_edge.__version__

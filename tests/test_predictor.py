@@ -1,0 +1,195 @@
+"""From images to labels, as a program that embeds the package does it."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_bundles import COLOURS, solid, write_colour_bundle
+
+import googlenet_edge
+from googlenet_edge.engines.predictor import Predictor, rank
+from googlenet_edge.errors import BundleError, DamagedImageError, DataError, EngineError
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_colour_bundle(tmp_path_factory.mktemp("predictor") / "colours")
+
+
+@pytest.fixture
+def predictor(bundle: Path) -> Iterator[Predictor]:
+    with googlenet_edge.load(bundle) as opened:
+        yield opened
+
+
+def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind)
+    return file.getvalue()
+
+
+def test_predict_names_the_class_with_its_probability(predictor: Predictor) -> None:
+    best, *others = predictor.predict(solid("red"))
+    assert (best.label, best.index) == ("red", 0)
+    assert best.probability == pytest.approx(np.exp(4) / (np.exp(4) + 2 * np.exp(-4)))
+    assert sum(p.probability for p in [best, *others]) == pytest.approx(1)
+    assert predictor.labels == COLOURS
+
+
+def test_predict_takes_path_bytes_image_and_array_alike(predictor: Predictor, tmp_path: Path) -> None:
+    image = solid((10, 200, 30))
+    (tmp_path / "green.png").write_bytes(encoded(image))
+    sources = [tmp_path / "green.png", str(tmp_path / "green.png"), encoded(image), image, np.asarray(image)]
+    first, *others = predictor.predict_batch(sources)
+    assert first[0].label == "green"
+    assert all(other == first for other in others)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1"])
+def test_predict_turns_every_mode_of_an_open_image_into_rgb(predictor: Predictor, mode: str) -> None:
+    logits = predictor.logits([solid("white").convert(mode)])
+    assert np.allclose(logits, 4.0, atol=0.1)
+
+
+def test_predict_applies_the_orientation_of_an_open_image(predictor: Predictor) -> None:
+    """The upper half is red; turned upside down by EXIF, the crop of a tall image still holds both halves' pixels."""
+    image = solid("blue", (40, 40))
+    image.paste("red", (0, 0, 40, 20))
+    turned = image.transpose(Image.Transpose.ROTATE_180)
+    turned.getexif()[0x0112] = 3
+    plain, upright = (predictor.preprocess.pixels(predictor_rgb(predictor, i)) for i in (image, turned))
+    assert np.array_equal(plain, upright)
+
+
+def predictor_rgb(predictor: Predictor, image: Image.Image) -> Image.Image:
+    from googlenet_edge.engines.predictor import open_rgb
+
+    return open_rgb(image, predictor.preprocess)
+
+
+def test_predict_of_equal_scores_leads_with_the_lowest_index(predictor: Predictor) -> None:
+    assert [p.label for p in predictor.predict(solid("black"))] == ["red", "green", "blue"]
+    assert [p.label for p in predictor.predict(solid((0, 255, 255)))] == ["green", "blue", "red"]
+
+
+def test_rank_orders_by_score_then_index_and_sums_to_one() -> None:
+    labels = tuple("abcdef")
+    ((first, second, third),) = rank(np.array([[1, 900, 3, 900, 3, -900]], np.float32), labels, 3)
+    assert [first.label, second.label, third.label] == ["b", "d", "c"]
+    assert (first.probability, second.probability, third.probability) == (0.5, 0.5, 0.0)
+
+
+def test_predict_gives_five_classes_or_all_where_there_are_fewer(predictor: Predictor) -> None:
+    assert len(predictor.predict(solid("red"))) == 3
+    assert len(predictor.predict(solid("red"), top_k=1)) == 1
+    assert len(predictor.predict(solid("red"), 3)) == 3
+
+
+@pytest.mark.parametrize("top_k", [0, -1, 4])
+def test_predict_refuses_a_top_k_outside_the_classes(predictor: Predictor, top_k: int) -> None:
+    with pytest.raises(EngineError, match=f"top_k is {top_k}, but the bundle has 3 classes; ask for 1 to 3"):
+        predictor.predict(solid("red"), top_k=top_k)
+
+
+def test_predict_batch_of_any_length_equals_one_by_one(predictor: Predictor) -> None:
+    random = np.random.default_rng(0)
+    images = [random.integers(0, 256, (40, 60, 3), np.uint8) for _ in range(19)]
+    assert predictor.predict_batch(iter(images)) == [predictor.predict(image) for image in images]
+    assert predictor.predict_batch([]) == []
+
+
+def test_logits_are_the_networks_outputs(predictor: Predictor) -> None:
+    logits = predictor.logits([solid("red"), solid("white")])
+    assert logits.dtype == np.float32
+    assert np.allclose(logits, [[4, -4, -4], [4, 4, 4]], atol=1e-5)
+    assert predictor.logits([]).shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        np.zeros((8, 8), np.uint8),
+        np.zeros((3, 8, 8), np.uint8),
+        np.zeros((8, 8, 4), np.uint8),
+        np.zeros((8, 8, 3), np.float32),
+        np.zeros((0, 8, 3), np.uint8),
+    ],
+    ids=lambda pixels: f"{pixels.dtype} {pixels.shape}",
+)
+def test_predict_refuses_an_array_that_is_no_rgb_image(predictor: Predictor, pixels: np.ndarray) -> None:
+    with pytest.raises(DataError, match=r"expected RGB pixels uint8 \(H, W, 3\)"):
+        predictor.predict(pixels)
+
+
+def test_predict_refuses_what_is_no_image_at_all(predictor: Predictor) -> None:
+    with pytest.raises(DataError, match="an image cannot be a int; give a path"):
+        predictor.predict(7)  # type: ignore[arg-type]
+
+
+def test_predict_names_a_damaged_file(predictor: Predictor, tmp_path: Path) -> None:
+    (tmp_path / "half.jpg").write_bytes(encoded(solid("red", (400, 400)), "JPEG")[:900])
+    with pytest.raises(DamagedImageError, match=r"half\.jpg is damaged"):
+        predictor.predict(tmp_path / "half.jpg")
+    with pytest.raises(DamagedImageError, match="the image is damaged"), Image.open(tmp_path / "half.jpg") as image:
+        predictor.predict(image)
+    with pytest.raises(DamagedImageError, match=r"none\.jpg is missing"):
+        predictor.predict(tmp_path / "none.jpg")
+
+
+def test_predict_works_from_several_threads_at_once(predictor: Predictor) -> None:
+    colours = [solid(c) for c in COLOURS] * 20
+    with ThreadPoolExecutor(4) as pool:
+        assert [p[0].label for p in pool.map(predictor.predict, colours)] == list(COLOURS) * 20
+
+
+def test_predict_after_closing_says_so(bundle: Path) -> None:
+    with googlenet_edge.load(bundle) as predictor:
+        pass
+    with pytest.raises(EngineError, match="the engine is closed"):
+        predictor.predict(solid("red"))
+
+
+def test_load_of_a_missing_bundle_says_what_to_give(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="nothing is not a bundle: it has no manifest.json"):
+        googlenet_edge.load(tmp_path / "nothing")
+
+
+FRESH = """
+import json, sys
+import googlenet_edge
+with googlenet_edge.load(sys.argv[1]) as predictor:
+    label = predictor.predict(sys.argv[2])[0].label
+print(json.dumps([label, sorted(sys.modules)]))
+"""
+
+
+def test_load_and_predict_import_nothing_but_the_base_install(bundle: Path, tmp_path: Path) -> None:
+    solid("blue").save(tmp_path / "blue.png")
+    command = [sys.executable, "-c", FRESH, str(bundle), str(tmp_path / "blue.png")]
+    label, modules = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    assert label == "blue"
+    heavy = {"torch", "onnx", "typer", "rich", "safetensors", "googlenet_edge.calibration"}
+    assert heavy.isdisjoint(modules)
+    assert {"numpy", "PIL", "msgspec", "onnxruntime"} <= set(modules), "the test looks at the right process"
+
+
+def test_import_of_the_package_loads_no_runtime() -> None:
+    command = [sys.executable, "-c", "import googlenet_edge, sys; print('onnxruntime' in sys.modules)"]
+    assert subprocess.run(command, check=True, capture_output=True).stdout.strip() == b"False"
+
+
+def test_exported_members_are_these_and_documented() -> None:
+    assert googlenet_edge.__all__ == ["EdgeError", "Preprocess", "__version__", "load"]
+    assert all(hasattr(googlenet_edge, name) for name in googlenet_edge.__all__)
+    assert str(inspect.signature(googlenet_edge.load)) == "(path: 'str | Path', *, threads: 'int' = 1) -> 'Predictor'"
+    assert all(inspect.getdoc(getattr(googlenet_edge, name)) for name in ("EdgeError", "Preprocess", "load"))

@@ -1,0 +1,172 @@
+"""Histograms and the ranges that are estimated from them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from googlenet_edge.calibration import ranges
+from googlenet_edge.calibration.histogram import BINS, Extremes, Histogram, HistogramCounter, Scratch, extremes
+from googlenet_edge.calibration.ranges import RangeMethod, Ranges, estimate, percentile
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def histogram_of(values: NDArray[np.float32]) -> Histogram:
+    counter = HistogramCounter(extremes(values), scratch=Scratch())
+    counter.add(values)
+    return counter.histogram()
+
+
+def relu_like(seed: int, *, size: int = 20_000) -> NDArray[np.float32]:
+    """Values as after a ReLU: half of them zero, the rest with a long tail."""
+    return np.maximum(np.random.default_rng(seed).laplace(size=size), 0).astype(np.float32)
+
+
+def two_sided(seed: int, *, size: int = 20_000) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).normal(0.2, 1.0, size).astype(np.float32)
+
+
+@given(SEEDS, st.integers(1, 999))
+@settings(max_examples=20, deadline=None)
+def test_histogram_does_not_depend_on_order_or_grouping(seed: int, split: int) -> None:
+    values = two_sided(seed, size=1000)
+    shuffled = np.random.default_rng(seed).permutation(values)
+    counter = HistogramCounter(extremes(values), scratch=Scratch())
+    counter.add(shuffled[:split])
+    counter.add(shuffled[split:])
+    assert np.array_equal(counter.histogram().counts, histogram_of(values).counts)
+
+
+@given(SEEDS)
+@settings(max_examples=20, deadline=None)
+def test_histogram_counts_every_value_in_its_bin(seed: int) -> None:
+    values = two_sided(seed, size=2000)
+    found = histogram_of(values)
+    assert found.counts.sum() == values.size
+    expected, _ = np.histogram(values.astype(np.float64), BINS, (found.low, found.high))
+    moved = np.abs(np.cumsum(found.counts) - np.cumsum(expected)).max()
+    assert moved <= 2  # float32 arithmetic may move a value that lies on an edge to the next bin
+
+
+def test_histogram_keeps_the_maximum_in_the_last_bin() -> None:
+    found = histogram_of(np.array([0.0, 0.7, 0.7, 0.7], dtype=np.float32))
+    assert found.counts[-1] == 3
+    assert found.counts[0] == 1
+
+
+def test_histogram_addition_is_exact_and_refuses_other_extremes() -> None:
+    a = Histogram(0.0, 1.0, np.arange(BINS))
+    assert np.array_equal((a + a).counts, 2 * np.arange(BINS))
+    with pytest.raises(ValueError, match="different extremes"):
+        a + Histogram(0.0, 2.0, np.arange(BINS))
+
+
+def test_histogram_spans_zero_when_no_value_is_near_it() -> None:
+    found = histogram_of(np.array([5.0, 6.0], dtype=np.float32))
+    assert (found.low, found.high) == (0.0, 6.0)
+
+
+def test_histogram_magnitudes_hold_every_value_once() -> None:
+    found = histogram_of(two_sided(3))
+    assert found.magnitudes().sum() == 20_000
+    assert found.magnitudes().size <= BINS
+    after_relu = histogram_of(relu_like(3))
+    assert np.array_equal(after_relu.magnitudes(), after_relu.counts)
+
+
+def test_extremes_keep_a_nan_from_either_side() -> None:
+    bad = extremes(np.array([1.0, np.nan], dtype=np.float32))
+    good = Extremes(0.0, 1.0)
+    assert np.isnan((bad | good).maximum)
+    assert np.isnan((good | bad).minimum)
+
+
+@given(SEEDS, st.sampled_from(RangeMethod), st.sampled_from([relu_like, two_sided]))
+@settings(max_examples=40, deadline=None)
+def test_ranges_lie_inside_the_extremes_and_hold_zero(seed: int, method: RangeMethod, values: object) -> None:
+    measured = histogram_of(values(seed, size=3000))  # type: ignore[operator]
+    found = estimate(measured, method)
+    assert measured.low <= found.low <= 0 <= found.high <= measured.high
+    assert found.low < found.high
+    assert 0 < found.amax <= measured.amax
+
+
+@pytest.mark.parametrize("method", RangeMethod)
+def test_ranges_of_a_relu_output_start_at_exactly_zero(method: RangeMethod) -> None:
+    assert estimate(histogram_of(relu_like(1)), method).low == 0.0
+
+
+@pytest.mark.parametrize("method", RangeMethod)
+@pytest.mark.parametrize("values", [[0.0, 3.0], [3.0, 4.0], [-2.0, 0.0], [-1e-30, 1e-30], [-1e30, 1e30]])
+def test_ranges_exist_for_tensors_with_almost_no_values(method: RangeMethod, values: list[float]) -> None:
+    found = estimate(histogram_of(np.array(values, dtype=np.float32)), method)
+    assert found.low <= 0 <= found.high
+    assert found.low < found.high
+    assert found.amax > 0
+
+
+def test_minmax_keeps_the_extremes() -> None:
+    values = two_sided(5)
+    low, high = float(values.min()), float(values.max())
+    assert estimate(histogram_of(values), RangeMethod.MINMAX) == Ranges(low, high, max(-low, high))
+
+
+def test_percentile_cuts_half_per_side_or_one_tail_of_the_magnitudes() -> None:
+    values = two_sided(7, size=200_000)
+    found = percentile(histogram_of(values), 99.0)
+    bin_width = float(np.ptp(values)) / BINS
+    assert found.low == pytest.approx(np.percentile(values, 0.5), abs=2 * bin_width)
+    assert found.high == pytest.approx(np.percentile(values, 99.5), abs=2 * bin_width)
+    assert found.amax == pytest.approx(np.percentile(np.abs(values), 99.0), abs=2 * bin_width)
+
+
+def test_mse_finds_the_grid_that_an_exhaustive_search_finds() -> None:
+    values = relu_like(11, size=50_000)
+    measured = histogram_of(values)
+    found = estimate(measured, RangeMethod.MSE)
+
+    def error(amax: float) -> float:
+        scale = amax / 127
+        return float(((np.clip(np.rint(values / scale), -127, 127) * scale - values) ** 2).mean())
+
+    best = min(error(share * measured.amax) for share in np.linspace(0.05, 1.0, 400))
+    assert error(found.amax) <= 1.01 * best
+    assert error(found.amax) < error(measured.amax)
+
+
+@pytest.mark.parametrize("method", [RangeMethod.PERCENTILE, RangeMethod.ENTROPY, RangeMethod.MSE])
+def test_ranges_drop_a_single_outlier_far_from_all_else(method: RangeMethod) -> None:
+    values = np.append(relu_like(13, size=500_000), np.float32(60.0))
+    assert estimate(histogram_of(values), method).amax < 30.0
+
+
+@pytest.mark.parametrize("levels", [128, 256])
+@pytest.mark.parametrize("seed", range(3))
+def test_entropy_equals_the_plain_loop_of_its_source(levels: int, seed: int) -> None:
+    counts = histogram_of(np.abs(np.random.default_rng(seed).standard_t(3, 5000)).astype(np.float32)).magnitudes()
+    assert ranges._bins_of_least_divergence(counts, levels) == plain_entropy(counts, levels)
+
+
+def plain_entropy(counts: NDArray[np.int64], levels: int) -> int:
+    """Migacz's pseudo-code, bin by bin."""
+    mass = counts.astype(np.float64)
+    mass[0] = mass[1]
+    best = (np.inf, 0)
+    for kept in range(len(mass), levels - 1, -ranges._ENTROPY_STRIDE):
+        p = mass[:kept].copy()
+        p[-1] += mass[kept:].sum()
+        q = np.zeros(kept)
+        for level in range(levels):
+            start, stop = kept * level // levels, kept * (level + 1) // levels
+            filled = p[start:stop] > 0
+            if filled.any():
+                q[start:stop][filled] = mass[start:stop].sum() / filled.sum()
+        p, q = p / p.sum(), q / q.sum()
+        with np.errstate(divide="ignore"):
+            divergence = float((p[p > 0] * np.log(p[p > 0] / q[p > 0])).sum())
+        best = min(best, (divergence, kept), key=lambda pair: pair[0])
+    return best[1]

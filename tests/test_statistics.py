@@ -1,0 +1,112 @@
+"""The statistics against the values that their sources print."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from googlenet_edge.statistics import (
+    Interval,
+    mcnemar_exact_p,
+    median_interval,
+    paired_difference_interval,
+    summarize,
+    wilson_interval,
+)
+
+
+@pytest.mark.parametrize(
+    ("successes", "trials", "low", "high"),
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_wilson_interval_equals_table_1_of_newcombe_1998(successes: int, trials: int, low: float, high: float) -> None:
+    found = wilson_interval(successes, trials)
+    assert (round(found.low, 4), round(found.high, 4)) == (low, high)
+
+
+@given(st.integers(1, 10**6).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_interval_holds_the_share_and_mirrors_failures(counts: tuple[int, int]) -> None:
+    successes, trials = counts
+    found, mirrored = wilson_interval(successes, trials), wilson_interval(trials - successes, trials)
+    assert 0 <= found.low <= successes / trials <= found.high <= 1
+    assert math.isclose(found.low, 1 - mirrored.high, abs_tol=1e-12)
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(1, 0), (-1, 5), (6, 5)])
+def test_wilson_interval_refuses_impossible_counts(successes: int, trials: int) -> None:
+    with pytest.raises(ValueError, match=f"{successes} successes of {trials} trials"):
+        wilson_interval(successes, trials)
+
+
+def test_paired_difference_interval_equals_the_example_of_fagerland_2014() -> None:
+    """Table V there: airway hyper-responsiveness of 21 children, 1 against 7 discordant pairs."""
+    found = paired_difference_interval(1, 7, 21)
+    assert (round(found.low, 3), round(found.high, 3)) == (-0.508, -0.013)
+
+
+def test_paired_difference_interval_keeps_a_width_where_nothing_differed() -> None:
+    found = paired_difference_interval(0, 0, 1000)
+    assert found.high == -found.low
+    assert 0.0005 < found.high < 0.003  # about 2.8 / n: nobody may read "no difference at all" from 1,000 images
+
+
+def test_paired_difference_interval_covers_the_true_difference() -> None:
+    """Of 2,000 simulated comparisons with a known difference, about 95 % hold it."""
+    random = np.random.default_rng(0)
+    cells = random.multinomial(500, (0.03, 0.02, 0.95), 2000)
+    intervals = [paired_difference_interval(int(b), int(c), 500) for b, c, _ in cells]
+    share = np.mean([i.low <= 0.01 <= i.high for i in intervals])
+    assert 0.93 <= share <= 0.98
+
+
+@pytest.mark.parametrize("counts", [(-1, 0, 5), (3, 3, 5), (0, 0, 0)])
+def test_paired_difference_interval_refuses_impossible_counts(counts: tuple[int, int, int]) -> None:
+    with pytest.raises(ValueError, match="pairs"):
+        paired_difference_interval(*counts)
+
+
+@pytest.mark.parametrize(
+    ("only_first", "only_second", "p"),
+    [(1, 7, 18 / 256), (7, 1, 18 / 256), (0, 0, 1.0), (5, 5, 1.0), (0, 6, 2 / 64), (10, 2, 158 / 4096)],
+)
+def test_mcnemar_exact_p_is_the_binomial_tail(only_first: int, only_second: int, p: float) -> None:
+    assert mcnemar_exact_p(only_first, only_second) == pytest.approx(p, rel=1e-12)
+
+
+def test_mcnemar_exact_p_does_not_overflow() -> None:
+    assert mcnemar_exact_p(2000, 3000) < 1e-40
+    assert 0.3 < mcnemar_exact_p(2480, 2520) < 0.7
+
+
+def test_mcnemar_exact_p_refuses_negative_counts() -> None:
+    with pytest.raises(ValueError, match="negative counts -1, 2"):
+        mcnemar_exact_p(-1, 2)
+
+
+@pytest.mark.parametrize(("count", "low", "high"), [(6, 1, 6), (10, 2, 9), (20, 6, 15), (30, 10, 21)])
+def test_median_interval_takes_the_textbook_ranks(count: int, low: int, high: int) -> None:
+    """The ranks of every table of distribution-free intervals of the median at 95 %."""
+    assert median_interval(list(range(count, 0, -1))) == Interval(low, high)
+
+
+def test_median_interval_refuses_samples_that_cannot_reach_95_percent() -> None:
+    with pytest.raises(ValueError, match="5 samples are too few"):
+        median_interval([1.0] * 5)
+
+
+def test_summarize_gives_the_quantiles_and_a_spread_that_one_outlier_does_not_move() -> None:
+    samples = [float(i) for i in range(1, 102)]
+    quiet, disturbed = summarize(samples), summarize([*samples[:-1], 1e6])
+    assert (quiet.count, quiet.p50, quiet.p90, quiet.p99) == (101, 51.0, 91.0, 100.0)
+    assert quiet.spread == pytest.approx(50 / 51)
+    assert disturbed.spread == quiet.spread
+
+
+@pytest.mark.parametrize("samples", [[], [1.0, 0.0], [1.0, math.nan], [math.inf]])
+def test_summarize_refuses_what_is_no_measurement(samples: list[float]) -> None:
+    with pytest.raises(ValueError, match="finite, above zero"):
+        summarize(samples)

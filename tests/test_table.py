@@ -1,0 +1,110 @@
+"""The calibration table as a file: whole, checked, and the same for the same images."""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_graph import one_by_one, table_of, tiny_graph, tiny_images, whole_googlenet
+
+from googlenet_edge import __version__
+from googlenet_edge.calibration.collect import collect
+from googlenet_edge.calibration.ranges import RangeMethod
+from googlenet_edge.calibration.table import make_table, read_table, write_table
+from googlenet_edge.errors import CalibrationError
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "table.json"
+    write_table(path, table_of(tiny_graph()))
+    return path
+
+
+def change(path: Path, **fields: Any) -> None:
+    """Changes fields of the tensor ``stem``."""
+    value = json.loads(path.read_bytes())
+    value["tensors"]["stem"].update(fields)
+    path.write_text(json.dumps(value))
+
+
+def test_table_comes_back_as_it_was_written(path: Path) -> None:
+    table = read_table(path)
+    assert table == table_of(tiny_graph())
+    assert table.tool_version == __version__
+    assert table.graph_sha256 == tiny_graph().sha256
+    assert table.image_count == 12
+    assert table.tensors["stem"].histogram.counts.sum() == 12 * 8 * 16 * 16
+
+
+def test_table_is_the_same_file_for_the_same_images_in_any_order(tmp_path: Path) -> None:
+    graph, images = tiny_graph(), tiny_images(10)
+    files = []
+    for name, order in {"a": images, "b": images[::-1]}.items():
+        statistics = collect(graph, one_by_one(order), count=10)
+        write_table(tmp_path / name, make_table(graph, statistics, images_sha256="", method=RangeMethod.ENTROPY))
+        files.append((tmp_path / name).read_bytes())
+    assert files[0] == files[1]
+
+
+@pytest.mark.parametrize("method", RangeMethod)
+def test_table_with_another_method_equals_one_made_with_it(method: RangeMethod) -> None:
+    assert table_of(tiny_graph()).with_method(method) == table_of(tiny_graph(), method=method)
+
+
+def test_table_of_the_whole_network_stays_small(tmp_path: Path) -> None:
+    write_table(tmp_path / "t", table_of(whole_googlenet(), count=8))
+    assert (tmp_path / "t").stat().st_size < 1_000_000
+
+
+def test_table_of_a_newer_schema_is_refused_whatever_it_holds(tmp_path: Path) -> None:
+    (tmp_path / "t").write_text('{"schema": 2, "tensors": "in another form"}')
+    with pytest.raises(CalibrationError, match="schema 2, this version reads up to 1; upgrade googlenet-edge"):
+        read_table(tmp_path / "t")
+
+
+def test_table_that_is_missing_cut_off_or_no_table_is_refused(path: Path, tmp_path: Path) -> None:
+    with pytest.raises(CalibrationError, match="is missing"):
+        read_table(tmp_path / "none.json")
+    whole = path.read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"", b"[]", b"\xff\xfe", b'{"schema": 1}'):
+        path.write_bytes(damaged)
+        with pytest.raises(CalibrationError, match="cannot be read"):
+            read_table(path)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"low": 0.5}, {"high": -1.0}, {"low": 0.0, "high": 0.0}, {"amax": 0.0}, {"amax": -2.0}],
+)
+def test_table_with_a_range_that_cannot_be_is_refused(path: Path, fields: dict[str, float]) -> None:
+    change(path, **fields)
+    with pytest.raises(CalibrationError, match="the tensor stem has the range .* where one around zero is expected"):
+        read_table(path)
+
+
+def packed(data: bytes) -> str:
+    return base64.b64encode(zlib.compress(data)).decode()
+
+
+@pytest.mark.parametrize(
+    ("counts", "sentence"),
+    [
+        ("not base64!", "damaged histogram"),
+        (base64.b64encode(b"not deflated").decode(), "damaged histogram"),
+        (packed(b"\x01" * 100), "not 2048 counts"),
+        (packed(b"\x00" * 2048 * 8), "not 2048 counts"),
+        (packed(np.full(2048, -1, "<i8").tobytes()), "not 2048 counts"),
+        (packed(np.ones(2048, "<i8").tobytes())[:20], "damaged histogram|not 2048 counts"),
+        (packed(b"\x01" * 200_000_000), "not 2048 counts"),  # a bomb: inflated only as far as a histogram goes
+    ],
+)
+def test_table_with_a_damaged_histogram_is_refused(path: Path, counts: str, sentence: str) -> None:
+    change(path, counts=counts)
+    with pytest.raises(CalibrationError, match=f"the tensor stem has a .*({sentence}).*calibrate again"):
+        read_table(path)

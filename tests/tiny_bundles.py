@@ -1,0 +1,69 @@
+"""Bundles small enough to see through: a network that answers with the mean of each colour channel."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx.parser
+from numpy.typing import NDArray
+from PIL import Image
+
+from googlenet_edge.engines.bundle import Bundle, Lineage, Manifest, write_bundle
+from googlenet_edge.engines.golden import Golden
+from googlenet_edge.engines.protocol import Device, EngineOptions, Precision
+from googlenet_edge.engines.registry import backend_for
+from googlenet_edge.preprocess import Preprocess
+
+COLOURS = ("red", "green", "blue")
+PREPROCESS = Preprocess(resize=36, crop=32)
+
+# Channel c in [-1, 1] becomes logit 4c: an all-red image gives (4, -4, -4).
+COLOUR_NET = """
+<ir_version: 8, opset_import: ["" : 17]>
+colours (float[N, 3, 32, 32] images) => (float[N, 3] logits)
+<
+    float[3, 3, 1, 1] conv_weight = {1, 0, 0,  0, 1, 0,  0, 0, 1},
+    float[3, 3] fc_weight = {4, 0, 0,  0, 4, 0,  0, 0, 4},
+    float[3] fc_bias = {0, 0, 0}
+>
+{
+    conv = Conv (images, conv_weight)
+    pooled = GlobalAveragePool (conv)
+    flat = Flatten (pooled)
+    logits = Gemm <transB = 1> (flat, fc_weight, fc_bias)
+}
+"""
+
+
+def onnx_bytes(text: str) -> bytes:
+    model = onnx.parser.parse_model(text)
+    onnx.checker.check_model(model, full_check=True)
+    return model.SerializeToString(deterministic=True)
+
+
+def solid(colour: str | tuple[int, int, int], size: tuple[int, int] = (48, 40)) -> Image.Image:
+    return Image.new("RGB", size, colour)
+
+
+def golden_of(model: bytes, *, count: int = 2) -> Golden:
+    pixels = np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), np.uint8)
+    pixels[0, :, :, 0] = 255
+    with backend_for(Device.CPU).open(model, EngineOptions()) as engine:
+        return Golden(pixels, engine.run(PREPROCESS.normalize(pixels)))
+
+
+def colour_bundle(precision: Precision = Precision.FP32) -> Bundle:
+    model = onnx_bytes(COLOUR_NET)
+    manifest = Manifest(precision, Device.CPU, PREPROCESS, Lineage(checkpoint="a" * 64, graph="b" * 64))
+    return Bundle(manifest, COLOURS, model, golden_of(model))
+
+
+def with_golden_logits(bundle: Bundle, logits: NDArray[np.float32]) -> Bundle:
+    return replace(bundle, golden=Golden(bundle.golden.pixels, logits.astype(np.float32)))
+
+
+def write_colour_bundle(path: Path, precision: Precision = Precision.FP32) -> Path:
+    write_bundle(path, colour_bundle(precision))
+    return path
