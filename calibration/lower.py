@@ -7,6 +7,7 @@ DequantizeLinear. `placement` says where; this module writes it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -22,6 +23,8 @@ from googlenet_edge.calibration.table import CalibrationTable
 from googlenet_edge.calibration.weights import WeightRange, quantize_weights
 from googlenet_edge.errors import CalibrationError, LoweringError
 from googlenet_edge.graph import INPUT, OUTPUT, InferenceGraph
+
+_HALF_MAX = float(np.finfo(np.float16).max)
 
 
 def lower_int8_cpu(
@@ -49,6 +52,22 @@ def lower_int8_cpu(
     for node in source.node:
         writer.add(node)
     return _model_like(graph.model, writer.nodes, writer.initializers)
+
+
+def covering_grid(low: float, high: float) -> tuple[float, int]:
+    """(scale, zero-point) of the finest u8 grid that has zero as a code and reaches from ``low`` to ``high``.
+
+    Where zero falls between two codes, the usual scale of ``(high - low) / 255`` leaves one end half a step out. For
+    an input of -1…1 made from bytes it does worse: every byte lies halfway between two codes.
+    """
+
+    def scale_to_reach_both(zero_point: int) -> float:
+        below = -low / zero_point if zero_point else (math.inf if low < 0 else 0.0)
+        above = high / (U8_STEPS - zero_point) if zero_point < U8_STEPS else (math.inf if high > 0 else 0.0)
+        return max(below, above)
+
+    between = -U8_STEPS * low / (high - low)
+    return min((scale_to_reach_both(z), z) for z in (math.floor(between), math.ceil(between)))
 
 
 def lower_fp16_storage(graph: InferenceGraph) -> onnx.ModelProto:
@@ -93,8 +112,8 @@ def _grid(table: CalibrationTable, tensor: str) -> _Grid:
     if tensor not in table.tensors:
         raise CalibrationError(f"the calibration table has no range for {tensor}; calibrate again")
     range_ = table.tensors[tensor]
-    scale = np.float32((range_.high - range_.low) / U8_STEPS)
-    return _Grid(tensor, scale, np.uint8(np.rint(-range_.low / scale)))
+    scale, zero_point = covering_grid(range_.low, range_.high)
+    return _Grid(tensor, np.float32(scale), np.uint8(zero_point))
 
 
 @dataclass
@@ -169,9 +188,9 @@ def _half(weight: onnx.TensorProto, name: str) -> onnx.TensorProto:
     """The weight in float16 under ``name``."""
     value = numpy_helper.to_array(weight)
     largest = float(np.abs(value).max(initial=0.0))
-    if largest > np.finfo(np.float16).max:
+    if largest > _HALF_MAX:
         raise LoweringError(
-            f"the weight {weight.name} reaches {largest:.3g}, float16 ends at {np.finfo(np.float16).max:.0f};"
+            f"the weight {weight.name} reaches {largest:.3g}, float16 ends at {_HALF_MAX:.0f};"
             " build with --precision fp32 or int8"
         )
     return numpy_helper.from_array(value.astype(np.float16), name)

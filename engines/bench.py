@@ -25,12 +25,12 @@ from googlenet_edge.engines.measurement import (
     latency_ratio,
 )
 from googlenet_edge.engines.predictor import Predictor, open_rgb
-from googlenet_edge.engines.protocol import Precision
 from googlenet_edge.engines.registry import open_bundle
 from googlenet_edge.engines.rounds import BenchPlan, Timings, measure, turn_count
 from googlenet_edge.engines.timing import Clock, Tick
 from googlenet_edge.errors import ConfigError
 from googlenet_edge.files import sha256_bytes
+from googlenet_edge.target import Precision
 
 _BUSY_LOAD = 0.5
 _WIDE_SPREAD = 0.05

@@ -20,10 +20,10 @@ import msgspec
 from googlenet_edge import __version__
 from googlenet_edge.engines.accuracy import Accuracy, Comparison
 from googlenet_edge.engines.golden import Golden, read_golden
-from googlenet_edge.engines.protocol import Device, Precision
 from googlenet_edge.errors import BundleError, OutputError
 from googlenet_edge.files import from_json, new_folder, read_file, sha256_bytes, to_json, write_bytes
 from googlenet_edge.preprocess import Preprocess
+from googlenet_edge.target import Device, Precision
 
 SCHEMA = 1
 MANIFEST = "manifest.json"

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 
 from googlenet_edge.dataset import ImageSet, Progress, load_pixels
-from googlenet_edge.engines.accuracy import Evaluation
+from googlenet_edge.engines.accuracy import Accuracy, Comparison, Evaluation, compare
 from googlenet_edge.engines.logits import ranking
-from googlenet_edge.engines.predictor import Predictor
+from googlenet_edge.engines.predictor import Predictor, load_predictor
 from googlenet_edge.errors import DataError
 
 _BATCH = 8
@@ -45,6 +48,38 @@ def evaluate(
     labels = np.array(images.labels, np.int64)
     in_top5 = (best == labels[:, None]).any(axis=1)
     return Evaluation(images.class_names, labels, best[:, 0].astype(np.int64), in_top5, clock() - start)
+
+
+@dataclass(frozen=True, slots=True)
+class BundleAccuracy:
+    """A bundle's accuracy, and its comparison with the first bundle that was asked for."""
+
+    bundle: str
+    accuracy: Accuracy
+    against_first: Comparison | None
+
+
+def evaluate_bundles(
+    paths: Sequence[Path],
+    images: ImageSet,
+    *,
+    threads: int,
+    bars: Callable[[str], AbstractContextManager[Progress]],
+) -> list[BundleAccuracy]:
+    """The accuracy of bundles on the same images.
+
+    Raises:
+        BundleError, EngineError: a bundle cannot be opened.
+        DataError, DamagedImageError: as `evaluate`.
+    """
+    first: Evaluation | None = None
+    results = []
+    for path in paths:
+        with load_predictor(path, threads=threads) as predictor, bars(f"evaluating {path.name}") as progress:
+            found = evaluate(predictor, images, progress=progress)
+        results.append(BundleAccuracy(str(path), found.accuracy, compare(first, found) if first else None))
+        first = first or found
+    return results
 
 
 def _check_classes(labels: tuple[str, ...], images: ImageSet) -> None:

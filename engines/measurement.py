@@ -11,11 +11,12 @@ from pathlib import Path
 
 from googlenet_edge.engines.circumstances import Circumstances
 from googlenet_edge.engines.cold_start import ColdStart
-from googlenet_edge.engines.protocol import EngineSpec, Precision
+from googlenet_edge.engines.protocol import EngineSpec
 from googlenet_edge.engines.timing import WarmUp
 from googlenet_edge.errors import DataError
 from googlenet_edge.files import from_json, read_file, to_json, write_bytes
 from googlenet_edge.statistics import Interval, Summary, median_interval, summarize
+from googlenet_edge.target import Precision
 
 SCHEMA = 1
 _MAX_BYTES = 64 << 20

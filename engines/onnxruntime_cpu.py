@@ -10,8 +10,9 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from googlenet_edge.engines.protocol import Device, EngineOptions, EngineSpec, check_batch
+from googlenet_edge.engines.protocol import EngineOptions, EngineSpec, check_batch
 from googlenet_edge.errors import EngineError
+from googlenet_edge.target import Device
 
 _ERRORS_ONLY = 3
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from enum import Enum
 from types import TracebackType
 from typing import Protocol
 
@@ -12,20 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from googlenet_edge.errors import EngineError
-
-
-class Device(Enum):
-    """What a model is lowered for and runs on."""
-
-    CPU = "cpu"
-
-
-class Precision(Enum):
-    """The number format of weights and activations."""
-
-    FP32 = "fp32"
-    FP16 = "fp16"
-    INT8 = "int8"
+from googlenet_edge.target import Device
 
 
 @dataclass(frozen=True, slots=True)

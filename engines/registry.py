@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from googlenet_edge.engines.bundle import Bundle
 from googlenet_edge.engines.golden import check_golden
-from googlenet_edge.engines.protocol import Device, Engine, EngineOptions
+from googlenet_edge.engines.protocol import Engine, EngineOptions
 from googlenet_edge.errors import BundleError, EngineError
+from googlenet_edge.target import Device
 
 Opener = Callable[[bytes, EngineOptions], Engine]
 """The bytes of a lowered model → an open engine; raises `EngineError` where the runtime is missing or refuses it."""
@@ -38,7 +39,8 @@ def backend_for(device: Device) -> Backend:
     for backend in BACKENDS:
         if backend.device is device:
             return backend
-    raise EngineError(f"no backend runs models for the device {device.value}; upgrade googlenet-edge")
+    known = ", ".join(sorted({backend.device.value for backend in BACKENDS}))
+    raise EngineError(f"this version has no backend for the device {device.value}; use --device with one of: {known}")
 
 
 def open_bundle(bundle: Bundle, *, threads: int = 1) -> Engine:

@@ -15,7 +15,8 @@ Tick = Callable[[], None]
 
 WARM_UP_WINDOW = 5
 WARM_UP_TOLERANCE = 0.03
-WARM_UP_MOST_WINDOWS = 40
+WARM_UP_LEAST_S = 0.2
+WARM_UP_MOST_S = 10.0
 
 T = TypeVar("T")
 
@@ -29,14 +30,17 @@ class WarmUp:
 
 
 def warm_up(call: Callable[[], object], clock: Clock) -> WarmUp:
-    """Calls until the medians of two windows in a row differ by at most 3 %, for at most 40 windows of 5 calls."""
+    """Calls until the medians of two windows of 5 calls in a row differ by at most 3 %: for 0.2 to about 10 seconds."""
+    start, runs = clock(), WARM_UP_WINDOW
     before = statistics.median(timed(call, WARM_UP_WINDOW, clock))
-    for window in range(2, WARM_UP_MOST_WINDOWS + 1):
+    while True:
         now = statistics.median(timed(call, WARM_UP_WINDOW, clock))
-        if abs(now - before) <= WARM_UP_TOLERANCE * before:
-            return WarmUp(window * WARM_UP_WINDOW, steady=True)
+        runs += WARM_UP_WINDOW
+        steady = abs(now - before) <= WARM_UP_TOLERANCE * before
+        elapsed = clock() - start
+        if elapsed >= WARM_UP_MOST_S or (steady and elapsed >= WARM_UP_LEAST_S):
+            return WarmUp(runs, steady)
         before = now
-    return WarmUp(WARM_UP_MOST_WINDOWS * WARM_UP_WINDOW, steady=False)
 
 
 def timed(call: Callable[[], object], runs: int, clock: Clock) -> tuple[float, ...]:

@@ -1,4 +1,4 @@
-"""A trained network in one safetensors file: weights with both auxiliary heads, classes, preprocessing, training record."""
+"""A trained network in one safetensors file: weights, class names, preprocessing, and how it was trained."""
 
 from __future__ import annotations
 

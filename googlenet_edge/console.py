@@ -6,14 +6,22 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from googlenet_edge.dataset import Progress as ProgressCallback
-from googlenet_edge.training_loop import EpochReport, StepReport
 
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+if TYPE_CHECKING:
+    from googlenet_edge.training_loop import EpochReport, StepReport
+
+err = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+
+
+def shown(what: RenderableType) -> None:
+    """Shows a line or a table to people."""
+    err.print(what)
 
 
 @contextmanager
@@ -71,6 +79,10 @@ class TrainingDisplay:
     def should_stop(self) -> bool:
         """Whether Ctrl-C was pressed."""
         return self._stop
+
+    def on_checked(self, done: int, total: int) -> None:
+        """Moves the bar while images are checked, before training."""
+        self._progress.update(self._task, total=total, completed=done, epoch=f"0: checking image {done} of {total}")
 
     def on_step(self, report: StepReport) -> None:
         """Moves the bar."""

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from googlenet_edge.errors import DamagedImageError, DataError
-from googlenet_edge.images import decode_rgb
+from googlenet_edge.images import decode_rgb, read_image_file
 from googlenet_edge.preprocess import Preprocess
 
 Progress = Callable[[int, int], None]
@@ -65,10 +65,14 @@ class Checked:
     damaged: tuple[str, ...]
 
 
-def open_dataset(root: Path, *, seed: int = 0) -> Dataset:
-    """Reads ``root/train/CLASS/*`` and ``root/val/CLASS/*``, or splits ``root/CLASS/*``: of every class one in five to val.
+WhenDamaged = Callable[[Checked], ImageSet]
+"""What to do about damaged images: `refuse_damaged` or `without_damaged`."""
 
-    The split depends on ``seed`` and on the file names, not on their order.
+
+def open_dataset(root: Path, *, seed: int = 0) -> Dataset:
+    """Reads ``root/train/CLASS/*`` and ``root/val/CLASS/*``, or splits ``root/CLASS/*``.
+
+    One image in five of every class then goes to val. The split depends on ``seed`` and on the file names, not on their order.
 
     Raises:
         DataError: no such folder, fewer than two classes, a class without images, or classes that differ.
@@ -109,12 +113,10 @@ def check_images(images: ImageSet, *, preprocess: Preprocess, progress: Progress
     def check(path: Path) -> tuple[str, str]:
         """(SHA-256 of the file, what is wrong with it or '')."""
         try:
-            data = path.read_bytes()
+            data = read_image_file(path)
             decode_rgb(data, short_side=preprocess.resize)
         except DamagedImageError as problem:
             return "", str(problem).replace("the image", str(path), 1)
-        except OSError as problem:
-            return "", f"{path} cannot be read: {problem.strerror}; replace or remove it"
         return hashlib.sha256(data).hexdigest(), ""
 
     hashes: list[bytes] = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
@@ -22,12 +23,13 @@ from googlenet_edge.errors import GraphError
 from googlenet_edge.graph import INPUT, OUTPUT, InferenceGraph
 from googlenet_edge.model import ConvBNReLU, GoogLeNet, Inception
 
-OPSETS = (13, 17)
+DEFAULT_OPSET = 17
+OPSETS = (13, DEFAULT_OPSET)
 IR_VERSION = 8
 PARITY_TOLERANCE = 1e-4
 
 
-def export(checkpoint: Checkpoint, *, opset: int = 17) -> InferenceGraph:
+def export(checkpoint: Checkpoint, *, opset: int = DEFAULT_OPSET) -> InferenceGraph:
     """The inference graph of a checkpoint. Opset 13 is for TensorRT up to 8.2, 17 for all others.
 
     Raises:
@@ -147,7 +149,7 @@ class _Writer:
         self.nodes.append(helper.make_node("Gemm", [x, weight, bias], [OUTPUT], name=name, transB=1))
         return OUTPUT
 
-    def _node(self, kind: str, inputs: list[str], name: str, **attributes: int | list[int]) -> str:
+    def _node(self, kind: str, inputs: list[str], name: str, **attributes: Any) -> str:
         self.nodes.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
         return name
 
@@ -157,7 +159,7 @@ class _Writer:
 
 
 def fold_batch_norm(module: ConvBNReLU) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """(weight ``(cout, cin, k, k)``, bias ``(cout,)``) of the one convolution that equals convolution and normalization.
+    """(weight ``(cout, cin, k, k)``, bias ``(cout,)``) of the one convolution that equals both.
 
     Computed in float64 and rounded once.
     """

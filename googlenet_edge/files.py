@@ -52,7 +52,7 @@ def new_file(path: Path) -> Iterator[Path]:
             yield temporary
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
+            temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -76,7 +76,7 @@ def new_folder(path: Path) -> Iterator[Path]:
             if path.exists():
                 _exchange(temporary, path)
             else:
-                os.replace(temporary, path)
+                temporary.replace(path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -136,8 +136,8 @@ def _exchange(new: Path, old: Path) -> None:
     if libc.renameat2(_AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(old), _RENAME_EXCHANGE) == 0:
         return
     aside = old.with_name(f".{old.name}.tmp-{os.getpid()}-old")  # a file system without exchange, such as NFS
-    os.replace(old, aside)
-    os.replace(new, old)
+    old.replace(aside)
+    new.replace(old)
     shutil.rmtree(aside, ignore_errors=True)
 
 

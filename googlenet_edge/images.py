@@ -58,7 +58,7 @@ def decode_rgb(source: Path | bytes, *, short_side: int) -> Image.Image:
         DamagedImageError: no such file, cut off, another format, or more than 150 megapixels or 256 MiB.
     """
     if isinstance(source, Path):
-        name, data = str(source), read_file(source, limit=MAX_FILE_BYTES, error=DamagedImageError)
+        name, data = str(source), read_image_file(source)
     else:
         name, data = "the image", source
     try:
@@ -68,6 +68,11 @@ def decode_rgb(source: Path | bytes, *, short_side: int) -> Image.Image:
         return _to_rgb(_turn_upright(image))
     except _DAMAGE as problem:
         raise DamagedImageError(f"{name} is damaged ({problem}); replace or remove it") from problem
+
+
+def read_image_file(path: Path) -> bytes:
+    """The bytes of an image file, not decoded. Raises `DamagedImageError`: no such file, or more than 256 MiB."""
+    return read_file(path, limit=MAX_FILE_BYTES, error=DamagedImageError)
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:

@@ -24,13 +24,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """The lines as dictionaries; a last line that was cut off by a kill is left out."""
     if not path.is_file():
         return []
-    lines: list[dict[str, Any]] = []
-    for line in path.read_bytes().split(b"\n"):
-        try:
-            lines.append(msgspec.json.decode(line, type=dict[str, Any]))
-        except msgspec.DecodeError:
-            continue
-    return lines
+    *whole, _ = path.read_bytes().split(b"\n")
+    return [msgspec.json.decode(line, type=dict[str, Any]) for line in whole]
 
 
 def drop_lines_from(path: Path, *, epoch: int) -> None:

@@ -10,11 +10,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +93,14 @@ class SynchronizedBatchNorm2d(nn.BatchNorm2d):
         if not self.training:
             return super().forward(x)
         x32 = x.float()
-        count = all_reduce(x32.new_tensor(float(x32[:, 0].numel())))
-        mean = all_reduce(x32.sum((0, 2, 3))) / count
-        variance = all_reduce((x32 - mean[:, None, None]).square().sum((0, 2, 3))) / count
+        count = _sum(x32.new_tensor(float(x32[:, 0].numel())))
+        mean = _sum(x32.sum((0, 2, 3))) / count
+        variance = _sum((x32 - mean[:, None, None]).square().sum((0, 2, 3))) / count
         self._update_running(mean.detach(), variance.detach() * count / (count - 1))
         scale = self.weight * torch.rsqrt(variance + self.eps)
         shift = self.bias - mean * scale
-        return (x32 * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
+        out: Tensor = (x32 * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
+        return out
 
     def _update_running(self, mean: Tensor, variance: Tensor) -> None:
         assert self.running_mean is not None
@@ -111,9 +112,28 @@ class SynchronizedBatchNorm2d(nn.BatchNorm2d):
         self.num_batches_tracked.add_(1)
 
 
+class _Sum(torch.autograd.Function):
+    """The sum over all processes; its gradient is the sum of their gradients."""
+
+    @staticmethod
+    def forward(_: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> Tensor:
+        return _Sum.forward(_, gradient)
+
+
+def _sum(x: Tensor) -> Tensor:
+    total: Tensor = _Sum.apply(x)  # type: ignore[no-untyped-call]
+    return total
+
+
 def _synchronized(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
     if norm.weight.is_cuda:
-        converted: nn.BatchNorm2d = nn.SyncBatchNorm.convert_sync_batchnorm(norm)
+        converted: nn.BatchNorm2d = nn.SyncBatchNorm.convert_sync_batchnorm(norm)  # type: ignore[no-untyped-call]
         return converted
     new = SynchronizedBatchNorm2d(norm.num_features, eps=norm.eps, momentum=norm.momentum)
     new.load_state_dict(norm.state_dict())

@@ -55,7 +55,8 @@ class Preprocess:
         """float32 ``(3, 256)``: the normalized value of every byte, computed in float64 and rounded once."""
         bytes_ = np.arange(256, dtype=np.float64)
         mean, std = np.array(self.mean)[:, None], np.array(self.std)[:, None]
-        return ((bytes_ - mean) / std).astype(np.float32)
+        table: NDArray[np.float32] = ((bytes_ - mean) / std).astype(np.float32)
+        return table
 
     def to_dict(self) -> dict[str, Any]:
         """The value as JSON types."""

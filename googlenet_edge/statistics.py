@@ -127,4 +127,8 @@ def summarize(samples: Sequence[float]) -> Summary:
 
 def _binomial_tail(most: int, trials: int) -> int:
     """The number of the ``2**trials`` outcomes of fair coins with at most ``most`` heads."""
-    return sum(math.comb(trials, heads) for heads in range(most + 1))
+    outcomes = total = 1
+    for heads in range(most):
+        outcomes = outcomes * (trials - heads) // (heads + 1)
+        total += outcomes
+    return total

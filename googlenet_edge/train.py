@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from googlenet_edge.checkpoint import Checkpoint, CheckpointInfo, write_checkpoint
-from googlenet_edge.dataset import Checked, Progress, check_images, open_dataset, refuse_damaged
+from googlenet_edge.dataset import Progress, WhenDamaged, check_images, open_dataset, refuse_damaged
 from googlenet_edge.errors import ConfigError
 from googlenet_edge.parallel import Rank
 from googlenet_edge.preprocess import Preprocess
@@ -19,9 +18,7 @@ from googlenet_edge.training_state import (
     read_state,
     remove_state,
 )
-from googlenet_edge.workspace import CHECKPOINT_FILE
-
-WhenDamaged = Callable[[Checked], object]
+from googlenet_edge.workspace import CHECKPOINT_FILE, RunRecord, write_run_record
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +62,9 @@ def train(
     if saved := read_state(request.folder):
         check_same_training(saved, state, request.folder)
         state = saved
-    checkpoint = train_from(
-        state, data, folder=request.folder, rank=rank, observer=observer, workers=request.workers
-    )
+    if rank.first:
+        write_run_record(request.folder, RunRecord(str(request.data.resolve()), request.config.seed))
+    checkpoint = train_from(state, data, folder=request.folder, rank=rank, observer=observer, workers=request.workers)
     if rank.first:
         write_checkpoint(path, checkpoint)
         remove_state(request.folder)

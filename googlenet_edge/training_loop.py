@@ -117,7 +117,7 @@ def train_from(
 
 
 def training_loss(outputs: Iterable[Tensor], labels: Tensor, *, label_smoothing: float) -> Tensor:
-    """Cross-entropy of the main head + 0.3 × that of each auxiliary head (arXiv 1409.4842, section 5), float32 scalar."""
+    """Cross-entropy of the main head + 0.3 × that of each auxiliary head (arXiv 1409.4842, section 5)."""
     main, *auxiliary = (F.cross_entropy(o.float(), labels, label_smoothing=label_smoothing) for o in outputs)
     return main + AUX_WEIGHT * torch.stack(auxiliary).sum()
 
@@ -132,7 +132,8 @@ def learning_rate_at(step: int, *, steps: int, config: TrainConfig) -> float:
 
 def ema_decay_at(step: int, *, steps: int) -> float:
     """The share of the average that stays: a half-life of 2 % of all steps, and less while the average is young."""
-    return min(0.5 ** (1 / max(1.0, EMA_HALF_LIFE_SHARE * steps)), (1 + step) / (10 + step))
+    settled = math.exp(-math.log(2) / max(1.0, EMA_HALF_LIFE_SHARE * steps))
+    return min(settled, (1 + step) / (10 + step))
 
 
 def evaluate_model(model: GoogLeNet, images: ImageSet, preprocess: Preprocess) -> tuple[float, float]:
@@ -165,9 +166,7 @@ class _Forward(nn.Module):
 class _Loop:
     """The network, its average, the optimizer and the data, while training runs."""
 
-    def __init__(
-        self, state: TrainingState, data: TrainingData, rank: Rank, observer: Observer, workers: int
-    ) -> None:
+    def __init__(self, state: TrainingState, data: TrainingData, rank: Rank, observer: Observer, workers: int) -> None:
         self.config, self.data, self.rank, self.observer = state.config, data, rank, observer
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.generator = torch.Generator().manual_seed(state.config.seed)

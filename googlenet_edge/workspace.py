@@ -1,11 +1,16 @@
-"""Where things are when nobody says: ``gnet-edge.toml`` in the working folder, and the newest results under ``runs/``."""
+"""Where things are when nobody says: ``gnet-edge.toml`` in the working folder, and the newest under ``runs/``."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from googlenet_edge.errors import ConfigError
+from googlenet_edge.files import from_json, read_file, to_json, write_bytes
+from googlenet_edge.target import Device, Precision
 
 RUNS = Path("runs")
 CHECKPOINT_FILE = "checkpoint.safetensors"
@@ -14,6 +19,52 @@ GRAPH_FILE = "googlenet.onnx"
 TABLE_FILE = "calibration.json"
 MANIFEST_FILE = "manifest.json"
 STATE_FILE = "training-state.safetensors"
+RUN_FILE = "run.json"
+SETTINGS_FILE = Path("gnet-edge.toml")
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``gnet-edge.toml``: what a person does not want to type again. Paths are relative to the working folder."""
+
+    data: str | None = None
+    checkpoint: str | None = None
+    precision: Precision | None = None
+    device: Device | None = None
+    threads: int | None = None
+    calibration_images: int | None = None
+    max_drop: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """``run.json``: the images that a checkpoint was trained on, and the seed that split them."""
+
+    data: str
+    seed: int
+
+
+def read_settings(path: Path = SETTINGS_FILE) -> Settings:
+    """The settings of the working folder; all empty where there is no file. Raises `ConfigError`."""
+    if not path.exists():
+        return Settings()
+    data = read_file(path, limit=1 << 20, error=ConfigError)
+    try:
+        return msgspec.toml.decode(data, type=Settings)
+    except (msgspec.DecodeError, ValueError) as problem:
+        raise ConfigError(f"{path.resolve()} cannot be read: {problem}") from problem
+
+
+def write_run_record(folder: Path, record: RunRecord) -> None:
+    """Writes ``run.json``. Raises `OutputError`."""
+    write_bytes(folder / RUN_FILE, to_json(record))
+
+
+def read_run_record(folder: Path) -> RunRecord | None:
+    """What ``run.json`` says, or nothing where there is none. Raises `ConfigError`."""
+    path = folder / RUN_FILE
+    if not path.exists():
+        return None
+    return from_json(read_file(path, limit=1 << 20, error=ConfigError), RunRecord, where=str(path), error=ConfigError)
 
 
 def run_folder_for(data: Path, runs: Path = RUNS) -> Path:
@@ -27,19 +78,65 @@ def run_folder_for(data: Path, runs: Path = RUNS) -> Path:
         number += 1
 
 
-def newest_checkpoint(runs: Path = RUNS) -> Path:
-    """The checkpoint that was written last. Raises `ConfigError` where there is none."""
-    return _newest(runs.glob(f"*/{CHECKPOINT_FILE}"), "checkpoint", "train first with: gnet-edge train --data DIR", runs)
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A path, and why it is this one: what a command says when it was not told."""
+
+    path: Path
+    because: str
 
 
-def newest_bundle(runs: Path = RUNS) -> Path:
-    """The folder of the bundle that was written last. Raises `ConfigError` where there is none."""
-    mend = "build one with: gnet-edge build --precision int8"
-    return _newest(runs.glob(f"*/*/{MANIFEST_FILE}"), "bundle", mend, runs).parent
+def take_checkpoint(given: Path | None, settings: Settings, runs: Path = RUNS) -> Taken:
+    """The checkpoint to use. Raises `ConfigError` where there is none."""
+    if given or settings.checkpoint:
+        return _given_or_set(given, settings.checkpoint)
+    mend = "train first with: gnet-edge train --data DIR"
+    return _newest(runs.glob(f"*/{CHECKPOINT_FILE}"), "checkpoint", mend, runs)
 
 
-def _newest(found: Iterable[Path], what: str, mend: str, runs: Path) -> Path:
+def take_graph(given: Path | None, runs: Path = RUNS) -> Taken:
+    """The inference graph to use. Raises `ConfigError` where there is none."""
+    if given:
+        return Taken(given, "given")
+    return _newest(runs.glob(f"*/{GRAPH_FILE}"), "graph", "export one first with: gnet-edge export", runs)
+
+
+def take_data(given: Path | None, settings: Settings, run: Path) -> Taken:
+    """The images to use: those that ``run`` was trained on. Raises `ConfigError` where none are known."""
+    if given or settings.data:
+        return _given_or_set(given, settings.data)
+    record = read_run_record(run)
+    if record is None:
+        raise ConfigError(f"{run} does not say which images it was trained on; give --data DIR")
+    return Taken(Path(record.data), f"{run.name} was trained on it")
+
+
+def take_bundle(given: Path | None, runs: Path = RUNS) -> Taken:
+    """The folder of the bundle to use. Raises `ConfigError` where there is none."""
+    if given:
+        return Taken(given, "given")
+    mend = "build one first with: gnet-edge build --precision int8"
+    newest = _newest(runs.glob(f"*/*/{MANIFEST_FILE}"), "bundle", mend, runs)
+    return Taken(newest.path.parent, newest.because)
+
+
+def bundles_beside(bundle: Path) -> list[Path]:
+    """All bundles of the same run, sorted by name."""
+    return sorted(manifest.parent for manifest in bundle.parent.glob(f"*/{MANIFEST_FILE}"))
+
+
+def split_seed(run: Path) -> int:
+    """The seed that split the images of a run; 0 where it is not known. Raises `ConfigError`."""
+    record = read_run_record(run)
+    return record.seed if record else 0
+
+
+def _given_or_set(given: Path | None, setting: str | None) -> Taken:
+    return Taken(given, "given") if given else Taken(Path(setting or ""), f"{SETTINGS_FILE} says so")
+
+
+def _newest(found: Iterable[Path], what: str, mend: str, runs: Path) -> Taken:
     newest = max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
     if newest is None:
         raise ConfigError(f"there is no {what} under {runs.resolve()}; {mend}")
-    return newest
+    return Taken(newest, f"the newest under {runs}/")

@@ -22,21 +22,29 @@ FORBIDDEN = {
 }
 DOOR_UPWARDS = ("googlenet_edge", "googlenet_edge.engines.predictor")
 
-# A package, and the only modules that may import it. All others run on a device that does not have it.
-KEEPERS = {
-    "torch": {
-        "googlenet_edge.augment",
-        "googlenet_edge.checkpoint",
-        "googlenet_edge.export",
-        "googlenet_edge.model",
-        "googlenet_edge.parallel",
-        "googlenet_edge.precision",
-        "googlenet_edge.prune",
-        "googlenet_edge.train",
-        "googlenet_edge.training_state",
-    },
+# Modules that need the extra [build]. All others run on a device, where neither torch nor onnx is installed.
+NEED_TORCH = {
+    "googlenet_edge.augment",
+    "googlenet_edge.checkpoint",
+    "googlenet_edge.export",
+    "googlenet_edge.model",
+    "googlenet_edge.parallel",
+    "googlenet_edge.precision",
+    "googlenet_edge.pretrained",
+    "googlenet_edge.prune",
+    "googlenet_edge.train",
+    "googlenet_edge.training_loop",
+    "googlenet_edge.training_state",
+}
+NEED_ONNX = {"googlenet_edge.export", "googlenet_edge.graph", "googlenet_edge.calibration"}
+
+# A package, and the modules (or packages of ours) that may import it.
+KEEPERS: dict[str, set[str]] = {
+    "torch": NEED_TORCH,
+    "safetensors": NEED_TORCH,
+    "onnx": NEED_ONNX,
     "typer": {"googlenet_edge.cli"},
-    "rich": {"googlenet_edge.cli"},
+    "rich": {"googlenet_edge.cli", "googlenet_edge.console"},
     "pickle": set(),
     "calibration": set(),
     "engines": set(),
@@ -68,6 +76,10 @@ class Module:
 
 def within(name: str, package: str) -> bool:
     return name == package or name.startswith(f"{package}.")
+
+
+def needs(module: Module, keepers: set[str]) -> bool:
+    return any(within(module.name, keeper) for keeper in keepers)
 
 
 def parse(source: str, name: str = "googlenet_edge.sample", path: Path = Path("sample.py")) -> Module:
@@ -109,7 +121,7 @@ def imports_upwards(module: Module) -> Iterator[str]:
 def imports_of_kept_packages(module: Module) -> Iterator[str]:
     for node, target in imports(module):
         for package, keepers in KEEPERS.items():
-            if within(target, package) and module.name not in keepers:
+            if within(target, package) and not needs(module, keepers):
                 yield f"{module.at(node)} imports {target}; only {sorted(keepers) or 'nobody'} may"
 
 

@@ -18,11 +18,11 @@ from tiny_bundles import COLOURS, PREPROCESS, colour_bundle, with_golden_logits,
 from googlenet_edge.engines.accuracy import Accuracy, Comparison
 from googlenet_edge.engines.bundle import SCHEMA, Bundle, _seal, read_bundle, write_bundle
 from googlenet_edge.engines.golden import LOGIT_TOLERANCE, Golden, read_golden
-from googlenet_edge.engines.protocol import Precision
 from googlenet_edge.engines.registry import open_bundle
 from googlenet_edge.errors import BundleError, EngineError, OutputError
 from googlenet_edge.files import sha256_bytes, to_json
 from googlenet_edge.statistics import Interval
+from googlenet_edge.target import Precision
 
 FILES = ("manifest.json", "model.onnx", "labels.txt", "golden.bin", "calibration.json")
 
@@ -217,7 +217,7 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from googlenet_edge.engines import bundle
-from googlenet_edge.engines.protocol import Precision
+from googlenet_edge.target import Precision
 from tiny_bundles import colour_bundle
 
 write = bundle.write_bytes

@@ -86,9 +86,9 @@ def test_collect_refuses_an_image_of_another_shape_or_type() -> None:
 
 @pytest.mark.parametrize("second", [tiny_images(8, seed=9), tiny_images(8)[:7], tiny_images(8)[[0] * 8]])
 def test_collect_refuses_images_that_change_between_the_passes(second: NDArray[np.float32]) -> None:
-    passes = iter([tiny_images(8), second])
+    passes = iter([tiny_images(8)[:, None], second[:, None]])
     with pytest.raises(CalibrationError, match="calibration images changed while they were read"):
-        collect(tiny_graph(), lambda: one_by_one(next(passes))(), count=8)
+        collect(tiny_graph(), lambda: next(passes), count=8)
 
 
 def test_collect_names_the_tensor_with_nan() -> None:

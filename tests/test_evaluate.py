@@ -59,7 +59,9 @@ def test_evaluate_counts_every_image_with_its_class(predictor: Predictor, folder
 
 def test_evaluate_refuses_images_of_other_classes(predictor: Predictor, folder: Path) -> None:
     (folder / "c blue").rename(folder / "d white")
-    with pytest.raises(DataError, match=r"has 3 classes and the model 3, and they are not the same \(c blue, d white\)"):
+    with pytest.raises(
+        DataError, match=r"has 3 classes and the model 3, and they are not the same \(c blue, d white\)"
+    ):
         evaluate(predictor, open_images(folder))
 
 

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from test_architecture import MODULES, NEED_ONNX, NEED_TORCH, needs
+from tiny_bundles import solid, write_colour_bundle
 
 import googlenet_edge
 
@@ -133,17 +135,29 @@ def test_installed_command_shows_its_help_in_another_folder(base_python: Path, t
         assert command in shown
 
 
-def test_installed_package_runs_engines_without_torch(base_python: Path, tmp_path: Path) -> None:
+def test_installed_package_imports_without_torch_and_onnx(base_python: Path, tmp_path: Path) -> None:
+    names = [module.name for module in MODULES if not needs(module, NEED_TORCH | NEED_ONNX)]
+    assert "googlenet_edge.engines.predictor" in names
     program = """
-import importlib, importlib.util, pkgutil, sys
-import googlenet_edge.calibration, googlenet_edge.engines as engines
-assert engines.__file__.startswith(sys.prefix), engines.__file__
-found = [name for name in ("torch", "onnx", "calibration", "engines", "cli") if importlib.util.find_spec(name)]
-assert not found, found
-for module in pkgutil.iter_modules(engines.__path__):
-    importlib.import_module(f"{engines.__name__}.{module.name}")
+import importlib, importlib.util, sys
+absent = [name for name in ("torch", "onnx", "calibration", "engines", "cli") if importlib.util.find_spec(name)]
+assert not absent, absent
+for name in sys.argv[1:]:
+    module = importlib.import_module(name)
+    assert module.__file__.startswith(sys.prefix), module.__file__
 """
-    run(base_python, "-c", program, cwd=tmp_path)
+    run(base_python, "-c", program, *names, cwd=tmp_path)
+
+
+def test_installed_package_predicts_without_torch_and_onnx(base_python: Path, tmp_path: Path) -> None:
+    write_colour_bundle(tmp_path / "bundle")
+    solid("blue").save(tmp_path / "blue.png")
+    program = """
+import googlenet_edge
+with googlenet_edge.load("bundle") as model:
+    print(model.predict("blue.png")[0].label)
+"""
+    assert run(base_python, "-c", program, cwd=tmp_path) == "blue\n"
 
 
 def test_constraints_pin_every_dependency(wheel: Path) -> None:

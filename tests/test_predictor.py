@@ -17,7 +17,7 @@ from PIL import Image
 from tiny_bundles import COLOURS, solid, write_colour_bundle
 
 import googlenet_edge
-from googlenet_edge.engines.predictor import Predictor, rank
+from googlenet_edge.engines.predictor import Predictor, open_rgb, rank
 from googlenet_edge.errors import BundleError, DamagedImageError, DataError, EngineError
 
 
@@ -62,19 +62,12 @@ def test_predict_turns_every_mode_of_an_open_image_into_rgb(predictor: Predictor
 
 
 def test_predict_applies_the_orientation_of_an_open_image(predictor: Predictor) -> None:
-    """The upper half is red; turned upside down by EXIF, the crop of a tall image still holds both halves' pixels."""
     image = solid("blue", (40, 40))
     image.paste("red", (0, 0, 40, 20))
     turned = image.transpose(Image.Transpose.ROTATE_180)
     turned.getexif()[0x0112] = 3
-    plain, upright = (predictor.preprocess.pixels(predictor_rgb(predictor, i)) for i in (image, turned))
+    plain, upright = (np.asarray(open_rgb(i, predictor.preprocess)) for i in (image, turned))
     assert np.array_equal(plain, upright)
-
-
-def predictor_rgb(predictor: Predictor, image: Image.Image) -> Image.Image:
-    from googlenet_edge.engines.predictor import open_rgb
-
-    return open_rgb(image, predictor.preprocess)
 
 
 def test_predict_of_equal_scores_leads_with_the_lowest_index(predictor: Predictor) -> None:

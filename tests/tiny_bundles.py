@@ -12,9 +12,10 @@ from PIL import Image
 
 from googlenet_edge.engines.bundle import Bundle, Lineage, Manifest, write_bundle
 from googlenet_edge.engines.golden import Golden
-from googlenet_edge.engines.protocol import Device, EngineOptions, Precision
+from googlenet_edge.engines.protocol import EngineOptions
 from googlenet_edge.engines.registry import backend_for
 from googlenet_edge.preprocess import Preprocess
+from googlenet_edge.target import Device, Precision
 
 COLOURS = ("red", "green", "blue")
 PREPROCESS = Preprocess(resize=36, crop=32)

@@ -1,0 +1,116 @@
+"""What is inside a file or folder that this package wrote, as names and values."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from googlenet_edge.engines.bundle import read_bundle
+from googlenet_edge.errors import DataError
+from googlenet_edge.preprocess import Preprocess
+
+Facts = dict[str, str]
+
+
+def inspect(path: Path) -> Facts:
+    """The facts of a bundle, checkpoint, graph or calibration table; reading it verifies it.
+
+    Raises:
+        DataError: it is none of these.
+        BundleError, CheckpointError, GraphError, CalibrationError: it is damaged, or of a newer version.
+    """
+    if path.is_dir():
+        return _bundle(path)
+    if path.suffix not in _READERS:
+        kinds = "a bundle's folder, .safetensors, .onnx or a calibration table's .json"
+        raise DataError(f"{path} is nothing that gnet-edge wrote; expected {kinds}")
+    return _READERS[path.suffix](path)
+
+
+def _bundle(path: Path) -> Facts:
+    bundle = read_bundle(path)
+    manifest = bundle.manifest
+    facts = {
+        "kind": "bundle",
+        "precision": manifest.precision.value,
+        "device": manifest.device.value,
+        "classes": _classes(bundle.class_names),
+        "preprocess": _preprocess(manifest.preprocess),
+        "size": f"{sum(f.size for f in manifest.files.values()) / 1e6:.2f} MB",
+        "written by": f"googlenet-edge {manifest.tool_version}",
+    }
+    if manifest.accuracy:
+        facts["top-1"] = f"{manifest.accuracy.top1:.2%} of {manifest.accuracy.images} images"
+    if manifest.against_fp32:
+        facts["against fp32"] = f"{manifest.against_fp32.top1_change_points:+.2f} points of top-1"
+    lineage = manifest.lineage
+    for name, sha256 in (
+        ("checkpoint", lineage.checkpoint),
+        ("graph", lineage.graph),
+        ("calibration", lineage.calibration),
+        ("validation images", lineage.dataset),
+    ):
+        facts[name] = sha256[:12] if sha256 else "none"
+    return facts | {f"note {i}": note for i, note in enumerate(manifest.notes, start=1)}
+
+
+def _checkpoint(path: Path) -> Facts:
+    from googlenet_edge.checkpoint import read_checkpoint  # noqa: PLC0415  (torch, only where it is needed)
+
+    checkpoint = read_checkpoint(path)
+    info = checkpoint.info
+    facts = {
+        "kind": "checkpoint",
+        "classes": _classes(info.class_names),
+        "preprocess": _preprocess(info.preprocess),
+        "auxiliary heads": "yes" if info.aux_heads else "pruned",
+        "third branch": "5×5" if info.true_5x5 else "3×3",
+        "parameters": f"{sum(t.numel() for t in checkpoint.weights.values() if t.is_floating_point()):,}",
+        "sha256": checkpoint.sha256,
+    }
+    if record := info.training:
+        facts["training"] = f"{record.epochs} epochs of {record.images} images in {record.seconds:.0f} s"
+        facts["top-1"] = f"{record.val_top1:.2%}"
+    return facts
+
+
+def _graph(path: Path) -> Facts:
+    from googlenet_edge.graph import read_graph  # noqa: PLC0415  (onnx, only where it is needed)
+
+    graph = read_graph(path)
+    nodes = Counter(node.op_type for node in graph.model.graph.node)
+    return {
+        "kind": "inference graph",
+        "opset": str(graph.model.opset_import[0].version),
+        "classes": _classes(graph.class_names),
+        "preprocess": _preprocess(graph.preprocess),
+        "nodes": ", ".join(f"{count} {kind}" for kind, count in nodes.most_common()),
+        "sha256": graph.sha256,
+        "checkpoint": graph.parent_sha256,
+    }
+
+
+def _table(path: Path) -> Facts:
+    from googlenet_edge.calibration.table import read_table  # noqa: PLC0415  (onnx, only where it is needed)
+
+    table = read_table(path)
+    facts = {
+        "kind": "calibration table",
+        "method": table.method.value,
+        "images": str(table.image_count),
+        "preprocess": _preprocess(table.preprocess),
+        "graph": table.graph_sha256,
+    }
+    return facts | {name: f"{t.low:.4g} … {t.high:.4g}" for name, t in table.tensors.items()}
+
+
+_READERS = {".safetensors": _checkpoint, ".onnx": _graph, ".json": _table}
+
+
+def _classes(names: tuple[str, ...]) -> str:
+    more = f", … ({len(names)})" if len(names) > 8 else ""
+    return ", ".join(names[:8]) + more
+
+
+def _preprocess(preprocess: Preprocess) -> str:
+    return f"short side {preprocess.resize}, crop {preprocess.crop}, (x - {list(preprocess.mean)}) / {list(preprocess.std)}"

@@ -1,0 +1,73 @@
+"""How a graph is lowered for each device in each precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from googlenet_edge.calibration.audit import missing, take_census
+from googlenet_edge.calibration.lower import lower_fp16_storage, lower_int8_cpu
+from googlenet_edge.calibration.table import CalibrationTable
+from googlenet_edge.calibration.weights import WeightRange, weight_range_for
+from googlenet_edge.errors import EngineError
+from googlenet_edge.graph import InferenceGraph
+from googlenet_edge.target import Device, Precision
+
+CPUINFO = Path("/proc/cpuinfo")
+_WEIGHT_BITS = {WeightRange.FULL: 8, WeightRange.REDUCED: 7}
+
+
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """The bytes that a device's backend opens. ``notes`` says in sentences what became of the graph."""
+
+    model: bytes = field(repr=False)
+    notes: tuple[str, ...] = ()
+    weight_bits: int = 8
+
+
+def lower(graph: InferenceGraph, *, device: Device, precision: Precision, table: CalibrationTable | None) -> Lowered:
+    """Lowers a graph. INT8 needs the calibration table.
+
+    Raises:
+        EngineError: the device cannot have this precision, or INT8 came without a table.
+        CalibrationError, LoweringError: see `lower_int8_cpu`, `lower_fp16_storage`, `take_census`.
+    """
+    if (device, precision) not in _LOWERINGS:
+        raise EngineError(f"the device {device.value} has no {precision.value}; choose another --precision")
+    return _LOWERINGS[device, precision](graph, table)
+
+
+def _fp32(graph: InferenceGraph, _: CalibrationTable | None) -> Lowered:
+    return Lowered(graph.bytes)
+
+
+def _fp16_cpu(graph: InferenceGraph, _: CalibrationTable | None) -> Lowered:
+    note = "weights are stored in float16 and computed with in float32: half the file, the speed of fp32"
+    return Lowered(lower_fp16_storage(graph).SerializeToString(deterministic=True), (note,))
+
+
+def _int8_cpu(graph: InferenceGraph, table: CalibrationTable | None) -> Lowered:
+    if table is None:
+        raise EngineError("int8 needs a calibration table; give --data with images to calibrate on")
+    weight_range = weight_range_for(CPUINFO.read_text(errors="replace") if CPUINFO.exists() else "")
+    model = lower_int8_cpu(graph, table, weight_range=weight_range)
+    census = take_census(model)
+    notes = [_share(graph, kind, census.integer(kind)) for kind in ("Conv", "MaxPool", "Concat")]
+    return Lowered(
+        model.SerializeToString(deterministic=True),
+        (f"on integers: {', '.join(notes)}", *missing(graph.model, model, census)),
+        _WEIGHT_BITS[weight_range],
+    )
+
+
+def _share(graph: InferenceGraph, kind: str, integer: int) -> str:
+    return f"{integer} of {sum(node.op_type == kind for node in graph.model.graph.node)} {kind}"
+
+
+_LOWERINGS: dict[tuple[Device, Precision], Callable[[InferenceGraph, CalibrationTable | None], Lowered]] = {
+    (Device.CPU, Precision.FP32): _fp32,
+    (Device.CPU, Precision.FP16): _fp16_cpu,
+    (Device.CPU, Precision.INT8): _int8_cpu,
+}

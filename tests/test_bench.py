@@ -1,0 +1,379 @@
+"""The benchmark, with a clock and engines whose every millisecond is known; and once for real."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_bundles import COLOURS, PREPROCESS, write_colour_bundle
+
+from googlenet_edge.engines.bench import bench, doubts, generated_jpeg, ratios
+from googlenet_edge.engines.circumstances import Circumstances, peak_memory_mb, read_circumstances
+from googlenet_edge.engines.cold_start import ColdStart, cold_start
+from googlenet_edge.engines.measurement import (
+    SCHEMA,
+    BundleMeasurement,
+    Measurement,
+    Samples,
+    Stage,
+    latency_ratio,
+    read_measurement,
+    samples,
+    write_measurement,
+)
+from googlenet_edge.engines.predictor import Predictor
+from googlenet_edge.engines.protocol import EngineSpec
+from googlenet_edge.engines.rounds import BenchPlan, measure, turn_count
+from googlenet_edge.engines.timing import WarmUp, settled, take_turns, timed, warm_up
+from googlenet_edge.errors import BundleError, ConfigError, DamagedImageError, DataError, EngineError
+from googlenet_edge.target import Device, Precision
+
+TICK_S = 1e-9  # what a look at the clock costs, so that nothing takes no time at all
+
+
+@dataclass
+class FakeClock:
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        self.now += TICK_S
+        return self.now
+
+
+FAKE = EngineSpec("fake", "1", Device.CPU, threads=1, crop=32, classes=3)
+
+
+@dataclass
+class FakeEngine:
+    """Takes ``ms(batch)`` on the fake clock, and writes its name down in the log."""
+
+    clock: FakeClock
+    ms: Callable[[int], float]
+    name: str = "fake"
+    log: list[str] = field(default_factory=list)
+    spec: EngineSpec = FAKE
+
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        self.log.append(self.name)
+        self.clock.now += self.ms(len(batch)) / 1e3
+        return np.zeros((len(batch), 3), np.float32)
+
+    def close(self) -> None:
+        pass
+
+    def __enter__(self) -> FakeEngine:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        pass
+
+
+def durations(*values_ms: float) -> Callable[[int], float]:
+    """One after the other, the last one for ever."""
+    left: Iterator[float] = iter(values_ms)
+    return lambda batch: next(left, values_ms[-1])
+
+
+def predictor(engine: FakeEngine) -> Predictor:
+    return Predictor(engine, labels=COLOURS, preprocess=PREPROCESS)
+
+
+def caller(clock: FakeClock, ms: Callable[[int], float]) -> Callable[[], None]:
+    def call() -> None:
+        clock.now += ms(1) / 1e3
+
+    return call
+
+
+def test_warm_up_ends_when_two_windows_agree() -> None:
+    clock = FakeClock()
+    falling = [100.0 * 0.8**i for i in range(50) for _ in range(5)]
+    assert warm_up(caller(clock, durations(*falling[:30], 25.0)), clock) == WarmUp(runs=40, steady=True)
+
+
+def test_warm_up_runs_fast_calls_for_a_fifth_of_a_second() -> None:
+    clock = FakeClock()
+    found = warm_up(caller(clock, durations(1.0)), clock)
+    assert (found.runs, found.steady) == (200, True)
+
+
+def test_warm_up_that_never_settles_says_so() -> None:
+    clock = FakeClock()
+    swinging = [ms for i in range(1000) for ms in [10.0 if i % 2 else 20.0] * 5]
+    found = warm_up(caller(clock, durations(*swinging)), clock)
+    assert not found.steady
+    assert 10 <= clock.now < 11
+
+
+def test_timed_keeps_every_sample_in_milliseconds() -> None:
+    clock = FakeClock()
+    assert timed(caller(clock, durations(3.0, 1.0, 2.0)), 3, clock) == pytest.approx((3, 1, 2), rel=1e-5)
+
+
+def test_settled_leaves_the_first_run_out() -> None:
+    clock = FakeClock()
+    assert settled(caller(clock, durations(50.0, 1.0, 2.0)), 2, clock) == pytest.approx((1, 2), rel=1e-5)
+
+
+def test_take_turns_rotates_the_order_and_keeps_results_apart() -> None:
+    order: list[str] = []
+    turns = [lambda name=name: order.append(name) or f"{name}{len(order)}" for name in "abc"]
+    ticks: list[None] = []
+    found = take_turns(turns, 3, lambda: ticks.append(None))
+    assert "".join(order) == "abc" + "bca" + "cab"
+    assert found == [["a1", "a6", "a8"], ["b2", "b4", "b9"], ["c3", "c5", "c7"]]
+    assert len(ticks) == 9
+
+
+def test_measure_finds_the_durations_that_the_engines_have() -> None:
+    clock = FakeClock()
+    plan = BenchPlan(rounds=6, runs=4, batches=(1, 3), batch_rounds=2)
+    engines = [FakeEngine(clock, lambda batch: 8.0 * batch), FakeEngine(clock, lambda batch: 1.0 + batch)]
+    ticks: list[None] = []
+    slow, fast = measure(
+        [predictor(e) for e in engines], generated_jpeg(), plan=plan, clock=clock, tick=lambda: ticks.append(None)
+    )
+    assert slow.latency.summary_ms.p50 == pytest.approx(8, rel=1e-5)
+    assert fast.latency.summary_ms.p99 == pytest.approx(2, rel=1e-5)
+    assert [len(rounds) for rounds in fast.latency.rounds_ms] == [4] * 6
+    assert [t.batch for t in slow.throughput] == [1, 3]
+    assert [t.images_per_s for t in slow.throughput] == pytest.approx([125, 125], rel=1e-5)
+    assert [t.images_per_s for t in fast.throughput] == pytest.approx([500, 750], rel=1e-5)
+    assert len(ticks) == 2 * turn_count(plan)
+
+
+def test_measure_gives_each_stage_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = FakeClock()
+    engine = predictor(FakeEngine(clock, lambda batch: 5.0))
+
+    def slowed(name: str, ms: float) -> None:
+        module = "googlenet_edge.engines.rounds"
+        original = getattr(__import__(module, fromlist=[name]), name)
+
+        def slow(*args: object) -> object:
+            clock.now += ms / 1e3
+            return original(*args)
+
+        monkeypatch.setattr(f"{module}.{name}", slow)
+
+    slowed("open_rgb", 3.0)
+    slowed("rank", 0.25)
+    (found,) = measure([engine], generated_jpeg(), plan=BenchPlan(rounds=6), clock=clock, tick=lambda: None)
+    p50 = {stage: samples.summary_ms.p50 for stage, samples in found.stages.items()}
+    assert list(p50) == list(Stage)
+    expected = {Stage.DECODE: 3, Stage.PREPROCESS: 0, Stage.INFERENCE: 5, Stage.POSTPROCESS: 0.25}
+    assert p50 == pytest.approx(expected, abs=1e-4)
+
+
+def test_measure_interleaves_the_bundles() -> None:
+    clock, log = FakeClock(), []
+    engines = [FakeEngine(clock, lambda batch: 100.0, name, log) for name in "ab"]
+    plan = BenchPlan(rounds=6, runs=1, batches=(1,), batch_rounds=1)
+    measure([predictor(e) for e in engines], generated_jpeg(), plan=plan, clock=clock, tick=lambda: None)
+    warm = 10
+    assert "".join(log).startswith("a" * warm + "b" * warm + "aabb" + "bbaa" + "aabb")
+
+
+@pytest.mark.parametrize("wrong", [{"rounds": 5}, {"runs": 0}, {"batches": (1, 0)}, {"cold_starts": 0}])
+def test_bench_plan_refuses_too_little(wrong: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match="at least 6 rounds, and 1 or more of everything else"):
+        BenchPlan(**wrong)  # type: ignore[arg-type]
+
+
+def measured(name: str, rounds_ms: list[tuple[float, ...]], precision: Precision = Precision.INT8) -> BundleMeasurement:
+    latency = samples(rounds_ms)
+    return BundleMeasurement(
+        name=name,
+        precision=precision,
+        model_sha256="0" * 64,
+        bundle_bytes=1,
+        engine=FAKE,
+        warm_up=WarmUp(10, steady=True),
+        latency=latency,
+        stages=dict.fromkeys(Stage, latency),
+        throughput=(),
+        cold_starts=(ColdStart(200.0, 90.0, 10.0, peak_memory_mb=95),),
+    )
+
+
+def test_latency_ratio_cancels_what_slows_a_round_for_both() -> None:
+    random = np.random.default_rng(0)
+    weather = random.uniform(1, 3, 20)  # the machine is up to three times slower, round by round
+    noise = random.normal(1, 0.01, (2, 20))
+    fp32 = measured("fp32", [(10 * w * n,) for w, n in zip(weather, noise[0], strict=True)])
+    int8 = measured("int8", [(4 * w * n,) for w, n in zip(weather, noise[1], strict=True)])
+    found = latency_ratio(int8, fp32)
+    assert (found.name, found.reference) == ("int8", "fp32")
+    assert found.ratio == pytest.approx(0.4, rel=0.01)
+    assert found.interval.low < 0.4 < found.interval.high
+    assert found.interval.high - found.interval.low < 0.02
+
+
+def test_latency_ratio_uses_the_median_within_a_round() -> None:
+    calm = [(2.0, 2.0, 2.0)] * 6
+    assert latency_ratio(measured("a", [(1.0, 1.0, 99.0)] * 6), measured("b", calm)).ratio == 0.5
+
+
+def test_ratios_are_against_the_first_fp32_bundle_or_else_the_first() -> None:
+    a, b, c = (measured(name, [(1.0,)] * 6) for name in "abc")
+    assert [(r.name, r.reference) for r in ratios([a, replace(b, precision=Precision.FP32), c])] == [
+        ("a", "b"),
+        ("c", "b"),
+    ]
+    assert [(r.name, r.reference) for r in ratios([a, b])] == [("b", "a")]
+    assert ratios([a]) == ()
+
+
+QUIET = Circumstances("2025-01-01T00:00:00+00:00", "A CPU", 2, "performance", 0.1, 8000, "Linux", "3.11", {})
+
+
+def test_doubts_of_a_quiet_measurement_are_none() -> None:
+    assert doubts(QUIET, [measured("a", [(1.0, 1.01)] * 6)]) == ()
+
+
+def test_doubts_name_the_cause_and_what_to_do() -> None:
+    wild = replace(measured("a", [(1.0, 2.0)] * 6), warm_up=WarmUp(200, steady=False))
+    busy, governor, cold, spread = doubts(replace(QUIET, load_average=1.5, governor="powersave"), [wild])
+    assert busy == "the machine was busy before the start (load average 1.50); close other programs and measure again"
+    assert governor == "the clock governor is 'powersave'; set 'performance' for steady clocks"
+    assert cold == "a was not steady after 200 runs; quiet or cool the machine"
+    assert spread == "a varied by 67% (middle half of its runs); measure again with more rounds"
+
+
+def fake_root(tmp_path: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def test_circumstances_are_read_from_the_system(tmp_path: Path) -> None:
+    files = {
+        "proc/cpuinfo": "processor\t: 0\nmodel name\t: Intel(R) N100\n",
+        "proc/meminfo": "MemTotal:        8000000 kB\n",
+        "proc/loadavg": "0.25 0.5 0.75 1/100 123\n",
+        "proc/self/status": "VmPeak:\t 9 kB\nVmHWM:\t  100000 kB\n",
+        "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "schedutil\n",
+    }
+    root = fake_root(tmp_path, files)
+    found = read_circumstances(root)
+    assert (found.cpu_model, found.governor, found.load_average, found.memory_mb) == (
+        "Intel(R) N100",
+        "schedutil",
+        0.25,
+        8192,
+    )
+    assert found.packages["numpy"] == np.__version__
+    assert peak_memory_mb(root) == 102
+
+
+def test_circumstances_of_an_arm_board_take_its_name_from_the_device_tree(tmp_path: Path) -> None:
+    root = fake_root(tmp_path, {"proc/cpuinfo": "processor\t: 0\n", "proc/device-tree/model": "Raspberry Pi 5\0"})
+    assert read_circumstances(root).cpu_model == "Raspberry Pi 5"
+
+
+def test_circumstances_that_cannot_be_read_are_none_and_never_zero(tmp_path: Path) -> None:
+    found = read_circumstances(tmp_path)
+    assert (found.cpu_model, found.governor, found.load_average, found.memory_mb) == (None, None, None, None)
+    assert peak_memory_mb(tmp_path) is None
+
+
+def test_generated_jpeg_is_a_photo_sized_file_and_always_the_same(tmp_path: Path) -> None:
+    data = generated_jpeg()
+    (tmp_path / "photo.jpg").write_bytes(data)
+    with Image.open(tmp_path / "photo.jpg") as image:
+        assert (image.format, image.size) == ("JPEG", (640, 480))
+    assert data == generated_jpeg()
+    assert 50_000 < len(data) < 200_000
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("bench")
+    return [write_colour_bundle(folder / p.value, p) for p in (Precision.FP32, Precision.INT8)]
+
+
+@pytest.fixture(scope="module")
+def measurement(bundles: list[Path]) -> tuple[Measurement, list[tuple[int, int]]]:
+    seen: list[tuple[int, int]] = []
+    plan = BenchPlan(rounds=6, runs=2, batches=(1, 2), batch_rounds=2, cold_starts=1)
+    return bench(bundles, plan=plan, progress=lambda *at: seen.append(at)), seen
+
+
+def test_bench_measures_real_bundles_side_by_side(
+    measurement: tuple[Measurement, list[tuple[int, int]]], bundles: list[Path]
+) -> None:
+    found, seen = measurement
+    fp32, int8 = found.bundles
+    assert [b.name for b in found.bundles] == [str(path) for path in bundles]
+    assert (fp32.precision, int8.precision) == (Precision.FP32, Precision.INT8)
+    assert fp32.bundle_bytes == sum(file.stat().st_size for file in bundles[0].iterdir())
+    assert (found.image.width, found.image.height) == (640, 480)
+    assert [(r.name, r.reference) for r in found.ratios] == [(int8.name, fp32.name)]
+    assert seen == [(i + 1, len(seen)) for i in range(len(seen))]
+    for bundle in found.bundles:
+        (start,) = bundle.cold_starts
+        assert 0 < start.first_ms < start.total_ms
+        assert start.start_ms > 10, "Python and NumPy do not start in less"
+        assert start.peak_memory_mb is None or 20 < start.peak_memory_mb < 500
+
+
+def test_measurement_comes_back_from_its_file(
+    measurement: tuple[Measurement, list[tuple[int, int]]], tmp_path: Path
+) -> None:
+    found, _ = measurement
+    write_measurement(tmp_path / "m.json", found)
+    assert read_measurement(tmp_path / "m.json") == found
+    raw = json.loads((tmp_path / "m.json").read_text())
+    assert len(raw["bundles"][0]["latency"]["rounds_ms"]) == 6
+    assert list(raw["bundles"][0]["stages"]) == ["decode", "preprocess", "inference", "postprocess"]
+
+
+def test_measurement_of_a_newer_schema_says_upgrade(
+    measurement: tuple[Measurement, list[tuple[int, int]]], tmp_path: Path
+) -> None:
+    write_measurement(tmp_path / "m.json", replace(measurement[0], schema=SCHEMA + 1))
+    with pytest.raises(
+        DataError, match=rf"m\.json has schema {SCHEMA + 1}, this version reads up to {SCHEMA}; upgrade"
+    ):
+        read_measurement(tmp_path / "m.json")
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"{}", b'{"schema": 1}', b"\xff\xfe"])
+def test_measurement_that_is_damaged_is_named(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "m.json").write_bytes(data)
+    with pytest.raises(DataError, match=r"m\.json cannot be read"):
+        read_measurement(tmp_path / "m.json")
+
+
+def test_bench_refuses_no_bundle_and_the_same_twice(bundles: list[Path]) -> None:
+    for paths in ([], [bundles[0], bundles[0]]):
+        with pytest.raises(ConfigError, match="give one or more bundles to measure, each once"):
+            bench(paths, plan=BenchPlan())
+
+
+def test_bench_refuses_a_damaged_image_before_it_measures(bundles: list[Path]) -> None:
+    with pytest.raises(DamagedImageError, match="the image is not a JPEG, PNG or WebP image"):
+        bench(bundles, plan=BenchPlan(), image=b"no image")
+
+
+def test_bench_refuses_a_missing_bundle(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="gone is not a bundle"):
+        bench([tmp_path / "gone"], plan=BenchPlan())
+
+
+def test_cold_start_hands_on_what_went_wrong_in_the_fresh_process(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="a fresh process could not predict with .*: .*gone is not a bundle"):
+        cold_start(tmp_path / "gone", tmp_path / "image.png", threads=1)
+
+
+def test_samples_keep_the_rounds_apart() -> None:
+    found = samples([(1.0, 2.0), (3.0,)])
+    assert isinstance(found, Samples)
+    assert found.rounds_ms == ((1.0, 2.0), (3.0,))
+    assert (found.summary_ms.count, found.summary_ms.p50) == (3, 2.0)
