@@ -32,6 +32,7 @@ LABELS = "labels.txt"
 GOLDEN = "golden.bin"
 CALIBRATION = "calibration.json"
 _REQUIRED = {MODEL, LABELS, GOLDEN}
+_OPTIONAL = {CALIBRATION}
 _MAX_MANIFEST_BYTES = 1 << 20
 
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
@@ -96,13 +97,13 @@ def write_bundle(path: Path, bundle: Bundle) -> None:
         BundleError: the parts do not fit each other, or a class name cannot be a line of text.
         OutputError: ``path`` cannot be written, or holds something that is not a bundle.
     """
-    _refuse_foreign_folder(path)
     contents = {MODEL: bundle.model, LABELS: _labels_text(bundle.class_names), GOLDEN: _golden_bytes(bundle)}
     if bundle.calibration is not None:
         contents[CALIBRATION] = bundle.calibration
     files = {name: FileRecord(len(data), sha256_bytes(data)) for name, data in contents.items()}
     manifest = replace(bundle.manifest, files=files)
     with new_folder(path) as folder:
+        _refuse_foreign_folder(path)
         for name, data in contents.items():
             write_bytes(folder / name, data)
         write_bytes(folder / MANIFEST, to_json(replace(manifest, sha256=_seal(manifest))))
@@ -114,6 +115,13 @@ def read_bundle(path: Path) -> Bundle:
     Raises:
         BundleError: no bundle, of a newer schema, a file missing, added or changed, or parts that do not fit.
     """
+    try:
+        return _read_verified(path)
+    except OSError as problem:
+        raise BundleError(f"{path} cannot be read: {problem.strerror}") from problem
+
+
+def _read_verified(path: Path) -> Bundle:
     manifest = _read_manifest(path)
     _check_file_set(path, manifest)
     contents = {name: _read_recorded(path / name, record) for name, record in manifest.files.items()}
@@ -152,8 +160,8 @@ def _seal(manifest: Manifest) -> str:
 
 def _check_file_set(path: Path, manifest: Manifest) -> None:
     listed = set(manifest.files)
-    if not _REQUIRED <= listed <= _REQUIRED | {CALIBRATION}:
-        wrong = ", ".join(sorted(repr(name) for name in listed ^ _REQUIRED if name != CALIBRATION))
+    if not _REQUIRED <= listed <= _REQUIRED | _OPTIONAL:
+        wrong = ", ".join(sorted(repr(name) for name in (listed ^ _REQUIRED) - _OPTIONAL))
         raise BundleError(f"{path / MANIFEST} lists the wrong files ({wrong}); build the bundle again")
     present = {file.name for file in path.iterdir()}
     for name in sorted(listed - present):
@@ -176,8 +184,10 @@ def _changed(file: Path) -> BundleError:
 
 
 def _refuse_foreign_folder(path: Path) -> None:
-    if path.is_dir() and any(path.iterdir()) and not (path / MANIFEST).exists():
-        raise OutputError(f"{path} is a folder that holds something other than a bundle; give another --out")
+    """Replacing a folder removes what is in it: so it must be a bundle, if only a damaged one."""
+    present = {file.name for file in path.iterdir()} if path.exists() else set()
+    for name in sorted(present - {MANIFEST} - _REQUIRED - _OPTIONAL):
+        raise OutputError(f"{path} holds {name}, which is no part of a bundle; give another --out, or remove it")
 
 
 def _labels_text(class_names: tuple[str, ...]) -> bytes:
@@ -188,8 +198,6 @@ def _labels_text(class_names: tuple[str, ...]) -> bytes:
 
 
 def _golden_bytes(bundle: Bundle) -> bytes:
-    """The golden vectors, once they have been read back as `read_bundle` will."""
-    data = bundle.golden.to_bytes()
     crop, classes = bundle.manifest.preprocess.crop, len(bundle.class_names)
     pixels, logits = bundle.golden.pixels, bundle.golden.logits
     if pixels.shape[1:] != (crop, crop, 3) or logits.shape != (len(pixels), classes) or pixels.dtype != "uint8":
@@ -197,4 +205,4 @@ def _golden_bytes(bundle: Bundle) -> bytes:
             f"the golden vectors are {pixels.dtype} {pixels.shape} with logits {logits.shape}, expected uint8"
             f" (k, {crop}, {crop}, 3) with logits (k, {classes})"
         )
-    return data
+    return bundle.golden.to_bytes()

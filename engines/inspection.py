@@ -113,4 +113,5 @@ def _classes(names: tuple[str, ...]) -> str:
 
 
 def _preprocess(preprocess: Preprocess) -> str:
-    return f"short side {preprocess.resize}, crop {preprocess.crop}, (x - {list(preprocess.mean)}) / {list(preprocess.std)}"
+    mean, std = list(preprocess.mean), list(preprocess.std)
+    return f"short side {preprocess.resize}, crop {preprocess.crop}, (x - {mean}) / {std}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -16,7 +17,7 @@ from googlenet_edge.dataset import Progress as ProgressCallback
 if TYPE_CHECKING:
     from googlenet_edge.training_loop import EpochReport, StepReport
 
-err = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, markup=False, soft_wrap=True, width=None if sys.stderr.isatty() else 160)
 
 
 def shown(what: RenderableType) -> None:

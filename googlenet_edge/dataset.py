@@ -72,7 +72,7 @@ WhenDamaged = Callable[[Checked], ImageSet]
 def open_dataset(root: Path, *, seed: int = 0) -> Dataset:
     """Reads ``root/train/CLASS/*`` and ``root/val/CLASS/*``, or splits ``root/CLASS/*``.
 
-    One image in five of every class then goes to val. The split depends on ``seed`` and on the file names, not on their order.
+    One image in five of every class then goes to val. The split depends on ``seed`` and on the file names alone.
 
     Raises:
         DataError: no such folder, fewer than two classes, a class without images, or classes that differ.

@@ -4,7 +4,7 @@ The architecture is table 1 of Szegedy et al., "Going Deeper with Convolutions" 
 normalization (arXiv 1502.03167) in place of local response normalization. State-dict names, shapes and outputs equal
 those of torchvision's ``googlenet``, so its published weights load as they are.
 
-Shapes in the comments are those of a float32 ``(N, 3, 224, 224)`` input. Any side from 33 pixels works.
+Shapes in the comments are those of a float32 ``(N, 3, 224, 224)`` input. Any side from 32 pixels works.
 """
 
 from __future__ import annotations

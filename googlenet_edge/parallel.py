@@ -92,7 +92,7 @@ class SynchronizedBatchNorm2d(nn.BatchNorm2d):
         """Float ``(N, C, H, W)`` → the same shape and dtype."""
         if not self.training:
             return super().forward(x)
-        x32 = x.float()
+        x32 = x.to(torch.promote_types(x.dtype, torch.float32))
         count = _sum(x32.new_tensor(float(x32[:, 0].numel())))
         mean = _sum(x32.sum((0, 2, 3))) / count
         variance = _sum((x32 - mean[:, None, None]).square().sum((0, 2, 3))) / count
@@ -135,6 +135,6 @@ def _synchronized(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
     if norm.weight.is_cuda:
         converted: nn.BatchNorm2d = nn.SyncBatchNorm.convert_sync_batchnorm(norm)  # type: ignore[no-untyped-call]
         return converted
-    new = SynchronizedBatchNorm2d(norm.num_features, eps=norm.eps, momentum=norm.momentum)
+    new = SynchronizedBatchNorm2d(norm.num_features, eps=norm.eps, momentum=norm.momentum).to(norm.weight)
     new.load_state_dict(norm.state_dict())
     return new

@@ -12,15 +12,15 @@ import torch
 BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # x86 and Arm, as Linux names them
 
 
-def autocast(device: torch.device) -> AbstractContextManager[object]:
-    """bfloat16 on processors and GPUs that compute in it, float16 on other GPUs, float32 elsewhere."""
-    dtype = _reduced_dtype(device.type)
+def autocast(device: torch.device, *, wanted: bool) -> AbstractContextManager[object]:
+    """bfloat16 on processors and GPUs that compute in it, float16 on other GPUs, float32 elsewhere or if not wanted."""
+    dtype = _reduced_dtype(device.type) if wanted else None
     return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
 
 
-def gradient_scaler(device: torch.device) -> torch.amp.GradScaler:
+def gradient_scaler(device: torch.device, *, wanted: bool) -> torch.amp.GradScaler:
     """Loss scaling, which only float16 needs; elsewhere it does nothing."""
-    return torch.amp.GradScaler(device.type, enabled=_reduced_dtype(device.type) is torch.float16)
+    return torch.amp.GradScaler(device.type, enabled=wanted and _reduced_dtype(device.type) is torch.float16)
 
 
 @functools.cache

@@ -107,13 +107,14 @@ def train_from(
     metrics = folder / "metrics.jsonl"
     if rank.first:
         drop_lines_from(metrics, epoch=state.epoch + 1)
+    report = None
     for epoch in range(state.epoch, state.config.epochs):
         report = loop.run_epoch(epoch, save=lambda s: write_state(folder, s))
         if rank.first:
             append_line(metrics, report)
             write_state(folder, loop.state(epoch + 1, 0))
             observer.on_epoch(report)
-    return loop.checkpoint()
+    return loop.checkpoint((report.val_top1, report.val_top5) if report else loop.evaluate())
 
 
 def training_loss(outputs: Iterable[Tensor], labels: Tensor, *, label_smoothing: float) -> Tensor:
@@ -153,14 +154,15 @@ def evaluate_model(model: GoogLeNet, images: ImageSet, preprocess: Preprocess) -
 class _Forward(nn.Module):
     """The part of a step that `DistributedDataParallel` wraps: images and labels → loss and main logits."""
 
-    def __init__(self, model: GoogLeNet, label_smoothing: float) -> None:
+    def __init__(self, model: GoogLeNet, config: TrainConfig) -> None:
         super().__init__()
-        self.model, self.label_smoothing = model, label_smoothing
+        self.model, self.config = model, config
 
     def forward(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        with autocast(x.device):
+        with autocast(x.device, wanted=self.config.mixed_precision):
             outputs = self.model.forward_with_aux(x)
-        return training_loss(outputs, labels, label_smoothing=self.label_smoothing), outputs.logits.detach()
+        loss = training_loss(outputs, labels, label_smoothing=self.config.label_smoothing)
+        return loss, outputs.logits.detach()
 
 
 class _Loop:
@@ -177,8 +179,8 @@ class _Loop:
         make_parallel(self.model, rank, self.generator)
         self.optimizer = _optimizer(self.model, state.config)
         _load_momentum(self.optimizer, self.model, state.momentum)
-        self.scaler = gradient_scaler(self.device)
-        forward = _Forward(self.model, state.config.label_smoothing).train()
+        self.scaler = gradient_scaler(self.device, wanted=state.config.mixed_precision)
+        forward = _Forward(self.model, state.config).train()
         self.forward: nn.Module = DistributedDataParallel(forward) if rank.world > 1 else forward
         self.batch_size = _batch_size(state.config.batch_size, len(data.train), rank.world)
         self.steps = len(data.train) // self.batch_size
@@ -210,12 +212,13 @@ class _Loop:
             self.done_here += 1
             if (step + 1) % STEPS_PER_REPORT == 0 or step + 1 == self.steps:
                 self.observer.on_step(self._step_report(epoch, step + 1, losses, hits))
-            if any_rank(self.observer.should_stop(), self.rank, self.device):
+            if step + 1 < self.steps and any_rank(self.observer.should_stop(), self.rank, self.device):
                 if self.rank.first:
                     save(self.state(epoch, step + 1))
-                raise StoppedError(f"training stopped in epoch {epoch + 1} after step {step + 1} of {self.steps}")
+                where = f"epoch {epoch + 1} after step {step + 1} of {self.steps}"
+                raise StoppedError(f"training stopped in {where} and was saved; the same command goes on from there")
         images_per_s = len(losses) * self.batch_size / (time.monotonic() - started) if losses else 0.0
-        top1, top5 = self._evaluate()
+        top1, top5 = self.evaluate()
         return EpochReport(
             epoch=epoch + 1,
             loss=_mean(losses),
@@ -242,7 +245,8 @@ class _Loop:
         _average(self.average, self.model, decay=ema_decay_at(step, steps=self._total))
         return value, logits
 
-    def _evaluate(self) -> tuple[float, float]:
+    def evaluate(self) -> tuple[float, float]:
+        """(top-1, top-5) of the averaged weights, in the first process; the others do not look."""
         return evaluate_model(self.average, self.data.val, self.data.preprocess) if self.rank.first else (0.0, 0.0)
 
     def _step_report(self, epoch: int, step: int, losses: list[float], hits: list[float]) -> StepReport:
@@ -281,9 +285,9 @@ class _Loop:
             generator=self.generator.get_state(),
         )
 
-    def checkpoint(self) -> Checkpoint:
+    def checkpoint(self, accuracy: tuple[float, float]) -> Checkpoint:
         """The averaged weights with their record."""
-        top1, top5 = self._evaluate()
+        top1, top5 = accuracy
         record = TrainingRecord(
             epochs=self.config.epochs,
             images=len(self.data.train),
@@ -315,9 +319,10 @@ def _momentum(optimizer: torch.optim.SGD, model: nn.Module) -> dict[str, Tensor]
 
 
 def _load_momentum(optimizer: torch.optim.SGD, model: nn.Module, momentum: dict[str, Tensor]) -> None:
+    """Each buffer in the memory format of its parameter, which the fused optimizer takes for granted."""
     for name, parameter in model.named_parameters():
         if name in momentum:
-            optimizer.state[parameter]["momentum_buffer"] = momentum[name].to(parameter.device)
+            optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum[name])
 
 
 @torch.no_grad()

@@ -27,7 +27,7 @@ Positive = Annotated[int, Meta(ge=1)]
 class TrainConfig:
     """What a person may set. ``batch_size`` is that of all processes together; ``learning_rate`` is the peak.
 
-    ``warmup`` is a share of all steps.
+    ``warmup`` is a share of all steps. ``mixed_precision`` acts where the processor is made for it.
     """
 
     epochs: Positive = 30
@@ -37,6 +37,7 @@ class TrainConfig:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     label_smoothing: float = 0.1
+    mixed_precision: bool = True
     dropout: float = 0.2
     aux_dropout: float = 0.7
     augmentation: Augmentation = field(default_factory=Augmentation)

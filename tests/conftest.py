@@ -34,7 +34,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     folder = tmp_path_factory.mktemp("tiny_run")
     write_pictograms(folder / "photos", train_per_class=8, val_per_class=4, size=48)
-    gnet_edge("train", "--data", "photos", "--epochs", "1", "--crop", "64", cwd=folder)
+    gnet_edge("train", "--data", "photos", "--epochs", "1", "--size", "64", cwd=folder)
     return folder
 
 

@@ -36,7 +36,13 @@ NEED_TORCH = {
     "googlenet_edge.training_loop",
     "googlenet_edge.training_state",
 }
-NEED_ONNX = {"googlenet_edge.export", "googlenet_edge.graph", "googlenet_edge.calibration"}
+NEED_ONNX = {
+    "googlenet_edge.export",
+    "googlenet_edge.graph",
+    "googlenet_edge.calibration",
+    "googlenet_edge.engines.build",
+    "googlenet_edge.engines.lowering",
+}
 
 # A package, and the modules (or packages of ours) that may import it.
 KEEPERS: dict[str, set[str]] = {
@@ -44,7 +50,7 @@ KEEPERS: dict[str, set[str]] = {
     "safetensors": NEED_TORCH,
     "onnx": NEED_ONNX,
     "typer": {"googlenet_edge.cli"},
-    "rich": {"googlenet_edge.cli", "googlenet_edge.console"},
+    "rich": {"googlenet_edge.cli", "googlenet_edge.console", "googlenet_edge.engines.tables"},
     "pickle": set(),
     "calibration": set(),
     "engines": set(),

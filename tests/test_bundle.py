@@ -120,6 +120,13 @@ def test_bundle_of_a_newer_schema_says_upgrade(path: Path) -> None:
         read_bundle(path)
 
 
+def test_bundle_at_a_path_that_cannot_be_is_an_error_of_the_tree(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="cannot be read: File name too long"):
+        read_bundle(tmp_path / ("x" * 300))
+    with pytest.raises(OutputError, match="File name too long"):
+        write_bundle(tmp_path / ("x" * 300), colour_bundle())
+
+
 def forge(path: Path, **changes: object) -> None:
     """Rewrites the manifest with a seal that is right, as somebody who knows the format can."""
     manifest = replace(read_bundle(path).manifest, **changes)
@@ -207,9 +214,13 @@ def test_bundle_never_takes_the_place_of_other_files(tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
     (photos / "cat.jpg").write_bytes(b"a cat")
-    with pytest.raises(OutputError, match="photos is a folder that holds something other than a bundle; give another"):
-        write_bundle(photos, colour_bundle())
-    assert (photos / "cat.jpg").read_bytes() == b"a cat"
+    for other in ("dog.jpg", "manifest.json"):
+        (photos / other).touch()
+        with pytest.raises(
+            OutputError, match=r"photos holds cat\.jpg, which is no part of a bundle; give another --out"
+        ):
+            write_bundle(photos, colour_bundle())
+        assert (photos / "cat.jpg").read_bytes() == b"a cat"
 
 
 KILLED_WRITER = """

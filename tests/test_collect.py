@@ -6,8 +6,8 @@ import numpy as np
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
-from onnx import numpy_helper
-from tiny_graph import one_by_one, tiny_graph, tiny_images
+from onnx import numpy_helper, parser
+from tiny_graph import TINY, one_by_one, tiny_graph, tiny_images
 
 from googlenet_edge.calibration.collect import Statistics, collect
 from googlenet_edge.calibration.placement import grids, measured_tensors
@@ -116,6 +116,14 @@ def test_placement_gives_pools_and_branches_the_grid_of_what_they_feed_or_read()
         "flatten": "avgpool",
     }
     assert set(grids(graph).values()) <= set(measured_tensors(graph))
+
+
+def test_placement_leaves_a_branch_that_others_read_too_its_own_grid() -> None:
+    graph = parser.parse_model(
+        TINY.replace("Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (pool", "Conv (left")
+    ).graph
+    assert grids(graph)["left"] == "left"
+    assert grids(graph)["right"] == "block"
 
 
 def _with_weight(name: str, value: NDArray[np.float32]) -> InferenceGraph:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_bundles import COLOURS, solid, write_colour_bundle
+from tiny_bundles import COLOURS, PREPROCESS, solid, write_colour_bundle
 
 import googlenet_edge
 from googlenet_edge.dataset import open_images
@@ -55,6 +55,24 @@ def test_evaluate_counts_every_image_with_its_class(predictor: Predictor, folder
     assert found.accuracy.top1_interval == wilson_interval(27, 30)
     assert seen[-1] == (30, 30)
     assert [done for done, _ in seen] == sorted({done for done, _ in seen})
+
+
+class FallingLogits:
+    """An engine of seven classes that ranks them by their index, whatever it sees."""
+
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        return np.tile(-np.arange(7, dtype=np.float32), (len(batch), 1))
+
+
+def test_evaluate_counts_the_first_five_of_more_classes(tmp_path: Path) -> None:
+    labels = tuple("abcdefg")
+    for name in labels:
+        (tmp_path / name).mkdir()
+        solid("red").save(tmp_path / name / "0.png")
+    found = evaluate(Predictor(FallingLogits(), labels=labels, preprocess=PREPROCESS), open_images(tmp_path))
+    assert found.predicted.tolist() == [0] * 7
+    assert found.in_top5.tolist() == [True] * 5 + [False] * 2
+    assert (found.accuracy.top1, found.accuracy.top5) == (1 / 7, 5 / 7)
 
 
 def test_evaluate_refuses_images_of_other_classes(predictor: Predictor, folder: Path) -> None:

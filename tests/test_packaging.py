@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -155,9 +156,14 @@ def test_installed_package_predicts_without_torch_and_onnx(base_python: Path, tm
     program = """
 import googlenet_edge
 with googlenet_edge.load("bundle") as model:
-    print(model.predict("blue.png")[0].label)
+    print(model.predict("blue.png", top_k=1)[0].label)
 """
     assert run(base_python, "-c", program, cwd=tmp_path) == "blue\n"
+    command = base_python.with_name("gnet-edge")
+    shown = json.loads(
+        run(command, "predict", "blue.png", "--bundle", "bundle", "--top-k", "1", "--json", cwd=tmp_path)
+    )
+    assert [prediction["label"] for prediction in shown["blue.png"]] == ["blue"]
 
 
 def test_constraints_pin_every_dependency(wheel: Path) -> None:

@@ -17,6 +17,7 @@ from PIL import Image
 from tiny_bundles import COLOURS, solid, write_colour_bundle
 
 import googlenet_edge
+from googlenet_edge.engines.logits import ranking
 from googlenet_edge.engines.predictor import Predictor, open_rgb, rank
 from googlenet_edge.errors import BundleError, DamagedImageError, DataError, EngineError
 
@@ -82,6 +83,10 @@ def test_rank_orders_by_score_then_index_and_sums_to_one() -> None:
     assert (first.probability, second.probability, third.probability) == (0.5, 0.5, 0.0)
 
 
+def test_ranking_keeps_the_order_of_a_thousand_equals() -> None:
+    assert ranking(np.zeros((2, 1000), np.float32), 5).tolist() == [[0, 1, 2, 3, 4]] * 2
+
+
 def test_predict_gives_five_classes_or_all_where_there_are_fewer(predictor: Predictor) -> None:
     assert len(predictor.predict(solid("red"))) == 3
     assert len(predictor.predict(solid("red"), top_k=1)) == 1
@@ -99,6 +104,29 @@ def test_predict_batch_of_any_length_equals_one_by_one(predictor: Predictor) -> 
     images = [random.integers(0, 256, (40, 60, 3), np.uint8) for _ in range(19)]
     assert predictor.predict_batch(iter(images)) == [predictor.predict(image) for image in images]
     assert predictor.predict_batch([]) == []
+
+
+def test_predict_batch_holds_a_few_images_at_a_time(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = 0
+    waiting: list[int] = []
+    run = predictor.engine.run
+
+    def images() -> Iterator[Image.Image]:
+        nonlocal opened
+        for _ in range(100):
+            opened += 1
+            yield solid("red")
+
+    def counted(batch: np.ndarray) -> np.ndarray:
+        nonlocal opened
+        waiting.append(opened)
+        opened = 0
+        return run(batch)
+
+    monkeypatch.setattr(predictor.engine, "run", counted)
+    assert len(predictor.predict_batch(images())) == 100
+    assert sum(waiting) == 100
+    assert max(waiting) <= 16
 
 
 def test_logits_are_the_networks_outputs(predictor: Predictor) -> None:

@@ -1,0 +1,66 @@
+"""One training step in this process, or in one of two; run as a program it is one of two.
+
+``python parallel_gradients.py RANK PORT OUT`` writes the averaged gradients and running statistics.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from networks import made_weights
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from googlenet_edge.model import GoogLeNet, GoogLeNetConfig
+from googlenet_edge.parallel import Rank, make_parallel
+from googlenet_edge.training_loop import training_loss
+
+CONFIG = GoogLeNetConfig(4)
+BATCH = 8
+
+
+class Step(nn.Module):
+    def __init__(self, model: GoogLeNet) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        return training_loss(self.model.forward_with_aux(images), labels, label_smoothing=0.1)
+
+
+def gradients(rank: Rank) -> dict[str, Tensor]:
+    """float64 gradients and buffers after a step on this rank's share of a fixed batch."""
+    model = GoogLeNet(CONFIG)
+    model.load_state_dict(made_weights(CONFIG, seed=1))
+    model.double().train()
+    make_parallel(model, rank, torch.Generator().manual_seed(5))
+    random = torch.Generator().manual_seed(1)
+    images = torch.rand(BATCH, 3, 32, 32, generator=random, dtype=torch.float64) * 2 - 1
+    share = BATCH // rank.world
+    mine = slice(rank.index * share, (rank.index + 1) * share)
+    step: nn.Module = Step(model)
+    if rank.world > 1:
+        step = DistributedDataParallel(step)
+    step(images[mine], torch.arange(BATCH)[mine] % 4).backward()
+    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return found | dict(model.named_buffers())
+
+
+def main() -> None:
+    index, port, out = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+    torch.set_num_threads(1)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    dist.init_process_group("gloo", rank=index, world_size=2)
+    found = gradients(Rank(index, 2))
+    if index == 0:
+        save_file({name: tensor.contiguous() for name, tensor in found.items()}, out)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""The exported graph computes what PyTorch computes, under names that stay."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from networks import made_checkpoint, normalized_noise
+
+from googlenet_edge.checkpoint import build_model
+from googlenet_edge.errors import GraphError
+from googlenet_edge.export import check_parity, export
+from googlenet_edge.graph import read_graph, write_graph
+
+
+@pytest.mark.parametrize("true_5x5", [False, True])
+def test_export_gives_the_logits_of_pytorch_for_any_batch(true_5x5: bool) -> None:
+    checkpoint = made_checkpoint(classes=5, crop=64, true_5x5=true_5x5)
+    session = onnxruntime.InferenceSession(export(checkpoint).bytes, providers=["CPUExecutionProvider"])
+    model = build_model(checkpoint)
+    for size in (1, 3):
+        images = normalized_noise(size, 3, 64, 64)
+        with torch.inference_mode():
+            expected = model(torch.from_numpy(images)).numpy()
+        (found,) = session.run(None, {"images": images})
+        assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("opset", [13, 17])
+def test_export_writes_the_operators_that_devices_fuse(opset: int) -> None:
+    model = export(made_checkpoint(), opset=opset).model
+    kinds = [node.op_type for node in model.graph.node]
+    assert model.opset_import[0].version == opset
+    assert {kind: kinds.count(kind) for kind in set(kinds)} == {
+        "Conv": 57, "Relu": 57, "MaxPool": 13, "Concat": 9, "GlobalAveragePool": 1, "Flatten": 1, "Gemm": 1,
+    }  # fmt: skip
+    onnx.checker.check_model(model, full_check=True)
+
+
+def test_export_names_tensors_after_modules() -> None:
+    graph = export(made_checkpoint()).model.graph
+    tensors = {output for node in graph.node for output in node.output}
+    assert {"conv1", "maxpool4", "inception3a", "inception3a.branch2.0", "inception5b.branch4.1", "avgpool"} <= tensors
+    assert {"conv1.conv.weight", "inception4e.branch3.1.conv.bias", "fc.weight"} <= {w.name for w in graph.initializer}
+    assert not any("aux" in w.name for w in graph.initializer)
+
+
+def test_export_is_the_same_file_for_the_same_checkpoint() -> None:
+    assert export(made_checkpoint()).sha256 == export(made_checkpoint()).sha256
+
+
+def test_export_refuses_other_opsets() -> None:
+    with pytest.raises(GraphError, match="opset 16 is not supported; use 17, or 13 for TensorRT up to 8.2"):
+        export(made_checkpoint(), opset=16)
+
+
+def test_parity_fails_where_a_weight_differs() -> None:
+    checkpoint = made_checkpoint()
+    weights = dict(checkpoint.weights)
+    weights["inception4c.branch1.bn.running_mean"] = weights["inception4c.branch1.bn.running_mean"] + 0.01
+    graph = export(replace(checkpoint, weights=weights))
+    with pytest.raises(GraphError, match="differs from PyTorch by .* of the largest logit, at most 1e-04 is allowed"):
+        check_parity(graph, checkpoint, [normalized_noise(2, 3, 32, 32)])
+
+
+def test_parity_cannot_be_claimed_without_images() -> None:
+    with pytest.raises(GraphError, match="parity cannot be checked"):
+        check_parity(export(made_checkpoint()), made_checkpoint(), [])
+
+
+def test_graph_survives_the_disk(tmp_path: Path) -> None:
+    written = export(made_checkpoint(classes=3))
+    write_graph(tmp_path / "graph.onnx", written)
+    found = read_graph(tmp_path / "graph.onnx")
+    assert (found.class_names, found.preprocess, found.sha256) == (
+        ("class 0", "class 1", "class 2"),
+        written.preprocess,
+        written.sha256,
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", "is not a whole ONNX file"),
+        (b"not onnx at all", "is not a whole ONNX file"),
+        (onnx.ModelProto(ir_version=8).SerializeToString(), "is not a whole ONNX file"),
+    ],
+)
+def test_graph_refuses_what_is_no_graph(tmp_path: Path, content: bytes, sentence: str) -> None:
+    (tmp_path / "graph.onnx").write_bytes(content)
+    with pytest.raises(GraphError, match=sentence):
+        read_graph(tmp_path / "graph.onnx")
+
+
+def test_graph_refuses_a_truncated_file(tmp_path: Path) -> None:
+    data = export(made_checkpoint()).bytes
+    (tmp_path / "graph.onnx").write_bytes(data[: len(data) // 2])
+    with pytest.raises(GraphError, match="is not a whole ONNX file .*; export it again"):
+        read_graph(tmp_path / "graph.onnx")
+
+
+def test_graph_refuses_somebody_elses(tmp_path: Path) -> None:
+    model = export(made_checkpoint()).model
+    (tmp_path / "graph.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(GraphError, match="was not written by gnet-edge export"):
+        read_graph(tmp_path / "graph.onnx")

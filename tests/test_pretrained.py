@@ -1,0 +1,75 @@
+"""Starting from torchvision's file, or from any other weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from networks import made_checkpoint, made_weights
+
+from googlenet_edge.checkpoint import CheckpointInfo, build_model, write_checkpoint
+from googlenet_edge.errors import CheckpointError
+from googlenet_edge.model import GoogLeNetConfig
+from googlenet_edge.preprocess import Preprocess
+from googlenet_edge.pretrained import imagenet_file, read_start
+from googlenet_edge.training_state import TrainConfig, first_state
+
+NOWHERE = "http://127.0.0.1:9/models/googlenet-1378be20.pth"  # the discard port: nothing listens
+
+
+@pytest.fixture
+def torch_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    return tmp_path / "hub" / "checkpoints" / "googlenet-1378be20.pth"
+
+
+def test_imagenet_offline_says_where_to_put_the_file(torch_home: Path) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        imagenet_file(url=NOWHERE)
+    message = str(caught.value)
+    assert message.startswith(f"{NOWHERE} cannot be downloaded (")
+    assert message.endswith(f"fetch it on another machine and put it at {torch_home}")
+    assert not torch_home.exists()
+
+
+def test_imagenet_refuses_another_file_under_the_name(torch_home: Path) -> None:
+    torch_home.parent.mkdir(parents=True)
+    torch_home.write_bytes(b"something else")
+    with pytest.raises(CheckpointError, match="its SHA-256 begins with .*, expected 1378be20; remove it"):
+        imagenet_file(url=NOWHERE)
+
+
+def test_pth_of_torchvision_becomes_a_start(tmp_path: Path) -> None:
+    """Also without the counters of batches, which old files do not have."""
+    weights = made_weights(GoogLeNetConfig(7), seed=3)
+    old = {name: tensor for name, tensor in weights.items() if "num_batches" not in name}
+    torch.save(old, tmp_path / "googlenet.pth")
+    start = read_start(str(tmp_path / "googlenet.pth"))
+    assert len(start.info.class_names) == 7
+    assert torch.equal(build_model(start).fc.weight, weights["fc.weight"])
+
+
+def test_pth_of_another_network_is_refused(tmp_path: Path) -> None:
+    torch.save({"fc.weight": torch.zeros(10, 512), "layer1.0.conv1.weight": torch.zeros(1)}, tmp_path / "resnet.pth")
+    with pytest.raises(CheckpointError, match="resnet.pth is of another architecture: conv1.conv.weight is missing"):
+        read_start(str(tmp_path / "resnet.pth"))
+
+
+def test_start_keeps_all_but_the_classifiers_where_classes_differ(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "c.safetensors", made_checkpoint(classes=7))
+    start = read_start(str(tmp_path / "c.safetensors"))
+    info = CheckpointInfo(("a", "b"), Preprocess(resize=32, crop=32))
+    state = first_state(info, TrainConfig(), images_sha256="", start=start)
+    new = {name for name, tensor in state.weights.items() if not torch.equal(tensor, start.weights[name])}
+    assert new == {f"{head}.{part}" for head in ("fc", "aux1.fc2", "aux2.fc2") for part in ("weight", "bias")}
+
+
+def test_start_of_a_pruned_checkpoint_gets_new_auxiliary_heads() -> None:
+    start = made_checkpoint()
+    kept = {name: tensor for name, tensor in start.weights.items() if not name.startswith("aux")}
+    pruned = replace(start, weights=kept)
+    state = first_state(start.info, TrainConfig(), images_sha256="", start=pruned)
+    assert state.weights.keys() == start.weights.keys()
+    assert torch.equal(state.weights["conv1.conv.weight"], start.weights["conv1.conv.weight"])

@@ -1,0 +1,279 @@
+"""Training: the loss, the schedule, and that it comes to the same whatever happens on the way."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from googlenet_edge.augment import Augmentation, Epoch, random_colours, random_crop, to_input
+from googlenet_edge.checkpoint import Checkpoint, CheckpointInfo, read_checkpoint
+from googlenet_edge.dataset import Checked, check_images, open_dataset
+from googlenet_edge.errors import TrainingError
+from googlenet_edge.metrics import drop_lines_from, read_lines
+from googlenet_edge.model import Outputs
+from googlenet_edge.parallel import Rank
+from googlenet_edge.pictograms import write_pictograms
+from googlenet_edge.preprocess import Preprocess
+from googlenet_edge.training_loop import (
+    EpochReport,
+    StepReport,
+    StoppedError,
+    TrainingData,
+    ema_decay_at,
+    learning_rate_at,
+    train_from,
+    training_loss,
+)
+from googlenet_edge.training_state import TrainConfig, TrainingState, check_same_training, first_state, read_state
+
+PREPROCESS = Preprocess(resize=32, crop=32)
+CONFIG = TrainConfig(epochs=2, batch_size=16, augmentation=Augmentation(flip=False))
+COMMAND = [str(Path(sys.executable).with_name("gnet-edge"))]
+TRAIN = ("train", "--data", "photos", "--size", "32", "--batch-size", "16", "--no-flip", "--out", "run")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps this small are slower in two threads, and far slower on a busy machine."""
+    torch.set_num_threads(1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("work") / "photos"
+    write_pictograms(folder, train_per_class=4, val_per_class=1, size=32)
+    return folder
+
+
+@pytest.fixture
+def data(photos: Path) -> TrainingData:
+    dataset = open_dataset(photos)
+    train, val = (check_images(part, preprocess=PREPROCESS) for part in (dataset.train, dataset.val))
+    return TrainingData(train.images, val.images, train.sha256, val.sha256, PREPROCESS)
+
+
+@dataclass
+class Watching:
+    """An observer that asks to stop after so many steps."""
+
+    stop_after: int = 1 << 30
+    steps: list[StepReport] = field(default_factory=list)
+    epochs: list[EpochReport] = field(default_factory=list)
+    asked: int = 0
+
+    def on_step(self, report: StepReport) -> None:
+        self.steps.append(report)
+
+    def on_epoch(self, report: EpochReport) -> None:
+        self.epochs.append(report)
+
+    def should_stop(self) -> bool:
+        self.asked += 1
+        return self.asked >= self.stop_after
+
+
+def start(data: TrainingData, config: TrainConfig = CONFIG) -> TrainingState:
+    return first_state(CheckpointInfo(data.train.class_names, PREPROCESS), config, images_sha256=data.train_sha256)
+
+
+def run(state: TrainingState, data: TrainingData, folder: Path, watching: Watching) -> Checkpoint:
+    folder.mkdir(exist_ok=True)
+    return train_from(state, data, folder=folder, rank=Rank(), observer=watching, workers=0)
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_loss_is_main_plus_three_tenths_of_each_auxiliary_head() -> None:
+    labels = torch.tensor([0, 2])
+    outputs = Outputs(*torch.randn(3, 2, 5, generator=torch.Generator().manual_seed(0)))
+    main, first, second = (F.cross_entropy(o, labels, label_smoothing=0.1) for o in outputs)
+    loss = training_loss(outputs, labels, label_smoothing=0.1)
+    assert loss.item() == pytest.approx((main + 0.3 * first + 0.3 * second).item())
+
+
+def test_learning_rate_rises_linearly_then_falls_as_a_cosine() -> None:
+    config = TrainConfig(learning_rate=0.4, warmup=0.1)
+    rates = [learning_rate_at(step, steps=100, config=config) for step in range(100)]
+    assert rates[:10] == pytest.approx([0.04 * (i + 1) for i in range(10)])
+    assert rates[55] == pytest.approx(0.2)
+    assert rates[99] < 0.001
+    assert all(a > b for a, b in pairwise(rates[10:]))
+
+
+def test_average_forgets_its_beginning_and_settles() -> None:
+    decays = [ema_decay_at(step, steps=1000) for step in range(1000)]
+    assert decays[0] == pytest.approx(0.1)
+    assert decays[-1] == pytest.approx(0.5 ** (1 / 20))
+
+
+def test_training_stopped_at_any_step_ends_as_if_it_never_was(data: TrainingData, tmp_path: Path) -> None:
+    """Weights, metrics and draws of dropout, bit for bit."""
+    whole = run(start(data), data, tmp_path / "whole", Watching())
+    for stop_after in (1, 2, 3):  # of two chances in each epoch; the end of an epoch is saved anyway
+        folder = tmp_path / f"stopped-{stop_after}"
+        with pytest.raises(StoppedError, match="was saved; the same command goes on from there"):
+            run(start(data), data, folder, Watching(stop_after))
+        saved = read_state(folder)
+        assert saved is not None
+        resumed = run(saved, data, folder, Watching())
+        assert same(resumed.weights, whole.weights)
+        assert [line["epoch"] for line in read_lines(folder / "metrics.jsonl")] == [1, 2]
+
+
+def test_training_reports_what_a_progress_bar_shows(data: TrainingData, tmp_path: Path) -> None:
+    watching = Watching()
+    checkpoint = run(start(data), data, tmp_path / "run", watching)
+    last = watching.steps[-1]
+    assert (last.epoch, last.epochs, last.step, last.steps) == (2, 2, 3, 3)
+    assert last.remaining_s == 0
+    assert last.images_per_s > 0
+    assert math.isfinite(last.loss)
+    assert checkpoint.info.training is not None
+    assert checkpoint.info.training.val_top1 == watching.epochs[-1].val_top1
+    assert checkpoint.info.training.images == 48
+
+
+def test_training_gives_up_where_the_loss_is_not_finite(data: TrainingData, tmp_path: Path) -> None:
+    state = start(data, replace(CONFIG, learning_rate=1e30))
+    with pytest.raises(
+        TrainingError, match="the loss is (nan|inf) at step .*; start again with a lower --learning-rate"
+    ):
+        run(state, data, tmp_path / "run", Watching())
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"config": replace(CONFIG, batch_size=8)}, "was being trained with batch_size 16, now it is 8"),
+        ({"images_sha256": "other"}, "was being trained on other images"),
+        ({"info": CheckpointInfo(("a", "b"), PREPROCESS)}, "with other classes, preprocessing or network"),
+    ],
+)
+def test_training_does_not_go_on_with_something_else(
+    data: TrainingData, change: dict[str, object], sentence: str
+) -> None:
+    saved = start(data)
+    with pytest.raises(TrainingError, match=sentence):
+        check_same_training(saved, replace(saved, **change), Path("run"))  # type: ignore[arg-type]
+
+
+def gnet_edge(cwd: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen([*COMMAND, *arguments], cwd=cwd, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_epoch(process: subprocess.Popen[str], epoch: int) -> None:
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith(f"epoch {epoch:>3}"):
+            return
+    pytest.fail(f"epoch {epoch} never came")
+
+
+def test_train_command_survives_ctrl_c_and_sigkill(photos: Path, tmp_path: Path) -> None:
+    """A real process, interrupted after its first epoch and killed after its second, ends as the one left alone."""
+    shutil.copytree(photos, tmp_path / "photos")
+    arguments = (*TRAIN, "--epochs", "3")
+    first = gnet_edge(tmp_path, *arguments)
+    wait_for_epoch(first, 1)
+    first.send_signal(signal.SIGINT)
+    _, text = first.communicate()
+    assert first.returncode == 1
+    assert text.strip().startswith("gnet-edge: training stopped in epoch 2 after step")
+    second = gnet_edge(tmp_path, *arguments)
+    wait_for_epoch(second, 2)
+    second.kill()
+    second.communicate()
+    third = gnet_edge(tmp_path, *arguments)
+    _, text = third.communicate()
+    assert third.returncode == 0, text
+    assert "epoch   1" not in text
+    assert not list((tmp_path / "run").glob(".*.tmp-*"))
+    alone = gnet_edge(tmp_path, *TRAIN[:-1], "alone", "--epochs", "3")
+    _, text = alone.communicate()
+    assert alone.returncode == 0, text
+    a, b = (read_checkpoint(tmp_path / name / "checkpoint.safetensors") for name in ("run", "alone"))
+    assert same(a.weights, b.weights)
+
+
+def test_torchrun_trains_as_one_process_does(photos: Path, tmp_path: Path) -> None:
+    """By the real command; `test_parallel` compares the gradients to the last digits."""
+    shutil.copytree(photos, tmp_path / "photos")
+    common = ("--epochs", "1", "--no-mixed-precision", "--learning-rate", "0.01", "--workers", "0")
+    one = gnet_edge(tmp_path, *TRAIN, *common)
+    _, text = one.communicate()
+    assert one.returncode == 0, text
+    torchrun = [str(Path(sys.executable).with_name("torchrun")), "--standalone", "--nproc-per-node", "2"]
+    command = [*torchrun, "-m", "googlenet_edge.cli", *TRAIN[:-1], "two", *common]
+    two = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert two.returncode == 0, two.stderr
+    assert two.stderr.count("checkpoint: ") == 1
+    (alone,), (shared,) = (read_lines(tmp_path / name / "metrics.jsonl") for name in ("run", "two"))
+    assert shared["loss"] == pytest.approx(alone["loss"], rel=1e-3)
+    assert shared["train_top1"] is not None
+
+
+def test_metrics_drop_what_is_run_again_and_what_a_kill_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"epoch":1,"loss":2.0}\n{"epoch":2,"loss":1.0}\n{"epoch":3,"lo')
+    drop_lines_from(path, epoch=2)
+    assert path.read_text() == '{"epoch":1,"loss":2.0}\n'
+
+
+def test_epochs_share_every_batch_between_processes_without_overlap() -> None:
+    whole = list(Epoch(10, 4, 0, 3).batches())
+    parts = [list(Epoch(10, 4, 0, 3, rank=rank, world=2).batches()) for rank in range(2)]
+    assert [a + b for a, b in zip(*parts, strict=True)] == whole
+    assert len({index for batch in whole for _, index in batch}) == 8
+    assert list(Epoch(10, 4, 0, 3, first=1).batches()) == whole[1:]
+    assert list(Epoch(10, 4, 0, 4).batches()) != whole
+
+
+def test_crops_stay_within_the_image_and_keep_the_least_area() -> None:
+    from PIL import Image
+
+    ramp = np.zeros((60, 90, 3), np.uint8)
+    ramp[..., 0], ramp[..., 1] = np.arange(90), np.arange(60)[:, None]
+    image = Image.fromarray(ramp)
+    for seed in range(50):
+        pixels = random_crop(image, 32, Augmentation(min_area=0.5, flip=False), np.random.default_rng(seed))
+        spans = [int(pixels[..., c].max()) - int(pixels[..., c].min()) for c in (0, 1)]
+        assert pixels.shape == (32, 32, 3)
+        assert spans[0] * spans[1] >= 0.4 * 90 * 60
+
+
+def test_flip_mirrors_half_of_the_crops() -> None:
+    from PIL import Image
+
+    ramp = np.broadcast_to(np.arange(64, dtype=np.uint8)[None, :, None], (64, 64, 3))
+    image = Image.fromarray(np.ascontiguousarray(ramp))
+    mirrored = [
+        random_crop(image, 32, Augmentation(min_area=1.0), np.random.default_rng(seed))[0, 0, 0] > 32
+        for seed in range(40)
+    ]
+    assert 8 < sum(mirrored) < 32
+
+
+def test_colours_without_change_leave_the_plain_normalization() -> None:
+    maps = torch.from_numpy(random_colours(Augmentation(colour=0.0), np.random.default_rng(0)))[None]
+    pixels = np.random.default_rng(1).integers(0, 256, (1, 8, 8, 3), np.uint8)
+    expected = PREPROCESS.normalize(pixels)
+    assert np.abs(to_input(torch.from_numpy(pixels), PREPROCESS, maps).numpy() - expected).max() < 1e-5
+
+
+def test_images_hash_is_that_of_the_checked_files(data: TrainingData, photos: Path) -> None:
+    again: Checked = check_images(open_dataset(photos).train, preprocess=PREPROCESS)
+    assert again.sha256 == data.train_sha256
