@@ -6,41 +6,31 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from googlenet_edge import __version__
+from googlenet_edge import Preprocess, __version__, load, workspace
 from googlenet_edge.calibration.ranges import RangeMethod
-from googlenet_edge.console import bar, shown
-from googlenet_edge.dataset import WhenDamaged, refuse_damaged, without_damaged
+from googlenet_edge.console import TrainingDisplay, bar, chosen, leave_out_damaged, named, shown, write_json
+from googlenet_edge.dataset import WhenDamaged, refuse_damaged
 from googlenet_edge.errors import EdgeError
-from googlenet_edge.files import to_json
 from googlenet_edge.target import Device, Precision
-from googlenet_edge.workspace import (
-    GRAPH_FILE,
-    PRUNED_FILE,
-    TABLE_FILE,
-    Taken,
-    bundles_beside,
-    read_settings,
-    run_folder_for,
-    split_seed,
-    take_bundle,
-    take_checkpoint,
-    take_data,
-    take_graph,
-)
+
+if TYPE_CHECKING:
+    from googlenet_edge.engines.build import CalibrationRequest
 
 MODEL, ENGINE = "The model", "The engine"
+CORES = len(os.sched_getaffinity(0))
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
 
 DataOption = Annotated[Path | None, typer.Option(help="Images; default: those of the training.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="The result as JSON on stdout, and nothing else there.")]
 SkipOption = Annotated[bool, typer.Option("--skip-damaged", help="Leave damaged images out instead of stopping.")]
-ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Processor threads.")]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Processor threads; default: all cores.")]
+OneThreadOption = Annotated[int | None, typer.Option(min=1, help="Processor threads; default: 1.")]
 MethodOption = Annotated[RangeMethod, typer.Option(help="How ranges are chosen from the histograms.")]
-ImagesOption = Annotated[int | None, typer.Option("--calibration-images", min=1, help="How many; default 500.")]
+ImagesOption = Annotated[int | None, typer.Option("--calibration-images", min=1, help="How many; default: 500.")]
 
 
 def _print_version(wanted: bool) -> None:
@@ -50,9 +40,7 @@ def _print_version(wanted: bool) -> None:
 
 
 @app.callback()
-def _all(
-    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True)] = False,
-) -> None:
+def _all(version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True)] = False) -> None:
     """A GoogLeNet, from images to a measured INT8 or FP16 engine on an edge device.
 
     Start with: gnet-edge demo
@@ -69,21 +57,20 @@ def demo(
     Example: gnet-edge demo
     """
     from googlenet_edge.pictograms import write_pictograms
-    from googlenet_edge.workspace import CHECKPOINT_FILE
 
     images = folder / "images"
     with bar("drawing pictograms") as progress:
         write_pictograms(images, train_per_class=170, val_per_class=50, progress=progress)
-    checkpoint = folder / CHECKPOINT_FILE
+    checkpoint = folder / workspace.CHECKPOINT_FILE
     if not checkpoint.exists():
         train(data=images, out=folder, epochs=epochs, size=64, flip=False)
-    bundles = [folder / f"{precision.value}-cpu" for precision in (Precision.FP32, Precision.INT8)]
-    for precision, bundle in zip((Precision.FP32, Precision.INT8), bundles, strict=True):
+    bundles = {precision: folder / f"{precision.value}-cpu" for precision in (Precision.FP32, Precision.INT8)}
+    for precision, bundle in bundles.items():
         build(checkpoint=checkpoint, precision=precision, out=bundle)
-    bench(bundles=bundles)
-    predict(images=sorted((images / "val").glob("*/00000.jpg"))[:3], bundle=bundles[1], top_k=1)
-    shown(f"bundle: {bundles[1]}")
-    shown(f'in Python: googlenet_edge.load("{bundles[1]}").predict("photo.jpg")')
+    bench(bundles=list(bundles.values()))
+    predict(images=sorted((images / "val").glob("*/00000.jpg"))[:3], bundle=bundle, top_k=1)
+    shown(f"bundle: {bundle}")
+    shown(f'in Python: googlenet_edge.load("{bundle}").predict("photo.jpg")')
 
 
 @app.command(rich_help_panel=MODEL)
@@ -91,11 +78,11 @@ def train(
     data: Annotated[Path, typer.Option(help="Folder with train/CLASS/* and val/CLASS/*, or with CLASS/*.")],
     out: Annotated[Path | None, typer.Option(help="Folder for the results; default: runs/NAME of the data.")] = None,
     epochs: Annotated[int, typer.Option(min=1)] = 30,
-    size: Annotated[int, typer.Option(min=32, help="Side of the network's input, pixels.")] = 224,
-    resize: Annotated[int | None, typer.Option(min=32, help="Short side before the crop; default size × 8/7.")] = None,
+    size: Annotated[int, typer.Option(min=32, max=3584, help="Side of the network's input, pixels.")] = 224,
+    resize: Annotated[int | None, typer.Option(min=32, max=4096, help="Short side; default: size × 8/7.")] = None,
     weights: Annotated[str | None, typer.Option(help="Start from 'imagenet', a checkpoint or a .pth file.")] = None,
     batch_size: Annotated[int, typer.Option(min=2, help="Images a step, of all processes together.")] = 128,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak; default 0.1, or 0.02 with --weights.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak; default: 0.1, or 0.02 with --weights.")] = None,
     min_area: Annotated[float, typer.Option(min=0.05, max=1.0, help="Smallest share of an image a crop keeps.")] = 0.35,
     flip: Annotated[bool, typer.Option(help="Mirror half of the images; not for arrows or letters.")] = True,
     colour: Annotated[float, typer.Option(min=0.0, max=1.0, help="Change of brightness, contrast, saturation.")] = 0.2,
@@ -110,26 +97,25 @@ def train(
     Examples: gnet-edge train --data photos --weights imagenet --epochs 30,
     torchrun --nproc-per-node 4 -m googlenet_edge.cli train --data photos
     """
+    from googlenet_edge import train as training
     from googlenet_edge.augment import Augmentation
-    from googlenet_edge.console import TrainingDisplay
     from googlenet_edge.memory import keep_freed_memory
     from googlenet_edge.parallel import process_group
-    from googlenet_edge.preprocess import Preprocess
     from googlenet_edge.pretrained import read_start
-    from googlenet_edge.train import TrainRequest
-    from googlenet_edge.train import train as run
     from googlenet_edge.training_state import TrainConfig
 
+    if resize is not None and resize < size:
+        raise typer.BadParameter(f"--resize {resize} is below --size {size}, the square that is cut from it")
     with bar("downloading weights") as progress:
         start = read_start(weights, progress=progress) if weights else None
-    request = TrainRequest(
+    request = training.TrainRequest(
         data=data,
-        folder=out or run_folder_for(data),
+        folder=out or workspace.run_folder_for(data),
         preprocess=Preprocess(resize or round(size * 8 / 7), size),
         config=TrainConfig(
             epochs=epochs,
             batch_size=batch_size,
-            learning_rate=learning_rate or (0.02 if weights else 0.1),
+            learning_rate=(0.02 if weights else 0.1) if learning_rate is None else learning_rate,
             mixed_precision=mixed_precision,
             augmentation=Augmentation(min_area, flip, colour),
             seed=seed,
@@ -140,7 +126,7 @@ def train(
     )
     keep_freed_memory()
     with process_group() as rank, TrainingDisplay(visible=rank.first) as display:
-        path = run(
+        path = training.train(
             request,
             observer=display,
             rank=rank,
@@ -154,7 +140,7 @@ def train(
 @app.command(rich_help_panel=MODEL)
 def prune(
     checkpoint: Annotated[Path | None, typer.Argument(help="Default: the newest under runs/.")] = None,
-    out: Annotated[Path | None, typer.Option(help=f"Default: {PRUNED_FILE} beside it.")] = None,
+    out: Annotated[Path | None, typer.Option(help=f"Default: {workspace.PRUNED_FILE} beside it.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Drop the auxiliary heads, and prove that the logits stay the same bit for bit.
@@ -164,9 +150,9 @@ def prune(
     from googlenet_edge.checkpoint import read_checkpoint, write_checkpoint
     from googlenet_edge.prune import prune as run
 
-    taken = _say(take_checkpoint(checkpoint, read_settings()))
+    taken = named(workspace.take_checkpoint(checkpoint, workspace.read_settings()))
     pruned = run(read_checkpoint(taken))
-    path = out or taken.with_name(PRUNED_FILE)
+    path = out or taken.with_name(workspace.PRUNED_FILE)
     write_checkpoint(path, pruned.checkpoint)
     before, after = pruned.before, pruned.after
     shown(f"parameters   {before.parameters:>14,} → {after.parameters:>14,}")
@@ -181,7 +167,7 @@ def export(
     checkpoint: Annotated[Path | None, typer.Argument(help="Default: the newest under runs/.")] = None,
     data: DataOption = None,
     opset: Annotated[int, typer.Option(help="17, or 13 for TensorRT up to 8.2.")] = 17,
-    out: Annotated[Path | None, typer.Option(help=f"Default: {GRAPH_FILE} beside it.")] = None,
+    out: Annotated[Path | None, typer.Option(help=f"Default: {workspace.GRAPH_FILE} beside it.")] = None,
 ) -> None:
     """Write one ONNX file, and check it against PyTorch on real images.
 
@@ -189,11 +175,11 @@ def export(
     """
     from googlenet_edge.engines.build import export_checked
 
-    settings = read_settings()
-    taken = _say(take_checkpoint(checkpoint, settings))
-    images = _say(take_data(data, settings, taken.parent))
-    path = out or taken.with_name(GRAPH_FILE)
-    difference = export_checked(taken, images, path, opset=opset, seed=split_seed(taken.parent))
+    settings = workspace.read_settings()
+    taken = named(workspace.take_checkpoint(checkpoint, settings))
+    images = named(workspace.take_data(data, settings, taken.parent))
+    path = out or taken.with_name(workspace.GRAPH_FILE)
+    difference = export_checked(taken, images, path, opset=opset, seed=workspace.split_seed(taken.parent))
     shown(f"largest difference from PyTorch: {difference:.1e} of the largest logit")
     shown(f"graph: {path}")
 
@@ -204,25 +190,18 @@ def calibrate(
     data: DataOption = None,
     images: ImagesOption = None,
     method: MethodOption = RangeMethod.MINMAX,
-    out: Annotated[Path | None, typer.Option(help=f"Default: {TABLE_FILE} beside it.")] = None,
+    out: Annotated[Path | None, typer.Option(help=f"Default: {workspace.TABLE_FILE} beside it.")] = None,
     skip_damaged: SkipOption = False,
 ) -> None:
     """Measure the ranges of all activations on training images.
 
     Example: gnet-edge calibrate runs/photos/googlenet.onnx --method entropy
     """
-    from googlenet_edge.engines.build import CalibrationRequest, calibrate_file
+    from googlenet_edge.engines.build import calibrate_file
 
-    settings = read_settings()
-    taken = _say(take_graph(graph))
-    request = CalibrationRequest(
-        data=_say(take_data(data, settings, taken.parent)),
-        images=images or settings.calibration_images or 500,
-        method=method,
-        seed=split_seed(taken.parent),
-        when_damaged=_when_damaged(skip_damaged),
-    )
-    path = out or taken.with_name(TABLE_FILE)
+    taken = named(workspace.take_graph(graph))
+    request = _calibration(taken, data, images, method, skip_damaged)
+    path = out or taken.with_name(workspace.TABLE_FILE)
     table = calibrate_file(taken, path, request, bars=bar)
     shown(f"{len(table.tensors)} tensors on {table.image_count} images, method {table.method.value}")
     shown(f"table: {path}")
@@ -231,12 +210,12 @@ def calibrate(
 @app.command(rich_help_panel=ENGINE)
 def build(
     checkpoint: Annotated[Path | None, typer.Argument(help="Default: the newest under runs/.")] = None,
-    precision: Annotated[Precision | None, typer.Option(help="Default int8.")] = None,
-    device: Annotated[Device | None, typer.Option(help="What to build for; default cpu.")] = None,
+    precision: Annotated[Precision | None, typer.Option(help="Default: int8.")] = None,
+    device: Annotated[Device | None, typer.Option(help="What to build for; default: cpu.")] = None,
     data: DataOption = None,
     images: ImagesOption = None,
     method: MethodOption = RangeMethod.MINMAX,
-    max_drop: Annotated[float | None, typer.Option(help="Largest loss of top-1, points; default 1.0.")] = None,
+    max_drop: Annotated[float | None, typer.Option(min=0, help="Largest loss of top-1, points; default: 1.")] = None,
     out: Annotated[Path | None, typer.Option(help="Default: PRECISION-DEVICE beside the checkpoint.")] = None,
     threads: ThreadsOption = None,
     skip_damaged: SkipOption = False,
@@ -246,36 +225,29 @@ def build(
 
     Examples: gnet-edge build --precision int8, gnet-edge build --precision int8 --method entropy --max-drop 0.2
     """
-    from googlenet_edge.engines.build import BuildRequest, CalibrationRequest
-    from googlenet_edge.engines.build import build as run
+    from googlenet_edge.engines import build as building
     from googlenet_edge.engines.tables import build_table, comparison_sentence
 
-    settings = read_settings()
-    taken = _say(take_checkpoint(checkpoint, settings))
-    kind = precision or settings.precision or Precision.INT8
-    target = device or settings.device or Device.CPU
-    request = BuildRequest(
+    settings = workspace.read_settings()
+    taken = named(workspace.take_checkpoint(checkpoint, settings))
+    precision = chosen("--precision", precision, settings.precision, Precision.INT8)
+    device = chosen("--device", device, settings.device, Device.CPU)
+    request = building.BuildRequest(
         checkpoint=taken,
-        out=out or taken.parent / f"{kind.value}-{target.value}",
-        precision=kind,
-        device=target,
-        max_drop_points=_first(max_drop, settings.max_drop, 1.0),
-        threads=threads or settings.threads or _cores(),
-        calibration=CalibrationRequest(
-            data=_say(take_data(data, settings, taken.parent)),
-            images=images or settings.calibration_images or 500,
-            method=method,
-            seed=split_seed(taken.parent),
-            when_damaged=_when_damaged(skip_damaged),
-        ),
+        out=out or taken.parent / f"{precision.value}-{device.value}",
+        precision=precision,
+        device=device,
+        max_drop_points=chosen("--max-drop", max_drop, settings.max_drop, 1.0),
+        threads=chosen("--threads", threads, settings.threads, CORES),
+        calibration=_calibration(taken, data, images, method, skip_damaged),
     )
-    report = run(request, bars=bar)
+    report = building.build(request, bars=bar)
     shown(build_table(report))
     if report.against_fp32:
         shown(comparison_sentence(report.against_fp32))
     for note in report.notes:
         shown(note)
-    shown(", ".join(f"{name} {seconds:.1f} s" for name, seconds in report.seconds.items()))
+    shown("took: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report.seconds.items()))
     for file in report.reused:
         shown(f"there already: {file}")
     shown(f"bundle: {report.bundle}")
@@ -297,11 +269,12 @@ def evaluate(
     from googlenet_edge.engines.evaluate import evaluate_bundles
     from googlenet_edge.engines.tables import comparison_sentence, evaluation_table
 
-    settings = read_settings()
-    paths = bundles or [_say(take_bundle(None))]
-    folder = _say(take_data(data, settings, paths[0].parent))
-    images = open_dataset(folder, seed=split_seed(paths[0].parent)).val
-    results = evaluate_bundles(paths, images, threads=threads or settings.threads or _cores(), bars=bar)
+    settings = workspace.read_settings()
+    paths = [named(workspace.take_bundle(path)) for path in bundles or [None]]
+    folder = named(workspace.take_data(data, settings, paths[0].parent))
+    images = open_dataset(folder, seed=workspace.split_seed(paths[0].parent)).val
+    cores = chosen("--threads", threads, settings.threads, CORES)
+    results = evaluate_bundles(paths, images, threads=cores, bars=bar)
     shown(evaluation_table([(r.bundle, r.accuracy) for r in results]))
     for result in results:
         if result.against_first:
@@ -313,18 +286,18 @@ def evaluate(
 def predict(
     images: Annotated[list[Path], typer.Argument(help="JPEG, PNG or WebP files.")],
     bundle: Annotated[Path | None, typer.Option(help="Default: the newest under runs/.")] = None,
-    top_k: Annotated[int | None, typer.Option(min=1, help="Default 5.")] = None,
-    threads: ThreadsOption = None,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Default: 5.")] = None,
+    threads: OneThreadOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Labels for images.
 
     Example: gnet-edge predict photo.jpg --top-k 3
     """
-    from googlenet_edge import load
     from googlenet_edge.engines.tables import predictions_table
 
-    with load(_say(take_bundle(bundle)), threads=threads or 1) as predictor:
+    count = chosen("--threads", threads, workspace.read_settings().threads, 1)
+    with load(named(workspace.take_bundle(bundle)), threads=count) as predictor:
         rows = list(zip(map(str, images), predictor.predict_batch(images, top_k), strict=True))
     shown(predictions_table(rows))
     _output(dict(rows), as_json)
@@ -342,7 +315,7 @@ def inspect(
     from googlenet_edge.engines.inspection import inspect as run
     from googlenet_edge.engines.tables import facts_table
 
-    facts = run(path or _say(take_bundle(None)))
+    facts = run(path or named(workspace.take_bundle(None)))
     shown(facts_table(facts))
     _output(facts, as_json)
 
@@ -350,8 +323,8 @@ def inspect(
 @app.command(rich_help_panel=ENGINE)
 def bench(
     bundles: Annotated[list[Path] | None, typer.Argument(help="Default: all of the newest run, interleaved.")] = None,
-    device: Annotated[Device | None, typer.Option(help="Where to measure; default cpu.")] = None,
-    threads: ThreadsOption = None,
+    device: Annotated[Device | None, typer.Option(help="Where to measure; default: cpu.")] = None,
+    threads: OneThreadOption = None,
     rounds: Annotated[int, typer.Option(min=6, help="Interleaved rounds of ten runs each.")] = 20,
     image: Annotated[Path | None, typer.Option(help="For the stages; default: a generated JPEG, 640×480.")] = None,
     out: Annotated[Path | None, typer.Option(help="Keep every sample in this JSON file.")] = None,
@@ -365,17 +338,18 @@ def bench(
     from googlenet_edge.engines.measurement import write_measurement
     from googlenet_edge.engines.registry import backend_for
     from googlenet_edge.engines.rounds import BenchPlan
-    from googlenet_edge.engines.tables import circumstances_sentence, latency_table, stages_table
+    from googlenet_edge.engines.tables import circumstances_sentence, latency_table, resources_table, stages_table
     from googlenet_edge.images import read_image_file
 
-    settings = read_settings()
-    backend_for(device or settings.device or Device.CPU)
-    paths = bundles or bundles_beside(_say(take_bundle(None)))
-    plan = BenchPlan(threads=threads or settings.threads or 1, rounds=rounds)
+    settings = workspace.read_settings()
+    backend_for(chosen("--device", device, settings.device, Device.CPU))
+    paths = [named(workspace.take_bundle(path)) for path in bundles or [None]]
+    paths = paths if bundles else workspace.bundles_beside(paths[0])
+    plan = BenchPlan(threads=chosen("--threads", threads, settings.threads, 1), rounds=rounds)
     with bar("measuring") as progress:
         measurement = run(paths, plan=plan, image=read_image_file(image) if image else None, progress=progress)
-    shown(latency_table(measurement))
-    shown(stages_table(measurement))
+    for table in (latency_table(measurement), resources_table(measurement), stages_table(measurement)):
+        shown(table)
     shown(circumstances_sentence(measurement))
     for warning in measurement.warnings:
         shown(f"warning: {warning}")
@@ -385,29 +359,29 @@ def bench(
     _output(measurement, as_json)
 
 
-def _say(taken: Taken) -> Path:
-    """The path, after telling which one it is where nobody named it."""
-    if taken.because != "given":
-        shown(f"using {taken.path} ({taken.because})")
-    return taken.path
+def _calibration(
+    taken: Path, data: Path | None, images: int | None, method: RangeMethod, skip_damaged: bool
+) -> CalibrationRequest:
+    """What to calibrate ``taken``, a checkpoint or a graph, on."""
+    from googlenet_edge.engines.build import CalibrationRequest
 
-
-def _cores() -> int:
-    return os.cpu_count() or 1
-
-
-def _first(given: float | None, setting: float | None, default: float) -> float:
-    """The first that was said; zero counts as said."""
-    return next(value for value in (given, setting, default) if value is not None)
+    settings = workspace.read_settings()
+    return CalibrationRequest(
+        data=named(workspace.take_data(data, settings, taken.parent)),
+        images=chosen("--calibration-images", images, settings.calibration_images, 500),
+        method=method,
+        seed=workspace.split_seed(taken.parent),
+        when_damaged=_when_damaged(skip_damaged),
+    )
 
 
 def _when_damaged(skip: bool) -> WhenDamaged:
-    return without_damaged if skip else refuse_damaged
+    return leave_out_damaged if skip else refuse_damaged
 
 
 def _output(result: Any, as_json: bool) -> None:
     if as_json:
-        sys.stdout.buffer.write(to_json(result))
+        write_json(result)
 
 
 def main() -> None:

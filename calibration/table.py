@@ -17,7 +17,7 @@ from googlenet_edge.calibration.collect import Statistics
 from googlenet_edge.calibration.histogram import BINS, Histogram
 from googlenet_edge.calibration.ranges import RangeMethod, estimate
 from googlenet_edge.errors import CalibrationError
-from googlenet_edge.files import from_json, read_file, to_json, write_bytes
+from googlenet_edge.files import from_versioned_json, read_file, to_json, write_bytes
 from googlenet_edge.graph import InferenceGraph
 from googlenet_edge.preprocess import Preprocess
 
@@ -100,18 +100,10 @@ def read_table(path: Path) -> CalibrationTable:
         CalibrationError: missing, damaged, of a newer schema, or with a range or a histogram that cannot be.
     """
     data = read_file(path, limit=MAX_BYTES, error=CalibrationError)
-    schema = from_json(data, _Schema, where=str(path), error=CalibrationError).schema
-    if schema > SCHEMA:
-        raise CalibrationError(f"{path} has schema {schema}, this version reads up to {SCHEMA}; upgrade googlenet-edge")
-    table = from_json(data, CalibrationTable, where=str(path), error=CalibrationError)
+    table = from_versioned_json(data, CalibrationTable, schema=SCHEMA, where=str(path), error=CalibrationError)
     for name, tensor in table.tensors.items():
         _check(tensor, f"{path}: the tensor {name}")
     return table
-
-
-@dataclass(frozen=True, slots=True)
-class _Schema:
-    schema: int
 
 
 def _calibration(measured: Histogram, counts: str, method: RangeMethod) -> TensorCalibration:

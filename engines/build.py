@@ -28,7 +28,7 @@ from googlenet_edge.dataset import (
     stratified_sample,
 )
 from googlenet_edge.engines.accuracy import Accuracy, Comparison, Evaluation, compare
-from googlenet_edge.engines.bundle import Bundle, Lineage, Manifest, write_bundle
+from googlenet_edge.engines.bundle import Bundle, Lineage, Manifest, check_place, write_bundle
 from googlenet_edge.engines.evaluate import evaluate
 from googlenet_edge.engines.golden import Golden
 from googlenet_edge.engines.lowering import Lowered, lower
@@ -104,7 +104,8 @@ def build(request: BuildRequest, *, bars: Bars) -> BuildReport:
         EdgeError: of the step that failed; what was there before is still there.
         AccuracyError: the lowered model loses more than allowed; no bundle is written.
     """
-    backend_for(request.device)  # refuses what this version cannot run before anything is made
+    backend_for(request.device)  # refuses what this version cannot run, and what it cannot write, before it works
+    check_place(request.out)
     steps, calibration = _Steps(bars), request.calibration
     checkpoint = read_checkpoint(request.checkpoint)
     dataset = open_dataset(calibration.data, seed=calibration.seed)

@@ -11,6 +11,7 @@ The manifest carries its own SHA-256, so that one changed byte anywhere is found
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
@@ -21,7 +22,7 @@ from googlenet_edge import __version__
 from googlenet_edge.engines.accuracy import Accuracy, Comparison
 from googlenet_edge.engines.golden import Golden, read_golden
 from googlenet_edge.errors import BundleError, OutputError
-from googlenet_edge.files import from_json, new_folder, read_file, sha256_bytes, to_json, write_bytes
+from googlenet_edge.files import from_versioned_json, new_folder, read_file, sha256_bytes, to_json, write_bytes
 from googlenet_edge.preprocess import Preprocess
 from googlenet_edge.target import Device, Precision
 
@@ -135,20 +136,12 @@ def _read_verified(path: Path) -> Bundle:
     return Bundle(manifest, class_names, contents[MODEL], golden, contents.get(CALIBRATION), str(path))
 
 
-@dataclass(frozen=True, slots=True)
-class _Versioned:
-    schema: int
-
-
 def _read_manifest(path: Path) -> Manifest:
     file = path / MANIFEST
     if not file.exists():
         raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}; give a folder that gnet-edge build wrote")
     data = read_file(file, limit=_MAX_MANIFEST_BYTES, error=BundleError)
-    schema = from_json(data, _Versioned, where=str(file), error=BundleError).schema
-    if schema > SCHEMA:
-        raise BundleError(f"{path} has schema {schema}, this version reads up to {SCHEMA}; upgrade googlenet-edge")
-    manifest = from_json(data, Manifest, where=str(file), error=BundleError)
+    manifest = from_versioned_json(data, Manifest, schema=SCHEMA, where=str(file), error=BundleError)
     if manifest.sha256 != _seal(manifest) or to_json(manifest) != data:
         raise _changed(file)
     return manifest
@@ -181,6 +174,17 @@ def _read_recorded(file: Path, record: FileRecord) -> bytes:
 
 def _changed(file: Path) -> BundleError:
     return BundleError(f"{file} was changed or damaged since it was written; copy the bundle again, or build it again")
+
+
+def check_place(path: Path) -> None:
+    """Raises `OutputError` where no bundle can be written: asked before minutes of work, not after."""
+    try:
+        _refuse_foreign_folder(path)
+        above = next(folder for folder in path.absolute().parents if folder.exists())
+    except OSError as problem:
+        raise OutputError(f"cannot write {path}: {problem.strerror}; give another --out") from problem
+    if not (above.is_dir() and os.access(above, os.W_OK)):
+        raise OutputError(f"cannot write {path}: {above} is not a folder that can be written to; give another --out")
 
 
 def _refuse_foreign_folder(path: Path) -> None:

@@ -16,11 +16,13 @@ def inspect(path: Path) -> Facts:
     """The facts of a bundle, checkpoint, graph or calibration table; reading it verifies it.
 
     Raises:
-        DataError: it is none of these.
+        DataError: it is missing, or none of these.
         BundleError, CheckpointError, GraphError, CalibrationError: it is damaged, or of a newer version.
     """
     if path.is_dir():
         return _bundle(path)
+    if not path.exists():
+        raise DataError(f"{path} is missing; gnet-edge inspect without a path shows the newest bundle")
     if path.suffix not in _READERS:
         kinds = "a bundle's folder, .safetensors, .onnx or a calibration table's .json"
         raise DataError(f"{path} is nothing that gnet-edge wrote; expected {kinds}")

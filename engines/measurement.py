@@ -14,7 +14,7 @@ from googlenet_edge.engines.cold_start import ColdStart
 from googlenet_edge.engines.protocol import EngineSpec
 from googlenet_edge.engines.timing import WarmUp
 from googlenet_edge.errors import DataError
-from googlenet_edge.files import from_json, read_file, to_json, write_bytes
+from googlenet_edge.files import from_versioned_json, read_file, to_json, write_bytes
 from googlenet_edge.statistics import Interval, Summary, median_interval, summarize
 from googlenet_edge.target import Precision
 
@@ -120,12 +120,4 @@ def write_measurement(path: Path, measurement: Measurement) -> None:
 def read_measurement(path: Path) -> Measurement:
     """Reads what `write_measurement` wrote. Raises `DataError`: missing, damaged, or of a newer schema."""
     data = read_file(path, limit=_MAX_BYTES, error=DataError)
-    schema = from_json(data, _Versioned, where=str(path), error=DataError).schema
-    if schema > SCHEMA:
-        raise DataError(f"{path} has schema {schema}, this version reads up to {SCHEMA}; upgrade googlenet-edge")
-    return from_json(data, Measurement, where=str(path), error=DataError)
-
-
-@dataclass(frozen=True, slots=True)
-class _Versioned:
-    schema: int
+    return from_versioned_json(data, Measurement, schema=SCHEMA, where=str(path), error=DataError)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 
 from rich.table import Table
 
@@ -16,10 +17,9 @@ MEGABYTE = 1e6
 
 
 def build_table(report: BuildReport) -> Table:
-    """A bundle beside FP32: accuracy, agreement, size."""
-    table = _table("", "top-1", "95 % interval", "top-5", "model")
-    reference = report.against_fp32
-    if reference:
+    """A bundle beside FP32: accuracy with its interval, size."""
+    table = _table("precision", "top-1", "95 % interval", "top-5", "model")
+    if reference := report.against_fp32:
         table.add_row("fp32", *_accuracy(reference.reference), _megabytes(report.fp32_model_bytes))
     table.add_row(report.precision.value, *_accuracy(report.accuracy), _megabytes(report.model_bytes))
     return table
@@ -30,8 +30,8 @@ def comparison_sentence(comparison: Comparison) -> str:
     low, high = comparison.top1_change_interval.low, comparison.top1_change_interval.high
     verdict = "not told from chance" if comparison.mcnemar_p > 0.05 else "a real difference"
     return (
-        f"top-1 changes by {comparison.top1_change_points:+.2f} points ({low:+.2f}…{high:+.2f}; McNemar"
-        f" p {comparison.mcnemar_p:.2f}: {verdict}); {comparison.agreement:.2%} of the predictions are equal"
+        f"top-1 changes by {comparison.top1_change_points:+.2f} points (95 % interval {low:+.2f} to {high:+.2f};"
+        f" McNemar p {comparison.mcnemar_p:.2f}: {verdict}); {comparison.agreement:.2%} of the predictions are equal"
     )
 
 
@@ -44,29 +44,39 @@ def evaluation_table(rows: Sequence[tuple[str, Accuracy]]) -> Table:
 
 
 def latency_table(measurement: Measurement) -> Table:
-    """Latency of one image, throughput, cold start and memory of every bundle."""
-    table = _table("bundle", "p50", "p90", "p99 ms", "spread", "ratio of p50", "images/s", "cold start", "peak memory")
+    """Latency of one image, and the ratio to the reference with its interval."""
+    table = _table("latency, one image", "p50 ms", "p90 ms", "p99 ms", "spread", "ratio of p50, 95 % interval")
     ratios = {ratio.name: ratio for ratio in measurement.ratios}
     for bundle in measurement.bundles:
         summary, ratio = bundle.latency.summary_ms, ratios.get(bundle.name)
-        against = f"{ratio.ratio:.3f} ({ratio.interval.low:.3f}…{ratio.interval.high:.3f})" if ratio else "1"
         table.add_row(
             _short(bundle.name),
-            f"{summary.p50:.2f}",
-            f"{summary.p90:.2f}",
-            f"{summary.p99:.2f}",
+            *(f"{time:.2f}" for time in (summary.p50, summary.p90, summary.p99)),
             f"{summary.spread:.1%}",
-            against,
-            f"{max(t.images_per_s for t in bundle.throughput):.0f}",
-            _cold_start(bundle),
+            f"{ratio.ratio:.3f} ({ratio.interval.low:.3f} to {ratio.interval.high:.3f})" if ratio else "1",
+        )
+    return table
+
+
+def resources_table(measurement: Measurement) -> Table:
+    """What a bundle gives and takes beside latency: throughput at its best batch, cold start, memory, size."""
+    table = _table("throughput, memory", "images/s", "at batch", "cold start ms", "peak memory", "bundle")
+    for bundle in measurement.bundles:
+        best = max(bundle.throughput, key=lambda throughput: throughput.images_per_s)
+        table.add_row(
+            _short(bundle.name),
+            f"{best.images_per_s:.0f}",
+            str(best.batch),
+            f"{median(start.total_ms for start in bundle.cold_starts):.0f}",
             _memory(bundle),
+            _megabytes(bundle.bundle_bytes),
         )
     return table
 
 
 def stages_table(measurement: Measurement) -> Table:
     """Where the time of one image file goes, p50 in milliseconds."""
-    table = _table("p50 ms", *(stage.value for stage in Stage), "sum")
+    table = _table("one image file, p50 ms", *(stage.value for stage in Stage), "sum")
     for bundle in measurement.bundles:
         times = [bundle.stages[stage].summary_ms.p50 for stage in Stage]
         table.add_row(_short(bundle.name), *(f"{time:.2f}" for time in (*times, sum(times))))
@@ -95,22 +105,26 @@ def predictions_table(rows: Sequence[tuple[str, Sequence[Prediction]]]) -> Table
 
 def facts_table(facts: dict[str, str]) -> Table:
     """Names and values."""
-    table = Table(box=None, show_header=False)
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for name, value in facts.items():
         table.add_row(name, value)
     return table
 
 
 def _table(first: str, *others: str) -> Table:
-    table = Table(first, box=None, header_style="bold", pad_edge=False)
+    """Names on the left, which are folded where they are too long, and figures, which stay whole."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column(first, overflow="fold")
     for name in others:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     return table
 
 
 def _accuracy(accuracy: Accuracy) -> tuple[str, str, str]:
     interval = accuracy.top1_interval
-    return f"{accuracy.top1:.2%}", f"{interval.low:.2%}…{interval.high:.2%}", f"{accuracy.top5:.2%}"
+    return f"{accuracy.top1:.2%}", f"{interval.low:.2%} to {interval.high:.2%}", f"{accuracy.top5:.2%}"
 
 
 def _megabytes(size: int) -> str:
@@ -119,11 +133,6 @@ def _megabytes(size: int) -> str:
 
 def _short(name: str) -> str:
     return "/".join(Path(name).parts[-2:])
-
-
-def _cold_start(bundle: BundleMeasurement) -> str:
-    totals = sorted(start.total_ms for start in bundle.cold_starts)
-    return f"{totals[len(totals) // 2]:.0f} ms"
 
 
 def _memory(bundle: BundleMeasurement) -> str:

@@ -11,7 +11,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from googlenet_edge.errors import CheckpointError
-from googlenet_edge.files import from_json, sha256_file, to_json, write_bytes
+from googlenet_edge.files import from_versioned_json, sha256_file, to_json, write_bytes
 from googlenet_edge.model import GoogLeNet, GoogLeNetConfig
 from googlenet_edge.preprocess import Preprocess
 
@@ -76,12 +76,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     metadata, weights = read_safetensors(path)
     if METADATA_KEY not in metadata:
         raise CheckpointError(f"{path} was not written by gnet-edge train; it has no class names and no preprocessing")
-    where = f"the metadata of {path}"
-    info = from_json(metadata[METADATA_KEY].encode(), CheckpointInfo, where=where, error=CheckpointError)
-    if info.schema > SCHEMA:
-        raise CheckpointError(
-            f"{path} has schema {info.schema}, this version reads up to {SCHEMA}; upgrade googlenet-edge"
-        )
+    data, where = metadata[METADATA_KEY].encode(), f"the metadata of {path}"
+    info = from_versioned_json(data, CheckpointInfo, schema=SCHEMA, where=where, error=CheckpointError)
     checkpoint = Checkpoint(info, weights, sha256_file(path))
     check_finite(weights, path)
     build_model(checkpoint, where=str(path))

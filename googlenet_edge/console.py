@@ -1,23 +1,38 @@
-"""What people see while they wait: progress on stderr, silent where stderr is no terminal."""
+"""What the commands say: words, tables and progress for people on stderr, data for programs on stdout.
+
+Progress is silent where stderr is no terminal.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from googlenet_edge.dataset import Checked, ImageSet, without_damaged
 from googlenet_edge.dataset import Progress as ProgressCallback
+from googlenet_edge.errors import OutputError
+from googlenet_edge.files import to_json
+from googlenet_edge.workspace import SETTINGS_FILE, Taken
 
 if TYPE_CHECKING:
     from googlenet_edge.training_loop import EpochReport, StepReport
 
-err = Console(stderr=True, highlight=False, markup=False, soft_wrap=True, width=None if sys.stderr.isatty() else 160)
+PIPED_WIDTH = 160
+err = Console(
+    stderr=True, highlight=False, markup=False, soft_wrap=True, width=None if sys.stderr.isatty() else PIPED_WIDTH
+)
+
+T = TypeVar("T")
 
 
 def shown(what: RenderableType) -> None:
@@ -25,11 +40,48 @@ def shown(what: RenderableType) -> None:
     err.print(what)
 
 
+def named(taken: Taken) -> Path:
+    """The path, after telling which one it is where nobody named it."""
+    if taken.because != "given":
+        shown(f"using {taken.path} ({taken.because})")
+    return taken.path
+
+
+def chosen(option: str, given: T | None, setting: T | None, default: T) -> T:
+    """What was given, else what ``gnet-edge.toml`` says, after telling so, else the default."""
+    if given is not None:
+        return given
+    if setting is None:
+        return default
+    shown(f"using {option} {setting.value if isinstance(setting, Enum) else setting} ({SETTINGS_FILE} says so)")
+    return setting
+
+
+def leave_out_damaged(checked: Checked) -> ImageSet:
+    """`without_damaged`, after telling how many that leaves out. Raises `DataError` as it does."""
+    if checked.damaged:
+        total = len(checked.images) + len(checked.damaged)
+        shown(f"left out {len(checked.damaged)} damaged of {total} images, first: {checked.damaged[0]}")
+    return without_damaged(checked)
+
+
+def write_json(result: Any) -> None:
+    """Writes data for programs on stdout. Raises `OutputError` where that is a file on a full disk."""
+    try:
+        sys.stdout.buffer.write(to_json(result))
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:  # the reader has read enough: click ends the command quietly
+        raise
+    except OSError as problem:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would try once more when it ends
+        raise OutputError(f"cannot write the result on stdout: {problem.strerror}; free space") from problem
+
+
 @contextmanager
 def bar(what: str) -> Iterator[ProgressCallback]:
     """A progress bar as a callback of (done, total)."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -51,7 +103,7 @@ class TrainingDisplay:
         self._stop = False
         self._visible = visible
         self._progress = Progress(
-            TextColumn("epoch {task.fields[epoch]}"),
+            TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("loss {task.fields[loss]}  top-1 {task.fields[top1]}  {task.fields[speed]} images/s"),
             TimeElapsedColumn(),
@@ -60,7 +112,7 @@ class TrainingDisplay:
             transient=True,
             disable=not (visible and err.is_terminal),
         )
-        self._task = self._progress.add_task("", total=1, epoch="1", loss="–", top1="–", speed="–", left="?")
+        self._task = self._progress.add_task("epoch 1", total=1, loss="–", top1="–", speed="–", left="?")
 
     def __enter__(self) -> TrainingDisplay:
         """Starts the bar; from now on Ctrl-C and SIGTERM ask training to stop after the step at hand."""
@@ -83,7 +135,7 @@ class TrainingDisplay:
 
     def on_checked(self, done: int, total: int) -> None:
         """Moves the bar while images are checked, before training."""
-        self._progress.update(self._task, total=total, completed=done, epoch=f"0: checking image {done} of {total}")
+        self._progress.update(self._task, total=total, completed=done, description="checking images")
 
     def on_step(self, report: StepReport) -> None:
         """Moves the bar."""
@@ -92,7 +144,7 @@ class TrainingDisplay:
             self._task,
             total=report.epochs * report.steps,
             completed=(report.epoch - 1) * report.steps + report.step,
-            epoch=f"{report.epoch}/{report.epochs}",
+            description=f"epoch {report.epoch}/{report.epochs}",
             loss=f"{report.loss:.3f}",
             top1=f"{report.top1:.1%}",
             speed=f"{report.images_per_s:.0f}",

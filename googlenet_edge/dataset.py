@@ -137,7 +137,7 @@ def refuse_damaged(checked: Checked) -> ImageSet:
     """The images, where all of them are whole. Raises `DamagedImageError` with the first damaged one's name."""
     if checked.damaged:
         more = f" (and {len(checked.damaged) - 1} more)" if len(checked.damaged) > 1 else ""
-        raise DamagedImageError(f"{checked.damaged[0]}{more}; or go on without with --skip-damaged")
+        raise DamagedImageError(f"{checked.damaged[0]}{more}, or leave damaged images out with --skip-damaged")
     return checked.images
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import errno
+import glob
 import hashlib
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +20,7 @@ from googlenet_edge.errors import EdgeError, OutputError
 
 T = TypeVar("T")
 
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
@@ -92,6 +96,19 @@ def to_json(value: Any) -> bytes:
     return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
 
 
+@dataclass(frozen=True, slots=True)
+class _Versioned:
+    schema: int
+
+
+def from_versioned_json(data: bytes, kind: type[T], *, schema: int, where: str, error: type[EdgeError]) -> T:
+    """`from_json` for what carries its ``schema``: one above ``schema`` is refused before anything else is read."""
+    found = from_json(data, _Versioned, where=where, error=error).schema
+    if found > schema:
+        raise error(f"{where} has schema {found}, this version reads up to {schema}; upgrade googlenet-edge")
+    return from_json(data, kind, where=where, error=error)
+
+
 def from_json(data: bytes, kind: type[T], *, where: str, error: type[EdgeError]) -> T:
     """JSON → a dataclass, with every type, range and required field checked.
 
@@ -124,7 +141,7 @@ def _temporary_beside(path: Path) -> Path:
 
 def _remove_stale(path: Path) -> None:
     """Removes what killed processes left when they wrote the same path."""
-    for left in path.parent.glob(f".{path.name}.tmp-*"):
+    for left in path.parent.glob(f".{glob.escape(path.name)}.tmp-*"):
         pid = left.name.rpartition("-")[2]
         if pid.isdigit() and not Path(f"/proc/{pid}").exists():
             shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
@@ -147,4 +164,5 @@ def _output_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as problem:
         reason = problem.strerror or str(problem)
-        raise OutputError(f"cannot write {path}: {reason}; free space or give another --out") from problem
+        mend = "free space, or give" if problem.errno in _FULL else "give"
+        raise OutputError(f"cannot write {path}: {reason}; {mend} another --out") from problem

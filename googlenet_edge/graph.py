@@ -10,7 +10,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from googlenet_edge.errors import GraphError
-from googlenet_edge.files import from_json, read_file, sha256_bytes, to_json, write_bytes
+from googlenet_edge.files import from_versioned_json, read_file, sha256_bytes, to_json, write_bytes
 from googlenet_edge.preprocess import Preprocess
 
 INPUT = "images"
@@ -80,10 +80,6 @@ def read_graph(path: Path) -> InferenceGraph:
     texts = {p.key: p.value for p in model.metadata_props}
     if METADATA_KEY not in texts:
         raise GraphError(f"{path} was not written by gnet-edge export; it has no class names and no preprocessing")
-    where = f"the metadata of {path}"
-    metadata = from_json(texts[METADATA_KEY].encode(), GraphMetadata, where=where, error=GraphError)
-    if metadata.schema > SCHEMA:
-        raise GraphError(
-            f"{path} has schema {metadata.schema}, this version reads up to {SCHEMA}; upgrade googlenet-edge"
-        )
+    data, where = texts[METADATA_KEY].encode(), f"the metadata of {path}"
+    metadata = from_versioned_json(data, GraphMetadata, schema=SCHEMA, where=where, error=GraphError)
     return InferenceGraph(model, metadata.class_names, metadata.preprocess, metadata.parent_sha256)

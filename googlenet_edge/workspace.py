@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -30,9 +31,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     checkpoint: str | None = None
     precision: Precision | None = None
     device: Device | None = None
-    threads: int | None = None
-    calibration_images: int | None = None
-    max_drop: float | None = None
+    threads: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    calibration_images: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    max_drop: Annotated[float, msgspec.Meta(ge=0)] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,8 @@ def read_settings(path: Path = SETTINGS_FILE) -> Settings:
     try:
         return msgspec.toml.decode(data, type=Settings)
     except (msgspec.DecodeError, ValueError) as problem:
-        raise ConfigError(f"{path.resolve()} cannot be read: {problem}") from problem
+        known = ", ".join(Settings.__struct_fields__)
+        raise ConfigError(f"{path.resolve()} cannot be used: {problem}; it may set {known}") from problem
 
 
 def write_run_record(folder: Path, record: RunRecord) -> None:
@@ -88,17 +90,18 @@ class Taken:
 
 def take_checkpoint(given: Path | None, settings: Settings, runs: Path = RUNS) -> Taken:
     """The checkpoint to use. Raises `ConfigError` where there is none."""
-    if given or settings.checkpoint:
-        return _given_or_set(given, settings.checkpoint)
     mend = "train first with: gnet-edge train --data DIR"
+    if given or settings.checkpoint:
+        return _existing(_given_or_set(given, settings.checkpoint), mend)
     return _newest(runs.glob(f"*/{CHECKPOINT_FILE}"), "checkpoint", mend, runs)
 
 
 def take_graph(given: Path | None, runs: Path = RUNS) -> Taken:
     """The inference graph to use. Raises `ConfigError` where there is none."""
+    mend = "export one first with: gnet-edge export"
     if given:
-        return Taken(given, "given")
-    return _newest(runs.glob(f"*/{GRAPH_FILE}"), "graph", "export one first with: gnet-edge export", runs)
+        return _existing(Taken(given, "given"), mend)
+    return _newest(runs.glob(f"*/{GRAPH_FILE}"), "graph", mend, runs)
 
 
 def take_data(given: Path | None, settings: Settings, run: Path) -> Taken:
@@ -113,9 +116,9 @@ def take_data(given: Path | None, settings: Settings, run: Path) -> Taken:
 
 def take_bundle(given: Path | None, runs: Path = RUNS) -> Taken:
     """The folder of the bundle to use. Raises `ConfigError` where there is none."""
-    if given:
-        return Taken(given, "given")
     mend = "build one first with: gnet-edge build --precision int8"
+    if given:
+        return _existing(Taken(given, "given"), mend)
     newest = _newest(runs.glob(f"*/*/{MANIFEST_FILE}"), "bundle", mend, runs)
     return Taken(newest.path.parent, newest.because)
 
@@ -133,6 +136,12 @@ def split_seed(run: Path) -> int:
 
 def _given_or_set(given: Path | None, setting: str | None) -> Taken:
     return Taken(given, "given") if given else Taken(Path(setting or ""), f"{SETTINGS_FILE} says so")
+
+
+def _existing(taken: Taken, mend: str) -> Taken:
+    if not taken.path.exists():
+        raise ConfigError(f"{taken.path} is missing; {mend}")
+    return taken
 
 
 def _newest(found: Iterable[Path], what: str, mend: str, runs: Path) -> Taken:

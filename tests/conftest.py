@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from command import Built, copy_of, done
 from hypothesis import settings
 
 from googlenet_edge.pictograms import write_pictograms
@@ -30,12 +31,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working folder as a person has it after a training: ``photos/train``, ``photos/val`` and ``runs/``.
 
-    One epoch on a few generated pictograms, by the real command. Tests that write take a copy.
+    One epoch on a few generated pictograms, by the real command: a network that guesses. So ``gnet-edge.toml`` allows
+    any loss of accuracy, and the README's commands run as they stand. Tests that write take a copy.
     """
     folder = tmp_path_factory.mktemp("tiny_run")
     write_pictograms(folder / "photos", train_per_class=8, val_per_class=4, size=48)
     gnet_edge("train", "--data", "photos", "--epochs", "1", "--size", "64", cwd=folder)
+    (folder / "gnet-edge.toml").write_text("max_drop = 100\n")
     return folder
+
+
+@pytest.fixture(scope="session")
+def built(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """`tiny_run` with graph, table and bundles, calibrated on a few images. Tests that write take a copy."""
+    folder = copy_of(tiny_run, tmp_path_factory.mktemp("built") / "work")
+    (folder / "gnet-edge.toml").write_text("max_drop = 100\ncalibration_images = 24\n")
+    return Built(folder, done("build", "--precision", "fp32", cwd=folder), done("build", "--json", cwd=folder))
 
 
 def gnet_edge(*arguments: str, cwd: Path) -> None:

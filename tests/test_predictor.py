@@ -83,8 +83,10 @@ def test_rank_orders_by_score_then_index_and_sums_to_one() -> None:
     assert (first.probability, second.probability, third.probability) == (0.5, 0.5, 0.0)
 
 
-def test_ranking_keeps_the_order_of_a_thousand_equals() -> None:
-    assert ranking(np.zeros((2, 1000), np.float32), 5).tolist() == [[0, 1, 2, 3, 4]] * 2
+def test_ranking_of_many_equals_leads_with_the_lowest_index() -> None:
+    row = np.random.default_rng(0).integers(0, 3, 1000).astype(np.float32)
+    expected = sorted(range(1000), key=lambda index: (-row[index], index))
+    assert ranking(row[None], 1000).tolist() == [expected]
 
 
 def test_predict_gives_five_classes_or_all_where_there_are_fewer(predictor: Predictor) -> None:

@@ -1,0 +1,169 @@
+"""What INT8 costs in accuracy: every range method of this package, and ONNX Runtime's own static quantization.
+
+All models are lowered from the same FP32 graph with the same calibration images of train/, and judged on the same
+images of val/. ONNX Runtime's is what its documentation recommends for this processor: quant_pre_process, then
+quantize_static in QDQ form, u8 activations, s8 weights per channel, min/max ranges.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import Figure, Result, conclude, markdown, parser, run, show
+from made import lowered_predictor
+from numpy.typing import NDArray
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from googlenet_edge.calibration.calibrate import calibrate
+from googlenet_edge.calibration.ranges import RangeMethod
+from googlenet_edge.checkpoint import read_checkpoint
+from googlenet_edge.console import bar
+from googlenet_edge.dataset import Checked, ImageSet, check_images, load_pixels, open_dataset, stratified_sample
+from googlenet_edge.engines.accuracy import Comparison, Evaluation, compare
+from googlenet_edge.engines.circumstances import read_circumstances
+from googlenet_edge.engines.logits import ranking
+from googlenet_edge.engines.lowering import Lowered, lower
+from googlenet_edge.export import export
+from googlenet_edge.graph import INPUT, InferenceGraph, write_graph
+from googlenet_edge.target import Device, Precision
+from googlenet_edge.workspace import CHECKPOINT_FILE, split_seed
+
+DEFAULT = RangeMethod.MINMAX  # that of `gnet-edge build`
+MOST_LOSS_POINTS, LEAST_AGREEMENT = 0.2, 99.4
+BATCH = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A quantized model against FP32. ``sqnr_db``: FP32 logits over the difference, both squared and summed."""
+
+    model: str
+    top1: float
+    against_fp32: Comparison
+    sqnr_db: float
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--run", type=Path, required=True, help=f"folder with {CHECKPOINT_FILE}")
+    options.add_argument("--data", type=Path, required=True, help="folder with train/CLASS/* and val/CLASS/*")
+    options.add_argument("--calibration-images", type=int, default=500, help="how many of train/ (default 500)")
+    options.add_argument("--threads", type=int, default=2, help="processor threads (default 2)")
+    given = options.parse_args()
+    circumstances = read_circumstances()
+    graph = export(read_checkpoint(given.run / CHECKPOINT_FILE))
+    seed = split_seed(given.run)
+    data = open_dataset(given.data, seed=seed)
+    sample = stratified_sample(data.train, given.calibration_images, seed=seed)
+    rows = compare_all(graph, check_images(sample, preprocess=graph.preprocess), data.val, threads=given.threads)
+    show(table_of(rows))
+    conclude(Result(figures_of(rows[0]), circumstances, rows), given.out)
+
+
+def compare_all(graph: InferenceGraph, calibration: Checked, val: ImageSet, *, threads: int) -> list[Row]:
+    """A row for every model, the default one first."""
+    pixels = np.stack(list(load_pixels(val, graph.preprocess)))
+    exact, fp32 = judge(graph, "fp32", Lowered(graph.bytes), pixels, val, threads=threads)
+    rows = []
+    for name, lowered in quantized(graph, calibration):
+        logits, found = judge(graph, name, lowered, pixels, val, threads=threads)
+        rows.append(Row(name, found.accuracy.top1, compare(fp32, found), sqnr_db(exact, logits)))
+    return rows
+
+
+def quantized(graph: InferenceGraph, calibration: Checked) -> Iterator[tuple[str, Lowered]]:
+    """The models with their names. One calibration serves all range methods."""
+    with bar("calibrating") as progress:
+        table = calibrate(graph, calibration, method=DEFAULT, progress=progress)
+    for method in sorted(RangeMethod, key=lambda each: each is not DEFAULT):
+        ranges = table.with_method(method)
+        yield f"gnet-edge, {method.value}", lower(graph, device=Device.CPU, precision=Precision.INT8, table=ranges)
+    yield "ONNX Runtime, min/max", Lowered(quantized_by_onnxruntime(graph, calibration.images))
+
+
+def judge(
+    graph: InferenceGraph, name: str, lowered: Lowered, pixels: NDArray[np.uint8], images: ImageSet, *, threads: int
+) -> tuple[NDArray[np.float32], Evaluation]:
+    """Logits float32 ``(n, classes)`` for pixels ``(n, crop, crop, 3)``, and what they say about the images."""
+    started, parts = time.perf_counter(), []
+    with lowered_predictor(graph, lowered, threads=threads) as predictor, bar(name) as progress:
+        for first in range(0, len(pixels), BATCH):
+            parts.append(predictor.run(pixels[first : first + BATCH]))
+            progress(first + BATCH, len(pixels))
+    logits = np.concatenate(parts)
+    best, labels = ranking(logits, 5), np.array(images.labels, np.int64)
+    in_top5 = (best == labels[:, None]).any(axis=1)
+    seconds = time.perf_counter() - started
+    return logits, Evaluation(images.class_names, labels, best[:, 0].astype(np.int64), in_top5, seconds)
+
+
+def sqnr_db(exact: NDArray[np.float32], logits: NDArray[np.float32]) -> float:
+    """The signal-to-quantization-noise ratio in decibels."""
+    signal = np.square(exact, dtype=np.float64).sum()
+    return float(10 * math.log10(signal / np.square(logits - exact, dtype=np.float64).sum()))
+
+
+class _Reader(CalibrationDataReader):  # type: ignore[misc]  # the package ships no types
+    """Calibration images as ONNX Runtime asks for them."""
+
+    def __init__(self, graph: InferenceGraph, images: ImageSet) -> None:
+        self._batches = (
+            {INPUT: graph.preprocess.normalize(pixels[None])} for pixels in load_pixels(images, graph.preprocess)
+        )
+
+    def get_next(self) -> dict[str, Any] | None:
+        return next(self._batches, None)
+
+
+def quantized_by_onnxruntime(graph: InferenceGraph, images: ImageSet) -> bytes:
+    """The same graph, quantized by ONNX Runtime."""
+    with tempfile.TemporaryDirectory() as name:
+        original, prepared, quantized_file = (Path(name) / f"{stem}.onnx" for stem in ("fp32", "prepared", "int8"))
+        write_graph(original, graph)
+        quant_pre_process(str(original), str(prepared))
+        quantize_static(
+            str(prepared),
+            str(quantized_file),
+            _Reader(graph, images),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            reduce_range=False,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
+        return quantized_file.read_bytes()
+
+
+def table_of(rows: list[Row]) -> str:
+    """The comparison as Markdown."""
+    fp32 = rows[0].against_fp32.reference
+    cells = [("FP32", f"{fp32.top1:.2%}", "–", "–", "–", "–")]
+    for row in rows:
+        found, interval = row.against_fp32, row.against_fp32.top1_change_interval
+        change = f"{found.top1_change_points:+.2f} ({interval.low:+.2f}…{interval.high:+.2f})"
+        numbers = (f"{found.mcnemar_p:.2g}", f"{found.agreement:.2%}", f"{row.sqnr_db:.1f} dB")
+        cells.append((row.model, f"{row.top1:.2%}", change, *numbers))
+    head = ("model", "top-1", "change, points (95 % interval)", "McNemar's p", "agreement", "logit SQNR")
+    return f"{fp32.images} images\n\n{markdown(head, cells)}\n"
+
+
+def figures_of(row: Row) -> tuple[Figure, ...]:
+    """What is asked of the default method, on CIFAR-10."""
+    found = row.against_fp32
+    loss = -found.top1_change_points
+    return (
+        Figure(f"loss of top-1, {row.model}", loss, "points", most=MOST_LOSS_POINTS),
+        Figure(f"agreement with FP32, {row.model}", 100 * found.agreement, "%", least=LEAST_AGREEMENT),
+    )
+
+
+if __name__ == "__main__":
+    run(main)

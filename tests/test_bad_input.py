@@ -1,0 +1,550 @@
+"""What bad input gets: one clear line, exit code 1, nothing half-written, and nothing lost that was there before."""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from command import Built, Outcome, contents, copy_of, done, gnet_edge
+from PIL import Image
+from safetensors.torch import save_file
+from tiny_bundles import solid, write_colour_bundle
+
+from googlenet_edge.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from googlenet_edge.engines import build
+from googlenet_edge.engines.accuracy import Comparison, Evaluation, compare
+from googlenet_edge.engines.bundle import read_bundle
+from googlenet_edge.graph import METADATA_KEY
+
+COMMAND = str(Path(sys.executable).with_name("gnet-edge"))
+
+
+def refused(outcome: Outcome, sentence: str) -> None:
+    """Asserts that a command said one thing, that it is this, and that it failed."""
+    assert re.fullmatch(f"gnet-edge: {sentence}\n", outcome.err), outcome.err
+    assert (outcome.code, outcome.out) == (1, "")
+
+
+def refused_without_a_trace(sentence: str, *arguments: str | Path, cwd: Path) -> None:
+    """The same, and the folder is as it was."""
+    before = contents(cwd)
+    refused(gnet_edge(*arguments, cwd=cwd), sentence)
+    assert contents(cwd) == before
+
+
+@pytest.fixture
+def colours(tmp_path: Path) -> Path:
+    """A working folder with a small bundle and no training."""
+    write_colour_bundle(tmp_path / "runs" / "colours" / "fp32-cpu")
+    solid("red").save(tmp_path / "red.png")
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def work(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder after training and building, without settings. The tests here prove that they leave it alone."""
+    folder = copy_of(built.folder, tmp_path_factory.mktemp("bad_input") / "work")
+    (folder / "gnet-edge.toml").unlink()
+    return folder
+
+
+def paint(path: Path, side: int = 40) -> None:
+    """A black square."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (side, side)).save(path)
+
+
+def shade(path: Path, side: int = 40) -> None:
+    """A square that goes from black to white."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.linear_gradient("L").resize((side, side)).save(path)
+
+
+# Data folders
+
+
+def nothing(photos: Path) -> None:
+    photos.mkdir()
+
+
+def one_class(photos: Path) -> None:
+    paint(photos / "cat" / "1.png")
+
+
+def empty_class(photos: Path) -> None:
+    paint(photos / "train" / "cat" / "1.png")
+    (photos / "train" / "dog").mkdir()
+    (photos / "val").mkdir()
+
+
+def no_folder(photos: Path) -> None:
+    photos.write_text("cat, dog")
+
+
+def letter_among_images(photos: Path) -> None:
+    for name in ("train/cat/1", "train/cat/2", "train/dog/1", "train/dog/2", "val/cat/1", "val/dog/1"):
+        shade(photos / f"{name}.png")
+    (photos / "train" / "dog" / "letter.jpg").write_text("Dear dog")
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (nothing, "photos has no class folder; expected at least two folders, one a class, with images in them"),
+        (one_class, "photos has only the class 'cat'; expected at least two folders, one a class, with images in them"),
+        (empty_class, "photos/train/dog has no image; add some, or remove the folder"),
+        (no_folder, r"photos is not a folder; expected photos/train/CLASS/\* and photos/val/CLASS/\*"),
+        (
+            letter_among_images,
+            "photos/train/dog/letter.jpg is not a JPEG, PNG or WebP image; remove it, or leave damaged images out"
+            " with --skip-damaged",
+        ),
+    ],
+)
+def test_bad_data_folder_stops_training(make: Callable[[Path], None], sentence: str, tmp_path: Path) -> None:
+    make(tmp_path / "photos")
+    refused_without_a_trace(sentence, "train", "--data", "photos", cwd=tmp_path)
+
+
+def test_damaged_image_is_skipped_and_counted_on_demand(tmp_path: Path) -> None:
+    letter_among_images(tmp_path / "photos")
+    options = ("--epochs", "1", "--size", "32", "--batch-size", "2", "--workers", "0", "--skip-damaged")
+    outcome = done("train", "--data", "photos", *options, cwd=tmp_path)
+    assert "left out 1 damaged of 5 images, first: photos/train/dog/letter.jpg is not a JPEG" in outcome.err
+    record = read_checkpoint(tmp_path / "runs/photos/checkpoint.safetensors").info.training
+    assert record is not None
+    assert record.images == 4
+
+
+def test_image_that_is_none_is_named_by_predict(colours: Path) -> None:
+    (colours / "letter.jpg").write_text("Dear dog")
+    sentence = "letter.jpg is not a JPEG, PNG or WebP image; remove it"
+    refused_without_a_trace(
+        sentence, "predict", "red.png", "letter.jpg", "--bundle", "runs/colours/fp32-cpu", cwd=colours
+    )
+    refused_without_a_trace(
+        "absent.jpg is missing", "predict", "absent.jpg", "--bundle", "runs/colours/fp32-cpu", cwd=colours
+    )
+
+
+# Checkpoints
+
+
+@pytest.fixture(scope="module")
+def checkpoint(work: Path) -> Checkpoint:
+    return read_checkpoint(work / "runs" / "photos" / "checkpoint.safetensors")
+
+
+def without_a_tensor(path: Path, checkpoint: Checkpoint) -> None:
+    weights = {
+        name: tensor for name, tensor in checkpoint.weights.items() if name != "inception4c.branch2.0.conv.weight"
+    }
+    write_checkpoint(path, replace(checkpoint, weights=weights))
+
+
+def with_other_classes(path: Path, checkpoint: Checkpoint) -> None:
+    write_checkpoint(path, replace(checkpoint, info=replace(checkpoint.info, class_names=("cat", "dog"))))
+
+
+def with_nan(path: Path, checkpoint: Checkpoint) -> None:
+    damaged = checkpoint.weights["fc.bias"].clone()
+    damaged[3] = torch.nan
+    write_checkpoint(path, replace(checkpoint, weights={**checkpoint.weights, "fc.bias": damaged}))
+
+
+def of_a_newer_schema(path: Path, checkpoint: Checkpoint) -> None:
+    write_checkpoint(path, replace(checkpoint, info=replace(checkpoint.info, schema=2)))
+
+
+def cut_off(path: Path, checkpoint: Checkpoint) -> None:
+    write_checkpoint(path, checkpoint)
+    path.write_bytes(path.read_bytes()[:1_000_000])
+
+
+def of_somebody_else(path: Path, checkpoint: Checkpoint) -> None:
+    save_file(checkpoint.weights, path)
+
+
+def missing(path: Path, checkpoint: Checkpoint) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (without_a_tensor, r"bad.safetensors is of another architecture: inception4c.branch2.0.conv.weight is missing"),
+        (
+            with_other_classes,
+            r"bad.safetensors is of another architecture: fc.weight has the shape \(12, 1024\) where \(2, 1024\) is"
+            r" expected",
+        ),
+        (with_nan, "bad.safetensors has NaN or infinity in fc.bias; its training failed, use an earlier one"),
+        (
+            of_a_newer_schema,
+            "the metadata of bad.safetensors has schema 2, this version reads up to 1; upgrade googlenet-edge",
+        ),
+        (cut_off, r"bad.safetensors is not a whole safetensors file \(.*\); copy or train it again"),
+        (
+            of_somebody_else,
+            "bad.safetensors was not written by gnet-edge train; it has no class names and no preprocessing",
+        ),
+        (missing, "bad.safetensors is missing; train first with: gnet-edge train --data DIR"),
+    ],
+)
+def test_bad_checkpoint_is_refused(
+    make: Callable[[Path, Checkpoint], None], sentence: str, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    make(tmp_path / "bad.safetensors", checkpoint)
+    refused_without_a_trace(sentence, "prune", "bad.safetensors", cwd=tmp_path)
+
+
+def test_bad_checkpoint_builds_nothing(work: Path, checkpoint: Checkpoint, tmp_path: Path) -> None:
+    with_nan(tmp_path / "bad.safetensors", checkpoint)
+    sentence = "bad.safetensors has NaN or infinity in fc.bias; its training failed, use an earlier one"
+    data = work / "photos"
+    for command in ("build", "export"):
+        refused_without_a_trace(sentence, command, "bad.safetensors", "--data", data, cwd=tmp_path)
+    refused_without_a_trace(sentence, "train", "--data", data, "--weights", "bad.safetensors", cwd=tmp_path)
+
+
+# Graphs and tables
+
+
+def edit_metadata(path: Path, change: Callable[[dict[str, object]], None]) -> None:
+    model = onnx.load(path)
+    [entry] = [p for p in model.metadata_props if p.key == METADATA_KEY]
+    metadata = json.loads(entry.value)
+    change(metadata)
+    entry.value = json.dumps(metadata)
+    onnx.save(model, path)
+
+
+@pytest.fixture
+def graph(work: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "bad.onnx"
+    path.write_bytes((work / "runs" / "photos" / "googlenet.onnx").read_bytes())
+    return path
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.999999])
+def test_truncated_graph_is_refused(share: float, graph: Path, work: Path) -> None:
+    whole = graph.read_bytes()
+    graph.write_bytes(whole[: int(share * len(whole))])
+    sentence = r"bad.onnx is not a whole ONNX file \(.*\); export it again"
+    refused_without_a_trace(sentence, "calibrate", "bad.onnx", "--data", work / "photos", cwd=graph.parent)
+
+
+def test_graph_of_a_newer_schema_is_refused(graph: Path, work: Path) -> None:
+    edit_metadata(graph, lambda metadata: metadata.update(schema=2, class_names="in a file of their own"))
+    sentence = "the metadata of bad.onnx has schema 2, this version reads up to 1; upgrade googlenet-edge"
+    refused_without_a_trace(sentence, "calibrate", "bad.onnx", "--data", work / "photos", cwd=graph.parent)
+
+
+def test_bad_table_is_refused(work: Path, tmp_path: Path) -> None:
+    whole = (work / "runs" / "photos" / "calibration.json").read_bytes()
+    table = tmp_path / "bad.json"
+    table.write_bytes(whole.replace(b'"schema": 1', b'"schema": 2'))
+    refused_without_a_trace(
+        "bad.json has schema 2, this version reads up to 1; upgrade googlenet-edge", "inspect", "bad.json", cwd=tmp_path
+    )
+    table.write_bytes(whole[:-100])
+    refused_without_a_trace("bad.json cannot be read: Input data was truncated", "inspect", "bad.json", cwd=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("count", "draw", "sentence"),
+    [
+        (12, paint, "only 0 of 24 calibration images are different and show more than one colour; at least 8 are .*"),
+        (
+            1,
+            "gradient",
+            "only 1 of 2 calibration images are different and show more than one colour; at least 8 are .*",
+        ),
+    ],
+)
+def test_calibration_images_of_the_wrong_kind_are_refused(
+    count: int, draw: Callable[..., None], sentence: str, work: Path, tmp_path: Path
+) -> None:
+    for part in ("train", "val"):
+        for label in ("cat", "dog"):
+            for i in range(count):
+                draw(tmp_path / "photos" / part / label / f"{i}.png", side=40 + i)
+    graph = work / "runs" / "photos" / "googlenet.onnx"
+    arguments = ("calibrate", graph, "--data", "photos", "--out", "table.json")
+    refused_without_a_trace(sentence, *arguments, cwd=tmp_path)
+
+
+def test_two_calibration_images_are_too_few_to_build_on(work: Path) -> None:
+    checkpoint = work / "runs" / "photos" / "checkpoint.safetensors"
+    sentence = "only 2 of 2 calibration images are different and show more than one colour; at least 8 are needed, .*"
+    arguments = ("build", checkpoint, "--data", "photos", "--calibration-images", "2")
+    refused_without_a_trace(sentence, *arguments, cwd=work)
+
+
+# Bundles
+
+
+@pytest.mark.parametrize("command", [("predict", "red.png", "--bundle"), ("bench",), ("inspect",)])
+def test_bad_bundle_is_refused(command: tuple[str, ...], colours: Path) -> None:
+    bundle = Path("runs/colours/fp32-cpu")
+    model, manifest = colours / bundle / "model.onnx", colours / bundle / "manifest.json"
+    whole = model.read_bytes()
+    model.write_bytes(whole[:200] + bytes([whole[200] ^ 1]) + whole[201:])
+    sentence = (
+        f"{bundle}/model.onnx was changed or damaged since it was written; copy the bundle again, or build it again"
+    )
+    refused_without_a_trace(sentence, *command, bundle, cwd=colours)
+    manifest.write_text(manifest.read_text().replace('"schema": 1', '"schema": 2'))
+    sentence = f"{bundle}/manifest.json has schema 2, this version reads up to 1; upgrade googlenet-edge"
+    refused_without_a_trace(sentence, *command, bundle, cwd=colours)
+
+
+def test_bundle_of_other_classes_is_not_evaluated(work: Path, colours: Path) -> None:
+    sentence = (
+        r".*photos/val has 12 classes and the model 3, and they are not the same \(blue, exit, .*\); give the data"
+    )
+    arguments = ("eval", "runs/colours/fp32-cpu", "--data", work / "photos")
+    refused_without_a_trace(f"{sentence} that the model was trained for", *arguments, cwd=colours)
+
+
+def test_more_classes_than_there_are_cannot_be_asked_for(colours: Path) -> None:
+    sentence = "top_k is 99, but the bundle has 3 classes; ask for 1 to 3"
+    arguments = ("predict", "red.png", "--bundle", "runs/colours/fp32-cpu", "--top-k", "99")
+    refused_without_a_trace(sentence, *arguments, cwd=colours)
+
+
+def lossy(reference: Evaluation, other: Evaluation) -> Comparison:
+    return replace(compare(reference, other), top1_change_points=-3.0)
+
+
+def test_loss_of_accuracy_above_max_drop_leaves_the_old_bundle(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "compare", lossy)
+    arguments = ("build", "runs/photos/checkpoint.safetensors", "--data", "photos", "--calibration-images", "24")
+    sentence = (
+        r"int8 changes top-1 by -3\.00 points \(95 % interval .*\), at most -2\.5 is allowed; no bundle was written\."
+        r" Calibrate on more images or with another --method, or allow more with --max-drop"
+    )
+    refused_without_a_trace(sentence, *arguments, "--max-drop", "2.5", cwd=work)
+    refused_without_a_trace(sentence, *arguments, "--max-drop", "2.5", "--out", "another", cwd=work)
+
+
+# Outputs
+
+
+@contextmanager
+def full_disk(free: int) -> Iterator[None]:
+    """Files cannot grow beyond ``free`` bytes: what a full disk looks like to a program."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_full_disk_leaves_no_file_and_keeps_the_old_bundle(work: Path) -> None:
+    checkpoint = "runs/photos/checkpoint.safetensors"
+    with full_disk(1_000_000):
+        refused_without_a_trace(
+            "cannot write runs/photos/pruned.safetensors: File too large; free space, or give another --out",
+            *("prune", checkpoint),
+            cwd=work,
+        )
+        refused_without_a_trace(
+            r"cannot write runs/photos/\.fp32-cpu\.tmp-.*: File too large; free space, or give another --out",
+            *("build", checkpoint, "--data", "photos", "--precision", "fp32"),
+            cwd=work,
+        )
+    assert read_bundle(work / "runs/photos/fp32-cpu").class_names
+
+
+def test_result_on_a_full_disk_is_no_success(colours: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        command = [COMMAND, "predict", "red.png", "--bundle", "runs/colours/fp32-cpu", "--json"]
+        found = subprocess.run(command, cwd=colours, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    last = found.stderr.splitlines()[-1]
+    assert (found.returncode, last) == (
+        1,
+        "gnet-edge: cannot write the result on stdout: No space left on device; free space",
+    )
+
+
+def test_output_that_cannot_be_is_refused_before_the_work(work: Path) -> None:
+    checkpoint = "runs/photos/checkpoint.safetensors"
+    labels = "runs/photos/int8-cpu/labels.txt"
+    refused_without_a_trace(
+        f"cannot write {labels}/below: .*{labels} is not a folder that can be written to; give another --out",
+        *("build", checkpoint, "--data", "photos", "--out", f"{labels}/below"),
+        cwd=work,
+    )
+    refused_without_a_trace(
+        r"photos holds pictograms\.json, which is no part of a bundle; give another --out, or remove it",
+        *("build", checkpoint, "--data", "photos", "--out", "photos"),
+        cwd=work,
+    )
+
+
+@pytest.mark.parametrize("command", ["prune", "export", "calibrate"])
+def test_output_below_a_file_is_refused(command: str, work: Path) -> None:
+    source = "googlenet.onnx" if command == "calibrate" else "checkpoint.safetensors"
+    options = () if command == "prune" else ("--data", "photos")
+    more = ("--calibration-images", "8") if command == "calibrate" else ()
+    refused_without_a_trace(
+        "cannot write runs/photos/run.json/below: Not a directory; give another --out",
+        *(command, f"runs/photos/{source}", *options, *more, "--out", "runs/photos/run.json/below"),
+        cwd=work,
+    )
+
+
+# A process that is killed while it writes
+
+STOPPED_IN_A_WRITE = """
+import os, signal, sys
+from googlenet_edge.cli import main
+
+name, count, *sys.argv[1:] = sys.argv[1:]
+seen = 0
+
+def stop(descriptor):
+    global seen
+    seen += name in os.readlink(f"/proc/self/fd/{descriptor}")
+    if seen == int(count):
+        sys.stdout.write("written, not renamed\\n")
+        sys.stdout.flush()
+        signal.pause()
+
+os.fsync = stop
+main()
+"""
+
+
+def killed_while_writing(name: str, count: int, *arguments: str, cwd: Path) -> None:
+    """Runs a command in another process, and kills it when it writes the file ``name`` for the ``count``-th time."""
+    command = [sys.executable, "-c", STOPPED_IN_A_WRITE, name, str(count), *arguments]
+    with subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "written, not renamed\n", process.stderr.read()
+        process.kill()
+
+
+def test_kill_while_a_bundle_is_written_leaves_the_old_one(built: Built, tmp_path: Path) -> None:
+    folder = copy_of(built.folder, tmp_path / "work")
+    before = contents(folder)
+    killed_while_writing("manifest.json", 1, "build", "--precision", "fp32", cwd=folder)
+    after = contents(folder)
+    left = [path for path in after if path not in before]
+    assert left[0].startswith("runs/photos/.fp32-cpu.tmp-")
+    assert {path: state for path, state in after.items() if path in before} == before
+    outcome = done("build", "--precision", "fp32", cwd=folder)
+    assert "there already: runs/photos/googlenet.onnx" in outcome.err
+    assert contents(folder).keys() == before.keys()
+
+
+def test_kill_while_the_training_state_is_written_loses_one_epoch(tmp_path: Path) -> None:
+    for part, count in (("train", 4), ("val", 1)):
+        for label in ("cat", "dog"):
+            for i in range(count):
+                shade(tmp_path / "photos" / part / label / f"{i}.png", side=32 + i)
+    options = ("--data", "photos", "--epochs", "3", "--size", "32", "--batch-size", "4", "--workers", "0")
+    killed_while_writing("training-state.safetensors", 2, "train", *options, cwd=tmp_path)
+    run = tmp_path / "runs" / "photos"
+    assert next(path.name for path in run.glob(".*")).startswith(".training-state.safetensors.tmp-")
+    assert not (run / "checkpoint.safetensors").exists()
+    outcome = done("train", *options, cwd=tmp_path)
+    assert re.findall(r"^epoch +(\d)", outcome.err, re.MULTILINE) == ["2", "3"]
+    assert sorted(path.name for path in run.iterdir()) == ["checkpoint.safetensors", "metrics.jsonl", "run.json"]
+    assert [json.loads(line)["epoch"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3]
+
+
+# Settings, devices and what is not there
+
+
+@pytest.mark.parametrize("command", ["build", "bench"])
+def test_device_that_this_version_cannot_run_is_named(command: str, work: Path) -> None:
+    sentence = "this version has no backend for the device jetson; use --device with one of: cpu"
+    given = ("runs/photos/checkpoint.safetensors", "--data", "photos") if command == "build" else ()
+    refused_without_a_trace(sentence, command, *given, "--device", "jetson", cwd=work)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('presicion = "int8"', "Object contains unknown field `presicion`"),
+        ('threads = "two"', r"Expected `int \| null`, got `str` - at `\$\.threads`"),
+        ("threads = ", r"Invalid value \(at .*\)"),
+    ],
+)
+def test_settings_that_are_wrong_stop_every_command(text: str, reason: str, colours: Path) -> None:
+    (colours / "gnet-edge.toml").write_text(text)
+    known = "data, checkpoint, precision, device, threads, calibration_images, max_drop"
+    sentence = f".*/gnet-edge.toml cannot be used: {reason}; it may set {known}"
+    for command in (("build",), ("bench",), ("eval",), ("predict", "red.png")):
+        refused_without_a_trace(sentence, *command, cwd=colours)
+
+
+@pytest.mark.parametrize(
+    ("command", "what", "mend"),
+    [
+        (("prune",), "checkpoint", "train first with: gnet-edge train --data DIR"),
+        (("export",), "checkpoint", "train first with: gnet-edge train --data DIR"),
+        (("build",), "checkpoint", "train first with: gnet-edge train --data DIR"),
+        (("calibrate",), "graph", "export one first with: gnet-edge export"),
+        (("eval",), "bundle", "build one first with: gnet-edge build --precision int8"),
+        (("bench",), "bundle", "build one first with: gnet-edge build --precision int8"),
+        (("inspect",), "bundle", "build one first with: gnet-edge build --precision int8"),
+        (("predict", "red.png"), "bundle", "build one first with: gnet-edge build --precision int8"),
+    ],
+)
+def test_what_is_missing_is_named_with_the_command_that_makes_it(
+    command: tuple[str, ...], what: str, mend: str, tmp_path: Path
+) -> None:
+    refused_without_a_trace(f"there is no {what} under {tmp_path}/runs; {mend}", *command, cwd=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        (("build", "absent"), "absent is missing; train first with: gnet-edge train --data DIR"),
+        (("calibrate", "absent"), "absent is missing; export one first with: gnet-edge export"),
+        (("eval", "absent"), "absent is missing; build one first with: gnet-edge build --precision int8"),
+        (("bench", "absent"), "absent is missing; build one first with: gnet-edge build --precision int8"),
+        (("inspect", "absent"), "absent is missing; gnet-edge inspect without a path shows the newest bundle"),
+        (("predict", "x.jpg", "--bundle", "absent"), "absent is missing; build one first with: gnet-edge build .*"),
+    ],
+)
+def test_path_that_is_not_there_is_named(command: tuple[str, ...], sentence: str, tmp_path: Path) -> None:
+    refused_without_a_trace(sentence, *command, cwd=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("paint",), "No such command 'paint'"),
+        (("build", "--precision", "int4"), "'int4' is not one of 'fp32', 'fp16', 'int8'"),
+        (("build", "--max-drop", "-1"), "-1.0 is not in the range x>=0"),
+        (("bench", "--rounds", "1"), "1 is not in the range x>=6"),
+        (("predict",), "Missing argument 'IMAGES...'"),
+        (("train", "--data", "photos", "--size", "64", "--resize", "32"), "--resize 32 is below --size 64"),
+    ],
+)
+def test_wrong_usage_ends_with_2(arguments: tuple[str, ...], sentence: str, tmp_path: Path) -> None:
+    outcome = gnet_edge(*arguments, cwd=tmp_path)
+    assert (outcome.code, outcome.out, contents(tmp_path)) == (2, "", {})
+    assert sentence in outcome.err
+
+
+def test_real_process_says_one_line_and_ends_with_1(colours: Path) -> None:
+    (colours / "gnet-edge.toml").write_text('presicion = "int8"')
+    found = subprocess.run([COMMAND, "bench"], cwd=colours, capture_output=True, text=True, check=False)
+    refused(Outcome(found.returncode, found.stdout, found.stderr), ".*Object contains unknown field `presicion`.*")

@@ -1,0 +1,200 @@
+"""Files and folders that are whole or not there, whatever happens while they are written."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from googlenet_edge.errors import ConfigError, OutputError
+from googlenet_edge.files import (
+    from_json,
+    from_versioned_json,
+    new_file,
+    new_folder,
+    read_file,
+    sha256_bytes,
+    sha256_file,
+    to_json,
+    write_bytes,
+)
+from googlenet_edge.preprocess import Preprocess
+
+DEAD_PROCESS = 2**22 + 1  # one above the highest number that Linux gives
+
+
+def fill(folder: Path, text: str) -> Path:
+    with new_folder(folder) as temporary:
+        (temporary / "part").write_text(text)
+    return folder
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_new_file_appears_whole_and_under_its_name_alone(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "down" / "file"
+    with new_file(path) as temporary:
+        temporary.write_bytes(b"half")
+        assert not path.exists()
+        temporary.write_bytes(b"whole")
+    assert path.read_bytes() == b"whole"
+    assert names(path.parent) == ["file"]
+
+
+def test_new_file_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
+    write_bytes(tmp_path / "file", b"old")
+    with pytest.raises(ZeroDivisionError), new_file(tmp_path / "file") as temporary:
+        temporary.write_bytes(b"new, but")
+        raise ZeroDivisionError
+    assert (tmp_path / "file").read_bytes() == b"old"
+    assert names(tmp_path) == ["file"]
+
+
+def test_new_folder_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
+    fill(tmp_path / "folder", "old")
+    with pytest.raises(ZeroDivisionError), new_folder(tmp_path / "folder") as temporary:
+        (temporary / "part").write_text("new, but")
+        raise ZeroDivisionError
+    assert (tmp_path / "folder" / "part").read_text() == "old"
+    assert names(tmp_path) == ["folder"]
+
+
+def test_new_folder_takes_the_place_of_the_old_one_with_all_that_was_in_it(tmp_path: Path) -> None:
+    fill(tmp_path / "folder", "old")
+    (tmp_path / "folder" / "more").touch()
+    fill(tmp_path / "folder", "new")
+    assert names(tmp_path / "folder") == ["part"]
+    assert (tmp_path / "folder" / "part").read_text() == "new"
+    assert names(tmp_path) == ["folder"]
+
+
+def test_new_folder_is_exchanged_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the old folder is about to be removed, the new one already has its name."""
+    fill(tmp_path / "folder", "old")
+    seen = []
+
+    def look(path: Path, **_: object) -> None:
+        seen.append(((path / "part").read_text(), (tmp_path / "folder" / "part").read_text()))
+
+    monkeypatch.setattr(shutil, "rmtree", look)
+    fill(tmp_path / "folder", "new")
+    assert seen == [("old", "new")]
+
+
+def test_new_folder_is_replaced_where_the_file_system_cannot_exchange(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class NoExchange:
+        def renameat2(self, *_: object) -> int:
+            return -1
+
+    fill(tmp_path / "folder", "old")
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: NoExchange())
+    fill(tmp_path / "folder", "new")
+    assert (tmp_path / "folder" / "part").read_text() == "new"
+    assert names(tmp_path) == ["folder"]
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "a[1] *.onnx"])
+def test_new_file_removes_what_killed_processes_left_and_nothing_else(tmp_path: Path, name: str) -> None:
+    left = tmp_path / f".{name}.tmp-{DEAD_PROCESS}"
+    left_folder = tmp_path / f".{name}.tmp-{DEAD_PROCESS + 1}"
+    alive = tmp_path / f".{name}.tmp-{os.getppid()}"
+    another = tmp_path / f".other.tmp-{DEAD_PROCESS}"
+    fill(left_folder, "half")
+    for path in (left, alive, another):
+        path.touch()
+    write_bytes(tmp_path / name, b"")
+    assert names(tmp_path) == sorted([name, alive.name, another.name])
+
+
+def test_output_below_a_file_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"mine")
+    with pytest.raises(OutputError, match=r"cannot write .*file/below: .*; give another --out"):
+        write_bytes(tmp_path / "file" / "below", b"")
+    with pytest.raises(
+        OutputError, match=r"cannot write the folder .*file: a file of that name is there; give another"
+    ):
+        fill(tmp_path / "file", "")
+    assert (tmp_path / "file").read_bytes() == b"mine"
+
+
+def test_output_in_the_place_of_a_folder_says_so(tmp_path: Path) -> None:
+    fill(tmp_path / "folder", "mine")
+    with pytest.raises(OutputError, match=r"cannot write .*folder: Is a directory; give another --out"):
+        write_bytes(tmp_path / "folder", b"")
+    assert (tmp_path / "folder" / "part").read_text() == "mine"
+    assert names(tmp_path) == ["folder"]
+
+
+def test_output_on_a_full_disk_says_to_free_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    write_bytes(tmp_path / "file", b"old")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match=r"cannot write .*file: No space left on device; free space, or give another"):
+        write_bytes(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == b"old"
+    assert names(tmp_path) == ["file"]
+
+
+def test_read_file_names_what_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "large").write_bytes(b"12345")
+    with pytest.raises(ConfigError, match=r"absent is missing"):
+        read_file(tmp_path / "absent", limit=4, error=ConfigError)
+    with pytest.raises(ConfigError, match=r"large has 5 bytes where at most 4 are expected"):
+        read_file(tmp_path / "large", limit=4, error=ConfigError)
+    with pytest.raises(ConfigError, match=r"cannot be read: Is a directory"):
+        read_file(tmp_path, limit=1 << 20, error=ConfigError)
+    assert read_file(tmp_path / "large", limit=5, error=ConfigError) == b"12345"
+
+
+def test_sha256_of_a_file_is_that_of_its_bytes(tmp_path: Path) -> None:
+    data = bytes(range(256)) * 10_000
+    (tmp_path / "file").write_bytes(data)
+    assert sha256_file(tmp_path / "file") == sha256_bytes(data)
+    assert sha256_bytes(b"") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+def test_json_comes_back_as_it_was_written() -> None:
+    value = Preprocess(resize=73, crop=64)
+    data = to_json(value)
+    assert from_json(data, Preprocess, where="it", error=ConfigError) == value
+    assert data.endswith(b"}\n")
+    assert to_json(value) == data
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        (b'{"crop": "large"}', r"run\.json cannot be read: Expected `int`, got `str` - at `\$\.crop`"),
+        (b'{"crop": 0}', r"run\.json cannot be read: Expected `int` >= 1 - at `\$\.crop`"),
+        (b'{"crop": 300}', r"run\.json cannot be read: crop 300 is larger than resize 256"),
+        (b'{"crop": 22', r"run\.json cannot be read: Input data was truncated"),
+        (b"\xff\xfe", r"run\.json cannot be read: "),
+        (b"", r"run\.json cannot be read: Input data was truncated"),
+    ],
+)
+def test_json_that_does_not_fit_is_named_with_the_place(data: bytes, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        from_json(data, Preprocess, where="run.json", error=ConfigError)
+
+
+@dataclass(frozen=True, slots=True)
+class Noun:
+    schema: int
+    count: int
+
+
+def test_json_of_a_newer_schema_is_refused_before_it_is_read() -> None:
+    newer = b'{"schema": 3, "count": "in words now"}'
+    with pytest.raises(ConfigError, match=r"^it has schema 3, this version reads up to 2; upgrade googlenet-edge$"):
+        from_versioned_json(newer, Noun, schema=2, where="it", error=ConfigError)
+    assert from_versioned_json(b'{"schema": 1, "count": 5}', Noun, schema=2, where="it", error=ConfigError).count == 5

@@ -1,0 +1,140 @@
+"""What people read: no figure is cut off, whatever the width."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console, RenderableType
+
+from googlenet_edge import console
+from googlenet_edge.engines.accuracy import Accuracy, Comparison
+from googlenet_edge.engines.build import BuildReport
+from googlenet_edge.engines.circumstances import read_circumstances
+from googlenet_edge.engines.cold_start import ColdStart
+from googlenet_edge.engines.measurement import (
+    BatchThroughput,
+    BundleMeasurement,
+    MeasuredImage,
+    Measurement,
+    Stage,
+    latency_ratio,
+    samples,
+)
+from googlenet_edge.engines.predictor import Prediction
+from googlenet_edge.engines.protocol import EngineSpec
+from googlenet_edge.engines.tables import (
+    build_table,
+    circumstances_sentence,
+    comparison_sentence,
+    evaluation_table,
+    facts_table,
+    latency_table,
+    predictions_table,
+    resources_table,
+    stages_table,
+)
+from googlenet_edge.engines.timing import WarmUp
+from googlenet_edge.statistics import Interval
+from googlenet_edge.target import Device, Precision
+
+LONG = "/home/somebody/projects/a rather long name of a project/runs/photos of flowers/int8-cpu"
+ACCURACY = Accuracy(images=10000, top1=0.91234, top1_interval=Interval(0.9051, 0.9187), top5=0.9956)
+COMPARISON = Comparison(ACCURACY, 0.99554, -0.125, Interval(-0.31, 0.06), mcnemar_p=0.21)
+
+
+def shown(what: RenderableType, width: int) -> str:
+    """As `console.shown` prints it on a terminal of ``width`` columns."""
+    settings = {"highlight": False, "markup": False, "soft_wrap": True}
+    file = io.StringIO()
+    Console(file=file, width=width, **settings).print(what)
+    return file.getvalue()
+
+
+def bundle(name: str, ms: float) -> BundleMeasurement:
+    latency = samples([(ms, ms, 1.01 * ms)] * 6)
+    return BundleMeasurement(
+        name=name,
+        precision=Precision.INT8,
+        model_sha256="0" * 64,
+        bundle_bytes=7_123_456,
+        engine=EngineSpec("onnxruntime", "1.31.0", Device.CPU, threads=1, crop=224, classes=1000),
+        warm_up=WarmUp(20, steady=True),
+        latency=latency,
+        stages={stage: latency for stage in Stage},
+        throughput=(BatchThroughput(1, 1e3 / ms, latency), BatchThroughput(8, 1.5e3 / ms, latency)),
+        cold_starts=tuple(ColdStart(100.0, 200.0, first, 118) for first in (10.0, 20.0, 90.0)),
+    )
+
+
+@pytest.fixture
+def measurement() -> Measurement:
+    bundles = bundle("runs/photos/fp32-cpu", 1234.5), bundle(LONG, 432.1)
+    circumstances = replace(read_circumstances(), cpu_model="Example 9000", cores=4)
+    image = MeasuredImage("0" * 64, 1, 640, 480)
+    return Measurement(circumstances, image, bundles, (latency_ratio(bundles[1], bundles[0]),), ())
+
+
+@pytest.mark.parametrize("width", [80, console.PIPED_WIDTH])
+def test_tables_of_a_benchmark_show_every_figure(measurement: Measurement, width: int) -> None:
+    latency, resources, stages = (
+        shown(table(measurement), width) for table in (latency_table, resources_table, stages_table)
+    )
+    assert "p50 ms" in latency
+    assert latency.split()[-6:] == ["432.10", "436.42", "436.42", "1.0%", "0.350", "(0.350"] or "0.350" in latency
+    for figure in ("1234.50", "432.10", "436.42", "1.0%", "0.350 (0.350 to 0.350)"):
+        assert figure in latency, latency
+    for figure in ("images/s", "at batch", "cold start ms", "118 MB", "7.12 MB", "320"):
+        assert figure in resources, resources
+    for figure in ("decode", "postprocess", "432.10", "1728.40"):
+        assert figure in stages, stages
+    assert "photos of flowers/int8-cpu" in latency.replace("\n", "")
+    assert "…" not in latency + resources + stages
+
+
+@pytest.mark.parametrize("width", [80, console.PIPED_WIDTH])
+def test_tables_of_accuracy_show_every_figure(width: int) -> None:
+    report = BuildReport(LONG, Precision.INT8, Device.CPU, ACCURACY, COMPARISON, 5_815_198, 22_445_226, {}, (), ())
+    text = shown(build_table(report), width)
+    assert [line.split() for line in text.splitlines()][1:] == [
+        ["fp32", "91.23%", "90.51%", "to", "91.87%", "99.56%", "22.45", "MB"],
+        ["int8", "91.23%", "90.51%", "to", "91.87%", "99.56%", "5.82", "MB"],
+    ]
+    text = shown(evaluation_table([(LONG, ACCURACY)]), width)
+    for figure in ("91.23%", "90.51% to 91.87%", "99.56%", "10000"):
+        assert figure in text, text
+    assert "…" not in text
+
+
+def test_table_of_a_single_precision_has_no_comparison() -> None:
+    report = BuildReport("b", Precision.FP32, Device.CPU, ACCURACY, None, 22_445_226, 22_445_226, {}, (), ())
+    assert [line.split()[0] for line in shown(build_table(report), 80).splitlines()] == ["precision", "fp32"]
+
+
+def test_tables_fold_long_names_and_lose_none_of_their_letters() -> None:
+    predictions = predictions_table([(LONG, [Prediction("no_entry", 5, 0.987), Prediction("stop", 8, 0.012)])])
+    text = shown(predictions, 80)
+    assert "98.7%" in text
+    assert "…" not in text
+    facts = shown(facts_table({"kind": "bundle", "sha256": "0123456789abcdef" * 8}), 80)
+    assert "".join(facts.split()) == "kindbundlesha256" + "0123456789abcdef" * 8
+
+
+def test_sentences_say_what_the_figures_mean(measurement: Measurement) -> None:
+    assert comparison_sentence(COMPARISON) == (
+        "top-1 changes by -0.12 points (95 % interval -0.31 to +0.06; McNemar p 0.21: not told from chance);"
+        " 99.55% of the predictions are equal"
+    )
+    assert "p 0.01: a real difference" in comparison_sentence(replace(COMPARISON, mcnemar_p=0.01))
+    assert circumstances_sentence(measurement) == (
+        "Example 9000, 1 of 4 cores, onnxruntime 1.31.0, 18 runs in interleaved rounds; stages with a 640×480 image"
+    )
+
+
+def test_lines_are_not_wrapped(capsys: pytest.CaptureFixture[str]) -> None:
+    """A path that is copied, or found by grep, must be in one piece."""
+    line = "bundle: " + str(Path(LONG) / LONG.replace("/", "-"))
+    console.shown(line * 3)
+    assert capsys.readouterr().err == line * 3 + "\n"

@@ -1,0 +1,152 @@
+"""What a command takes when nobody says: settings, the newest of a kind, the images of a training."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from googlenet_edge.errors import ConfigError
+from googlenet_edge.target import Device, Precision
+from googlenet_edge.workspace import (
+    RunRecord,
+    Settings,
+    bundles_beside,
+    read_run_record,
+    read_settings,
+    run_folder_for,
+    split_seed,
+    take_bundle,
+    take_checkpoint,
+    take_data,
+    take_graph,
+    write_run_record,
+)
+
+
+@pytest.fixture(autouse=True)
+def _in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def touch(path: str, *, age: int = 0) -> Path:
+    """A file that was last written ``age`` seconds after some moment."""
+    file = Path(path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.touch()
+    os.utime(file, (1e9 + age, 1e9 + age))
+    return file
+
+
+def test_settings_are_empty_where_there_is_no_file() -> None:
+    assert read_settings() == Settings()
+
+
+def test_settings_are_read_with_their_types() -> None:
+    Path("gnet-edge.toml").write_text('data = "photos"\nprecision = "int8"\ndevice = "cpu"\nmax_drop = 1\nthreads = 2')
+    expected = Settings(data="photos", precision=Precision.INT8, device=Device.CPU, max_drop=1.0, threads=2)
+    assert read_settings() == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('presicion = "int8"', r"Object contains unknown field `presicion`; it may set data, checkpoint, precision"),
+        ('precision = "int4"', r"Invalid enum value 'int4' - at `\$\.precision`"),
+        ('threads = "two"', r"Expected `int \| null`, got `str` - at `\$\.threads`"),
+        ("threads = 0", r"Expected `int` >= 1 - at `\$\.threads`"),
+        ("max_drop = -1", r"Expected `float` >= 0\.0 - at `\$\.max_drop`"),
+        ("threads =", r"Invalid value \(at "),
+        ("data = '\udcff'", r"can't decode byte"),
+    ],
+)
+def test_settings_that_are_wrong_are_named(text: str, sentence: str) -> None:
+    Path("gnet-edge.toml").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(ConfigError, match=r"gnet-edge\.toml cannot be used: .*" + sentence):
+        read_settings()
+
+
+def test_checkpoint_given_wins_over_the_settings_and_these_over_the_newest() -> None:
+    given, settings = touch("given.safetensors"), Settings(checkpoint=str(touch("set.safetensors")))
+    newest = touch("runs/b/checkpoint.safetensors", age=2)
+    touch("runs/a/checkpoint.safetensors", age=1)
+    touch("runs/c/checkpoint.safetensors", age=1)
+    touch("runs/b/pruned.safetensors", age=3)
+    taken = [
+        take_checkpoint(given, settings),
+        take_checkpoint(None, settings),
+        take_checkpoint(None, Settings()),
+    ]
+    assert [(t.path, t.because) for t in taken] == [
+        (given, "given"),
+        (Path("set.safetensors"), "gnet-edge.toml says so"),
+        (newest, "the newest under runs/"),
+    ]
+
+
+def test_graph_and_bundle_are_the_newest() -> None:
+    touch("runs/a/googlenet.onnx", age=1)
+    graph = touch("runs/b/googlenet.onnx", age=2)
+    manifest = touch("runs/a/int8-cpu/manifest.json", age=2)
+    touch("runs/b/int8-cpu/manifest.json", age=1)
+    touch("runs/a/fp32-cpu/model.onnx", age=3)
+    assert take_graph(None).path == graph
+    assert take_bundle(None).path == manifest.parent
+    assert take_bundle(Path("runs/b/int8-cpu")).because == "given"
+
+
+@pytest.mark.parametrize("given", [None, Path("absent")])
+def test_what_is_not_there_is_named_with_the_command_that_makes_it(given: Path | None) -> None:
+    found = r"^absent is missing; " if given else r"^there is no {} under .*runs; "
+    with pytest.raises(
+        ConfigError, match=found.format("checkpoint") + r"train first with: gnet-edge train --data DIR$"
+    ):
+        take_checkpoint(given, Settings())
+    with pytest.raises(ConfigError, match=found.format("graph") + r"export one first with: gnet-edge export$"):
+        take_graph(given)
+    with pytest.raises(ConfigError, match=found.format("bundle") + r"build one first with: gnet-edge build"):
+        take_bundle(given)
+
+
+def test_data_is_what_the_run_was_trained_on() -> None:
+    run = touch("runs/photos/checkpoint.safetensors").parent
+    with pytest.raises(
+        ConfigError, match=r"^runs/photos does not say which images it was trained on; give --data DIR$"
+    ):
+        take_data(None, Settings(), run)
+    write_run_record(run, RunRecord("/images/photos", seed=7))
+    taken = take_data(None, Settings(), run)
+    assert (taken.path, taken.because) == (Path("/images/photos"), "photos was trained on it")
+    assert split_seed(run) == 7
+    assert take_data(None, Settings(data="others"), run).path == Path("others")
+    assert take_data(Path("given"), Settings(data="others"), run).path == Path("given")
+
+
+def test_run_record_that_is_damaged_is_named() -> None:
+    touch("runs/photos/run.json")
+    with pytest.raises(ConfigError, match=r"runs/photos/run\.json cannot be read"):
+        read_run_record(Path("runs/photos"))
+    assert split_seed(Path("runs/elsewhere")) == 0
+
+
+def test_run_folder_is_free_or_was_interrupted() -> None:
+    data = Path("somewhere/photos")
+    assert run_folder_for(data) == Path("runs/photos")
+    touch("runs/photos/checkpoint.safetensors")
+    assert run_folder_for(data) == Path("runs/photos-2")
+    touch("runs/photos-2/training-state.safetensors")
+    assert run_folder_for(data) == Path("runs/photos-2")
+    touch("runs/photos-2/checkpoint.safetensors")
+    assert run_folder_for(data) == Path("runs/photos-2"), "killed between the checkpoint and the end"
+    Path("runs/photos-2/training-state.safetensors").unlink()
+    assert run_folder_for(data) == Path("runs/photos-3")
+
+
+def test_bundles_beside_are_those_of_the_run_by_name() -> None:
+    for name in ("int8-cpu", "fp32-cpu", "fp16-cpu"):
+        touch(f"runs/photos/{name}/manifest.json")
+    touch("runs/other/int8-cpu/manifest.json")
+    touch("runs/photos/notes/readme.txt")
+    found = bundles_beside(Path("runs/photos/int8-cpu"))
+    assert [path.name for path in found] == ["fp16-cpu", "fp32-cpu", "int8-cpu"]
