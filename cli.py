@@ -80,7 +80,7 @@ def train(
     epochs: Annotated[int, typer.Option(min=1)] = 30,
     size: Annotated[int, typer.Option(min=32, max=3584, help="Side of the network's input, pixels.")] = 224,
     resize: Annotated[int | None, typer.Option(min=32, max=4096, help="Short side; default: size × 8/7.")] = None,
-    weights: Annotated[str | None, typer.Option(help="Start from 'imagenet', a checkpoint or a .pth file.")] = None,
+    weights: Annotated[str | None, typer.Option(help="'imagenet', a checkpoint or .pth; default: random.")] = None,
     batch_size: Annotated[int, typer.Option(min=2, help="Images a step, of all processes together.")] = 128,
     learning_rate: Annotated[float | None, typer.Option(help="Peak; default: 0.1, or 0.02 with --weights.")] = None,
     min_area: Annotated[float, typer.Option(min=0.05, max=1.0, help="Smallest share of an image a crop keeps.")] = 0.35,
@@ -327,7 +327,7 @@ def bench(
     threads: OneThreadOption = None,
     rounds: Annotated[int, typer.Option(min=6, help="Interleaved rounds of ten runs each.")] = 20,
     image: Annotated[Path | None, typer.Option(help="For the stages; default: a generated JPEG, 640×480.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Keep every sample in this JSON file.")] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file for every sample; default: none.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Latency, throughput, cold start and memory of bundles, measured in turns.
@@ -343,8 +343,7 @@ def bench(
 
     settings = workspace.read_settings()
     backend_for(chosen("--device", device, settings.device, Device.CPU))
-    paths = [named(workspace.take_bundle(path)) for path in bundles or [None]]
-    paths = paths if bundles else workspace.bundles_beside(paths[0])
+    paths = [named(taken) for taken in workspace.take_bundles(bundles or ())]
     plan = BenchPlan(threads=chosen("--threads", threads, settings.threads, 1), rounds=rounds)
     with bar("measuring") as progress:
         measurement = run(paths, plan=plan, image=read_image_file(image) if image else None, progress=progress)

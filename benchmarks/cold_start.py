@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from common import Figure, Result, conclude, parser, run
+from common import Figure, Result, at_least, conclude, parser, run
 
 from googlenet_edge.console import bar
 from googlenet_edge.engines.bench import generated_jpeg
@@ -32,7 +32,7 @@ print(*sorted(sys.modules))
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("bundle", type=Path)
-    options.add_argument("--starts", type=int, default=40, help="fresh processes, 6 or more (default 40)")
+    options.add_argument("--starts", type=at_least(6), default=40, help="fresh processes, 6 or more")
     given = options.parse_args()
     circumstances = read_circumstances()
     with tempfile.TemporaryDirectory() as folder:
@@ -55,7 +55,7 @@ def start_often(bundle: Path, image: Path, count: int) -> list[ColdStart]:
 
 
 def time_figures(starts: list[ColdStart]) -> tuple[Figure, ...]:
-    """The whole, and its three parts. Raises `ValueError` where there are fewer than 6 starts."""
+    """The whole, and its three parts."""
     totals = [start.total_ms / 1e3 for start in starts]
     summary, interval = summarize(totals), median_interval(totals)
     detail = (

@@ -54,11 +54,26 @@ class Result:
     details: Any
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows defaults, and the description as it is written."""
+
+
 def parser(description: str | None) -> argparse.ArgumentParser:
     """The options that every benchmark has."""
-    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = argparse.ArgumentParser(description=description, formatter_class=_Help)
     made.add_argument("--out", type=Path, metavar="FILE.json", help="keep the figures and every sample in this file")
     return made
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """The type of an option that is a whole number of ``least`` or more."""
+
+    def count(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {least} or more")
+        return int(text)
+
+    return count
 
 
 def conclude(result: Result, out: Path | None) -> None:

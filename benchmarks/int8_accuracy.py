@@ -1,26 +1,22 @@
 """What INT8 costs in accuracy: every range method of this package, and ONNX Runtime's own static quantization.
 
 All models are lowered from the same FP32 graph with the same calibration images of train/, and judged on the same
-images of val/. ONNX Runtime's is what its documentation recommends for this processor: quant_pre_process, then
-quantize_static in QDQ form, u8 activations, s8 weights per channel, min/max ranges.
+images of val/.
 """
 
 from __future__ import annotations
 
 import math
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from common import Figure, Result, conclude, markdown, parser, run, show
+from common import Figure, Result, at_least, conclude, markdown, parser, run, show
 from made import lowered_predictor
 from numpy.typing import NDArray
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-from onnxruntime.quantization.shape_inference import quant_pre_process
+from onnxruntime_peer import quantized_by_onnxruntime
 
 from googlenet_edge.calibration.calibrate import calibrate
 from googlenet_edge.calibration.ranges import RangeMethod
@@ -31,8 +27,9 @@ from googlenet_edge.engines.accuracy import Comparison, Evaluation, compare
 from googlenet_edge.engines.circumstances import read_circumstances
 from googlenet_edge.engines.logits import ranking
 from googlenet_edge.engines.lowering import Lowered, lower
+from googlenet_edge.errors import DataError
 from googlenet_edge.export import export
-from googlenet_edge.graph import INPUT, InferenceGraph, write_graph
+from googlenet_edge.graph import InferenceGraph
 from googlenet_edge.target import Device, Precision
 from googlenet_edge.workspace import CHECKPOINT_FILE, split_seed
 
@@ -55,13 +52,15 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--run", type=Path, required=True, help=f"folder with {CHECKPOINT_FILE}")
     options.add_argument("--data", type=Path, required=True, help="folder with train/CLASS/* and val/CLASS/*")
-    options.add_argument("--calibration-images", type=int, default=500, help="how many of train/ (default 500)")
-    options.add_argument("--threads", type=int, default=2, help="processor threads (default 2)")
+    options.add_argument("--calibration-images", type=at_least(1), default=500, help="how many of train/")
+    options.add_argument("--threads", type=at_least(1), default=2, help="processor threads")
     given = options.parse_args()
     circumstances = read_circumstances()
     graph = export(read_checkpoint(given.run / CHECKPOINT_FILE))
     seed = split_seed(given.run)
     data = open_dataset(given.data, seed=seed)
+    if data.val.class_names != graph.class_names:
+        raise DataError(f"{given.data} has other classes than {given.run} was trained for; give its own data")
     sample = stratified_sample(data.train, given.calibration_images, seed=seed)
     rows = compare_all(graph, check_images(sample, preprocess=graph.preprocess), data.val, threads=given.threads)
     show(table_of(rows))
@@ -109,37 +108,6 @@ def sqnr_db(exact: NDArray[np.float32], logits: NDArray[np.float32]) -> float:
     """The signal-to-quantization-noise ratio in decibels."""
     signal = np.square(exact, dtype=np.float64).sum()
     return float(10 * math.log10(signal / np.square(logits - exact, dtype=np.float64).sum()))
-
-
-class _Reader(CalibrationDataReader):  # type: ignore[misc]  # the package ships no types
-    """Calibration images as ONNX Runtime asks for them."""
-
-    def __init__(self, graph: InferenceGraph, images: ImageSet) -> None:
-        self._batches = (
-            {INPUT: graph.preprocess.normalize(pixels[None])} for pixels in load_pixels(images, graph.preprocess)
-        )
-
-    def get_next(self) -> dict[str, Any] | None:
-        return next(self._batches, None)
-
-
-def quantized_by_onnxruntime(graph: InferenceGraph, images: ImageSet) -> bytes:
-    """The same graph, quantized by ONNX Runtime."""
-    with tempfile.TemporaryDirectory() as name:
-        original, prepared, quantized_file = (Path(name) / f"{stem}.onnx" for stem in ("fp32", "prepared", "int8"))
-        write_graph(original, graph)
-        quant_pre_process(str(original), str(prepared))
-        quantize_static(
-            str(prepared),
-            str(quantized_file),
-            _Reader(graph, images),
-            quant_format=QuantFormat.QDQ,
-            per_channel=True,
-            reduce_range=False,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-        )
-        return quantized_file.read_bytes()
 
 
 def table_of(rows: list[Row]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from common import Figure, Result, conclude, parser, run
+from common import Figure, Result, at_least, conclude, parser, run
 
 from googlenet_edge.calibration.calibrate import calibrate
 from googlenet_edge.calibration.ranges import RangeMethod
@@ -17,7 +17,7 @@ from googlenet_edge.console import bar
 from googlenet_edge.dataset import check_images
 from googlenet_edge.engines.bench import bench
 from googlenet_edge.engines.circumstances import read_circumstances
-from googlenet_edge.engines.measurement import BundleMeasurement, Measurement
+from googlenet_edge.engines.measurement import BundleMeasurement, Measurement, Samples
 from googlenet_edge.engines.rounds import BenchPlan
 from googlenet_edge.target import Precision
 
@@ -29,7 +29,7 @@ MOST_MB = 7.2
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--bundles", type=Path, nargs=2, metavar=("FP32", "INT8"), help="measure these instead")
-    options.add_argument("--rounds", type=int, default=40, help="interleaved rounds of ten runs each (default 40)")
+    options.add_argument("--rounds", type=at_least(6), default=40, help="interleaved rounds of ten runs each")
     given = options.parse_args()
     circumstances = read_circumstances()
     with tempfile.TemporaryDirectory() as folder:
@@ -37,7 +37,8 @@ def main() -> None:
         measured = {threads: measure(paths, threads=threads, rounds=given.rounds) for threads in MOST_RATIO}
     figures = [figure for threads, found in measured.items() for figure in latency_figures(found, threads)]
     figures.append(size_figure(measured[1].bundles[1]))
-    conclude(Result(tuple(figures), circumstances, measured), given.out)
+    samples = {threads: samples_of(found) for threads, found in measured.items()}
+    conclude(Result(tuple(figures), circumstances, samples), given.out)
 
 
 def make_bundles(folder: Path) -> list[Path]:
@@ -75,6 +76,11 @@ def latency_figures(found: Measurement, threads: int) -> list[Figure]:
     (ratio,) = found.ratios
     detail = f"95 % interval {ratio.interval.low:.3f}…{ratio.interval.high:.3f}"
     return [*figures, Figure(f"int8 / fp32, {words}", ratio.ratio, most=asked, detail=detail)]
+
+
+def samples_of(found: Measurement) -> dict[str, Samples]:
+    """Every timed inference, by precision."""
+    return {bundle.precision.value: bundle.latency for bundle in found.bundles}
 
 
 def size_figure(bundle: BundleMeasurement) -> Figure:

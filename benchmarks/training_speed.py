@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from common import Figure, Result, conclude, parser, run
+from common import Figure, Result, at_least, conclude, parser, run
 
 from googlenet_edge.augment import Augmentation
 from googlenet_edge.checkpoint import CheckpointInfo
@@ -66,11 +66,11 @@ class Details:
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--data", type=Path, required=True, help="folder with train/CLASS/* and val/CLASS/*")
-    options.add_argument("--size", type=int, default=64, help="side of the network's input, pixels (default 64)")
-    options.add_argument("--batch-size", type=int, default=128, help="images a step (default 128)")
-    options.add_argument("--steps", type=int, default=60, help="timed steps, 6 or more (default 60)")
-    options.add_argument("--warm-up", type=int, default=20, help="steps before them (default 20)")
-    options.add_argument("--workers", type=int, default=2, help="processes that load images (default 2)")
+    options.add_argument("--size", type=at_least(32), default=64, help="side of the network's input, pixels")
+    options.add_argument("--batch-size", type=at_least(2), default=128, help="images a step")
+    options.add_argument("--steps", type=at_least(6), default=60, help="timed steps, 6 or more")
+    options.add_argument("--warm-up", type=at_least(1), default=20, help="steps before them")
+    options.add_argument("--workers", type=at_least(0), default=2, help="processes that load images")
     given = options.parse_args()
     circumstances = read_circumstances()
     images = open_dataset(given.data).train
@@ -81,7 +81,9 @@ def main() -> None:
     data = TrainingData(images, images, "", "", Preprocess(given.size, given.size))
     ends = step_ends(data, config, steps=given.warm_up + given.steps, workers=given.workers)
     seconds = tuple(after - before for before, after in pairwise(ends[given.warm_up - 1 :]))
-    details = Details(given.batch_size, given.size, given.workers, torch.__version__, torch.get_num_threads(), seconds)
+    details = Details(
+        given.batch_size, given.size, given.workers, str(torch.__version__), torch.get_num_threads(), seconds
+    )
     conclude(Result(figures_of(details), circumstances, details), given.out)
 
 

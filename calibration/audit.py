@@ -25,12 +25,10 @@ from onnxruntime.capi.onnxruntime_pybind11_state import (
 
 from googlenet_edge.calibration.placement import RULES, WITH_WEIGHTS, Grid, data_inputs
 from googlenet_edge.errors import LoweringError
-from googlenet_edge.graph import InferenceGraph
 
 _KEEPS_TYPE = {"Transpose", "MaxPool", "Flatten", "Reshape", "Squeeze", "Unsqueeze"}
 _BORDERS = {"QuantizeLinear", "DequantizeLinear"}
 _LOAD_ERRORS = (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NotImplemented, RuntimeException)
-_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,23 +55,6 @@ class Census:
         """How many nodes do the work of an ONNX operator, such as ``Conv``, on integers."""
         operators = RULES[kind].integer_operators
         return sum(node.integer and node.operator in operators for node in self.nodes)
-
-
-def audit(graph: InferenceGraph, lowered: onnx.ModelProto) -> Census:
-    """The census of a lowered graph in which every operator that can run on integers does.
-
-    Raises:
-        LoweringError: names the nodes that do not, and why; or ONNX Runtime cannot load the graph.
-    """
-    census = take_census(lowered)
-    fallen = missing(graph.model, lowered, census)
-    if fallen:
-        more = f"; and {len(fallen) - _SHOWN} more" if len(fallen) > _SHOWN else ""
-        raise LoweringError(
-            f"ONNX Runtime {onnxruntime.__version__} does not run the lowered graph on integers alone:"
-            f" {'; '.join(fallen[:_SHOWN])}{more}. Try another version of onnxruntime, or --precision fp32"
-        )
-    return census
 
 
 def take_census(model: onnx.ModelProto) -> Census:

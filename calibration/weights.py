@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
 
+from googlenet_edge.processor import Processor
+
 _MAX_BIAS = 2.0**30  # half of int32: the sum of the products needs room too
-_VNNI_FLAGS = {"avx512_vnni", "avx_vnni"}
 
 
 class WeightRange(Enum):
@@ -60,14 +60,6 @@ def quantize_weights(
     )
 
 
-def weight_range_for(cpuinfo: str) -> WeightRange:
-    """The weight range that a processor multiplies without saturating, from the text of ``/proc/cpuinfo``.
-
-    x86 without VNNI adds two products of u8 and s8 in 16 bits, which overflow with 8-bit weights and cannot with 7-bit
-    ones (2 · 255 · 64 < 2**15). Arm lists "Features" and not "flags", and has no such instruction.
-    Source: ONNX Runtime, "Quantize ONNX models", "When and why do I need to try U8U8?".
-    """
-    flags = re.search(r"^flags\s*:(.*)$", cpuinfo, re.MULTILINE)
-    if flags is None or _VNNI_FLAGS & set(flags.group(1).split()):
-        return WeightRange.FULL
-    return WeightRange.REDUCED
+def weight_range_for(processor: Processor) -> WeightRange:
+    """What a processor multiplies without saturating: 7 bits where 8 overflow, since 2 · 255 · 64 < 2**15."""
+    return WeightRange.REDUCED if processor.saturates_u8s8 else WeightRange.FULL

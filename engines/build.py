@@ -116,15 +116,7 @@ def build(request: BuildRequest, *, bars: Bars) -> BuildReport:
         table = _table(graph, request.checkpoint.with_name(TABLE_FILE), dataset.train, calibration, steps)
     with steps.step("lowering"):
         lowered = lower(graph, device=request.device, precision=request.precision, table=table)
-    with _open(graph, lowered, request) as predictor:
-        pixels = _first_pixels(val.images, graph.preprocess, _GOLDEN_IMAGES)
-        golden = Golden(pixels, predictor.run(pixels))
-        found = steps.evaluated(request.precision, predictor, val.images)
-    comparison = None
-    if request.precision is not Precision.FP32:
-        with _open(graph, Lowered(graph.bytes), request) as predictor:
-            comparison = compare(steps.evaluated(Precision.FP32, predictor, val.images), found)
-        _check_drop(comparison, request)
+    golden, accuracy, against_fp32 = _judged(graph, lowered, val.images, request, steps)
     manifest = Manifest(
         precision=request.precision,
         device=request.device,
@@ -135,8 +127,8 @@ def build(request: BuildRequest, *, bars: Bars) -> BuildReport:
             calibration=sha256_bytes(to_json(table)) if table else None,
             dataset=val.sha256,
         ),
-        accuracy=found.accuracy,
-        against_fp32=comparison,
+        accuracy=accuracy,
+        against_fp32=against_fp32,
         weight_bits=lowered.weight_bits,
         notes=lowered.notes,
     )
@@ -145,8 +137,8 @@ def build(request: BuildRequest, *, bars: Bars) -> BuildReport:
         bundle=str(request.out),
         precision=request.precision,
         device=request.device,
-        accuracy=found.accuracy,
-        against_fp32=comparison,
+        accuracy=accuracy,
+        against_fp32=against_fp32,
         model_bytes=len(lowered.model),
         fp32_model_bytes=len(graph.bytes),
         seconds=steps.seconds,
@@ -254,6 +246,22 @@ def _table(
 def _calibration_images(train: ImageSet, preprocess: Preprocess, request: CalibrationRequest, steps: _Steps) -> Checked:
     sample = stratified_sample(train, request.images, seed=request.seed)
     return steps.checked("calibration", sample, preprocess, request)
+
+
+def _judged(
+    graph: InferenceGraph, lowered: Lowered, images: ImageSet, request: BuildRequest, steps: _Steps
+) -> tuple[Golden, Accuracy, Comparison | None]:
+    """What the lowered model computes, how often it is right, and how that compares with FP32."""
+    with _open(graph, lowered, request) as predictor:
+        pixels = _first_pixels(images, graph.preprocess, _GOLDEN_IMAGES)
+        golden = Golden(pixels, predictor.run(pixels))
+        found = steps.evaluated(request.precision, predictor, images)
+    if request.precision is Precision.FP32:
+        return golden, found.accuracy, None
+    with _open(graph, Lowered(graph.bytes), request) as predictor:
+        comparison = compare(steps.evaluated(Precision.FP32, predictor, images), found)
+    _check_drop(comparison, request)
+    return golden, found.accuracy, comparison
 
 
 def _open(graph: InferenceGraph, lowered: Lowered, request: BuildRequest) -> Predictor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from googlenet_edge.calibration.audit import missing, take_census
 from googlenet_edge.calibration.lower import lower_fp16_storage, lower_int8_cpu
@@ -12,9 +11,10 @@ from googlenet_edge.calibration.table import CalibrationTable
 from googlenet_edge.calibration.weights import WeightRange, weight_range_for
 from googlenet_edge.errors import EngineError
 from googlenet_edge.graph import InferenceGraph
+from googlenet_edge.processor import read_processor
 from googlenet_edge.target import Device, Precision
 
-CPUINFO = Path("/proc/cpuinfo")
+_MOST_NOTES = 6
 _WEIGHT_BITS = {WeightRange.FULL: 8, WeightRange.REDUCED: 7}
 
 
@@ -51,15 +51,14 @@ def _fp16_cpu(graph: InferenceGraph, _: CalibrationTable | None) -> Lowered:
 def _int8_cpu(graph: InferenceGraph, table: CalibrationTable | None) -> Lowered:
     if table is None:
         raise EngineError("int8 needs a calibration table; give --data with images to calibrate on")
-    weight_range = weight_range_for(CPUINFO.read_text(errors="replace") if CPUINFO.exists() else "")
+    weight_range = weight_range_for(read_processor())
     model = lower_int8_cpu(graph, table, weight_range=weight_range)
     census = take_census(model)
-    notes = [_share(graph, kind, census.integer(kind)) for kind in ("Conv", "MaxPool", "Concat")]
-    return Lowered(
-        model.SerializeToString(deterministic=True),
-        (f"on integers: {', '.join(notes)}", *missing(graph.model, model, census)),
-        _WEIGHT_BITS[weight_range],
-    )
+    shares = [_share(graph, kind, census.integer(kind)) for kind in ("Conv", "MaxPool", "Concat")]
+    notes = [f"on integers: {', '.join(shares)}", *missing(graph.model, model, census)]
+    if len(notes) > _MOST_NOTES:
+        notes[_MOST_NOTES:] = [f"and {len(notes) - _MOST_NOTES} more"]
+    return Lowered(model.SerializeToString(deterministic=True), tuple(notes), _WEIGHT_BITS[weight_range])
 
 
 def _share(graph: InferenceGraph, kind: str, integer: int) -> str:

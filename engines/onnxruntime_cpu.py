@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import platform
-from pathlib import Path
 from types import TracebackType
 
 import numpy as np
@@ -12,6 +10,7 @@ from numpy.typing import NDArray
 
 from googlenet_edge.engines.protocol import EngineOptions, EngineSpec, check_batch
 from googlenet_edge.errors import EngineError
+from googlenet_edge.processor import Processor, read_processor
 from googlenet_edge.target import Device
 
 _ERRORS_ONLY = 3
@@ -23,7 +22,9 @@ class OnnxRuntimeCpu:
     def __init__(self, model: bytes, options: EngineOptions) -> None:
         """Loads and optimizes the bytes of an ``.onnx`` file. Raises `EngineError`."""
         try:
-            session = onnxruntime.InferenceSession(model, session_options(options), providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(
+                model, session_options(options, processor=read_processor()), providers=["CPUExecutionProvider"]
+            )
         except Exception as problem:  # the runtime's own errors have no common base
             reason = str(problem).partition("\n")[0]
             raise EngineError(f"ONNX Runtime cannot load the model ({reason}); build the bundle again") from problem
@@ -63,27 +64,19 @@ class OnnxRuntimeCpu:
         self.close()
 
 
-def session_options(options: EngineOptions, *, cpuinfo: Path = Path("/proc/cpuinfo")) -> onnxruntime.SessionOptions:
-    """The runtime's settings for a processor that describes itself in ``cpuinfo``."""
+def session_options(options: EngineOptions, *, processor: Processor) -> onnxruntime.SessionOptions:
+    """The runtime's settings.
+
+    ``session.x64quantprecision`` avoids saturating sums with u8 weights. It stays off where nothing saturates: ONNX
+    Runtime 1.31 turns to u8 weights on VNNI processors too, which doubles the latency of GoogLeNet.
+    """
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = options.threads
     settings.inter_op_num_threads = 1
     settings.log_severity_level = _ERRORS_ONLY
-    if options.weight_bits == 8 and _sums_saturate(cpuinfo):
+    if options.weight_bits == 8 and processor.saturates_u8s8:
         settings.add_session_config_entry("session.x64quantprecision", "1")
     return settings
-
-
-def _sums_saturate(cpuinfo: Path) -> bool:
-    """Whether u8 × s8 products are summed in saturating 16 bits here: x86 without VNNI.
-
-    ``session.x64quantprecision`` avoids it with u8 weights. It must stay off elsewhere: ONNX Runtime 1.31 turns to u8
-    weights on VNNI processors too, which doubles the latency of GoogLeNet.
-    """
-    if platform.machine() not in ("x86_64", "AMD64"):
-        return False
-    text = cpuinfo.read_text() if cpuinfo.exists() else ""
-    return "avx512_vnni" not in text and "avx_vnni" not in text
 
 
 def _interface(session: onnxruntime.InferenceSession) -> tuple[str, str, int, int]:

@@ -45,7 +45,7 @@ def evaluation_table(rows: Sequence[tuple[str, Accuracy]]) -> Table:
 
 def latency_table(measurement: Measurement) -> Table:
     """Latency of one image, and the ratio to the reference with its interval."""
-    table = _table("latency, one image", "p50 ms", "p90 ms", "p99 ms", "spread", "ratio of p50, 95 % interval")
+    table = _table("latency", "p50 ms", "p90 ms", "p99 ms", "spread", "ratio of p50 (95 % CI)")
     ratios = {ratio.name: ratio for ratio in measurement.ratios}
     for bundle in measurement.bundles:
         summary, ratio = bundle.latency.summary_ms, ratios.get(bundle.name)
@@ -60,7 +60,7 @@ def latency_table(measurement: Measurement) -> Table:
 
 def resources_table(measurement: Measurement) -> Table:
     """What a bundle gives and takes beside latency: throughput at its best batch, cold start, memory, size."""
-    table = _table("throughput, memory", "images/s", "at batch", "cold start ms", "peak memory", "bundle")
+    table = _table("resources", "images/s", "at batch", "cold start ms", "peak memory", "bundle")
     for bundle in measurement.bundles:
         best = max(bundle.throughput, key=lambda throughput: throughput.images_per_s)
         table.add_row(
@@ -76,7 +76,7 @@ def resources_table(measurement: Measurement) -> Table:
 
 def stages_table(measurement: Measurement) -> Table:
     """Where the time of one image file goes, p50 in milliseconds."""
-    table = _table("one image file, p50 ms", *(stage.value for stage in Stage), "sum")
+    table = _table("stages, p50 ms", *(stage.value for stage in Stage), "sum")
     for bundle in measurement.bundles:
         times = [bundle.stages[stage].summary_ms.p50 for stage in Stage]
         table.add_row(_short(bundle.name), *(f"{time:.2f}" for time in (*times, sum(times))))

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import functools
-import platform
 from contextlib import AbstractContextManager
-from pathlib import Path
 
 import torch
 
-BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # x86 and Arm, as Linux names them
+from googlenet_edge.processor import read_processor
 
 
 def autocast(device: torch.device, *, wanted: bool) -> AbstractContextManager[object]:
@@ -27,15 +25,4 @@ def gradient_scaler(device: torch.device, *, wanted: bool) -> torch.amp.GradScal
 def _reduced_dtype(device_type: str) -> torch.dtype | None:
     if device_type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    return torch.bfloat16 if cpu_flags() & BF16_FLAGS else None
-
-
-def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
-    """The instruction sets that Linux reports for the first processor; empty where it reports none."""
-    if platform.system() != "Linux" or not cpuinfo.is_file():
-        return frozenset()
-    for line in cpuinfo.read_text(errors="replace").splitlines():
-        name, _, value = line.partition(":")
-        if name.strip().lower() in {"flags", "features"}:
-            return frozenset(value.split())
-    return frozenset()
+    return torch.bfloat16 if read_processor().computes_bfloat16 else None

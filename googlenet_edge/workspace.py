@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -123,9 +123,12 @@ def take_bundle(given: Path | None, runs: Path = RUNS) -> Taken:
     return Taken(newest.path.parent, newest.because)
 
 
-def bundles_beside(bundle: Path) -> list[Path]:
-    """All bundles of the same run, sorted by name."""
-    return sorted(manifest.parent for manifest in bundle.parent.glob(f"*/{MANIFEST_FILE}"))
+def take_bundles(given: Sequence[Path], runs: Path = RUNS) -> list[Taken]:
+    """The folders of the bundles to compare: without a word, all of the newest run. Raises `ConfigError`."""
+    if given:
+        return [take_bundle(path) for path in given]
+    run = take_bundle(None, runs).path.parent
+    return [Taken(manifest.parent, "of the newest run") for manifest in sorted(run.glob(f"*/{MANIFEST_FILE}"))]
 
 
 def split_seed(run: Path) -> int:

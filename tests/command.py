@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -72,3 +73,16 @@ def contents(folder: Path) -> dict[str, tuple[int, int] | None]:
         state = path.lstat()
         found[path.relative_to(folder).as_posix()] = None if path.is_dir() else (state.st_size, state.st_mtime_ns)
     return found
+
+
+def refused(outcome: Outcome, sentence: str) -> None:
+    """Asserts that a command said one thing, that it is this, and that it failed."""
+    assert re.fullmatch(f"gnet-edge: {sentence}\n", outcome.err), outcome.err
+    assert (outcome.code, outcome.out) == (1, "")
+
+
+def refused_without_a_trace(sentence: str, *arguments: str | Path, cwd: Path) -> None:
+    """The same, and the folder is as it was."""
+    before = contents(cwd)
+    refused(gnet_edge(*arguments, cwd=cwd), sentence)
+    assert contents(cwd) == before

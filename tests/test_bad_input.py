@@ -1,21 +1,18 @@
-"""What bad input gets: one clear line, exit code 1, nothing half-written, and nothing lost that was there before."""
+"""What bad input gets: one clear line, exit code 1, nothing written, and nothing lost that was there before."""
 
 from __future__ import annotations
 
 import json
-import re
-import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import onnx
 import pytest
 import torch
-from command import Built, Outcome, contents, copy_of, done, gnet_edge
+from command import Built, Outcome, contents, copy_of, done, gnet_edge, refused, refused_without_a_trace
 from PIL import Image
 from safetensors.torch import save_file
 from tiny_bundles import solid, write_colour_bundle
@@ -23,23 +20,7 @@ from tiny_bundles import solid, write_colour_bundle
 from googlenet_edge.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from googlenet_edge.engines import build
 from googlenet_edge.engines.accuracy import Comparison, Evaluation, compare
-from googlenet_edge.engines.bundle import read_bundle
 from googlenet_edge.graph import METADATA_KEY
-
-COMMAND = str(Path(sys.executable).with_name("gnet-edge"))
-
-
-def refused(outcome: Outcome, sentence: str) -> None:
-    """Asserts that a command said one thing, that it is this, and that it failed."""
-    assert re.fullmatch(f"gnet-edge: {sentence}\n", outcome.err), outcome.err
-    assert (outcome.code, outcome.out) == (1, "")
-
-
-def refused_without_a_trace(sentence: str, *arguments: str | Path, cwd: Path) -> None:
-    """The same, and the folder is as it was."""
-    before = contents(cwd)
-    refused(gnet_edge(*arguments, cwd=cwd), sentence)
-    assert contents(cwd) == before
 
 
 @pytest.fixture
@@ -338,135 +319,6 @@ def test_loss_of_accuracy_above_max_drop_leaves_the_old_bundle(work: Path, monke
     refused_without_a_trace(sentence, *arguments, "--max-drop", "2.5", "--out", "another", cwd=work)
 
 
-# Outputs
-
-
-@contextmanager
-def full_disk(free: int) -> Iterator[None]:
-    """Files cannot grow beyond ``free`` bytes: what a full disk looks like to a program."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (free, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-def test_full_disk_leaves_no_file_and_keeps_the_old_bundle(work: Path) -> None:
-    checkpoint = "runs/photos/checkpoint.safetensors"
-    with full_disk(1_000_000):
-        refused_without_a_trace(
-            "cannot write runs/photos/pruned.safetensors: File too large; free space, or give another --out",
-            *("prune", checkpoint),
-            cwd=work,
-        )
-        refused_without_a_trace(
-            r"cannot write runs/photos/\.fp32-cpu\.tmp-.*: File too large; free space, or give another --out",
-            *("build", checkpoint, "--data", "photos", "--precision", "fp32"),
-            cwd=work,
-        )
-    assert read_bundle(work / "runs/photos/fp32-cpu").class_names
-
-
-def test_result_on_a_full_disk_is_no_success(colours: Path) -> None:
-    with Path("/dev/full").open("wb") as full:
-        command = [COMMAND, "predict", "red.png", "--bundle", "runs/colours/fp32-cpu", "--json"]
-        found = subprocess.run(command, cwd=colours, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    last = found.stderr.splitlines()[-1]
-    assert (found.returncode, last) == (
-        1,
-        "gnet-edge: cannot write the result on stdout: No space left on device; free space",
-    )
-
-
-def test_output_that_cannot_be_is_refused_before_the_work(work: Path) -> None:
-    checkpoint = "runs/photos/checkpoint.safetensors"
-    labels = "runs/photos/int8-cpu/labels.txt"
-    refused_without_a_trace(
-        f"cannot write {labels}/below: .*{labels} is not a folder that can be written to; give another --out",
-        *("build", checkpoint, "--data", "photos", "--out", f"{labels}/below"),
-        cwd=work,
-    )
-    refused_without_a_trace(
-        r"photos holds pictograms\.json, which is no part of a bundle; give another --out, or remove it",
-        *("build", checkpoint, "--data", "photos", "--out", "photos"),
-        cwd=work,
-    )
-
-
-@pytest.mark.parametrize("command", ["prune", "export", "calibrate"])
-def test_output_below_a_file_is_refused(command: str, work: Path) -> None:
-    source = "googlenet.onnx" if command == "calibrate" else "checkpoint.safetensors"
-    options = () if command == "prune" else ("--data", "photos")
-    more = ("--calibration-images", "8") if command == "calibrate" else ()
-    refused_without_a_trace(
-        "cannot write runs/photos/run.json/below: Not a directory; give another --out",
-        *(command, f"runs/photos/{source}", *options, *more, "--out", "runs/photos/run.json/below"),
-        cwd=work,
-    )
-
-
-# A process that is killed while it writes
-
-STOPPED_IN_A_WRITE = """
-import os, signal, sys
-from googlenet_edge.cli import main
-
-name, count, *sys.argv[1:] = sys.argv[1:]
-seen = 0
-
-def stop(descriptor):
-    global seen
-    seen += name in os.readlink(f"/proc/self/fd/{descriptor}")
-    if seen == int(count):
-        sys.stdout.write("written, not renamed\\n")
-        sys.stdout.flush()
-        signal.pause()
-
-os.fsync = stop
-main()
-"""
-
-
-def killed_while_writing(name: str, count: int, *arguments: str, cwd: Path) -> None:
-    """Runs a command in another process, and kills it when it writes the file ``name`` for the ``count``-th time."""
-    command = [sys.executable, "-c", STOPPED_IN_A_WRITE, name, str(count), *arguments]
-    with subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        assert process.stdout.readline() == "written, not renamed\n", process.stderr.read()
-        process.kill()
-
-
-def test_kill_while_a_bundle_is_written_leaves_the_old_one(built: Built, tmp_path: Path) -> None:
-    folder = copy_of(built.folder, tmp_path / "work")
-    before = contents(folder)
-    killed_while_writing("manifest.json", 1, "build", "--precision", "fp32", cwd=folder)
-    after = contents(folder)
-    left = [path for path in after if path not in before]
-    assert left[0].startswith("runs/photos/.fp32-cpu.tmp-")
-    assert {path: state for path, state in after.items() if path in before} == before
-    outcome = done("build", "--precision", "fp32", cwd=folder)
-    assert "there already: runs/photos/googlenet.onnx" in outcome.err
-    assert contents(folder).keys() == before.keys()
-
-
-def test_kill_while_the_training_state_is_written_loses_one_epoch(tmp_path: Path) -> None:
-    for part, count in (("train", 4), ("val", 1)):
-        for label in ("cat", "dog"):
-            for i in range(count):
-                shade(tmp_path / "photos" / part / label / f"{i}.png", side=32 + i)
-    options = ("--data", "photos", "--epochs", "3", "--size", "32", "--batch-size", "4", "--workers", "0")
-    killed_while_writing("training-state.safetensors", 2, "train", *options, cwd=tmp_path)
-    run = tmp_path / "runs" / "photos"
-    assert next(path.name for path in run.glob(".*")).startswith(".training-state.safetensors.tmp-")
-    assert not (run / "checkpoint.safetensors").exists()
-    outcome = done("train", *options, cwd=tmp_path)
-    assert re.findall(r"^epoch +(\d)", outcome.err, re.MULTILINE) == ["2", "3"]
-    assert sorted(path.name for path in run.iterdir()) == ["checkpoint.safetensors", "metrics.jsonl", "run.json"]
-    assert [json.loads(line)["epoch"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3]
-
-
 # Settings, devices and what is not there
 
 
@@ -546,5 +398,7 @@ def test_wrong_usage_ends_with_2(arguments: tuple[str, ...], sentence: str, tmp_
 
 def test_real_process_says_one_line_and_ends_with_1(colours: Path) -> None:
     (colours / "gnet-edge.toml").write_text('presicion = "int8"')
-    found = subprocess.run([COMMAND, "bench"], cwd=colours, capture_output=True, text=True, check=False)
+    found = subprocess.run(
+        [Path(sys.executable).with_name("gnet-edge"), "bench"], cwd=colours, capture_output=True, text=True, check=False
+    )
     refused(Outcome(found.returncode, found.stdout, found.stderr), ".*Object contains unknown field `presicion`.*")

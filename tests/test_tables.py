@@ -63,7 +63,7 @@ def bundle(name: str, ms: float) -> BundleMeasurement:
         engine=EngineSpec("onnxruntime", "1.31.0", Device.CPU, threads=1, crop=224, classes=1000),
         warm_up=WarmUp(20, steady=True),
         latency=latency,
-        stages={stage: latency for stage in Stage},
+        stages=dict.fromkeys(Stage, latency),
         throughput=(BatchThroughput(1, 1e3 / ms, latency), BatchThroughput(8, 1.5e3 / ms, latency)),
         cold_starts=tuple(ColdStart(100.0, 200.0, first, 118) for first in (10.0, 20.0, 90.0)),
     )
@@ -83,14 +83,12 @@ def test_tables_of_a_benchmark_show_every_figure(measurement: Measurement, width
         shown(table(measurement), width) for table in (latency_table, resources_table, stages_table)
     )
     assert "p50 ms" in latency
-    assert latency.split()[-6:] == ["432.10", "436.42", "436.42", "1.0%", "0.350", "(0.350"] or "0.350" in latency
     for figure in ("1234.50", "432.10", "436.42", "1.0%", "0.350 (0.350 to 0.350)"):
         assert figure in latency, latency
     for figure in ("images/s", "at batch", "cold start ms", "118 MB", "7.12 MB", "320"):
         assert figure in resources, resources
     for figure in ("decode", "postprocess", "432.10", "1728.40"):
         assert figure in stages, stages
-    assert "photos of flowers/int8-cpu" in latency.replace("\n", "")
     assert "…" not in latency + resources + stages
 
 

@@ -12,12 +12,12 @@ from googlenet_edge.target import Device, Precision
 from googlenet_edge.workspace import (
     RunRecord,
     Settings,
-    bundles_beside,
     read_run_record,
     read_settings,
     run_folder_for,
     split_seed,
     take_bundle,
+    take_bundles,
     take_checkpoint,
     take_data,
     take_graph,
@@ -143,10 +143,16 @@ def test_run_folder_is_free_or_was_interrupted() -> None:
     assert run_folder_for(data) == Path("runs/photos-3")
 
 
-def test_bundles_beside_are_those_of_the_run_by_name() -> None:
+def test_bundles_are_all_of_the_newest_run_by_name() -> None:
     for name in ("int8-cpu", "fp32-cpu", "fp16-cpu"):
-        touch(f"runs/photos/{name}/manifest.json")
-    touch("runs/other/int8-cpu/manifest.json")
+        touch(f"runs/photos/{name}/manifest.json", age=2)
+    touch("runs/other/int8-cpu/manifest.json", age=1)
     touch("runs/photos/notes/readme.txt")
-    found = bundles_beside(Path("runs/photos/int8-cpu"))
-    assert [path.name for path in found] == ["fp16-cpu", "fp32-cpu", "int8-cpu"]
+    assert [(taken.path.name, taken.because) for taken in take_bundles([])] == [
+        ("fp16-cpu", "of the newest run"),
+        ("fp32-cpu", "of the newest run"),
+        ("int8-cpu", "of the newest run"),
+    ]
+    assert [taken.because for taken in take_bundles([Path("runs/other/int8-cpu")])] == ["given"]
+    with pytest.raises(ConfigError, match=r"absent is missing"):
+        take_bundles([Path("absent")])

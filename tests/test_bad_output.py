@@ -1,0 +1,152 @@
+"""Where results cannot go, and processes that are killed while they write: whole or not there, and nothing lost."""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from command import Built, contents, copy_of, done, refused_without_a_trace
+from tiny_bundles import solid, write_colour_bundle
+
+from googlenet_edge.engines.bundle import read_bundle
+from googlenet_edge.pictograms import write_pictograms
+
+
+@pytest.fixture(scope="module")
+def work(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder after training and building, without settings. The tests here prove that they leave it alone."""
+    folder = copy_of(built.folder, tmp_path_factory.mktemp("bad_input") / "work")
+    (folder / "gnet-edge.toml").unlink()
+    return folder
+
+
+@contextmanager
+def full_disk(free: int) -> Iterator[None]:
+    """Files cannot grow beyond ``free`` bytes: what a full disk looks like to a program."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_full_disk_leaves_no_file_and_keeps_the_old_bundle(work: Path) -> None:
+    checkpoint = "runs/photos/checkpoint.safetensors"
+    with full_disk(1_000_000):
+        refused_without_a_trace(
+            "cannot write runs/photos/pruned.safetensors: File too large; free space, or give another --out",
+            *("prune", checkpoint),
+            cwd=work,
+        )
+        refused_without_a_trace(
+            r"cannot write runs/photos/\.fp32-cpu\.tmp-.*: File too large; free space, or give another --out",
+            *("build", checkpoint, "--data", "photos", "--precision", "fp32"),
+            cwd=work,
+        )
+    assert read_bundle(work / "runs/photos/fp32-cpu").class_names
+
+
+def test_result_on_a_full_disk_is_no_success(tmp_path: Path) -> None:
+    write_colour_bundle(tmp_path / "bundle")
+    solid("red").save(tmp_path / "red.png")
+    command = [Path(sys.executable).with_name("gnet-edge"), "predict", "red.png", "--bundle", "bundle", "--json"]
+    with Path("/dev/full").open("wb") as full:
+        found = subprocess.run(command, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    last = found.stderr.splitlines()[-1]
+    assert (found.returncode, last) == (
+        1,
+        "gnet-edge: cannot write the result on stdout: No space left on device; free space",
+    )
+
+
+def test_output_that_cannot_be_is_refused_before_the_work(work: Path) -> None:
+    checkpoint = "runs/photos/checkpoint.safetensors"
+    labels = "runs/photos/int8-cpu/labels.txt"
+    refused_without_a_trace(
+        f"cannot write {labels}/below: .*{labels} is not a folder that can be written to; give another --out",
+        *("build", checkpoint, "--data", "photos", "--out", f"{labels}/below"),
+        cwd=work,
+    )
+    refused_without_a_trace(
+        r"photos holds pictograms\.json, which is no part of a bundle; give another --out, or remove it",
+        *("build", checkpoint, "--data", "photos", "--out", "photos"),
+        cwd=work,
+    )
+
+
+@pytest.mark.parametrize("command", ["prune", "export", "calibrate"])
+def test_output_below_a_file_is_refused(command: str, work: Path) -> None:
+    source = "googlenet.onnx" if command == "calibrate" else "checkpoint.safetensors"
+    options = () if command == "prune" else ("--data", "photos")
+    more = ("--calibration-images", "8") if command == "calibrate" else ()
+    refused_without_a_trace(
+        "cannot write runs/photos/run.json/below: Not a directory; give another --out",
+        *(command, f"runs/photos/{source}", *options, *more, "--out", "runs/photos/run.json/below"),
+        cwd=work,
+    )
+
+
+# A process that is killed while it writes
+
+STOPPED_IN_A_WRITE = """
+import os, signal, sys
+from googlenet_edge.cli import main
+
+name, count, *sys.argv[1:] = sys.argv[1:]
+seen = 0
+
+def stop(descriptor):
+    global seen
+    seen += name in os.readlink(f"/proc/self/fd/{descriptor}")
+    if seen == int(count):
+        sys.stdout.write("written, not renamed\\n")
+        sys.stdout.flush()
+        signal.pause()
+
+os.fsync = stop
+main()
+"""
+
+
+def killed_while_writing(name: str, count: int, *arguments: str, cwd: Path) -> None:
+    """Runs a command in another process, and kills it when it writes the file ``name`` for the ``count``-th time."""
+    command = [sys.executable, "-c", STOPPED_IN_A_WRITE, name, str(count), *arguments]
+    with subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "written, not renamed\n", process.stderr.read()
+        process.kill()
+
+
+def test_kill_while_a_bundle_is_written_leaves_the_old_one(built: Built, tmp_path: Path) -> None:
+    folder = copy_of(built.folder, tmp_path / "work")
+    before = contents(folder)
+    killed_while_writing("manifest.json", 1, "build", "--precision", "fp32", cwd=folder)
+    after = contents(folder)
+    left = [path for path in after if path not in before]
+    assert left[0].startswith("runs/photos/.fp32-cpu.tmp-")
+    assert {path: state for path, state in after.items() if path in before} == before
+    outcome = done("build", "--precision", "fp32", cwd=folder)
+    assert "there already: runs/photos/googlenet.onnx" in outcome.err
+    assert contents(folder).keys() == before.keys()
+
+
+def test_kill_while_the_training_state_is_written_loses_one_epoch(tmp_path: Path) -> None:
+    write_pictograms(tmp_path / "photos", train_per_class=1, val_per_class=1, size=32)
+    options = ("--data", "photos", "--epochs", "3", "--size", "32", "--workers", "0")
+    killed_while_writing("training-state.safetensors", 2, "train", *options, cwd=tmp_path)
+    run = tmp_path / "runs" / "photos"
+    assert next(path.name for path in run.glob(".*")).startswith(".training-state.safetensors.tmp-")
+    assert not (run / "checkpoint.safetensors").exists()
+    outcome = done("train", *options, cwd=tmp_path)
+    assert re.findall(r"^epoch +(\d)", outcome.err, re.MULTILINE) == ["2", "3"]
+    assert sorted(path.name for path in run.iterdir()) == ["checkpoint.safetensors", "metrics.jsonl", "run.json"]
+    assert [json.loads(line)["epoch"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3]

@@ -1,0 +1,230 @@
+"""The commands as a person and a script use them; `test_bad_input` has what goes wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from command import Built, copy_of, done, gnet_edge
+from PIL import Image
+from tiny_bundles import solid, write_colour_bundle
+
+from googlenet_edge import __version__
+from googlenet_edge.checkpoint import read_checkpoint, write_checkpoint
+from googlenet_edge.cli import app
+from googlenet_edge.engines import rounds
+from googlenet_edge.engines.measurement import read_measurement
+
+COMMANDS = ("demo", "train", "prune", "export", "calibrate", "build", "eval", "predict", "inspect", "bench")
+
+
+@pytest.fixture(scope="module")
+def work(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder after training and building; tests here add files and leave those that are there."""
+    return copy_of(built.folder, tmp_path_factory.mktemp("cli") / "work")
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder with one small bundle and images to predict."""
+    folder = tmp_path_factory.mktemp("colours")
+    write_colour_bundle(folder / "runs" / "colours" / "fp32-cpu")
+    for colour in ("red", "blue"):
+        solid(colour).save(folder / f"{colour}.png")
+    return folder
+
+
+# Help
+
+
+def test_command_without_words_shows_the_commands(tmp_path: Path) -> None:
+    help_ = gnet_edge("--help", cwd=tmp_path).out
+    for command in COMMANDS:
+        assert re.search(rf"^\W+{command} +\w", help_, re.MULTILINE), command
+    assert len(app.registered_commands) == len(COMMANDS)
+    assert "Usage: gnet-edge" in gnet_edge(cwd=tmp_path).out + gnet_edge(cwd=tmp_path).err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example_and_every_default(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    help_ = done(command, "--help", cwd=tmp_path).out
+    assert re.search(rf"Examples?: .*gnet-edge {command}", help_)
+    for option in re.findall(r"--([\w-]+) +(?:INTEGER|FLOAT|PATH|TEXT|\[)[^\n]*", help_):
+        [line] = re.findall(rf"^[^\n]*--{option} [^\n]*$", help_, re.MULTILINE)
+        assert re.search(r"default|required", line), line
+
+
+def test_version_is_that_of_the_package(tmp_path: Path) -> None:
+    assert done("--version", cwd=tmp_path).out == f"gnet-edge {__version__}\n"
+
+
+# Build and bench with no other word
+
+
+def test_build_says_what_it_took_and_what_it_cost(built: Built) -> None:
+    said = built.fp32.err
+    assert "using runs/photos/checkpoint.safetensors (the newest under runs/)\n" in said
+    assert f"using {built.folder}/photos (photos was trained on it)\n" in said
+    assert "bundle: runs/photos/fp32-cpu\n" in said
+    assert built.fp32.out == ""
+    said = built.int8.err
+    assert "using --calibration-images 24 (gnet-edge.toml says so)\n" in said
+    assert "there already: runs/photos/googlenet.onnx\n" in said
+    assert re.search(r"^int8 +\d+\.\d\d% +\d+\.\d\d% to \d+\.\d\d% +\d+\.\d\d% +5\.\d\d MB$", said, re.MULTILINE)
+    assert "on integers: 57 of 57 Conv, 13 of 13 MaxPool, 9 of 9 Concat\n" in said
+    assert re.search(r"^took: checking validation images \d+\.\d s, .*evaluating fp32 \d+\.\d s$", said, re.MULTILINE)
+    assert "…" not in said
+
+
+def test_build_gives_a_script_what_it_relies_on(built: Built) -> None:
+    report = json.loads(built.int8.out)
+    assert (report["bundle"], report["precision"], report["device"]) == ("runs/photos/int8-cpu", "int8", "cpu")
+    assert report["accuracy"]["images"] == 48
+    assert report["against_fp32"]["top1_change_points"] == pytest.approx(
+        100 * (report["accuracy"]["top1"] - report["against_fp32"]["reference"]["top1"])
+    )
+    assert report["model_bytes"] == (built.folder / report["bundle"] / "model.onnx").stat().st_size
+    assert report["fp32_model_bytes"] > 3.5 * report["model_bytes"]
+    assert report["reused"] == ["runs/photos/googlenet.onnx"]
+
+
+def test_bench_measures_all_bundles_of_the_newest_run(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = partial(rounds.BenchPlan, runs=1, batches=(1,), batch_rounds=1, cold_starts=1)
+    monkeypatch.setattr(rounds, "BenchPlan", quick)
+    outcome = done("bench", "--json", "--out", "measurement.json", cwd=work)
+    for name in ("fp32-cpu", "int8-cpu"):
+        assert f"using runs/photos/{name} (of the newest run)\n" in outcome.err
+        assert len(re.findall(rf"^photos/{name} ", outcome.err, re.MULTILINE)) == 3, outcome.err
+    assert "measurement: measurement.json\n" in outcome.err
+    assert "…" not in outcome.err
+    measurement = json.loads(outcome.out)
+    assert [bundle["precision"] for bundle in measurement["bundles"]] == ["fp32", "int8"]
+    assert measurement["bundles"][1]["latency"]["summary_ms"]["p50"] > 0
+    assert set(measurement["bundles"][0]["stages"]) == {"decode", "preprocess", "inference", "postprocess"}
+    assert measurement["ratios"][0]["name"] == "runs/photos/int8-cpu"
+    assert (work / "measurement.json").read_text() == outcome.out
+    assert read_measurement(work / "measurement.json").circumstances.cores >= 1
+
+
+def test_second_build_uses_what_is_there(work: Path) -> None:
+    outcome = done("build", "--precision", "int8", cwd=work)
+    assert outcome.out == ""
+    assert "there already: runs/photos/googlenet.onnx\n" in outcome.err
+    assert "there already: runs/photos/calibration.json\n" in outcome.err
+    assert "exporting" not in outcome.err
+    assert "calibrating" not in outcome.err
+
+
+def test_changed_image_makes_a_new_table_and_changed_weights_all_anew(built: Built, tmp_path: Path) -> None:
+    work = copy_of(built.folder, tmp_path / "work")
+    for i in range(8):
+        Image.effect_noise((60, 50), 90).convert("RGB").save(work / f"photos/train/stop/{i:05}.jpg")
+    outcome = done("build", "--json", cwd=work)
+    assert json.loads(outcome.out)["reused"] == ["runs/photos/googlenet.onnx"]
+    path = work / "runs" / "photos" / "checkpoint.safetensors"
+    checkpoint = read_checkpoint(path)
+    checkpoint.weights["fc.bias"][0] += 1
+    write_checkpoint(path, checkpoint)
+    outcome = done("build", "--json", cwd=work)
+    assert json.loads(outcome.out)["reused"] == []
+
+
+# Single steps
+
+
+def test_prune_shows_what_the_heads_cost(work: Path) -> None:
+    outcome = done("prune", "--out", "pruned.safetensors", "--json", cwd=work)
+    assert re.search(r"^parameters +9,9\d\d,\d\d\d → +5,6\d\d,\d\d\d$", outcome.err, re.MULTILINE), outcome.err
+    assert re.search(r"^FLOPs +[\d,]+ → +[\d,]+  \(2 × multiply-accumulates, one image\)$", outcome.err, re.MULTILINE)
+    assert "logits       identical bit for bit\n" in outcome.err
+    costs = json.loads(outcome.out)
+    assert costs["before"]["parameters"] > costs["after"]["parameters"]
+    assert costs["before"]["macs"] > costs["after"]["macs"]
+    facts = json.loads(done("inspect", costs["checkpoint"], "--json", cwd=work).out)
+    assert facts["auxiliary heads"] == "pruned"
+
+
+def test_export_writes_the_opset_that_is_asked_for(work: Path) -> None:
+    outcome = done("export", "--opset", "13", "--out", "old.onnx", cwd=work)
+    assert re.search(r"^largest difference from PyTorch: \d\.\de-\d\d of the largest logit$", outcome.err, re.MULTILINE)
+    assert "graph: old.onnx\n" in outcome.err
+    assert onnx.load(work / "old.onnx").opset_import[0].version == 13
+
+
+def test_calibrate_takes_the_method_that_is_asked_for(work: Path) -> None:
+    outcome = done("calibrate", "--method", "entropy", "--out", "table.json", cwd=work)
+    assert "using runs/photos/googlenet.onnx (the newest under runs/)\n" in outcome.err
+    assert re.search(r"^\d+ tensors on 24 images, method entropy$", outcome.err, re.MULTILINE)
+    ours, before = (json.loads((work / path).read_text()) for path in ("table.json", "runs/photos/calibration.json"))
+    assert (ours["method"], before["method"]) == ("entropy", "minmax")
+    assert ours["images_sha256"] == before["images_sha256"]
+    assert ours["tensors"]["conv1"]["high"] <= before["tensors"]["conv1"]["high"]
+
+
+def test_eval_compares_bundles_with_the_first(work: Path) -> None:
+    outcome = done("eval", "runs/photos/fp32-cpu", "runs/photos/int8-cpu", "--json", cwd=work)
+    first, second = json.loads(outcome.out)
+    assert (first["bundle"], second["bundle"]) == ("runs/photos/fp32-cpu", "runs/photos/int8-cpu")
+    assert first["accuracy"]["images"] == second["accuracy"]["images"] == 48
+    assert first["against_first"] is None
+    assert 0 <= second["against_first"]["agreement"] <= 1
+    assert re.search(r"^runs/photos/int8-cpu: top-1 changes by [+-]\d", outcome.err, re.MULTILINE)
+
+
+def test_predict_gives_labels_of_every_image(colours: Path) -> None:
+    outcome = done("predict", "red.png", "blue.png", "--top-k", "2", "--json", cwd=colours)
+    assert "using runs/colours/fp32-cpu (the newest under runs/)\n" in outcome.err
+    found: dict[str, list[dict[str, Any]]] = json.loads(outcome.out)
+    assert {image: [p["label"] for p in best] for image, best in found.items()} == {
+        "red.png": ["red", "green"],
+        "blue.png": ["blue", "red"],
+    }
+    assert found["red.png"][0]["index"] == 0
+    assert found["red.png"][0]["probability"] == pytest.approx(0.9993, abs=1e-3)
+    assert re.search(r"^red\.png +red +99\.9%$", outcome.err, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "fact"),
+    [
+        ("runs/photos/int8-cpu", "bundle", ("precision", "int8")),
+        ("runs/photos/checkpoint.safetensors", "checkpoint", ("auxiliary heads", "yes")),
+        ("runs/photos/googlenet.onnx", "inference graph", ("opset", "17")),
+        ("runs/photos/calibration.json", "calibration table", ("images", "24")),
+    ],
+)
+def test_inspect_tells_of_every_kind_of_file(path: str, kind: str, fact: tuple[str, str], work: Path) -> None:
+    outcome = done("inspect", path, "--json", cwd=work)
+    facts = json.loads(outcome.out)
+    assert facts["kind"] == kind
+    assert facts[fact[0]] == fact[1]
+    assert re.search(rf"^ ?{fact[0]} +{fact[1]}$", outcome.err, re.MULTILINE), outcome.err
+
+
+# Settings
+
+
+def test_settings_are_used_and_the_command_line_wins(colours: Path, tmp_path: Path) -> None:
+    (tmp_path / "gnet-edge.toml").write_text('device = "jetson"\ndata = "photos"\n')
+    from_settings, given = gnet_edge("bench", cwd=tmp_path), gnet_edge("bench", "--device", "cpu", cwd=tmp_path)
+    assert from_settings.err.startswith("using --device jetson (gnet-edge.toml says so)\n")
+    assert "this version has no backend for the device jetson" in from_settings.err
+    assert given.err.startswith("gnet-edge: there is no bundle under")
+    bundle = colours / "runs" / "colours" / "fp32-cpu"
+    assert "photos is not a folder" in gnet_edge("eval", bundle, cwd=tmp_path).err
+    assert "given is not a folder" in gnet_edge("eval", bundle, "--data", "given", cwd=tmp_path).err
+
+
+def test_real_process_writes_json_that_a_pipe_can_read(colours: Path) -> None:
+    command = [str(Path(sys.executable).with_name("gnet-edge")), "predict", "red.png", "--json"]
+    found = subprocess.run(command, cwd=colours, capture_output=True, check=True)
+    assert json.loads(found.stdout)["red.png"][0]["label"] == "red"
+    assert b"\x1b" not in found.stdout + found.stderr
