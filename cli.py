@@ -270,7 +270,7 @@ def evaluate(
     from googlenet_edge.engines.tables import comparison_sentence, evaluation_table
 
     settings = workspace.read_settings()
-    paths = [named(workspace.take_bundle(path)) for path in bundles or [None]]
+    paths = [named(workspace.take_bundle(path)) for path in bundles or (None,)]
     folder = named(workspace.take_data(data, settings, paths[0].parent))
     images = open_dataset(folder, seed=workspace.split_seed(paths[0].parent)).val
     cores = chosen("--threads", threads, settings.threads, CORES)
@@ -388,7 +388,7 @@ def main() -> None:
     logging.basicConfig(format="gnet-edge: %(message)s")
     logging.captureWarnings(True)
     try:
-        app()
+        app(prog_name="gnet-edge")
     except EdgeError as problem:
         sys.stderr.write(f"gnet-edge: {problem}\n")
         sys.exit(1)

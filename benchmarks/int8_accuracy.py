@@ -125,10 +125,12 @@ def table_of(rows: list[Row]) -> str:
 
 def figures_of(row: Row) -> tuple[Figure, ...]:
     """What is asked of the default method, on CIFAR-10."""
-    found = row.against_fp32
-    loss = -found.top1_change_points
+    found, interval = row.against_fp32, row.against_fp32.top1_change_interval
+    detail = f"95 % interval {interval.low:+.2f}…{interval.high:+.2f}, McNemar's p {found.mcnemar_p:.2g}"
     return (
-        Figure(f"loss of top-1, {row.model}", loss, "points", most=MOST_LOSS_POINTS),
+        Figure(
+            f"change of top-1, {row.model}", found.top1_change_points, "points", least=-MOST_LOSS_POINTS, detail=detail
+        ),
         Figure(f"agreement with FP32, {row.model}", 100 * found.agreement, "%", least=LEAST_AGREEMENT),
     )
 

@@ -104,8 +104,7 @@ def build(request: BuildRequest, *, bars: Bars) -> BuildReport:
         EdgeError: of the step that failed; what was there before is still there.
         AccuracyError: the lowered model loses more than allowed; no bundle is written.
     """
-    backend_for(request.device)  # refuses what this version cannot run, and what it cannot write, before it works
-    check_place(request.out)
+    _check_possible(request)
     steps, calibration = _Steps(bars), request.calibration
     checkpoint = read_checkpoint(request.checkpoint)
     dataset = open_dataset(calibration.data, seed=calibration.seed)
@@ -205,6 +204,12 @@ class _Steps:
     def evaluated(self, precision: Precision, predictor: Predictor, images: ImageSet) -> Evaluation:
         with self.step(f"evaluating {precision.value}") as progress:
             return evaluate(predictor, images, progress=progress)
+
+
+def _check_possible(request: BuildRequest) -> None:
+    """Refuses what this version cannot run, and what cannot be written, before any work."""
+    backend_for(request.device)
+    check_place(request.out)
 
 
 def _graph(checkpoint: Checkpoint, path: Path, val: ImageSet, steps: _Steps) -> InferenceGraph:

@@ -103,7 +103,7 @@ def _table(path: Path) -> Facts:
         "preprocess": _preprocess(table.preprocess),
         "graph": table.graph_sha256,
     }
-    return facts | {name: f"{t.low:.4g} … {t.high:.4g}" for name, t in table.tensors.items()}
+    return facts | {f"range of {name}": f"{t.low:.4g} to {t.high:.4g}" for name, t in table.tensors.items()}
 
 
 _READERS = {".safetensors": _checkpoint, ".onnx": _graph, ".json": _table}

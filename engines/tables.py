@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from googlenet_edge.engines.accuracy import Accuracy, Comparison
-from googlenet_edge.engines.build import BuildReport
 from googlenet_edge.engines.measurement import BundleMeasurement, Measurement, Stage
 from googlenet_edge.engines.predictor import Prediction
+
+if TYPE_CHECKING:
+    from googlenet_edge.engines.build import BuildReport
 
 MEGABYTE = 1e6
 

@@ -51,7 +51,7 @@ def new_file(path: Path) -> Iterator[Path]:
     temporary = _temporary_beside(path)
     with _output_errors(path):
         _remove_stale(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         try:
             yield temporary
             with temporary.open("rb") as file:
@@ -73,7 +73,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         _remove_stale(path)
         if path.exists() and not path.is_dir():
             raise OutputError(f"cannot write the folder {path}: a file of that name is there; give another --out")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         temporary.mkdir()
         try:
             yield temporary
@@ -135,15 +135,22 @@ def read_file(path: Path, *, limit: int, error: type[EdgeError]) -> bytes:
         raise error(f"{path} cannot be read: {problem.strerror}") from problem
 
 
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as problem:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from problem
+
+
 def _temporary_beside(path: Path) -> Path:
     return path.parent / f".{path.name}.tmp-{os.getpid()}"
 
 
 def _remove_stale(path: Path) -> None:
-    """Removes what killed processes left when they wrote the same path."""
+    """Removes what killed processes left when they wrote the same path; in a container one may have had our number."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.tmp-*"):
         pid = left.name.rpartition("-")[2]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+        if pid.isdigit() and (int(pid) == os.getpid() or not Path(f"/proc/{pid}").exists()):
             shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
 
 
@@ -164,5 +171,5 @@ def _output_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as problem:
         reason = problem.strerror or str(problem)
-        mend = "free space, or give" if problem.errno in _FULL else "give"
+        mend = "free space or give" if problem.errno in _FULL else "give"
         raise OutputError(f"cannot write {path}: {reason}; {mend} another --out") from problem

@@ -55,6 +55,16 @@ def any_rank(flag: bool, rank: Rank, device: torch.device) -> bool:
     return bool(total.item() > 0)
 
 
+def mean_of_ranks(values: list[float], rank: Rank, device: torch.device) -> list[float]:
+    """Each value averaged over all processes, which must all call this with as many values."""
+    if rank.world == 1:
+        return values
+    total = torch.tensor(values, dtype=torch.float64, device=device)
+    dist.all_reduce(total)
+    means: list[float] = (total / rank.world).tolist()
+    return means
+
+
 def make_parallel(model: nn.Module, rank: Rank, generator: torch.Generator) -> None:
     """Replaces, in place, batch normalization and dropout by forms that act on the batch of all processes.
 

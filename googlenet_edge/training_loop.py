@@ -25,7 +25,7 @@ from googlenet_edge.dataset import ImageSet, load_pixels
 from googlenet_edge.errors import TrainingError
 from googlenet_edge.metrics import append_line, drop_lines_from
 from googlenet_edge.model import GoogLeNet
-from googlenet_edge.parallel import Rank, any_rank, make_parallel
+from googlenet_edge.parallel import Rank, any_rank, make_parallel, mean_of_ranks
 from googlenet_edge.precision import autocast, gradient_scaler
 from googlenet_edge.preprocess import Preprocess
 from googlenet_edge.training_state import TrainConfig, TrainingState, write_state
@@ -218,11 +218,12 @@ class _Loop:
                 where = f"epoch {epoch + 1} after step {step + 1} of {self.steps}"
                 raise StoppedError(f"training stopped in {where} and was saved; the same command goes on from there")
         images_per_s = len(losses) * self.batch_size / (time.monotonic() - started) if losses else 0.0
+        loss, train_top1 = mean_of_ranks([_mean(losses), _mean(hits)], self.rank, self.device)
         top1, top5 = self.evaluate()
         return EpochReport(
             epoch=epoch + 1,
-            loss=_mean(losses),
-            train_top1=_mean(hits),
+            loss=loss,
+            train_top1=train_top1,
             val_top1=top1,
             val_top5=top5,
             learning_rate=learning_rate_at(epoch * self.steps + self.steps - 1, steps=self._total, config=self.config),

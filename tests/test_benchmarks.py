@@ -1,0 +1,163 @@
+"""The scripts of benchmarks/: each can be asked for help, and the cheap ones run end to end on tiny settings."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_bundles import write_colour_bundle
+
+from googlenet_edge.target import Precision
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+HELPERS = {"common.py", "made.py", "onnxruntime_peer.py"}
+PYTHON_SCRIPTS = sorted(path.name for path in FOLDER.glob("*.py") if path.name not in HELPERS)
+SHELL_SCRIPTS = sorted(path.name for path in FOLDER.glob("*.sh"))
+
+
+def run(script: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [*([sys.executable] if script.endswith(".py") else []), str(FOLDER / script), *map(str, arguments)]
+    return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+
+
+def figures(script: str, *arguments: object, out: Path) -> dict[str, dict[str, Any]]:
+    """The figures that a script keeps, by what they are of."""
+    done = run(script, *arguments, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("| what | measured |") == 1
+    return {figure["what"]: figure for figure in json.loads(out.read_bytes())["figures"]}
+
+
+@pytest.fixture
+def bundles(tmp_path: Path) -> list[Path]:
+    return [write_colour_bundle(tmp_path / p.value, p) for p in (Precision.FP32, Precision.INT8)]
+
+
+Answer = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def answer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Answer:
+    """Runs a script that ends early, in this process: (exit code, stdout, stderr)."""
+    monkeypatch.syspath_prepend(FOLDER)
+
+    def ask(script: str, *arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [str(FOLDER / script), *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(FOLDER / script), run_name="__main__")
+        return int(str(end.value.code)), *capsys.readouterr()
+
+    return ask
+
+
+@pytest.mark.parametrize("script", PYTHON_SCRIPTS)
+def test_benchmarks_python_scripts_explain_themselves(script: str, answer: Answer) -> None:
+    code, text, _ = answer(script, "--help")
+    assert code == 0
+    assert text.startswith(f"usage: {script}")
+
+
+@pytest.mark.parametrize("script", SHELL_SCRIPTS)
+def test_benchmarks_shell_scripts_explain_themselves(script: str) -> None:
+    assert subprocess.run(["bash", "-n", FOLDER / script], check=False).returncode == 0
+    done = run(script, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"benchmarks/{script}" in done.stdout
+
+
+def test_benchmarks_readme_names_every_script() -> None:
+    text = (FOLDER / "README.md").read_text()
+    assert [script for script in [*PYTHON_SCRIPTS, *SHELL_SCRIPTS] if f"benchmarks/{script}" not in text] == []
+
+
+def test_benchmarks_int8_latency_compares_two_bundles_at_both_thread_counts(
+    bundles: list[Path], tmp_path: Path
+) -> None:
+    found = figures("int8_latency.py", "--bundles", *bundles, "--rounds", 6, out=tmp_path / "kept.json")
+    assert found["int8 / fp32, 1 thread"]["value"] > 0
+    assert found["int8 / fp32, 2 threads"]["value"] > 0
+    assert found["int8 / fp32, 1 thread"]["most"] is None, "the limit is for 224×224, this bundle takes 32×32"
+    kept = json.loads((tmp_path / "kept.json").read_bytes())["details"]
+    assert [len(kept[threads]["int8"]["rounds_ms"]) for threads in "12"] == [6, 6]
+
+
+def test_benchmarks_cold_start_keeps_every_start(bundles: list[Path], tmp_path: Path) -> None:
+    found = figures("cold_start.py", bundles[1], "--starts", 6, out=tmp_path / "kept.json")
+    assert found["modules of torch imported"]["value"] == 0
+    assert found["peak memory"]["value"] > 0
+    assert len(json.loads((tmp_path / "kept.json").read_bytes())["details"]) == 6
+
+
+def test_benchmarks_cold_start_of_no_bundle_is_one_line(answer: Answer, tmp_path: Path) -> None:
+    code, _, err = answer("cold_start.py", tmp_path)
+    assert code == 1
+    assert err.count("\n") == 1
+    assert "is not a bundle: it has no manifest.json" in err
+
+
+def test_benchmarks_calibration_memory_finds_the_same_table_in_another_order(tmp_path: Path) -> None:
+    found = figures("calibration_memory.py", "--images", 12, "--size", 32, out=tmp_path / "kept.json")
+    assert found["tables that another order of images changes"]["value"] == 0
+    assert found["peak memory"]["value"] > 0
+
+
+def test_benchmarks_int8_accuracy_judges_all_methods_and_the_peer(tiny_run: Path, tmp_path: Path) -> None:
+    given = ("--run", tiny_run / "runs" / "photos", "--data", tiny_run / "photos", "--calibration-images", 12)
+    found = figures("int8_accuracy.py", *given, out=tmp_path / "kept.json")
+    assert 0 <= found["agreement with FP32, gnet-edge, minmax"]["value"] <= 100
+    rows = json.loads((tmp_path / "kept.json").read_bytes())["details"]
+    assert [row["model"] for row in rows] == [
+        "gnet-edge, minmax",
+        "gnet-edge, percentile",
+        "gnet-edge, entropy",
+        "gnet-edge, mse",
+        "ONNX Runtime, min/max",
+    ]
+    assert min(row["sqnr_db"] for row in rows) > 10
+
+
+def test_benchmarks_training_speed_times_steps_after_the_warm_up(tiny_run: Path, tmp_path: Path) -> None:
+    small = ("--size", 32, "--batch-size", 4, "--steps", 6, "--warm-up", 1, "--workers", 1)
+    found = figures("training_speed.py", "--data", tiny_run / "photos", *small, out=tmp_path / "kept.json")
+    seconds = json.loads((tmp_path / "kept.json").read_bytes())["details"]["step_seconds"]
+    assert len(seconds) == 6
+    assert found["training"]["value"] == pytest.approx(4 * 6 / sum(seconds))
+
+
+def test_benchmarks_training_speed_of_too_few_images_says_how_many_are_needed(tiny_run: Path, answer: Answer) -> None:
+    code, _, err = answer("training_speed.py", "--data", tiny_run / "photos")
+    assert code == 1
+    assert "has 96 images, 10368 are needed; lower --steps or --batch-size" in err
+
+
+def test_benchmarks_plot_curve_without_matplotlib_says_what_to_install(
+    answer: Answer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text('{"epoch": 1, "loss": 2.0, "train_top1": 0.1, "val_top1": 0.2}\n')
+    code, _, err = answer("plot_curve.py", metrics, tmp_path / "curve.png")
+    assert code == 1
+    assert err == "plot_curve.py: Matplotlib is not installed; python -m pip install matplotlib\n"
+
+
+@pytest.mark.parametrize("script", ["cifar10.sh", "flowers.sh"])
+def test_benchmarks_flows_train_once(script: str, tmp_path: Path) -> None:
+    (tmp_path / "gnet-edge").write_text('#!/bin/sh\necho "$1" >> "$LOG"\n')
+    (tmp_path / "gnet-edge").chmod(0o755)
+    log, path = tmp_path / "log", f"{tmp_path}:{os.environ['PATH']}"
+    after_training = ["build", "build", "eval"]
+    assert run(script, tmp_path, tmp_path / "run", PATH=path, LOG=str(log)).returncode == 0
+    assert log.read_text().split()[:4] == ["train", *after_training]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoint.safetensors").touch()
+    log.unlink()
+    assert run(script, tmp_path, tmp_path / "run", PATH=path, LOG=str(log)).returncode == 0
+    assert log.read_text().split()[:3] == after_training
