@@ -12,7 +12,7 @@ from typing import Any
 
 import onnx
 import pytest
-from command import Built, copy_of, done, gnet_edge
+from command import Built, contents, copy_of, done, gnet_edge
 from PIL import Image
 from tiny_bundles import solid, write_colour_bundle
 from typer.main import get_command
@@ -42,7 +42,7 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-# Help
+# Help and usage
 
 
 def test_command_without_words_shows_the_commands(tmp_path: Path) -> None:
@@ -66,6 +66,26 @@ def test_help_has_an_example_and_every_default(command: str, tmp_path: Path, mon
 
 def test_version_is_that_of_the_package(tmp_path: Path) -> None:
     assert done("--version", cwd=tmp_path).out == f"gnet-edge {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("paint",), "No such command 'paint'"),
+        (("build", "--precision", "int4"), "'int4' is not one of 'fp32', 'fp16', 'int8'"),
+        (("build", "--max-drop", "-1"), "Invalid value for '--max-drop'"),
+        (("bench", "--rounds", "1"), "Invalid value for '--rounds'"),
+        (("predict",), "Missing argument '"),
+        (("train", "--data", "photos", "--size", "64", "--resize", "32"), "--resize 32 is below --size 64"),
+    ],
+)
+def test_wrong_usage_ends_with_2(
+    arguments: tuple[str, ...], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    outcome = gnet_edge(*arguments, cwd=tmp_path)
+    assert (outcome.code, outcome.out, contents(tmp_path)) == (2, "", {})
+    assert sentence in outcome.err
 
 
 # Build and bench with no other word
