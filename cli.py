@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from pathlib import Path
@@ -12,9 +11,17 @@ import typer
 
 from googlenet_edge import Preprocess, __version__, load, workspace
 from googlenet_edge.calibration.ranges import RangeMethod
-from googlenet_edge.console import TrainingDisplay, bar, chosen, leave_out_damaged, named, shown, write_json
+from googlenet_edge.console import (
+    TrainingDisplay,
+    bar,
+    chosen,
+    leave_out_damaged,
+    named,
+    run_command,
+    shown,
+    write_json,
+)
 from googlenet_edge.dataset import WhenDamaged, refuse_damaged
-from googlenet_edge.errors import EdgeError
 from googlenet_edge.target import Device, Precision
 
 if TYPE_CHECKING:
@@ -226,7 +233,7 @@ def build(
     Examples: gnet-edge build --precision int8, gnet-edge build --precision int8 --method entropy --max-drop 0.2
     """
     from googlenet_edge.engines import build as building
-    from googlenet_edge.engines.tables import build_table, comparison_sentence
+    from googlenet_edge.engines.tables import accuracy_table, comparison_sentence
 
     settings = workspace.read_settings()
     taken = named(workspace.take_checkpoint(checkpoint, settings))
@@ -242,12 +249,13 @@ def build(
         calibration=_calibration(taken, data, images, method, skip_damaged),
     )
     report = building.build(request, bars=bar)
-    shown(build_table(report))
-    if report.against_fp32:
-        shown(comparison_sentence(report.against_fp32))
-    for note in report.notes:
+    manifest = report.manifest
+    shown(accuracy_table(manifest))
+    if manifest.against_fp32:
+        shown(comparison_sentence(manifest.against_fp32))
+    for note in manifest.notes:
         shown(note)
-    shown("took: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report.seconds.items()))
+    shown("took: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in manifest.build_seconds.items()))
     for file in report.reused:
         shown(f"there already: {file}")
     shown(f"bundle: {report.bundle}")
@@ -384,14 +392,8 @@ def _output(result: Any, as_json: bool) -> None:
 
 
 def main() -> None:
-    """Runs the command line; an `EdgeError` becomes one line on stderr and exit code 1."""
-    logging.basicConfig(format="gnet-edge: %(message)s")
-    logging.captureWarnings(True)
-    try:
-        app(prog_name="gnet-edge")
-    except EdgeError as problem:
-        sys.stderr.write(f"gnet-edge: {problem}\n")
-        sys.exit(1)
+    """Runs the command line; what a user can mend becomes one line on stderr and exit code 1."""
+    run_command(lambda: app(prog_name="gnet-edge"))
 
 
 if __name__ == "__main__":

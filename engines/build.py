@@ -83,18 +83,11 @@ class BuildRequest:
 
 @dataclass(frozen=True, slots=True)
 class BuildReport:
-    """What was built and what it cost. Sizes are bytes of the model; ``reused`` names the files that were there."""
+    """The bundle that was built, with its manifest; ``reused`` names the files that were there already."""
 
     bundle: str
-    precision: Precision
-    device: Device
-    accuracy: Accuracy
-    against_fp32: Comparison | None
-    model_bytes: int
-    fp32_model_bytes: int
-    seconds: dict[str, float]
+    manifest: Manifest
     reused: tuple[str, ...]
-    notes: tuple[str, ...]
 
 
 def build(request: BuildRequest, *, bars: Bars) -> BuildReport:
@@ -130,20 +123,11 @@ def build(request: BuildRequest, *, bars: Bars) -> BuildReport:
         against_fp32=against_fp32,
         weight_bits=lowered.weight_bits,
         notes=lowered.notes,
-    )
-    write_bundle(request.out, Bundle(manifest, graph.class_names, lowered.model, golden))
-    return BuildReport(
-        bundle=str(request.out),
-        precision=request.precision,
-        device=request.device,
-        accuracy=accuracy,
-        against_fp32=against_fp32,
-        model_bytes=len(lowered.model),
         fp32_model_bytes=len(graph.bytes),
-        seconds=steps.seconds,
-        reused=tuple(steps.reused),
-        notes=lowered.notes,
+        build_seconds={name: round(seconds, 3) for name, seconds in steps.seconds.items()},
     )
+    written = write_bundle(request.out, Bundle(manifest, graph.class_names, lowered.model, golden))
+    return BuildReport(str(request.out), written, tuple(steps.reused))
 
 
 def export_checked(checkpoint: Path, data: Path, out: Path, *, opset: int, seed: int) -> float:

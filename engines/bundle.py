@@ -62,7 +62,8 @@ class Manifest:
     """Everything about a bundle but its contents.
 
     ``accuracy`` is the model's own, ``against_fp32`` the comparison on the same images. ``notes`` is what the lowering
-    says about itself. ``weight_bits`` is as in `EngineOptions`. ``files`` and ``sha256`` are filled in when written.
+    says about itself. ``weight_bits`` is as in `EngineOptions`. ``build_seconds`` is by step.
+    ``files`` and ``sha256`` are filled in when written.
     """
 
     precision: Precision
@@ -73,6 +74,8 @@ class Manifest:
     against_fp32: Comparison | None = None
     weight_bits: Annotated[int, msgspec.Meta(ge=7, le=8)] = 8
     notes: tuple[str, ...] = ()
+    fp32_model_bytes: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    build_seconds: dict[str, float] = field(default_factory=dict)
     tool_version: str = __version__
     schema: int = SCHEMA
     files: dict[str, FileRecord] = field(default_factory=dict)
@@ -91,8 +94,8 @@ class Bundle:
     where: str = "the bundle"
 
 
-def write_bundle(path: Path, bundle: Bundle) -> None:
-    """Writes a folder in one step, in the place of an older bundle of that name.
+def write_bundle(path: Path, bundle: Bundle) -> Manifest:
+    """Writes a folder in one step, in the place of an older bundle of that name; returns the manifest as written.
 
     Raises:
         BundleError: the parts do not fit each other, or a class name cannot be a line of text.
@@ -102,12 +105,14 @@ def write_bundle(path: Path, bundle: Bundle) -> None:
     if bundle.calibration is not None:
         contents[CALIBRATION] = bundle.calibration
     files = {name: FileRecord(len(data), sha256_bytes(data)) for name, data in contents.items()}
-    manifest = replace(bundle.manifest, files=files)
+    unsealed = replace(bundle.manifest, files=files)
+    manifest = replace(unsealed, sha256=_seal(unsealed))
     with new_folder(path) as folder:
         _refuse_foreign_folder(path)
         for name, data in contents.items():
             write_bytes(folder / name, data)
-        write_bytes(folder / MANIFEST, to_json(replace(manifest, sha256=_seal(manifest))))
+        write_bytes(folder / MANIFEST, to_json(manifest))
+    return manifest
 
 
 def read_bundle(path: Path) -> Bundle:

@@ -5,26 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from googlenet_edge.engines.accuracy import Accuracy, Comparison
+from googlenet_edge.engines.bundle import MODEL, Manifest
 from googlenet_edge.engines.measurement import BundleMeasurement, Measurement, Stage
 from googlenet_edge.engines.predictor import Prediction
-
-if TYPE_CHECKING:
-    from googlenet_edge.engines.build import BuildReport
 
 MEGABYTE = 1e6
 
 
-def build_table(report: BuildReport) -> Table:
-    """A bundle beside FP32: accuracy with its interval, size."""
+def accuracy_table(manifest: Manifest) -> Table:
+    """A bundle beside FP32: accuracy with its interval, size of the model."""
     table = _table("precision", "top-1", "95 % interval", "top-5", "model")
-    if reference := report.against_fp32:
-        table.add_row("fp32", *_accuracy(reference.reference), _megabytes(report.fp32_model_bytes))
-    table.add_row(report.precision.value, *_accuracy(report.accuracy), _megabytes(report.model_bytes))
+    if manifest.against_fp32 and manifest.fp32_model_bytes:
+        table.add_row("fp32", *_accuracy(manifest.against_fp32.reference), _megabytes(manifest.fp32_model_bytes))
+    if manifest.accuracy:
+        table.add_row(manifest.precision.value, *_accuracy(manifest.accuracy), _megabytes(manifest.files[MODEL].size))
     return table
 
 

@@ -5,22 +5,23 @@ Progress is silent where stderr is no terminal.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from googlenet_edge.dataset import Checked, ImageSet, without_damaged
 from googlenet_edge.dataset import Progress as ProgressCallback
-from googlenet_edge.errors import OutputError
+from googlenet_edge.errors import EdgeError, OutputError
 from googlenet_edge.files import to_json
 from googlenet_edge.workspace import SETTINGS_FILE, Taken
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from googlenet_edge.training_loop import EpochReport, StepReport
 
 PIPED_WIDTH = 160
+BUILD_PACKAGES = ("torch", "onnx", "safetensors")
 err = Console(
     stderr=True, highlight=False, markup=False, soft_wrap=True, width=None if sys.stderr.isatty() else PIPED_WIDTH
 )
@@ -158,3 +160,22 @@ class TrainingDisplay:
                 f"epoch {report.epoch:>3}  loss {report.loss:.3f}  train {report.train_top1:.1%}"
                 f"  val top-1 {report.val_top1:.2%}  {report.images_per_s:.0f} images/s  {report.seconds:.0f} s"
             )
+
+
+def run_command(command: Callable[[], None]) -> None:
+    """Runs a command; an `EdgeError`, or a package of the extra that is not installed, becomes one line and exit 1."""
+    logging.basicConfig(format="gnet-edge: %(message)s")
+    logging.captureWarnings(True)
+    try:
+        command()
+    except EdgeError as problem:
+        _fail(str(problem))
+    except ModuleNotFoundError as problem:
+        if problem.name not in BUILD_PACKAGES:
+            raise
+        _fail(f"this needs {problem.name}; install it with: pip install 'googlenet-edge[build]'")
+
+
+def _fail(message: str) -> NoReturn:
+    sys.stderr.write(f"gnet-edge: {message}\n")
+    sys.exit(1)

@@ -92,6 +92,13 @@ def open_dataset(root: Path, *, seed: int = 0) -> Dataset:
 
 def open_images(folder: Path) -> ImageSet:
     """Reads ``folder/CLASS/*`` without decoding; classes and files are sorted by name. Raises `DataError`."""
+    try:
+        return _listed(folder)
+    except OSError as problem:
+        raise DataError(f"{problem.filename} cannot be read: {problem.strerror}; change its permissions") from problem
+
+
+def _listed(folder: Path) -> ImageSet:
     classes = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     if len(classes) < 2:
         found = f"only the class {classes[0].name!r}" if classes else "no class folder"

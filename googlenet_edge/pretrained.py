@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import IO
 
 import torch
 from torch import Tensor
@@ -68,15 +70,24 @@ def _download(url: str, path: Path, progress: Progress | None) -> None:
             total = int(response.headers.get("Content-Length") or 0)
             done = 0
             with part.open("wb") as file:
-                while piece := response.read(1 << 20):
+                while piece := _received(response, url, path):
                     done += file.write(piece)
                     if progress:
                         progress(done, total)
-    except (urllib.error.URLError, TimeoutError, ConnectionError, ValueError) as problem:
-        reason = getattr(problem, "reason", problem)
-        raise CheckpointError(
-            f"{url} cannot be downloaded ({reason}); fetch it on another machine and put it at {path}"
-        ) from problem
+    except urllib.error.URLError as problem:
+        raise _not_downloaded(url, path, problem.reason) from problem
+
+
+def _received(response: IO[bytes], url: str, path: Path) -> bytes:
+    """The next piece; a broken connection is no fault of the disk that the pieces go to."""
+    try:
+        return response.read(1 << 20)
+    except (OSError, http.client.HTTPException) as problem:
+        raise _not_downloaded(url, path, problem) from problem
+
+
+def _not_downloaded(url: str, path: Path, reason: object) -> CheckpointError:
+    return CheckpointError(f"{url} cannot be downloaded ({reason}); fetch it on another machine and put it at {path}")
 
 
 def _from_pth(path: Path) -> Checkpoint:

@@ -108,13 +108,15 @@ def test_build_says_what_it_took_and_what_it_cost(built: Built) -> None:
 
 def test_build_gives_a_script_what_it_relies_on(built: Built) -> None:
     report = json.loads(built.int8.out)
-    assert (report["bundle"], report["precision"], report["device"]) == ("runs/photos/int8-cpu", "int8", "cpu")
-    assert report["accuracy"]["images"] == 48
-    assert report["against_fp32"]["top1_change_points"] == pytest.approx(
-        100 * (report["accuracy"]["top1"] - report["against_fp32"]["reference"]["top1"])
+    manifest = report["manifest"]
+    assert (report["bundle"], manifest["precision"], manifest["device"]) == ("runs/photos/int8-cpu", "int8", "cpu")
+    assert manifest == json.loads((built.folder / report["bundle"] / "manifest.json").read_text())
+    assert manifest["accuracy"]["images"] == 48
+    assert manifest["against_fp32"]["top1_change_points"] == pytest.approx(
+        100 * (manifest["accuracy"]["top1"] - manifest["against_fp32"]["reference"]["top1"])
     )
-    assert report["model_bytes"] == (built.folder / report["bundle"] / "model.onnx").stat().st_size
-    assert report["fp32_model_bytes"] > 3.5 * report["model_bytes"]
+    assert manifest["fp32_model_bytes"] > 3.5 * manifest["files"]["model.onnx"]["size"]
+    assert manifest["build_seconds"]["lowering"] > 0
     assert report["reused"] == ["runs/photos/googlenet.onnx"]
 
 

@@ -11,7 +11,7 @@ from rich.console import Console, RenderableType
 
 from googlenet_edge import console
 from googlenet_edge.engines.accuracy import Accuracy, Comparison
-from googlenet_edge.engines.build import BuildReport
+from googlenet_edge.engines.bundle import MODEL, FileRecord, Manifest
 from googlenet_edge.engines.circumstances import read_circumstances
 from googlenet_edge.engines.cold_start import ColdStart
 from googlenet_edge.engines.measurement import (
@@ -26,7 +26,7 @@ from googlenet_edge.engines.measurement import (
 from googlenet_edge.engines.predictor import Prediction
 from googlenet_edge.engines.protocol import EngineSpec
 from googlenet_edge.engines.tables import (
-    build_table,
+    accuracy_table,
     circumstances_sentence,
     comparison_sentence,
     evaluation_table,
@@ -37,6 +37,7 @@ from googlenet_edge.engines.tables import (
     stages_table,
 )
 from googlenet_edge.engines.timing import WarmUp
+from googlenet_edge.preprocess import Preprocess
 from googlenet_edge.statistics import Interval
 from googlenet_edge.target import Device, Precision
 
@@ -94,8 +95,8 @@ def test_tables_of_a_benchmark_show_every_figure(measurement: Measurement, width
 
 @pytest.mark.parametrize("width", [80, console.PIPED_WIDTH])
 def test_tables_of_accuracy_show_every_figure(width: int) -> None:
-    report = BuildReport(LONG, Precision.INT8, Device.CPU, ACCURACY, COMPARISON, 5_815_198, 22_445_226, {}, (), ())
-    text = shown(build_table(report), width)
+    manifest = manifest_of(Precision.INT8, size=5_815_198, against_fp32=COMPARISON)
+    text = shown(accuracy_table(manifest), width)
     assert [line.split() for line in text.splitlines()][1:] == [
         ["fp32", "91.23%", "90.51%", "to", "91.87%", "99.56%", "22.45", "MB"],
         ["int8", "91.23%", "90.51%", "to", "91.87%", "99.56%", "5.82", "MB"],
@@ -107,8 +108,20 @@ def test_tables_of_accuracy_show_every_figure(width: int) -> None:
 
 
 def test_table_of_a_single_precision_has_no_comparison() -> None:
-    report = BuildReport("b", Precision.FP32, Device.CPU, ACCURACY, None, 22_445_226, 22_445_226, {}, (), ())
-    assert [line.split()[0] for line in shown(build_table(report), 80).splitlines()] == ["precision", "fp32"]
+    manifest = manifest_of(Precision.FP32, size=22_445_226, against_fp32=None)
+    assert [line.split()[0] for line in shown(accuracy_table(manifest), 80).splitlines()] == ["precision", "fp32"]
+
+
+def manifest_of(precision: Precision, *, size: int, against_fp32: Comparison | None) -> Manifest:
+    return Manifest(
+        precision,
+        Device.CPU,
+        Preprocess(),
+        accuracy=ACCURACY,
+        against_fp32=against_fp32,
+        fp32_model_bytes=22_445_226,
+        files={MODEL: FileRecord(size, "0" * 64)},
+    )
 
 
 def test_tables_fold_long_names_and_lose_none_of_their_letters() -> None:
