@@ -166,6 +166,13 @@ with googlenet_edge.load("bundle") as model:
     assert [prediction["label"] for prediction in shown["blue.png"]] == ["blue"]
 
 
+def test_installed_command_names_the_extra_that_training_needs(base_python: Path, tmp_path: Path) -> None:
+    command = [base_python.with_name("gnet-edge"), "train", "--data", "photos"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    sentence = "gnet-edge: this needs torch; install it with: pip install 'googlenet-edge[build]'\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", sentence)
+
+
 def test_constraints_pin_every_dependency(wheel: Path) -> None:
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pins = [Requirement(line) for line in lines if not line.startswith("#")]
