@@ -2,21 +2,22 @@
 # The whole flow on flower photos of many sizes, at 224×224: train, build, eval, bench, predict. An interrupted
 # training goes on.
 #
-# Usage: [EPOCHS=30] benchmarks/flowers.sh DATA [RUN]     DATA: folder with train/CLASS/* and val/CLASS/*
-#                                                         RUN: where the results go, default runs/flowers
+# Usage: benchmarks/flowers.sh DATA [RUN [START]]     DATA: folder with train/CLASS/* and val/CLASS/*
+#                                                     RUN: where the results go, default runs/flowers
+#                                                     START: weights to begin with, default 'imagenet'
 set -euo pipefail
 
-usage() { sed -n '2,6s/^# \{0,1\}//p' "$0"; }
+usage() { sed -n '2,7s/^# \{0,1\}//p' "$0"; }
 case "${1:-}" in -h | --help) usage; exit ;; "") usage >&2; exit 2 ;; esac
 
 data=$1
 run=${2:-runs/flowers}
-epochs=${EPOCHS:-30}
+start=${3:-imagenet}
 images=("$data"/val/*/*)
 
 set -x
 [ -e "$run/checkpoint.safetensors" ] ||
-  gnet-edge train --data "$data" --out "$run" --epochs "$epochs"
+  gnet-edge train --data "$data" --out "$run" --weights "$start" --batch-size 64 --epochs 20
 gnet-edge build "$run/checkpoint.safetensors" --precision fp32
 gnet-edge build "$run/checkpoint.safetensors" --precision int8
 gnet-edge eval "$run/fp32-cpu" "$run/int8-cpu"
