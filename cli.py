@@ -71,10 +71,10 @@ def demo(
     checkpoint = folder / workspace.CHECKPOINT_FILE
     if not checkpoint.exists():
         train(data=images, out=folder, epochs=epochs, size=64, flip=False)
-    bundles = {precision: folder / f"{precision.value}-cpu" for precision in (Precision.FP32, Precision.INT8)}
-    for precision, bundle in bundles.items():
-        build(checkpoint=checkpoint, precision=precision, out=bundle)
-    bench(bundles=list(bundles.values()))
+    for precision in (Precision.FP32, Precision.INT8):
+        build(checkpoint, precision, Device.CPU, images)
+    bundle = folder / "int8-cpu"
+    bench([folder / "fp32-cpu", bundle], Device.CPU)
     predict(images=sorted((images / "val").glob("*/00000.jpg"))[:3], bundle=bundle, top_k=1)
     shown(f"bundle: {bundle}")
     shown(f'in Python: googlenet_edge.load("{bundle}").predict("photo.jpg")')

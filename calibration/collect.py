@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from googlenet_edge.calibration.histogram import Extremes, Histogram, HistogramCounter, Scratch, extremes
 from googlenet_edge.calibration.placement import measured_tensors
+from googlenet_edge.dataset import Progress
 from googlenet_edge.errors import CalibrationError
 from googlenet_edge.graph import INPUT, InferenceGraph
 
 Images = Callable[[], Iterable[NDArray[np.float32]]]
-Progress = Callable[[int, int], None]
 
 MIN_IMAGES = 8  # below this a range says more of the images than of the network; hundreds are usual
 _SMALLEST_RANGE = 1e-30  # far above where float32 scales lose their digits

@@ -13,6 +13,8 @@ from types import MappingProxyType
 
 import onnx
 
+from googlenet_edge.errors import LoweringError
+
 
 class Grid(Enum):
     """Where the grid of an operator's output comes from."""
@@ -75,7 +77,12 @@ def reader_counts(graph: onnx.GraphProto) -> Counter[str]:
 
 
 def _sources(graph: onnx.GraphProto) -> dict[str, str]:
-    """The same as `grids` before the branches of a Concat are tied."""
+    """The same as `grids` before the branches of a Concat are tied. Raises `LoweringError` for an unknown operator."""
+    for node in graph.node:
+        if node.op_type not in RULES:
+            raise LoweringError(
+                f"the graph has {node.op_type} ({node.name}), which has no rule; export the graph again"
+            )
     outputs = {output.name for output in graph.output}
     absorbed = _absorbed_in_relu(graph)
     sources = {graph.input[0].name: graph.input[0].name}

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from googlenet_edge import __version__
 from googlenet_edge.calibration.calibrate import calibrate, table_at
 from googlenet_edge.calibration.ranges import RangeMethod
 from googlenet_edge.calibration.table import CalibrationTable, write_table
@@ -122,12 +123,20 @@ def build(request: BuildRequest, *, bars: Bars) -> BuildReport:
         accuracy=accuracy,
         against_fp32=against_fp32,
         weight_bits=lowered.weight_bits,
-        notes=lowered.notes,
+        notes=(*lowered.notes, *_doubts(checkpoint, val)),
         fp32_model_bytes=len(graph.bytes),
         build_seconds={name: round(seconds, 3) for name, seconds in steps.seconds.items()},
     )
     written = write_bundle(request.out, Bundle(manifest, graph.class_names, lowered.model, golden))
     return BuildReport(str(request.out), written, tuple(steps.reused))
+
+
+def _doubts(checkpoint: Checkpoint, val: Checked) -> tuple[str, ...]:
+    """What makes the accuracy doubtful."""
+    record = checkpoint.info.training
+    if record is None or record.val_images_sha256 == val.sha256:
+        return ()
+    return ("the validation images are not those of the training; the network may have been trained on some of them",)
 
 
 def export_checked(checkpoint: Path, data: Path, out: Path, *, opset: int, seed: int) -> float:
@@ -204,7 +213,7 @@ def _graph(checkpoint: Checkpoint, path: Path, val: ImageSet, steps: _Steps) -> 
         except GraphError as problem:
             _log.warning("%s; exporting it again", problem)
         else:
-            if graph.parent_sha256 == checkpoint.sha256:
+            if _is_export_of(checkpoint, graph, val):
                 steps.reused.append(str(path))
                 return graph
     with steps.step("exporting"):
@@ -213,10 +222,26 @@ def _graph(checkpoint: Checkpoint, path: Path, val: ImageSet, steps: _Steps) -> 
     return graph
 
 
+def _is_export_of(checkpoint: Checkpoint, graph: InferenceGraph, images: ImageSet) -> bool:
+    """Whether a graph is this version's export of the checkpoint, and still computes what PyTorch does."""
+    made_by = (graph.parent_sha256, graph.model.producer_version)
+    if made_by != (checkpoint.sha256, __version__):
+        return False
+    try:
+        check_parity(graph, checkpoint, [_parity_batch(graph, images)])
+    except GraphError as problem:
+        _log.warning("%s; exporting it again", problem)
+        return False
+    return True
+
+
+def _parity_batch(graph: InferenceGraph, images: ImageSet) -> NDArray[np.float32]:
+    return graph.preprocess.normalize(_first_pixels(images, graph.preprocess, _PARITY_IMAGES))
+
+
 def _exported(checkpoint: Checkpoint, images: ImageSet, *, opset: int) -> tuple[InferenceGraph, float]:
     graph = export(checkpoint, opset=opset)
-    batch = graph.preprocess.normalize(_first_pixels(images, graph.preprocess, _PARITY_IMAGES))
-    return graph, check_parity(graph, checkpoint, [batch])
+    return graph, check_parity(graph, checkpoint, [_parity_batch(graph, images)])
 
 
 def _table(

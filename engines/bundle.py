@@ -4,7 +4,6 @@
     model.onnx         the lowered model
     labels.txt         the class names, one a line, in the order of the logits
     golden.bin         a few images with their logits, computed where the bundle was built
-    calibration.json   optional: the calibration table
 
 The manifest carries its own SHA-256, so that one changed byte anywhere is found and its file named.
 """
@@ -31,9 +30,7 @@ MANIFEST = "manifest.json"
 MODEL = "model.onnx"
 LABELS = "labels.txt"
 GOLDEN = "golden.bin"
-CALIBRATION = "calibration.json"
-_REQUIRED = {MODEL, LABELS, GOLDEN}
-_OPTIONAL = {CALIBRATION}
+_FILES = {MODEL, LABELS, GOLDEN}
 _MAX_MANIFEST_BYTES = 1 << 20
 
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
@@ -90,7 +87,6 @@ class Bundle:
     class_names: tuple[str, ...]
     model: bytes = field(repr=False)
     golden: Golden = field(repr=False)
-    calibration: bytes | None = field(default=None, repr=False)
     where: str = "the bundle"
 
 
@@ -102,8 +98,6 @@ def write_bundle(path: Path, bundle: Bundle) -> Manifest:
         OutputError: ``path`` cannot be written, or holds something that is not a bundle.
     """
     contents = {MODEL: bundle.model, LABELS: _labels_text(bundle.class_names), GOLDEN: _golden_bytes(bundle)}
-    if bundle.calibration is not None:
-        contents[CALIBRATION] = bundle.calibration
     files = {name: FileRecord(len(data), sha256_bytes(data)) for name, data in contents.items()}
     unsealed = replace(bundle.manifest, files=files)
     manifest = replace(unsealed, sha256=_seal(unsealed))
@@ -138,7 +132,7 @@ def _read_verified(path: Path) -> Bundle:
         raise BundleError(
             f"{path} has labels or golden vectors that do not fit it ({problem}); build it again"
         ) from problem
-    return Bundle(manifest, class_names, contents[MODEL], golden, contents.get(CALIBRATION), str(path))
+    return Bundle(manifest, class_names, contents[MODEL], golden, str(path))
 
 
 def _read_manifest(path: Path) -> Manifest:
@@ -158,8 +152,8 @@ def _seal(manifest: Manifest) -> str:
 
 def _check_file_set(path: Path, manifest: Manifest) -> None:
     listed = set(manifest.files)
-    if not _REQUIRED <= listed <= _REQUIRED | _OPTIONAL:
-        wrong = ", ".join(sorted(repr(name) for name in (listed ^ _REQUIRED) - _OPTIONAL))
+    if listed != _FILES:
+        wrong = ", ".join(sorted(repr(name) for name in listed ^ _FILES))
         raise BundleError(f"{path / MANIFEST} lists the wrong files ({wrong}); build the bundle again")
     present = {file.name for file in path.iterdir()}
     for name in sorted(listed - present):
@@ -193,10 +187,12 @@ def check_place(path: Path) -> None:
 
 
 def _refuse_foreign_folder(path: Path) -> None:
-    """Replacing a folder removes what is in it: so it must be a bundle, if only a damaged one."""
+    """Replacing a folder removes what is in it: so it must be a bundle, if only a damaged one, or empty."""
     present = {file.name for file in path.iterdir()} if path.exists() else set()
-    for name in sorted(present - {MANIFEST} - _REQUIRED - _OPTIONAL):
+    for name in sorted(present - {MANIFEST} - _FILES):
         raise OutputError(f"{path} holds {name}, which is no part of a bundle; give another --out, or remove it")
+    if present and MANIFEST not in present:
+        raise OutputError(f"{path} holds files and no {MANIFEST}, so it is no bundle; give another --out, or remove it")
 
 
 def _labels_text(class_names: tuple[str, ...]) -> bytes:

@@ -2,7 +2,7 @@
 
 import googlenet_edge
 
-with googlenet_edge.load("runs/signs-int8") as model:
+with googlenet_edge.load("runs/signs/int8-cpu") as model:
     print(model.predict("photo.jpg"))
 """
 

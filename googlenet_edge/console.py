@@ -129,6 +129,8 @@ class TrainingDisplay:
             signal.signal(number, handler)
 
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
+        if self._stop:  # asked twice: at once, and what was saved before counts
+            raise KeyboardInterrupt
         self._stop = True
 
     def should_stop(self) -> bool:
@@ -136,7 +138,9 @@ class TrainingDisplay:
         return self._stop
 
     def on_checked(self, done: int, total: int) -> None:
-        """Moves the bar while images are checked, before training."""
+        """Moves the bar while images are checked, before training, when there is nothing to save."""
+        if self._stop:
+            raise KeyboardInterrupt
         self._progress.update(self._task, total=total, completed=done, description="checking images")
 
     def on_step(self, report: StepReport) -> None:
@@ -170,6 +174,8 @@ def run_command(command: Callable[[], None]) -> None:
         command()
     except EdgeError as problem:
         _fail(str(problem))
+    except OSError as problem:
+        _fail(f"{problem.filename or 'the system'}: {problem.strerror or problem}")
     except ModuleNotFoundError as problem:
         if problem.name not in BUILD_PACKAGES:
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -103,6 +104,9 @@ def _listed(folder: Path) -> ImageSet:
     if len(classes) < 2:
         found = f"only the class {classes[0].name!r}" if classes else "no class folder"
         raise DataError(f"{folder} has {found}; expected at least two folders, one a class, with images in them")
+    for name in (c.name for c in classes):
+        if not name.isprintable():  # nor is a name that is no UTF-8
+            raise DataError(f"{folder} has the class folder {name!r}, whose name cannot be shown; rename it")
     paths: list[Path] = []
     labels: list[int] = []
     for label, class_folder in enumerate(classes):
@@ -190,7 +194,7 @@ def _split(images: ImageSet, seed: int) -> Dataset:
     """Of every class, the images whose seeded name hash is smallest go to val."""
 
     def rank(i: int) -> str:
-        return hashlib.sha256(f"{seed}/{images.paths[i].relative_to(images.root)}".encode()).hexdigest()
+        return hashlib.sha256(f"{seed}/".encode() + os.fsencode(images.paths[i].relative_to(images.root))).hexdigest()
 
     val: list[int] = []
     for label, name in enumerate(images.class_names):

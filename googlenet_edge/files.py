@@ -118,7 +118,7 @@ def from_json(data: bytes, kind: type[T], *, where: str, error: type[EdgeError])
     """
     try:
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as problem:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
         raise error(f"{where} cannot be read: {problem}") from problem
 
 
@@ -156,12 +156,16 @@ def _remove_stale(path: Path) -> None:
 
 def _exchange(new: Path, old: Path) -> None:
     """Swaps two folders in one step (Linux ``renameat2``), so that no moment shows neither."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.renameat2(_AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(old), _RENAME_EXCHANGE) == 0:
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    if rename and rename(_AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(old), _RENAME_EXCHANGE) == 0:
         return
-    aside = old.with_name(f".{old.name}.tmp-{os.getpid()}-old")  # a file system without exchange, such as NFS
+    aside = old.with_name(f"{old.name}.replaced-{os.getpid()}")  # a file system without exchange, such as NFS
     old.replace(aside)
-    new.replace(old)
+    try:
+        new.replace(old)
+    except OSError:
+        aside.replace(old)
+        raise
     shutil.rmtree(aside, ignore_errors=True)
 
 

@@ -21,11 +21,17 @@ def append_line(path: Path, value: Any) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines as dictionaries; a last line that was cut off by a kill is left out."""
+    """The lines as dictionaries; lines that a kill or a power cut damaged are left out."""
     if not path.is_file():
         return []
-    *whole, _ = path.read_bytes().split(b"\n")
-    return [msgspec.json.decode(line, type=dict[str, Any]) for line in whole]
+    return [line for text in path.read_bytes().split(b"\n") if (line := _decoded(text))]
+
+
+def _decoded(text: bytes) -> dict[str, Any] | None:
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except msgspec.DecodeError:
+        return None
 
 
 def drop_lines_from(path: Path, *, epoch: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 import numpy as np
@@ -57,11 +57,6 @@ class Preprocess:
         mean, std = np.array(self.mean)[:, None], np.array(self.std)[:, None]
         table: NDArray[np.float32] = ((bytes_ - mean) / std).astype(np.float32)
         return table
-
-    def to_dict(self) -> dict[str, Any]:
-        """The value as JSON types."""
-        built: dict[str, Any] = msgspec.to_builtins(self)
-        return built
 
 
 def imagenet_normalization(preprocess: Preprocess) -> Preprocess:

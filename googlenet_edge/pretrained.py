@@ -56,12 +56,16 @@ def imagenet_file(*, url: str = URL, progress: Progress | None = None) -> Path:
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
     if not path.is_file():
         _download(url, path, progress)
+    _check_hash(path, mend="remove it")
+    return path
+
+
+def _check_hash(path: Path, *, mend: str) -> None:
     found = sha256_file(path)[: len(SHA256_START)]
     if found != SHA256_START:
         raise CheckpointError(
-            f"{path} is not torchvision's file: its SHA-256 begins with {found}, expected {SHA256_START}; remove it"
+            f"{path} is not torchvision's file: its SHA-256 begins with {found}, expected {SHA256_START}; {mend}"
         )
-    return path
 
 
 def _download(url: str, path: Path, progress: Progress | None) -> None:
@@ -74,8 +78,9 @@ def _download(url: str, path: Path, progress: Progress | None) -> None:
                     done += file.write(piece)
                     if progress:
                         progress(done, total)
-    except urllib.error.URLError as problem:
-        raise _not_downloaded(url, path, problem.reason) from problem
+            _check_hash(part, mend="the connection may have broken, try again")
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as problem:
+        raise _not_downloaded(url, path, getattr(problem, "reason", problem)) from problem
 
 
 def _received(response: IO[bytes], url: str, path: Path) -> bytes:

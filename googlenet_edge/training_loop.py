@@ -114,6 +114,8 @@ def train_from(
             append_line(metrics, report)
             write_state(folder, loop.state(epoch + 1, 0))
             observer.on_epoch(report)
+        if epoch + 1 < state.config.epochs and loop.asked_to_stop():
+            raise _stopped(f"after epoch {epoch + 1} of {state.config.epochs}")
     return loop.checkpoint((report.val_top1, report.val_top5) if report else loop.evaluate())
 
 
@@ -212,11 +214,10 @@ class _Loop:
             self.done_here += 1
             if (step + 1) % STEPS_PER_REPORT == 0 or step + 1 == self.steps:
                 self.observer.on_step(self._step_report(epoch, step + 1, losses, hits))
-            if step + 1 < self.steps and any_rank(self.observer.should_stop(), self.rank, self.device):
+            if step + 1 < self.steps and self.asked_to_stop():
                 if self.rank.first:
                     save(self.state(epoch, step + 1))
-                where = f"epoch {epoch + 1} after step {step + 1} of {self.steps}"
-                raise StoppedError(f"training stopped in {where} and was saved; the same command goes on from there")
+                raise _stopped(f"in epoch {epoch + 1} after step {step + 1} of {self.steps}")
         images_per_s = len(losses) * self.batch_size / (time.monotonic() - started) if losses else 0.0
         loss, train_top1 = mean_of_ranks([_mean(losses), _mean(hits)], self.rank, self.device)
         top1, top5 = self.evaluate()
@@ -242,9 +243,15 @@ class _Loop:
         self.scaler.update()
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise TrainingError(f"the loss is {value} at step {step + 1}; start again with a lower --learning-rate")
+            raise TrainingError(
+                f"the loss is {value} at step {step + 1}; start again with a lower --learning-rate and another --out"
+            )
         _average(self.average, self.model, decay=ema_decay_at(step, steps=self._total))
         return value, logits
+
+    def asked_to_stop(self) -> bool:
+        """Whether the observer of any process asks to stop."""
+        return any_rank(self.observer.should_stop(), self.rank, self.device)
 
     def evaluate(self) -> tuple[float, float]:
         """(top-1, top-5) of the averaged weights, in the first process; the others do not look."""
@@ -299,6 +306,10 @@ class _Loop:
             seconds=self._seconds(),
         )
         return Checkpoint(replace(self.info, training=record), self.average.state_dict())
+
+
+def _stopped(where: str) -> StoppedError:
+    return StoppedError(f"training stopped {where} and was saved; the same command goes on from there")
 
 
 def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:

@@ -17,8 +17,8 @@ from googlenet_edge.checkpoint import Checkpoint, CheckpointInfo, read_safetenso
 from googlenet_edge.errors import TrainingError
 from googlenet_edge.files import from_json, to_json, write_bytes
 from googlenet_edge.model import GoogLeNet
+from googlenet_edge.workspace import STATE_FILE
 
-STATE_FILE = "training-state.safetensors"
 METADATA_KEY = "googlenet_edge_training"
 Positive = Annotated[int, Meta(ge=1)]
 
@@ -86,10 +86,18 @@ def first_state(
     """The state before the first step: seeded random weights, or those of ``start`` as far as they fit.
 
     Classifiers of another number of classes, and auxiliary heads that ``start`` has not, begin at random.
+
+    Raises:
+        TrainingError: ``start`` has another kernel in the third branch.
     """
     torch.manual_seed(config.seed)
     weights = GoogLeNet(info.model_config()).state_dict()
     if start is not None:
+        if start.info.true_5x5 != info.true_5x5:
+            kernel = "5×5" if start.info.true_5x5 else "3×3"
+            raise TrainingError(
+                f"the weights to start from have {kernel} kernels in the third branch; change --true-5x5"
+            )
         fitting = {n: t for n, t in start.weights.items() if n in weights and weights[n].shape == t.shape}
         weights = {**weights, **fitting}
     return TrainingState(info, config, images_sha256, weights, weights)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -75,7 +76,7 @@ def run_folder_for(data: Path, runs: Path = RUNS) -> Path:
     number = 1
     while True:
         folder = runs / (name if number == 1 else f"{name}-{number}")
-        if (folder / STATE_FILE).is_file() or not (folder / CHECKPOINT_FILE).exists():
+        if not (folder / CHECKPOINT_FILE).exists():
             return folder
         number += 1
 
@@ -128,7 +129,8 @@ def take_bundles(given: Sequence[Path], runs: Path = RUNS) -> list[Taken]:
     if given:
         return [take_bundle(path) for path in given]
     run = take_bundle(None, runs).path.parent
-    return [Taken(manifest.parent, "of the newest run") for manifest in sorted(run.glob(f"*/{MANIFEST_FILE}"))]
+    manifests = sorted(path for _, path in _finished(run.glob(f"*/{MANIFEST_FILE}")))
+    return [Taken(manifest.parent, "of the newest run") for manifest in manifests]
 
 
 def split_seed(run: Path) -> int:
@@ -148,7 +150,15 @@ def _existing(taken: Taken, mend: str) -> Taken:
 
 
 def _newest(found: Iterable[Path], what: str, mend: str, runs: Path) -> Taken:
-    newest = max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
+    newest = max(_finished(found), default=None)
     if newest is None:
         raise ConfigError(f"there is no {what} under {runs.resolve()}; {mend}")
-    return Taken(newest, f"the newest under {runs}/")
+    return Taken(newest[1], f"the newest under {runs}/")
+
+
+def _finished(found: Iterable[Path]) -> Iterator[tuple[int, Path]]:
+    """(time of the last change in ns, path), without the hidden temporaries of whoever is writing just now."""
+    for path in found:
+        if not any(part.startswith(".") for part in path.parts):
+            with suppress(FileNotFoundError):
+                yield path.stat().st_mtime_ns, path

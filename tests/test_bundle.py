@@ -24,13 +24,13 @@ from googlenet_edge.files import sha256_bytes, to_json
 from googlenet_edge.statistics import Interval
 from googlenet_edge.target import Precision
 
-FILES = ("manifest.json", "model.onnx", "labels.txt", "golden.bin", "calibration.json")
+FILES = ("manifest.json", "model.onnx", "labels.txt", "golden.bin")
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     folder = tmp_path / "bundle"
-    write_bundle(folder, replace(colour_bundle(), calibration=b'{"a table": 1}\n'))
+    write_bundle(folder, colour_bundle())
     return folder
 
 
@@ -44,7 +44,7 @@ def test_bundle_comes_back_as_it_was_written(tmp_path: Path) -> None:
     write_bundle(tmp_path / "b", replace(bundle, manifest=manifest))
     found = read_bundle(tmp_path / "b")
     assert replace(found.manifest, files={}, sha256="") == manifest
-    assert (found.class_names, found.model, found.calibration) == (COLOURS, bundle.model, None)
+    assert (found.class_names, found.model) == (COLOURS, bundle.model)
     assert np.array_equal(found.golden.pixels, bundle.golden.pixels)
     assert np.array_equal(found.golden.logits, bundle.golden.logits)
 
@@ -206,7 +206,6 @@ def test_golden_refuses_logits_that_are_not_finite(logit: float) -> None:
 def test_bundle_takes_the_place_of_an_older_one(path: Path) -> None:
     write_bundle(path, colour_bundle(Precision.INT8))
     assert read_bundle(path).manifest.precision is Precision.INT8
-    assert not (path / "calibration.json").exists()
     assert list(path.parent.iterdir()) == [path]
 
 
@@ -221,6 +220,13 @@ def test_bundle_never_takes_the_place_of_other_files(tmp_path: Path) -> None:
         ):
             write_bundle(photos, colour_bundle())
         assert (photos / "cat.jpg").read_bytes() == b"a cat"
+
+
+def test_bundle_never_takes_the_place_of_somebody_elses_model(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"somebody's model")
+    with pytest.raises(OutputError, match=r"holds files and no manifest\.json, so it is no bundle; give another --out"):
+        write_bundle(tmp_path, colour_bundle())
+    assert (tmp_path / "model.onnx").read_bytes() == b"somebody's model"
 
 
 KILLED_WRITER = """

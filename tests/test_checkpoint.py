@@ -80,6 +80,7 @@ class _Evil:
         return Path.touch, (self.path,)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_pth_runs_no_code(tmp_path: Path) -> None:
     evil, trace = tmp_path / "evil.pth", tmp_path / "trace"
     evil.write_bytes(pickle.dumps(_Evil(trace)))

@@ -10,7 +10,7 @@ import torch
 from networks import made_checkpoint, made_weights
 
 from googlenet_edge.checkpoint import CheckpointInfo, build_model, write_checkpoint
-from googlenet_edge.errors import CheckpointError
+from googlenet_edge.errors import CheckpointError, TrainingError
 from googlenet_edge.model import GoogLeNetConfig
 from googlenet_edge.preprocess import Preprocess
 from googlenet_edge.pretrained import imagenet_file, read_start
@@ -64,6 +64,12 @@ def test_start_keeps_all_but_the_classifiers_where_classes_differ(tmp_path: Path
     state = first_state(info, TrainConfig(), images_sha256="", start=start)
     new = {name for name, tensor in state.weights.items() if not torch.equal(tensor, start.weights[name])}
     assert new == {f"{head}.{part}" for head in ("fc", "aux1.fc2", "aux2.fc2") for part in ("weight", "bias")}
+
+
+def test_start_with_another_kernel_is_refused_rather_than_made_random() -> None:
+    start = made_checkpoint()
+    with pytest.raises(TrainingError, match="have 3×3 kernels in the third branch; change --true-5x5"):
+        first_state(replace(start.info, true_5x5=True), TrainConfig(), images_sha256="", start=start)
 
 
 def test_start_of_a_pruned_checkpoint_gets_new_auxiliary_heads() -> None:

@@ -123,7 +123,7 @@ def test_average_forgets_its_beginning_and_settles() -> None:
 def test_training_stopped_at_any_step_ends_as_if_it_never_was(data: TrainingData, tmp_path: Path) -> None:
     """Weights, metrics and draws of dropout, bit for bit."""
     whole = run(start(data), data, tmp_path / "whole", Watching())
-    for stop_after in (1, 2, 3):  # of two chances in each epoch; the end of an epoch is saved anyway
+    for stop_after in (1, 3, 4):  # within the first epoch, at its end, within the second
         folder = tmp_path / f"stopped-{stop_after}"
         with pytest.raises(StoppedError, match="was saved; the same command goes on from there"):
             run(start(data), data, folder, Watching(stop_after))
@@ -132,6 +132,14 @@ def test_training_stopped_at_any_step_ends_as_if_it_never_was(data: TrainingData
         resumed = run(saved, data, folder, Watching())
         assert same(resumed.weights, whole.weights)
         assert [line["epoch"] for line in read_lines(folder / "metrics.jsonl")] == [1, 2]
+
+
+def test_training_of_one_step_an_epoch_can_be_stopped(data: TrainingData, tmp_path: Path) -> None:
+    with pytest.raises(StoppedError, match="training stopped after epoch 1 of 2 and was saved"):
+        run(start(data, replace(CONFIG, batch_size=48)), data, tmp_path / "run", Watching(1))
+    saved = read_state(tmp_path / "run")
+    assert saved is not None
+    assert (saved.epoch, saved.step) == (1, 0)
 
 
 def test_training_reports_what_a_progress_bar_shows(data: TrainingData, tmp_path: Path) -> None:
@@ -150,7 +158,7 @@ def test_training_reports_what_a_progress_bar_shows(data: TrainingData, tmp_path
 def test_training_gives_up_where_the_loss_is_not_finite(data: TrainingData, tmp_path: Path) -> None:
     state = start(data, replace(CONFIG, learning_rate=1e30))
     with pytest.raises(
-        TrainingError, match="the loss is (nan|inf) at step .*; start again with a lower --learning-rate"
+        TrainingError, match="the loss is (nan|inf) at step .*; start again with a lower --learning-rate and"
     ):
         run(state, data, tmp_path / "run", Watching())
 

@@ -138,7 +138,7 @@ def test_run_folder_is_free_or_was_interrupted() -> None:
     touch("runs/photos-2/training-state.safetensors")
     assert run_folder_for(data) == Path("runs/photos-2")
     touch("runs/photos-2/checkpoint.safetensors")
-    assert run_folder_for(data) == Path("runs/photos-2"), "killed between the checkpoint and the end"
+    assert run_folder_for(data) == Path("runs/photos-3"), "killed between the checkpoint and the end"
     Path("runs/photos-2/training-state.safetensors").unlink()
     assert run_folder_for(data) == Path("runs/photos-3")
 
@@ -156,3 +156,10 @@ def test_bundles_are_all_of_the_newest_run_by_name() -> None:
     assert [taken.because for taken in take_bundles([Path("runs/other/int8-cpu")])] == ["given"]
     with pytest.raises(ConfigError, match=r"absent is missing"):
         take_bundles([Path("absent")])
+
+
+def test_newest_is_never_what_is_being_written_or_was_left_by_a_kill() -> None:
+    touch("runs/photos/int8-cpu/manifest.json")
+    touch("runs/photos/.int8-cpu.tmp-1/manifest.json", age=9)
+    assert take_bundle(None).path == Path("runs/photos/int8-cpu")
+    assert [taken.path for taken in take_bundles(())] == [Path("runs/photos/int8-cpu")]
