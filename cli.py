@@ -57,7 +57,7 @@ def _all(version: Annotated[bool, typer.Option("--version", callback=_print_vers
 @app.command(rich_help_panel=MODEL)
 def demo(
     folder: Annotated[Path, typer.Argument(help="Where images and results go.")] = Path("runs/demo"),
-    epochs: Annotated[int, typer.Option(min=1)] = 20,
+    epochs: Annotated[int, typer.Option(min=1)] = 16,
 ) -> None:
     """The whole flow on generated pictograms: train, build FP32 and INT8, measure. Minutes on a CPU, no download.
 
@@ -70,14 +70,13 @@ def demo(
         write_pictograms(images, train_per_class=170, val_per_class=50, progress=progress)
     checkpoint = folder / workspace.CHECKPOINT_FILE
     if not checkpoint.exists():
-        train(data=images, out=folder, epochs=epochs, size=64, flip=False)
+        train(images, folder, epochs, 64, batch_size=32, learning_rate=0.03, min_area=0.7, flip=False)
     for precision in (Precision.FP32, Precision.INT8):
         build(checkpoint, precision, Device.CPU, images)
     bundle = folder / "int8-cpu"
     bench([folder / "fp32-cpu", bundle], Device.CPU)
     predict(images=sorted((images / "val").glob("*/00000.jpg"))[:3], bundle=bundle, top_k=1)
-    shown(f"bundle: {bundle}")
-    shown(f'in Python: googlenet_edge.load("{bundle}").predict("photo.jpg")')
+    shown(f'bundle: {bundle}\nin Python: googlenet_edge.load("{bundle}").predict("photo.jpg")')
 
 
 @app.command(rich_help_panel=MODEL)
@@ -248,6 +247,7 @@ def build(
         threads=chosen("--threads", threads, settings.threads, CORES),
         calibration=_calibration(taken, data, images, method, skip_damaged),
     )
+    shown(f"building {precision.value} for {device.value}")
     report = building.build(request, bars=bar)
     manifest = report.manifest
     shown(accuracy_table(manifest))
