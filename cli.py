@@ -247,7 +247,6 @@ def build(
         threads=chosen("--threads", threads, settings.threads, CORES),
         calibration=_calibration(taken, data, images, method, skip_damaged),
     )
-    shown(f"building {precision.value} for {device.value}")
     report = building.build(request, bars=bar)
     manifest = report.manifest
     shown(accuracy_table(manifest))
