@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
@@ -32,6 +34,29 @@ def test_imagenet_offline_says_where_to_put_the_file(torch_home: Path) -> None:
     assert message.startswith(f"{NOWHERE} cannot be downloaded (")
     assert message.endswith(f"fetch it on another machine and put it at {torch_home}")
     assert not torch_home.exists()
+
+
+@pytest.mark.parametrize("promised", [5, 500], ids=["another file", "a connection that breaks"])
+def test_imagenet_keeps_no_download_that_is_not_the_file(torch_home: Path, promised: int) -> None:
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(promised))
+            self.end_headers()
+            self.wfile.write(b"wrong")
+
+        def log_message(self, *_: object) -> None:
+            """Nothing on stderr."""
+
+    with HTTPServer(("127.0.0.1", 0), Answer) as server:
+        thread = Thread(target=server.handle_request)
+        thread.start()
+        with pytest.raises(
+            CheckpointError, match="expected 1378be20; the connection may have broken, try again|download"
+        ):
+            imagenet_file(url=f"http://127.0.0.1:{server.server_port}/googlenet-1378be20.pth")
+        thread.join()
+    assert list(torch_home.parent.iterdir()) == []
 
 
 def test_imagenet_refuses_another_file_under_the_name(torch_home: Path) -> None:
