@@ -30,12 +30,14 @@ class Augmentation:
     """How far a training image may be from the one that was taken.
 
     ``min_area``: the smallest share of the image that a crop keeps. ``flip``: whether left and right may change places
-    (not for arrows or letters). ``colour``: brightness, contrast and saturation change by up to this share.
+    (not for arrows or letters). ``colour``: brightness, contrast and saturation change by up to this share. ``erase``:
+    the share of images in which a rectangle is replaced by noise.
     """
 
     min_area: float = 0.35
     flip: bool = True
     colour: float = 0.2
+    erase: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,7 @@ class _Crops(Dataset[tuple[Tensor, Tensor, int]]):
         image = decode_rgb(self.images.paths[index], short_side=self.preprocess.resize)
         pixels = random_crop(image, self.preprocess.crop, self.augmentation, random)
         colours = random_colours(self.augmentation, random)
+        erase_rectangle(pixels, self.augmentation, random)
         return torch.from_numpy(pixels), torch.from_numpy(colours), self.images.labels[index]
 
 
@@ -155,3 +158,17 @@ def random_colours(augmentation: Augmentation, random: np.random.Generator) -> N
     grey = np.outer(LUMA, np.ones(3))
     matrix = brightness * contrast * (saturation * np.eye(3) + (1 - saturation) * grey)
     return np.vstack([matrix, np.full((1, 3), 127.5 * (1 - contrast))]).astype(np.float32)
+
+
+def erase_rectangle(pixels: NDArray[np.uint8], augmentation: Augmentation, random: np.random.Generator) -> None:
+    """Replaces, in some images, a random rectangle of 2 to 33 % of the area by noise, in place.
+
+    Source: Zhong et al., Random Erasing, arXiv 1708.04896.
+    """
+    if random.random() >= augmentation.erase:
+        return
+    side = len(pixels)
+    area, ratio = random.uniform(0.02, 0.33), 3.3 ** random.uniform(-1.0, 1.0)
+    height, width = (min(side, max(1, round(side * share))) for share in ((area * ratio) ** 0.5, (area / ratio) ** 0.5))
+    top, left = random.integers(0, side - height + 1), random.integers(0, side - width + 1)
+    pixels[top : top + height, left : left + width] = random.integers(0, 256, (height, width, 3), np.uint8)

@@ -1,0 +1,1 @@
+"""The commands of ``gnet-edge``; ``cli.py`` puts them together."""

@@ -1,0 +1,38 @@
+"""The whole flow in one command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from googlenet_edge import workspace
+from googlenet_edge.commands.engine import bench, build, predict
+from googlenet_edge.commands.model import train
+from googlenet_edge.console import bar, shown
+from googlenet_edge.target import Device, Precision
+
+
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Where images and results go.")] = Path("runs/demo"),
+    epochs: Annotated[int, typer.Option(min=1)] = 16,
+) -> None:
+    """The whole flow on generated pictograms: train, build FP32 and INT8, measure. Minutes on a CPU, no download.
+
+    Example: gnet-edge demo
+    """
+    from googlenet_edge.pictograms import write_pictograms
+
+    images = folder / "images"
+    with bar("drawing pictograms") as progress:
+        write_pictograms(images, train_per_class=170, val_per_class=50, progress=progress)
+    checkpoint = folder / workspace.CHECKPOINT_FILE
+    if not checkpoint.exists():
+        train(images, folder, epochs, 64, batch_size=32, learning_rate=0.03, min_area=0.7, flip=False)
+    for precision in (Precision.FP32, Precision.INT8):
+        build(checkpoint, precision, Device.CPU, images)
+    bundle = folder / "int8-cpu"
+    bench([folder / "fp32-cpu", bundle], Device.CPU)
+    predict(images=sorted((images / "val").glob("*/00000.jpg"))[:3], bundle=bundle, top_k=1)
+    shown(f'bundle: {bundle}\nin Python: googlenet_edge.load("{bundle}").predict("photo.jpg")')

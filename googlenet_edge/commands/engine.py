@@ -1,0 +1,194 @@
+"""Commands that make, judge and run engines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from googlenet_edge import load, workspace
+from googlenet_edge.calibration.ranges import RangeMethod
+from googlenet_edge.commands.options import (
+    CORES,
+    DataOption,
+    ImagesOption,
+    JsonOption,
+    MethodOption,
+    OneThreadOption,
+    SkipOption,
+    ThreadsOption,
+    calibration_request,
+    output,
+)
+from googlenet_edge.console import bar, chosen, named, shown
+from googlenet_edge.target import Device, Precision
+
+
+def calibrate(
+    graph: Annotated[Path | None, typer.Argument(help="Default: the newest under runs/.")] = None,
+    data: DataOption = None,
+    images: ImagesOption = None,
+    method: MethodOption = RangeMethod.MINMAX,
+    out: Annotated[Path | None, typer.Option(help=f"Default: {workspace.TABLE_FILE} beside it.")] = None,
+    skip_damaged: SkipOption = False,
+) -> None:
+    """Measure the ranges of all activations on training images.
+
+    Example: gnet-edge calibrate runs/photos/googlenet.onnx --method entropy
+    """
+    from googlenet_edge.engines.build import calibrate_file
+
+    taken = named(workspace.take_graph(graph))
+    request = calibration_request(taken, data, images, method, skip_damaged)
+    path = out or taken.with_name(workspace.TABLE_FILE)
+    table = calibrate_file(taken, path, request, bars=bar)
+    shown(f"{len(table.tensors)} tensors on {table.image_count} images, method {table.method.value}")
+    shown(f"table: {path}")
+
+
+def build(
+    checkpoint: Annotated[Path | None, typer.Argument(help="Default: the newest under runs/.")] = None,
+    precision: Annotated[Precision | None, typer.Option(help="Default: int8.")] = None,
+    device: Annotated[Device | None, typer.Option(help="What to build for; default: cpu.")] = None,
+    data: DataOption = None,
+    images: ImagesOption = None,
+    method: MethodOption = RangeMethod.MINMAX,
+    max_drop: Annotated[float | None, typer.Option(min=0, help="Largest loss of top-1, points; default: 1.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Default: PRECISION-DEVICE beside the checkpoint.")] = None,
+    threads: ThreadsOption = None,
+    skip_damaged: SkipOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a bundle: export, calibrate and lower as far as that is missing, then compare its accuracy with FP32.
+
+    Examples: gnet-edge build --precision int8, gnet-edge build --precision int8 --method entropy --max-drop 0.2
+    """
+    from googlenet_edge.engines import build as building
+    from googlenet_edge.engines.tables import accuracy_table, comparison_sentence
+
+    settings = workspace.read_settings()
+    taken = named(workspace.take_checkpoint(checkpoint, settings))
+    precision = chosen("--precision", precision, settings.precision, Precision.INT8)
+    device = chosen("--device", device, settings.device, Device.CPU)
+    request = building.BuildRequest(
+        checkpoint=taken,
+        out=out or taken.parent / f"{precision.value}-{device.value}",
+        precision=precision,
+        device=device,
+        max_drop_points=chosen("--max-drop", max_drop, settings.max_drop, 1.0),
+        threads=chosen("--threads", threads, settings.threads, CORES),
+        calibration=calibration_request(taken, data, images, method, skip_damaged),
+    )
+    report = building.build(request, bars=bar)
+    manifest = report.manifest
+    shown(accuracy_table(manifest))
+    if manifest.against_fp32:
+        shown(comparison_sentence(manifest.against_fp32))
+    for note in manifest.notes:
+        shown(note)
+    shown("took: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in manifest.build_seconds.items()))
+    for file in report.reused:
+        shown(f"there already: {file}")
+    shown(f"bundle: {report.bundle}")
+    output(report, as_json)
+
+
+def evaluate(
+    bundles: Annotated[list[Path] | None, typer.Argument(help="Default: the newest under runs/.")] = None,
+    data: DataOption = None,
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Accuracy of bundles on the validation images; each is compared with the first.
+
+    Example: gnet-edge eval runs/photos/fp32-cpu runs/photos/int8-cpu
+    """
+    from googlenet_edge.dataset import open_dataset
+    from googlenet_edge.engines.evaluate import evaluate_bundles
+    from googlenet_edge.engines.tables import comparison_sentence, evaluation_table
+
+    settings = workspace.read_settings()
+    paths = [named(workspace.take_bundle(path)) for path in bundles or (None,)]
+    folder = named(workspace.take_data(data, settings, paths[0].parent))
+    images = open_dataset(folder, seed=workspace.split_seed(paths[0].parent)).val
+    cores = chosen("--threads", threads, settings.threads, CORES)
+    results = evaluate_bundles(paths, images, threads=cores, bars=bar)
+    shown(evaluation_table([(r.bundle, r.accuracy) for r in results]))
+    for result in results:
+        if result.against_first:
+            shown(f"{result.bundle}: {comparison_sentence(result.against_first)}")
+    output(results, as_json)
+
+
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="JPEG, PNG or WebP files.")],
+    bundle: Annotated[Path | None, typer.Option(help="Default: the newest under runs/.")] = None,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Default: 5.")] = None,
+    threads: OneThreadOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Labels for images.
+
+    Example: gnet-edge predict photo.jpg --top-k 3
+    """
+    from googlenet_edge.engines.tables import predictions_table
+
+    count = chosen("--threads", threads, workspace.read_settings().threads, 1)
+    with load(named(workspace.take_bundle(bundle)), threads=count) as predictor:
+        rows = list(zip(map(str, images), predictor.predict_batch(images, top_k), strict=True))
+    shown(predictions_table(rows))
+    output(dict(rows), as_json)
+
+
+def inspect(
+    path: Annotated[Path | None, typer.Argument(help="Bundle, checkpoint, graph or table.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What is inside a file or folder of this tool; reading it verifies it.
+
+    Example: gnet-edge inspect runs/photos/int8-cpu
+    """
+    from googlenet_edge.engines.inspection import inspect as run
+    from googlenet_edge.engines.tables import facts_table
+
+    facts = run(path or named(workspace.take_bundle(None)))
+    shown(facts_table(facts))
+    output(facts, as_json)
+
+
+def bench(
+    bundles: Annotated[list[Path] | None, typer.Argument(help="Default: all of the newest run, interleaved.")] = None,
+    device: Annotated[Device | None, typer.Option(help="Where to measure; default: cpu.")] = None,
+    threads: OneThreadOption = None,
+    rounds: Annotated[int, typer.Option(min=6, help="Interleaved rounds of ten runs each.")] = 20,
+    image: Annotated[Path | None, typer.Option(help="For the stages; default: a generated JPEG, 640×480.")] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file for every sample; default: none.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Latency, throughput, cold start and memory of bundles, measured in turns.
+
+    Examples: gnet-edge bench, gnet-edge bench --threads 2 --out measurement.json
+    """
+    from googlenet_edge.engines.bench import bench as run
+    from googlenet_edge.engines.measurement import write_measurement
+    from googlenet_edge.engines.registry import backend_for
+    from googlenet_edge.engines.rounds import BenchPlan
+    from googlenet_edge.engines.tables import circumstances_sentence, latency_table, resources_table, stages_table
+    from googlenet_edge.images import read_image_file
+
+    settings = workspace.read_settings()
+    backend_for(chosen("--device", device, settings.device, Device.CPU))
+    paths = [named(taken) for taken in workspace.take_bundles(bundles or ())]
+    plan = BenchPlan(threads=chosen("--threads", threads, settings.threads, 1), rounds=rounds)
+    with bar("measuring") as progress:
+        measurement = run(paths, plan=plan, image=read_image_file(image) if image else None, progress=progress)
+    for table in (latency_table(measurement), resources_table(measurement), stages_table(measurement)):
+        shown(table)
+    shown(circumstances_sentence(measurement))
+    for warning in measurement.warnings:
+        shown(f"warning: {warning}")
+    if out:
+        write_measurement(out, measurement)
+        shown(f"measurement: {out}")
+    output(measurement, as_json)

@@ -1,0 +1,121 @@
+"""Commands that make a model: train, prune, export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from googlenet_edge import Preprocess, workspace
+from googlenet_edge.commands.options import DataOption, JsonOption, SkipOption, output, when_damaged
+from googlenet_edge.console import TrainingDisplay, bar, named, shown
+
+
+def train(
+    data: Annotated[Path, typer.Option(help="Folder with train/CLASS/* and val/CLASS/*, or with CLASS/*.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for the results; default: runs/NAME of the data.")] = None,
+    epochs: Annotated[int, typer.Option(min=1)] = 30,
+    size: Annotated[int, typer.Option(min=32, max=3584, help="Side of the network's input, pixels.")] = 224,
+    resize: Annotated[int | None, typer.Option(min=32, max=4096, help="Short side; default: size × 8/7.")] = None,
+    weights: Annotated[str | None, typer.Option(help="'imagenet', a checkpoint or .pth; default: random.")] = None,
+    batch_size: Annotated[int, typer.Option(min=2, help="Images a step, of all processes together.")] = 128,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak; default: 0.1, or 0.02 with --weights.")] = None,
+    min_area: Annotated[float, typer.Option(min=0.05, max=1.0, help="Smallest share of an image a crop keeps.")] = 0.35,
+    flip: Annotated[bool, typer.Option(help="Mirror half of the images; not for arrows or letters.")] = True,
+    colour: Annotated[float, typer.Option(min=0.0, max=1.0, help="Change of brightness, contrast, saturation.")] = 0.2,
+    erase: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of images with a part erased.")] = 0.0,
+    true_5x5: Annotated[bool, typer.Option("--true-5x5", help="The paper's 5×5 branch; torchvision's is 3×3.")] = False,
+    mixed_precision: Annotated[bool, typer.Option(help="Compute in 16 bits where the processor can.")] = True,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that load images.")] = 2,
+    skip_damaged: SkipOption = False,
+) -> None:
+    """Train a GoogLeNet with both auxiliary heads. The same command goes on after an interruption.
+
+    Examples: gnet-edge train --data photos --weights imagenet --epochs 30,
+    torchrun --nproc-per-node 4 -m googlenet_edge.cli train --data photos
+    """
+    from googlenet_edge import train as training
+    from googlenet_edge.augment import Augmentation
+    from googlenet_edge.memory import keep_freed_memory
+    from googlenet_edge.parallel import process_group
+    from googlenet_edge.pretrained import read_start
+    from googlenet_edge.training_state import TrainConfig
+
+    if resize is not None and resize < size:
+        raise typer.BadParameter(f"--resize {resize} is below --size {size}, the square that is cut from it")
+    with bar("downloading weights") as progress:
+        start = read_start(weights, progress=progress) if weights else None
+    request = training.TrainRequest(
+        data=data,
+        folder=out or workspace.run_folder_for(data),
+        preprocess=Preprocess(resize or round(size * 8 / 7), size),
+        config=TrainConfig(
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=(0.02 if weights else 0.1) if learning_rate is None else learning_rate,
+            mixed_precision=mixed_precision,
+            augmentation=Augmentation(min_area, flip, colour, erase),
+            seed=seed,
+        ),
+        true_5x5=true_5x5,
+        start=start,
+        workers=workers,
+    )
+    keep_freed_memory()
+    with process_group() as rank, TrainingDisplay(visible=rank.first) as display:
+        path = training.train(
+            request,
+            observer=display,
+            rank=rank,
+            when_damaged=when_damaged(skip_damaged),
+            progress=display.on_checked,
+        )
+        if rank.first:
+            shown(f"checkpoint: {path}")
+
+
+def prune(
+    checkpoint: Annotated[Path | None, typer.Argument(help="Default: the newest under runs/.")] = None,
+    out: Annotated[Path | None, typer.Option(help=f"Default: {workspace.PRUNED_FILE} beside it.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Drop the auxiliary heads, and prove that the logits stay the same bit for bit.
+
+    Example: gnet-edge prune runs/photos/checkpoint.safetensors
+    """
+    from googlenet_edge.checkpoint import read_checkpoint, write_checkpoint
+    from googlenet_edge.prune import prune as run
+
+    taken = named(workspace.take_checkpoint(checkpoint, workspace.read_settings()))
+    pruned = run(read_checkpoint(taken))
+    path = out or taken.with_name(workspace.PRUNED_FILE)
+    write_checkpoint(path, pruned.checkpoint)
+    before, after = pruned.before, pruned.after
+    shown(f"parameters   {before.parameters:>14,} → {after.parameters:>14,}")
+    shown(f"FLOPs        {before.flops:>14,} → {after.flops:>14,}  (2 × multiply-accumulates, one image)")
+    shown("logits       identical bit for bit")
+    shown(f"checkpoint: {path}")
+    output({"checkpoint": str(path), "before": before, "after": after}, as_json)
+
+
+def export(
+    checkpoint: Annotated[Path | None, typer.Argument(help="Default: the newest under runs/.")] = None,
+    data: DataOption = None,
+    opset: Annotated[int, typer.Option(help="17, or 13 for TensorRT up to 8.2.")] = 17,
+    out: Annotated[Path | None, typer.Option(help=f"Default: {workspace.GRAPH_FILE} beside it.")] = None,
+) -> None:
+    """Write one ONNX file, and check it against PyTorch on real images.
+
+    Example: gnet-edge export --opset 13 --out googlenet-opset13.onnx
+    """
+    from googlenet_edge.engines.build import export_checked
+
+    settings = workspace.read_settings()
+    taken = named(workspace.take_checkpoint(checkpoint, settings))
+    images = named(workspace.take_data(data, settings, taken.parent))
+    path = out or taken.with_name(workspace.GRAPH_FILE)
+    difference = export_checked(taken, images, path, opset=opset, seed=workspace.split_seed(taken.parent))
+    shown(f"largest difference from PyTorch: {difference:.1e} of the largest logit")
+    shown(f"graph: {path}")
