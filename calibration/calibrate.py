@@ -2,46 +2,74 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from googlenet_edge import __version__
-from googlenet_edge.calibration.collect import collect
+from googlenet_edge.calibration.choose import STRENGTHS, Trials, encoded
+from googlenet_edge.calibration.collect import collect, require_content, require_ranges
 from googlenet_edge.calibration.ranges import RangeMethod
-from googlenet_edge.calibration.table import CalibrationTable, make_table, read_table
-from googlenet_edge.dataset import Checked, Progress, load_pixels
+from googlenet_edge.calibration.rescale import channel_extremes, rescaled
+from googlenet_edge.calibration.table import CalibrationTable, Choice, make_table, read_table
+from googlenet_edge.dataset import Checked, ImageSet, Progress, load_pixels
 from googlenet_edge.errors import CalibrationError
 from googlenet_edge.graph import InferenceGraph
 
+FEWEST_TO_CHOOSE = 40
+HELD_OUT_SHARE = 5
+_MOST_HELD_OUT = 100
+_EXTREMES_IMAGES = 128
+_BIAS_IMAGES = 32
 _log = logging.getLogger(__name__)
 
 
 def calibrate(
-    graph: InferenceGraph, images: Checked, *, method: RangeMethod, progress: Progress | None = None
+    graph: InferenceGraph, images: Checked, *, method: RangeMethod | None = None, progress: Progress | None = None
 ) -> CalibrationTable:
-    """Runs the images through the graph, twice, and chooses the ranges.
+    """Runs the images through the graph, and chooses how to quantize it.
+
+    By default a fifth of the images is held out and decides (see `choose`); below `FEWEST_TO_CHOOSE` images the ranges
+    are min/max.
+
+    Args:
+        method: take this range method, and neither rescale nor correct anything.
 
     Raises:
         CalibrationError: the images or the activations cannot be used; see `collect`.
     """
+    if method or len(images.images) < FEWEST_TO_CHOOSE:
+        statistics = collect(graph, lambda: _inputs(graph, images.images), count=len(images.images), progress=progress)
+        table = make_table(graph, statistics, images_sha256=images.sha256, method=method or RangeMethod.MINMAX)
+        return replace(table, wished=method)
+    measured, held_out = _parted(images.images)
+    some = list(_inputs(graph, measured.take(list(range(min(_EXTREMES_IMAGES, len(measured)))))))
+    require_content(lambda: some, graph=graph)
+    report = _Report(progress, _runs(len(some), len(measured), len(held_out)))
+    seen = channel_extremes(graph, report.each(some))
+    require_ranges({name: found.whole for name, found in seen.items()})
+    trials = Trials(graph, list(_inputs(graph, held_out)), report.done)
+    factors = trials.rescaling(seen)
+    prepared = rescaled(graph, factors) if factors else graph
+    statistics = collect(
+        prepared, lambda: _inputs(graph, measured), count=len(measured), progress=lambda _, __: report.done()
+    )
+    table = make_table(graph, statistics, images_sha256=images.sha256, method=RangeMethod.MINMAX)
+    table = trials.method(prepared, table)
+    corrections = trials.corrections(prepared, table.ranges, report.each(some[:_BIAS_IMAGES]))
+    choice = Choice(len(held_out), tuple(trials.tried))
+    return replace(table, rescale=encoded(factors), corrections=encoded(corrections), choice=choice)
 
-    def batches() -> Iterator[NDArray[np.float32]]:
-        for pixels in load_pixels(images.images, graph.preprocess):
-            yield graph.preprocess.normalize(pixels[None])
 
-    statistics = collect(graph, batches, count=len(images.images), progress=progress)
-    return make_table(graph, statistics, images_sha256=images.sha256, method=method)
-
-
-def table_at(path: Path, graph: InferenceGraph, images: Checked, *, method: RangeMethod) -> CalibrationTable | None:
-    """The table that is there, where it was made by this version from this graph and these images; else nothing.
-
-    Another method is no reason to calibrate again: the ranges are chosen anew from the histograms.
-    """
+def table_at(
+    path: Path, graph: InferenceGraph, images: Checked, *, method: RangeMethod | None
+) -> CalibrationTable | None:
+    """The table that is there, where this version made it for the same wish from this graph and these images."""
     if not path.exists():
         return None
     try:
@@ -49,7 +77,47 @@ def table_at(path: Path, graph: InferenceGraph, images: Checked, *, method: Rang
     except CalibrationError as problem:
         _log.warning("%s; calibrating again", problem)
         return None
-    found = (table.tool_version, table.graph_sha256, table.images_sha256, table.preprocess)
-    if found != (__version__, graph.sha256, images.sha256, graph.preprocess):
-        return None
-    return table if table.method is method else table.with_method(method)
+    found = (table.tool_version, table.graph_sha256, table.images_sha256, table.preprocess, table.wished)
+    return table if found == (__version__, graph.sha256, images.sha256, graph.preprocess, method) else None
+
+
+def _inputs(graph: InferenceGraph, images: ImageSet) -> Iterator[NDArray[np.float32]]:
+    """float32 ``(1, 3, crop, crop)`` for every image."""
+    for pixels in load_pixels(images, graph.preprocess):
+        yield graph.preprocess.normalize(pixels[None])
+
+
+def _parted(images: ImageSet) -> tuple[ImageSet, ImageSet]:
+    """(measured, held out): a fifth is held out, the same whatever the order of the images; both sorted by a hash."""
+
+    def rank(index: int) -> bytes:
+        return hashlib.sha256(
+            str(images.paths[index].relative_to(images.root)).encode(errors="surrogateescape")
+        ).digest()
+
+    order = sorted(range(len(images)), key=rank)
+    count = min(_MOST_HELD_OUT, len(order) // HELD_OUT_SHARE)
+    return images.take(order[count:]), images.take(order[:count])
+
+
+def _runs(some: int, measured: int, held_out: int) -> int:
+    """How many runs of the graph a calibration with trials takes."""
+    trials = 1 + (1 + len(STRENGTHS)) + len(RangeMethod) + 2
+    return some + 2 * measured + trials * held_out + min(_BIAS_IMAGES, some)
+
+
+class _Report:
+    """Counts runs of the graph."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress, self._total, self._count = progress, total, 0
+
+    def done(self) -> None:
+        self._count += 1
+        if self._progress:
+            self._progress(self._count, self._total)
+
+    def each(self, images: list[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+        for image in images:
+            yield image
+            self.done()

@@ -48,21 +48,22 @@ def collect(graph: InferenceGraph, images: Images, *, count: int, progress: Prog
         CalibrationError: fewer than `MIN_IMAGES` different images with content, an image of another shape, other
             images in the second pass, or a tensor that is not finite or has one value only.
     """
-    network = _Network(graph)
+    network = Network(graph)
     checked = _CheckedImages(images, network.shape)
     seen = _find_extremes(network, checked, lambda done: _report(progress, done, 2 * count))
     checked.require_content()
-    _require_ranges(seen)
+    require_ranges(seen)
     total = checked.total
     histograms = _count(network, checked, seen, lambda done: _report(progress, total + done, 2 * total))
     return Statistics(total, histograms)
 
 
-class _Network:
+class Network:
     """The graph with every measured tensor as an output."""
 
     def __init__(self, graph: InferenceGraph) -> None:
-        self.shape = (1, 3, graph.preprocess.crop, graph.preprocess.crop)
+        """Opens the graph."""
+        self.shape = self.shape_of(graph)
         self._names = [name for name in measured_tensors(graph.model.graph) if name != INPUT]
         model = onnx.ModelProto()
         model.CopyFrom(graph.model)
@@ -72,6 +73,11 @@ class _Network:
         options.log_severity_level = 3
         data = model.SerializeToString()
         self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+    @staticmethod
+    def shape_of(graph: InferenceGraph) -> tuple[int, ...]:
+        """The shape of an image."""
+        return (1, 3, graph.preprocess.crop, graph.preprocess.crop)
 
     def activations(self, image: NDArray[np.float32]) -> Iterator[tuple[str, NDArray[np.float32]]]:
         """(name, float32 values) of every measured tensor, the input first."""
@@ -130,7 +136,7 @@ class _CheckedImages:
             )
 
 
-def _find_extremes(network: _Network, images: _CheckedImages, report: Callable[[int], None]) -> dict[str, Extremes]:
+def _find_extremes(network: Network, images: _CheckedImages, report: Callable[[int], None]) -> dict[str, Extremes]:
     seen: dict[str, Extremes] = {}
     for done, image in enumerate(images.first_pass(), start=1):
         for name, values in network.activations(image):
@@ -141,7 +147,7 @@ def _find_extremes(network: _Network, images: _CheckedImages, report: Callable[[
 
 
 def _count(
-    network: _Network, images: _CheckedImages, seen: dict[str, Extremes], report: Callable[[int], None]
+    network: Network, images: _CheckedImages, seen: dict[str, Extremes], report: Callable[[int], None]
 ) -> dict[str, Histogram]:
     scratch = Scratch()
     counters = {name: HistogramCounter(found, scratch=scratch) for name, found in seen.items()}
@@ -152,12 +158,20 @@ def _count(
     return {name: counter.histogram() for name, counter in counters.items()}
 
 
+def require_content(images: Images, *, graph: InferenceGraph) -> None:
+    """Refuses images that say nothing, as `collect` does. Raises `CalibrationError`."""
+    checked = _CheckedImages(images, Network.shape_of(graph))
+    for _ in checked.first_pass():
+        pass
+    checked.require_content()
+
+
 def _images_changed() -> CalibrationError:
     return CalibrationError("the calibration images changed while they were read; leave them alone and start again")
 
 
-def _require_ranges(seen: dict[str, Extremes]) -> None:
-    """Refuses tensors that cannot be given a grid."""
+def require_ranges(seen: dict[str, Extremes]) -> None:
+    """Refuses tensors that cannot be given a grid. Raises `CalibrationError`."""
     for name, found in seen.items():
         if not np.isfinite([found.minimum, found.maximum]).all():
             raise CalibrationError(

@@ -8,7 +8,7 @@ DequantizeLinear. `placement` says where; this module writes it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from googlenet_edge import __version__
+from googlenet_edge.calibration.bias import corrected
 from googlenet_edge.calibration.placement import WITH_WEIGHTS, data_inputs, grids
-from googlenet_edge.calibration.ranges import U8_STEPS
-from googlenet_edge.calibration.table import CalibrationTable
+from googlenet_edge.calibration.ranges import U8_STEPS, Ranges
+from googlenet_edge.calibration.rescale import rescaled
+from googlenet_edge.calibration.table import CalibrationTable, decode_floats
 from googlenet_edge.calibration.weights import WeightRange, quantize_weights
 from googlenet_edge.errors import CalibrationError, LoweringError
 from googlenet_edge.graph import INPUT, OUTPUT, InferenceGraph
@@ -42,16 +44,49 @@ def lower_int8_cpu(
             f"the calibration table belongs to the graph {table.graph_sha256[:12]}, not to {graph.sha256[:12]};"
             " calibrate this graph"
         )
+    return quantized(prepared(graph, table), table.ranges, weight_range=weight_range)
+
+
+def prepared(graph: InferenceGraph, table: CalibrationTable) -> InferenceGraph:
+    """The float graph that the table's ranges are for: channels rescaled and biases corrected as the table says."""
+    factors = {name: decode_floats(text) for name, text in table.rescale.items()}
+    corrections = {name: decode_floats(text) for name, text in table.corrections.items()}
+    try:
+        return corrected(rescaled(graph, factors) if factors else graph, corrections)
+    except (KeyError, ValueError) as problem:
+        raise CalibrationError(
+            f"the calibration table does not fit the graph ({problem}); calibrate again"
+        ) from problem
+
+
+def quantized(
+    graph: InferenceGraph, ranges: Mapping[str, Ranges], *, weight_range: WeightRange = WeightRange.FULL
+) -> onnx.ModelProto:
+    """The graph as it is, with Q/DQ pairs for the ranges of its measured tensors.
+
+    Raises:
+        CalibrationError: a range is missing.
+    """
     source = graph.model.graph
     measured = grids(source)
-    grid = {name: _grid(table, name) for name in dict.fromkeys(measured.values())}
-    weights = {w.name: numpy_helper.to_array(w) for w in source.initializer}
-    writer = _QdqWriter({tensor: grid[name] for tensor, name in measured.items()}, weights, weight_range)
+    grid = {name: _grid(ranges, name) for name in dict.fromkeys(measured.values())}
+    writer = _QdqWriter({tensor: grid[name] for tensor, name in measured.items()}, graph.weights, weight_range)
     writer.add_grids(grid.values())
     writer.quantize(INPUT)
     for node in source.node:
         writer.add(node)
     return _model_like(graph.model, writer.nodes, writer.initializers)
+
+
+def rounded_weights(
+    graph: InferenceGraph, node: onnx.NodeProto, ranges: Mapping[str, Ranges], weight_range: WeightRange
+) -> NDArray[np.float32]:
+    """The weights of a convolution or classifier as the lowered model holds them, in float."""
+    data, weight, bias = node.input
+    scale = _grid(ranges, grids(graph.model.graph)[data]).scale
+    weights = graph.weights
+    found = quantize_weights(weights[weight], weights[bias], input_scale=scale, weight_range=weight_range)
+    return found.codes * found.scale.reshape(-1, *[1] * (found.codes.ndim - 1))
 
 
 def covering_grid(low: float, high: float) -> tuple[float, int]:
@@ -108,11 +143,10 @@ class _Grid:
     zero_point: np.uint8
 
 
-def _grid(table: CalibrationTable, tensor: str) -> _Grid:
-    if tensor not in table.tensors:
+def _grid(ranges: Mapping[str, Ranges], tensor: str) -> _Grid:
+    if tensor not in ranges:
         raise CalibrationError(f"the calibration table has no range for {tensor}; calibrate again")
-    range_ = table.tensors[tensor]
-    scale, zero_point = covering_grid(range_.low, range_.high)
+    scale, zero_point = covering_grid(ranges[tensor].low, ranges[tensor].high)
     return _Grid(tensor, np.float32(scale), np.uint8(zero_point))
 
 

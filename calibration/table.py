@@ -6,7 +6,7 @@ import base64
 import binascii
 import math
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from googlenet_edge import __version__
 from googlenet_edge.calibration.collect import Statistics
 from googlenet_edge.calibration.histogram import BINS, Histogram
-from googlenet_edge.calibration.ranges import RangeMethod, estimate
+from googlenet_edge.calibration.ranges import RangeMethod, Ranges, estimate
 from googlenet_edge.errors import CalibrationError
 from googlenet_edge.files import from_versioned_json, read_file, to_json, write_bytes
 from googlenet_edge.graph import InferenceGraph
 from googlenet_edge.preprocess import Preprocess
 
-SCHEMA = 1
+SCHEMA = 2
 MAX_BYTES = 16 << 20
 _COUNTS_BYTES = BINS * 8
 
@@ -42,9 +42,36 @@ class TensorCalibration:
     counts: str
 
     @property
+    def ranges(self) -> Ranges:
+        """Where it is clipped."""
+        return Ranges(self.low, self.high, self.amax)
+
+    @property
     def histogram(self) -> Histogram:
         """What was measured. Raises `CalibrationError` where it is damaged."""
         return Histogram(self.minimum, self.maximum, _decode(self.counts))
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A way to quantize, and the signal-to-noise ratio of its logits, in dB, on the images that were held out."""
+
+    what: str
+    sqnr_db: float
+    taken: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What was tried on ``images`` held-out images; each trial stands on what was taken before it."""
+
+    images: int
+    trials: tuple[Trial, ...]
+
+    def __str__(self) -> str:
+        """What was taken."""
+        taken = ", ".join(f"{trial.what} ({trial.sqnr_db:.1f} dB)" for trial in self.trials if trial.taken)
+        return f"chosen on {self.images} held-out images: {taken}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +79,10 @@ class CalibrationTable:
     """The ranges of a graph's tensors and everything that they depend on.
 
     The same graph, images in any order, preprocessing, method and version give the same bytes.
+
+    ``rescale`` holds the factors of each convolution's channels (see `rescale`), and the ranges are those of the
+    rescaled tensors; ``corrections`` is what to add to the biases then. Both are float32 ``(output channels,)`` by the
+    name of the node, little-endian, in base64. ``wished`` is the method that was asked for, ``method`` the one taken.
     """
 
     tool_version: str
@@ -61,12 +92,21 @@ class CalibrationTable:
     preprocess: Preprocess
     method: RangeMethod
     tensors: dict[str, TensorCalibration]
+    wished: RangeMethod | None = None
+    rescale: dict[str, str] = field(default_factory=dict)
+    corrections: dict[str, str] = field(default_factory=dict)
+    choice: Choice | None = None
     schema: int = SCHEMA
 
+    @property
+    def ranges(self) -> dict[str, Ranges]:
+        """Where every tensor is clipped."""
+        return {name: tensor.ranges for name, tensor in self.tensors.items()}
+
     def with_method(self, method: RangeMethod) -> CalibrationTable:
-        """The ranges by another method, from the same histograms."""
+        """The ranges by another method, from the same histograms; corrections are for the ranges that they had."""
         tensors = {name: _calibration(t.histogram, t.counts, method) for name, t in self.tensors.items()}
-        return replace(self, method=method, tensors=tensors)
+        return replace(self, method=method, tensors=tensors, corrections={})
 
 
 def make_table(
@@ -103,7 +143,23 @@ def read_table(path: Path) -> CalibrationTable:
     table = from_versioned_json(data, CalibrationTable, schema=SCHEMA, where=str(path), error=CalibrationError)
     for name, tensor in table.tensors.items():
         _check(tensor, f"{path}: the tensor {name}")
+    for name, text in [*table.rescale.items(), *table.corrections.items()]:
+        if not np.isfinite(decode_floats(text)).all():
+            raise CalibrationError(f"{path}: the factors of {name} are not finite; calibrate again")
     return table
+
+
+def encode_floats(values: NDArray[np.floating]) -> str:
+    """float32 ``(n,)`` as text."""
+    return base64.b64encode(values.astype("<f4").tobytes()).decode()
+
+
+def decode_floats(text: str) -> NDArray[np.float32]:
+    """The inverse of `encode_floats`. Raises `CalibrationError`."""
+    try:
+        return np.frombuffer(base64.b64decode(text, validate=True), "<f4").astype(np.float32)
+    except (binascii.Error, ValueError) as problem:
+        raise CalibrationError(f"the table has damaged factors ({problem}); calibrate again") from problem
 
 
 def _calibration(measured: Histogram, counts: str, method: RangeMethod) -> TensorCalibration:

@@ -56,12 +56,13 @@ _log = logging.getLogger(__name__)
 class CalibrationRequest:
     """Which images to calibrate on, and how. ``seed`` splits ``data``, where it is one folder, and draws the images.
 
+    ``method`` is the only range method to take; by default what loses least is chosen by trial.
     ``when_damaged``: `dataset.refuse_damaged` or `dataset.without_damaged`.
     """
 
     data: Path
     images: int = 500
-    method: RangeMethod = RangeMethod.MINMAX
+    method: RangeMethod | None = None
     seed: int = 0
     when_damaged: WhenDamaged = refuse_damaged
 
@@ -123,7 +124,7 @@ def build(request: BuildRequest, *, bars: Bars) -> BuildReport:
         accuracy=accuracy,
         against_fp32=against_fp32,
         weight_bits=lowered.weight_bits,
-        notes=(*lowered.notes, *_doubts(checkpoint, val)),
+        notes=(*lowered.notes, *([str(table.choice)] if table and table.choice else []), *_doubts(checkpoint, val)),
         fp32_model_bytes=len(graph.bytes),
         build_seconds={name: round(seconds, 3) for name, seconds in steps.seconds.items()},
     )
@@ -190,7 +191,7 @@ class _Steps:
         request.when_damaged(checked)
         return checked
 
-    def calibrated(self, graph: InferenceGraph, images: Checked, method: RangeMethod) -> CalibrationTable:
+    def calibrated(self, graph: InferenceGraph, images: Checked, method: RangeMethod | None) -> CalibrationTable:
         with self.step("calibrating") as progress:
             return calibrate(graph, images, method=method, progress=progress)
 

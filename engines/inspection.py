@@ -103,6 +103,8 @@ def _table(path: Path) -> Facts:
         "preprocess": _preprocess(table.preprocess),
         "graph": table.graph_sha256,
     }
+    if table.choice:
+        facts["choice"] = str(table.choice)
     return facts | {f"range of {name}": f"{t.low:.4g} to {t.high:.4g}" for name, t in table.tensors.items()}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
@@ -12,6 +13,9 @@ from googlenet_edge.engines.accuracy import Accuracy, Comparison
 from googlenet_edge.engines.bundle import MODEL, Manifest
 from googlenet_edge.engines.measurement import BundleMeasurement, Measurement, Stage
 from googlenet_edge.engines.predictor import Prediction
+
+if TYPE_CHECKING:
+    from googlenet_edge.calibration.table import Choice
 
 MEGABYTE = 1e6
 
@@ -34,6 +38,14 @@ def comparison_sentence(comparison: Comparison) -> str:
         f"top-1 changes by {comparison.top1_change_points:+.2f} points (95 % interval {low:+.2f} to {high:+.2f};"
         f" McNemar p {comparison.mcnemar_p:.2f}: {verdict}); {comparison.agreement:.2%} of the predictions are equal"
     )
+
+
+def trials_table(choice: Choice) -> Table:
+    """What was tried when the calibration was chosen, in its order."""
+    table = _table(f"trial on {choice.images} held-out images", "logit SQNR", "taken")
+    for trial in choice.trials:
+        table.add_row(trial.what, f"{trial.sqnr_db:.1f} dB", "yes" if trial.taken else "")
+    return table
 
 
 def evaluation_table(rows: Sequence[tuple[str, Accuracy]]) -> Table:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+from onnx import numpy_helper
 
 from googlenet_edge.errors import GraphError
 from googlenet_edge.files import from_versioned_json, read_file, sha256_bytes, to_json, write_bytes
@@ -41,6 +45,20 @@ class InferenceGraph:
     class_names: tuple[str, ...]
     preprocess: Preprocess
     parent_sha256: str
+
+    @property
+    def weights(self) -> dict[str, NDArray[np.float32]]:
+        """All constants by name."""
+        return {weight.name: numpy_helper.to_array(weight) for weight in self.model.graph.initializer}
+
+    def with_weights(self, changed: Mapping[str, NDArray[np.float32]]) -> InferenceGraph:
+        """The graph with other values for some of its constants."""
+        model = onnx.ModelProto()
+        model.CopyFrom(self.model)
+        for weight in model.graph.initializer:
+            if weight.name in changed:
+                weight.CopyFrom(numpy_helper.from_array(changed[weight.name], weight.name))
+        return InferenceGraph(model, self.class_names, self.preprocess, self.parent_sha256)
 
     @functools.cached_property
     def bytes(self) -> bytes:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
 Z = 1.959963984540054
@@ -123,6 +124,13 @@ def summarize(samples: Sequence[float]) -> Summary:
         raise ValueError("samples must be finite, above zero, and at least one")
     p25, p50, p75, p90, p99 = (float(q) for q in np.quantile(values, (0.25, 0.5, 0.75, 0.9, 0.99)))
     return Summary(count=values.size, p50=p50, p90=p90, p99=p99, spread=(p75 - p25) / p50)
+
+
+def sqnr_db(exact: NDArray[np.float32], found: NDArray[np.float32]) -> float:
+    """The signal-to-quantization-noise ratio of two arrays of one shape, in decibels; infinite where they are equal."""
+    signal = float(np.square(exact, dtype=np.float64).sum())
+    noise = float(np.square(found.astype(np.float64) - exact).sum())
+    return 10 * math.log10(signal / noise) if noise and signal else math.inf
 
 
 def _binomial_tail(most: int, trials: int) -> int:

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from googlenet_edge import load, workspace
-from googlenet_edge.calibration.ranges import RangeMethod
 from googlenet_edge.commands.options import (
     CORES,
     DataOption,
@@ -29,7 +28,7 @@ def calibrate(
     graph: Annotated[Path | None, typer.Argument(help="Default: the newest under runs/.")] = None,
     data: DataOption = None,
     images: ImagesOption = None,
-    method: MethodOption = RangeMethod.MINMAX,
+    method: MethodOption = None,
     out: Annotated[Path | None, typer.Option(help=f"Default: {workspace.TABLE_FILE} beside it.")] = None,
     skip_damaged: SkipOption = False,
 ) -> None:
@@ -38,11 +37,14 @@ def calibrate(
     Example: gnet-edge calibrate runs/photos/googlenet.onnx --method entropy
     """
     from googlenet_edge.engines.build import calibrate_file
+    from googlenet_edge.engines.tables import trials_table
 
     taken = named(workspace.take_graph(graph))
     request = calibration_request(taken, data, images, method, skip_damaged)
     path = out or taken.with_name(workspace.TABLE_FILE)
     table = calibrate_file(taken, path, request, bars=bar)
+    if table.choice:
+        shown(trials_table(table.choice))
     shown(f"{len(table.tensors)} tensors on {table.image_count} images, method {table.method.value}")
     shown(f"table: {path}")
 
@@ -53,7 +55,7 @@ def build(
     device: Annotated[Device | None, typer.Option(help="What to build for; default: cpu.")] = None,
     data: DataOption = None,
     images: ImagesOption = None,
-    method: MethodOption = RangeMethod.MINMAX,
+    method: MethodOption = None,
     max_drop: Annotated[float | None, typer.Option(min=0, help="Largest loss of top-1, points; default: 1.")] = None,
     out: Annotated[Path | None, typer.Option(help="Default: PRECISION-DEVICE beside the checkpoint.")] = None,
     threads: ThreadsOption = None,

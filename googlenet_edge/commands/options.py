@@ -23,12 +23,12 @@ JsonOption = Annotated[bool, typer.Option("--json", help="The result as JSON on 
 SkipOption = Annotated[bool, typer.Option("--skip-damaged", help="Leave damaged images out instead of stopping.")]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Processor threads; default: all cores.")]
 OneThreadOption = Annotated[int | None, typer.Option(min=1, help="Processor threads; default: 1.")]
-MethodOption = Annotated[RangeMethod, typer.Option(help="How ranges are chosen from the histograms.")]
+MethodOption = Annotated[RangeMethod | None, typer.Option(help="Only this range method; default: by trial.")]
 ImagesOption = Annotated[int | None, typer.Option("--calibration-images", min=1, help="How many; default: 500.")]
 
 
 def calibration_request(
-    taken: Path, data: Path | None, images: int | None, method: RangeMethod, skip_damaged: bool
+    taken: Path, data: Path | None, images: int | None, method: RangeMethod | None, skip_damaged: bool
 ) -> CalibrationRequest:
     """What to calibrate ``taken``, a checkpoint or a graph, on."""
     from googlenet_edge.engines.build import CalibrationRequest

@@ -1,0 +1,103 @@
+"""How to quantize a graph, by trial: what counts is the noise that is left in the logits of held-out images.
+
+First how far channels are rescaled, then the range method, then bias correction; each stands on what was taken before
+it, and must win clearly over doing without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+
+from googlenet_edge.calibration.bias import bias_corrections, corrected
+from googlenet_edge.calibration.lower import quantized, rounded_weights
+from googlenet_edge.calibration.ranges import RangeMethod, Ranges
+from googlenet_edge.calibration.rescale import ChannelExtremes, rescale_factors, rescaled, rescaled_extremes
+from googlenet_edge.calibration.table import CalibrationTable, Trial, encode_floats
+from googlenet_edge.calibration.weights import weight_range_for
+from googlenet_edge.graph import INPUT, OUTPUT, InferenceGraph
+from googlenet_edge.processor import read_processor
+from googlenet_edge.statistics import sqnr_db
+
+STRENGTHS = (0.25, 0.5, 0.75, 1.0)
+CLEARLY_DB = 0.1
+
+Done = Callable[[], None]
+Factors = dict[str, NDArray[np.float32]]
+
+
+@dataclass
+class Trials:
+    """The trials of one graph on held-out ``images``, float32 ``(1, 3, crop, crop)``; ``done`` is told of each run."""
+
+    graph: InferenceGraph
+    images: Sequence[NDArray[np.float32]]
+    done: Done
+    tried: list[Trial] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.weight_range = weight_range_for(read_processor())
+        self._exact = self._logits(self.graph.model)
+
+    def rescaling(self, extremes: Mapping[str, ChannelExtremes]) -> Factors:
+        """The factors of the best strength; none where the graph is best left as it is. Ranges are min/max here."""
+        candidates = {"no rescale": Factors()}
+        for strength in STRENGTHS:
+            candidates[f"rescale {strength:g}"] = rescale_factors(self.graph, extremes, strength=strength)
+
+        def score(factors: Factors) -> float:
+            if not factors:
+                return self._score(self.graph, {name: found.ranges for name, found in extremes.items()})
+            after = rescaled_extremes(self.graph, extremes, factors)
+            return self._score(rescaled(self.graph, factors), {name: found.ranges for name, found in after.items()})
+
+        return candidates[self._best({name: score(factors) for name, factors in candidates.items()})]
+
+    def method(self, prepared: InferenceGraph, table: CalibrationTable) -> CalibrationTable:
+        """The table by the best range method; ``table`` is by min/max."""
+        tables = {method.value: table.with_method(method) for method in RangeMethod}
+        return tables[self._best({name: self._score(prepared, each.ranges) for name, each in tables.items()})]
+
+    def corrections(
+        self, prepared: InferenceGraph, ranges: Mapping[str, Ranges], images: Iterable[NDArray[np.float32]]
+    ) -> Factors:
+        """What to add to the biases, from some calibration images; nothing where that does not help."""
+        found = bias_corrections(
+            prepared, lambda node: rounded_weights(prepared, node, ranges, self.weight_range), images
+        )
+        scores = {
+            "no bias correction": self._score(prepared, ranges),
+            "bias correction": self._score(corrected(prepared, found), ranges),
+        }
+        return found if self._best(scores) == "bias correction" else {}
+
+    def _score(self, graph: InferenceGraph, ranges: Mapping[str, Ranges]) -> float:
+        return sqnr_db(self._exact, self._logits(quantized(graph, ranges, weight_range=self.weight_range)))
+
+    def _best(self, scores: dict[str, float]) -> str:
+        """The highest score, or the first where nothing is clearly above it."""
+        plain = next(iter(scores))
+        best = max(scores, key=lambda name: scores[name])
+        taken = best if scores[best] > scores[plain] + CLEARLY_DB else plain
+        self.tried += [Trial(name, round(score, 2), name == taken) for name, score in scores.items()]
+        return taken
+
+    def _logits(self, model: onnx.ModelProto) -> NDArray[np.float32]:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        rows = []
+        for image in self.images:
+            rows.append(session.run([OUTPUT], {INPUT: image})[0])
+            self.done()
+        return np.concatenate(rows)
+
+
+def encoded(factors: Factors) -> dict[str, str]:
+    """As they stand in the table."""
+    return {name: encode_floats(value) for name, value in factors.items()}

@@ -1,0 +1,116 @@
+"""The calibration that chooses by trial: what it tries, what it keeps, and that it depends on nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_rescale import logits, uneven
+from tiny_graph import CROP, tiny_graph, tiny_images
+
+from googlenet_edge.calibration.calibrate import calibrate, table_at
+from googlenet_edge.calibration.lower import lower_int8_cpu
+from googlenet_edge.calibration.ranges import RangeMethod
+from googlenet_edge.calibration.table import CalibrationTable, read_table, write_table
+from googlenet_edge.dataset import Checked, ImageSet, check_images
+from googlenet_edge.errors import CalibrationError
+from googlenet_edge.statistics import sqnr_db
+
+GRAPH = uneven(tiny_graph(), factor=40.0)
+
+
+def images_in(folder: Path, count: int) -> Checked:
+    """Different PNGs of the size of the network's input."""
+    for i, image in enumerate(tiny_images(count, seed=5)):
+        pixels = np.rint((image + 1) * 127.5).astype(np.uint8).transpose(1, 2, 0)
+        (folder / "class").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(folder / "class" / f"{i}.png")
+    paths = tuple(sorted(folder.glob("class/*.png")))
+    found = ImageSet(folder, ("class", "other"), paths, (0,) * count)
+    return check_images(found, preprocess=GRAPH.preprocess)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Checked:
+    return images_in(tmp_path_factory.mktemp("images"), 50)
+
+
+@pytest.fixture(scope="module")
+def table(images: Checked) -> CalibrationTable:
+    return calibrate(GRAPH, images)
+
+
+def test_calibrate_takes_one_of_each_kind_by_its_score(table: CalibrationTable) -> None:
+    assert table.choice is not None
+    assert (table.image_count, table.choice.images) == (40, 10)
+    scores = {trial.what: trial.sqnr_db for trial in table.choice.trials}
+    taken = [trial.what for trial in table.choice.trials if trial.taken]
+    assert len(taken) == 3
+    assert taken[0].startswith("rescale ")  # the channels were made uneven
+    assert taken[1] == table.method.value
+    assert scores[taken[0]] > scores["no rescale"] + 5
+    assert max(scores[each.value] for each in RangeMethod) <= scores[taken[1]] + 0.1
+    assert bool(table.corrections) == (taken[2] == "bias correction")
+
+
+def test_calibrate_by_trial_loses_less_on_other_images_than_plain_ranges(table: CalibrationTable) -> None:
+    others = tiny_images(32, seed=77)
+    expected = logits(GRAPH.model, others)
+    plain = replace(table.with_method(RangeMethod.MINMAX), rescale={}, tensors=plain_tensors())
+    found = [sqnr_db(expected, logits(lower_int8_cpu(GRAPH, each), others)) for each in (table, plain)]
+    assert found[0] > found[1] + 5
+
+
+def plain_tensors() -> dict[str, object]:
+    from tiny_graph import table_of
+
+    return dict(table_of(GRAPH, count=40).tensors)
+
+
+def test_calibrate_by_trial_gives_the_same_table_in_any_order(images: Checked, table: CalibrationTable) -> None:
+    backwards = images.images.take(list(range(len(images.images)))[::-1])
+    assert calibrate(GRAPH, replace(images, images=backwards)) == table
+
+
+def test_calibrate_with_a_method_tries_nothing(images: Checked) -> None:
+    table = calibrate(GRAPH, images, method=RangeMethod.ENTROPY)
+    assert (table.method, table.wished, table.choice, table.image_count) == (RangeMethod.ENTROPY,) * 2 + (None, 50)
+    assert not table.rescale
+    assert not table.corrections
+
+
+def test_calibrate_on_few_images_takes_the_extremes(tmp_path: Path) -> None:
+    table = calibrate(GRAPH, images_in(tmp_path, 12))
+    assert (table.method, table.choice, table.image_count) == (RangeMethod.MINMAX, None, 12)
+
+
+def test_calibrate_refuses_images_of_one_colour_before_any_trial(tmp_path: Path) -> None:
+    found = images_in(tmp_path, 50)
+    for path in found.images.paths:
+        Image.new("RGB", (CROP, CROP)).save(path)
+    with pytest.raises(CalibrationError, match="only 0 of 40 .* show more than one colour"):
+        calibrate(GRAPH, found)
+
+
+def test_calibrate_tells_its_progress_to_the_end(images: Checked) -> None:
+    told: list[tuple[int, int]] = []
+    calibrate(GRAPH, images, progress=lambda done, total: told.append((done, total)))
+    assert [done for done, _ in told] == list(range(1, told[-1][1] + 1))
+
+
+def test_a_table_is_used_again_for_the_same_wish_only(images: Checked, table: CalibrationTable, tmp_path: Path) -> None:
+    path = tmp_path / "calibration.json"
+    write_table(path, table)
+    assert read_table(path) == table
+    assert table_at(path, GRAPH, images, method=None) == table
+    assert table_at(path, GRAPH, images, method=RangeMethod.MSE) is None
+    assert table_at(path, tiny_graph(), images, method=None) is None
+
+
+def test_a_table_whose_factors_do_not_fit_is_refused(table: CalibrationTable) -> None:
+    wrong = replace(table, rescale={**table.rescale, "stem_conv": table.rescale["stem_conv"][:8]})
+    with pytest.raises(CalibrationError, match="does not fit the graph .* calibrate again"):
+        lower_int8_cpu(GRAPH, wrong)
