@@ -26,7 +26,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import (
 from googlenet_edge.calibration.placement import RULES, WITH_WEIGHTS, Grid, data_inputs
 from googlenet_edge.errors import LoweringError
 
-_KEEPS_TYPE = {"Transpose", "MaxPool", "Flatten", "Reshape", "Squeeze", "Unsqueeze"}
+_KEEPS_TYPE = {"Transpose", "MaxPool", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Split"}
 _BORDERS = {"QuantizeLinear", "DequantizeLinear"}
 _LOAD_ERRORS = (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NotImplemented, RuntimeException)
 
@@ -64,8 +64,9 @@ def take_census(model: onnx.ModelProto) -> Census:
         LoweringError: ONNX Runtime cannot load the model.
     """
     nodes: list[RunNode] = []
-    codes: set[str] = set()
-    for node in _optimized(model).graph.node:
+    graph = _optimized(model).graph
+    codes = {i.name for i in graph.input if i.type.tensor_type.elem_type == onnx.TensorProto.UINT8}
+    for node in graph.node:
         integer = node.op_type not in _BORDERS and any(name in codes for name in node.input)
         nodes.append(RunNode(node.name, node.op_type, integer))
         if _gives_codes(node, integer):

@@ -272,7 +272,8 @@ def _judged(
         found = steps.evaluated(request.precision, predictor, images)
     if request.precision is Precision.FP32:
         return golden, found.accuracy, None
-    with _open(graph, Lowered(graph.bytes), request) as predictor:
+    fp32 = lower(graph, device=request.device, precision=Precision.FP32, table=None)
+    with _open(graph, fp32, request) as predictor:
         comparison = compare(steps.evaluated(Precision.FP32, predictor, images), found)
     _check_drop(comparison, request)
     return golden, found.accuracy, comparison

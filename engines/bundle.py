@@ -25,7 +25,7 @@ from googlenet_edge.files import from_versioned_json, new_folder, read_file, sha
 from googlenet_edge.preprocess import Preprocess
 from googlenet_edge.target import Device, Precision
 
-SCHEMA = 1
+SCHEMA = 2  # 1: models of normalized float images
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
 LABELS = "labels.txt"
@@ -113,7 +113,7 @@ def read_bundle(path: Path) -> Bundle:
     """Reads a bundle and verifies all of it but what the model computes (see `registry.open_bundle`).
 
     Raises:
-        BundleError: no bundle, of a newer schema, a file missing, added or changed, or parts that do not fit.
+        BundleError: no bundle, of another schema, a file missing, added or changed, or parts that do not fit.
     """
     try:
         return _read_verified(path)
@@ -141,6 +141,8 @@ def _read_manifest(path: Path) -> Manifest:
         raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}; give a folder that gnet-edge build wrote")
     data = read_file(file, limit=_MAX_MANIFEST_BYTES, error=BundleError)
     manifest = from_versioned_json(data, Manifest, schema=SCHEMA, where=str(file), error=BundleError)
+    if manifest.schema < SCHEMA:
+        raise BundleError(f"{file} has schema {manifest.schema}, this version reads {SCHEMA}; build it again")
     if manifest.sha256 != _seal(manifest) or to_json(manifest) != data:
         raise _changed(file)
     return manifest

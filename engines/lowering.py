@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from googlenet_edge.calibration.audit import missing, take_census
-from googlenet_edge.calibration.lower import lower_fp16_storage, lower_int8_cpu
+from googlenet_edge.calibration.lower import lower_fp16_storage, lower_fp32, lower_int8_cpu
 from googlenet_edge.calibration.table import CalibrationTable
 from googlenet_edge.calibration.weights import WeightRange, weight_range_for
 from googlenet_edge.errors import EngineError
@@ -40,7 +40,7 @@ def lower(graph: InferenceGraph, *, device: Device, precision: Precision, table:
 
 
 def _fp32(graph: InferenceGraph, _: CalibrationTable | None) -> Lowered:
-    return Lowered(graph.bytes)
+    return Lowered(lower_fp32(graph).SerializeToString(deterministic=True))
 
 
 def _fp16_cpu(graph: InferenceGraph, _: CalibrationTable | None) -> Lowered:

@@ -47,15 +47,16 @@ def test_real_photos_are_whole_and_of_many_sizes(photos: Checked) -> None:
 def test_real_photos_agree_in_pytorch_onnx_and_int8(photos: Checked) -> None:
     checkpoint = made_checkpoint(classes=5, crop=64)
     graph = export(checkpoint)
-    batch = graph.preprocess.normalize(np.stack(list(load_pixels(photos.images, graph.preprocess))))
-    assert check_parity(graph, checkpoint, [batch]) <= 1e-4
+    pixels = np.stack(list(load_pixels(photos.images, graph.preprocess)))
+    assert check_parity(graph, checkpoint, [graph.preprocess.normalize(pixels)]) <= 1e-4
     table = calibrate(graph, photos, method=RangeMethod.MINMAX)
+    exact = lower(graph, device=Device.CPU, precision=Precision.FP32, table=None)
     lowered = lower(graph, device=Device.CPU, precision=Precision.INT8, table=table)
     assert lowered.notes == ("on integers: 57 of 57 Conv, 13 of 13 MaxPool, 9 of 9 Concat",)
     with (
-        backend_for(Device.CPU).open(graph.bytes, EngineOptions()) as fp32,
+        backend_for(Device.CPU).open(exact.model, EngineOptions()) as fp32,
         backend_for(Device.CPU).open(lowered.model, EngineOptions()) as int8,
     ):
-        expected, found = fp32.run(batch), int8.run(batch)
+        expected, found = fp32.run(pixels), int8.run(pixels)
     noise = np.square(found - expected, dtype=np.float64).sum()
     assert 10 * math.log10(np.square(expected, dtype=np.float64).sum() / noise) > 12  # dB; noise of the size of 1/4

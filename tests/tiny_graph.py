@@ -52,12 +52,16 @@ def tiny_graph(text: str = TINY, *, seed: int = 0) -> InferenceGraph:
     return InferenceGraph(model, ("a", "b", "c"), Preprocess(resize=CROP, crop=CROP), parent_sha256="0" * 64)
 
 
-def tiny_images(count: int, *, crop: int = CROP, seed: int = 0) -> NDArray[np.float32]:
-    """float32 ``(count, 3, crop, crop)``: soft blobs and noise, as whole pixels after preprocessing."""
+def tiny_pixels(count: int, *, crop: int = CROP, seed: int = 0) -> NDArray[np.uint8]:
+    """uint8 ``(count, crop, crop, 3)``: soft blobs and noise."""
     rng = np.random.default_rng(seed)
     coarse = rng.uniform(0, 255, (count, crop // 4, crop // 4, 3)).repeat(4, axis=1).repeat(4, axis=2)
-    pixels = np.clip(coarse + rng.normal(0, 20, coarse.shape), 0, 255).astype(np.uint8)
-    return Preprocess(resize=crop, crop=crop).normalize(pixels)
+    return np.clip(coarse + rng.normal(0, 20, coarse.shape), 0, 255).astype(np.uint8)
+
+
+def tiny_images(count: int, *, crop: int = CROP, seed: int = 0) -> NDArray[np.float32]:
+    """float32 ``(count, 3, crop, crop)``: the same after preprocessing."""
+    return Preprocess(resize=crop, crop=crop).normalize(tiny_pixels(count, crop=crop, seed=seed))
 
 
 def one_by_one(images: NDArray[np.float32]) -> Callable[[], Iterable[NDArray[np.float32]]]:
@@ -67,7 +71,7 @@ def one_by_one(images: NDArray[np.float32]) -> Callable[[], Iterable[NDArray[np.
 
 def table_of(graph: InferenceGraph, *, count: int = 12, method: RangeMethod = RangeMethod.MINMAX) -> CalibrationTable:
     """The table of a graph from generated images."""
-    images = tiny_images(count, crop=graph.preprocess.crop)
+    images = graph.preprocess.normalize(tiny_pixels(count, crop=graph.preprocess.crop))
     return make_table(graph, collect(graph, one_by_one(images), count=count), images_sha256="1" * 64, method=method)
 
 
