@@ -37,19 +37,21 @@ tiny (float[N, 3, 16, 16] images) => (float[N, 3] logits) {
 SHAPES = {"stem": (8, 3, 3, 3), "left": (8, 8, 1, 1), "right": (8, 8, 3, 3), "fc": (3, 16)}
 
 
-def tiny_graph(text: str = TINY, *, seed: int = 0) -> InferenceGraph:
+def tiny_graph(
+    text: str = TINY, *, shapes: dict[str, tuple[int, ...]] = SHAPES, crop: int = CROP, seed: int = 0
+) -> InferenceGraph:
     """The graph of a text, with seeded weights; nodes take the names of their outputs."""
     rng = np.random.default_rng(seed)
     model = parser.parse_model(text)
     for node in model.graph.node:
         node.name = node.output[0]
-    for name, shape in SHAPES.items():
+    for name, shape in shapes.items():
         weight = rng.normal(0.0, np.sqrt(2.0 / np.prod(shape[1:])), shape).astype(np.float32)
         bias = rng.normal(0.1, 0.1, shape[0]).astype(np.float32)
         model.graph.initializer.append(numpy_helper.from_array(weight, f"{name}_weight"))
         model.graph.initializer.append(numpy_helper.from_array(bias, f"{name}_bias"))
     onnx.checker.check_model(model, full_check=True)
-    return InferenceGraph(model, ("a", "b", "c"), Preprocess(resize=CROP, crop=CROP), parent_sha256="0" * 64)
+    return InferenceGraph(model, ("a", "b", "c"), Preprocess(resize=crop, crop=crop), parent_sha256="0" * 64)
 
 
 def tiny_pixels(count: int, *, crop: int = CROP, seed: int = 0) -> NDArray[np.uint8]:
