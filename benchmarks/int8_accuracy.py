@@ -70,7 +70,8 @@ def main() -> None:
 def compare_all(graph: InferenceGraph, calibration: Checked, val: ImageSet, *, threads: int) -> list[Row]:
     """A row for every model, the default one first."""
     pixels = np.stack(list(load_pixels(val, graph.preprocess)))
-    exact, fp32 = judge(graph, "fp32", Lowered(graph.bytes), pixels, val, threads=threads)
+    plain = lower(graph, device=Device.CPU, precision=Precision.FP32, table=None)
+    exact, fp32 = judge(graph, "fp32", plain, pixels, val, threads=threads)
     rows = []
     for name, lowered in quantized(graph, calibration):
         logits, found = judge(graph, name, lowered, pixels, val, threads=threads)

@@ -17,8 +17,9 @@ from googlenet_edge.engines.bundle import Bundle, Lineage, Manifest, write_bundl
 from googlenet_edge.engines.golden import Golden
 from googlenet_edge.engines.lowering import Lowered, lower
 from googlenet_edge.engines.predictor import Predictor
-from googlenet_edge.engines.protocol import EngineOptions
+from googlenet_edge.engines.protocol import Engine, EngineOptions
 from googlenet_edge.engines.registry import backend_for
+from googlenet_edge.engines.rewriting import fastest
 from googlenet_edge.export import export
 from googlenet_edge.graph import InferenceGraph
 from googlenet_edge.model import GoogLeNet, GoogLeNetConfig
@@ -58,9 +59,13 @@ def generated_images(folder: Path, *, count: int, size: int) -> ImageSet:
 
 def lowered_predictor(graph: InferenceGraph, lowered: Lowered, *, threads: int) -> Predictor:
     """A lowered graph, open on this machine's processor."""
+    return Predictor(opened(lowered, threads), labels=graph.class_names, preprocess=graph.preprocess)
+
+
+def opened(lowered: Lowered, threads: int) -> Engine:
+    """A lowered model, open on this machine's processor."""
     options = EngineOptions(threads=threads, weight_bits=lowered.weight_bits)
-    engine = backend_for(Device.CPU).open(lowered.model, options)
-    return Predictor(engine, labels=graph.class_names, preprocess=graph.preprocess)
+    return backend_for(Device.CPU).open(lowered.model, options)
 
 
 def write_made_bundle(
@@ -68,6 +73,8 @@ def write_made_bundle(
 ) -> None:
     """Writes the bundle that `gnet-edge build` would write, but for the accuracy, which random weights have not."""
     lowered = lower(graph, device=Device.CPU, precision=precision, table=table)
+    if precision is Precision.INT8:
+        lowered = fastest(lowered, lambda candidate: opened(candidate, threads=1))
     pixels = np.stack(list(load_pixels(images.take(list(range(_GOLDEN_IMAGES))), graph.preprocess)))
     with lowered_predictor(graph, lowered, threads=1) as predictor:
         golden = Golden(pixels, predictor.run(pixels))
@@ -78,5 +85,6 @@ def write_made_bundle(
         Lineage(graph=graph.sha256),
         weight_bits=lowered.weight_bits,
         notes=lowered.notes,
+        rewrites=lowered.rewrites,
     )
     write_bundle(path, Bundle(manifest, graph.class_names, lowered.model, golden))

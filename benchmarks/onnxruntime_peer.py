@@ -9,9 +9,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from googlenet_edge.calibration.pixels import taking_pixels
 from googlenet_edge.dataset import ImageSet, load_pixels
 from googlenet_edge.graph import INPUT, InferenceGraph, write_graph
 
@@ -29,7 +31,7 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]  # the package ships
 
 
 def quantized_by_onnxruntime(graph: InferenceGraph, images: ImageSet) -> bytes:
-    """The same graph, quantized by ONNX Runtime."""
+    """The same graph, quantized by ONNX Runtime; it takes pixels, as the engines of this package want it."""
     with tempfile.TemporaryDirectory() as name:
         original, prepared, quantized_file = (Path(name) / f"{stem}.onnx" for stem in ("fp32", "prepared", "int8"))
         write_graph(original, graph)
@@ -44,4 +46,4 @@ def quantized_by_onnxruntime(graph: InferenceGraph, images: ImageSet) -> bytes:
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
         )
-        return quantized_file.read_bytes()
+        return taking_pixels(onnx.load(quantized_file), graph.preprocess).SerializeToString()

@@ -53,7 +53,7 @@ def calibrate(
     report = _Report(progress, _runs(len(some), len(measured), len(held_out)))
     seen = channel_extremes(graph, report.each(some))
     require_ranges({name: found.whole for name, found in seen.items()})
-    trials = Trials(graph, list(_inputs(graph, held_out)), report.done)
+    trials = Trials(graph, [pixels[None] for pixels in load_pixels(held_out, graph.preprocess)], report.done)
     factors = trials.rescaling(seen)
     prepared = rescaled(graph, factors) if factors else graph
     statistics = collect(

@@ -33,10 +33,10 @@ Factors = dict[str, NDArray[np.float32]]
 
 @dataclass
 class Trials:
-    """The trials of one graph on held-out ``images``, float32 ``(1, 3, crop, crop)``; ``done`` is told of each run."""
+    """The trials of one graph on held-out ``images``, uint8 ``(1, crop, crop, 3)``; ``done`` is told of each run."""
 
     graph: InferenceGraph
-    images: Sequence[NDArray[np.float32]]
+    images: Sequence[NDArray[np.uint8]]
     done: Done
     tried: list[Trial] = field(default_factory=list)
 
@@ -91,9 +91,10 @@ class Trials:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        rows = []
-        for image in self.images:
-            rows.append(session.run([OUTPUT], {INPUT: image})[0])
+        name, rows = session.get_inputs()[0].name, []
+        for pixels in self.images:
+            image = self.graph.preprocess.normalize(pixels) if name == INPUT else pixels
+            rows.append(session.run([OUTPUT], {name: image})[0])
             self.done()
         return np.concatenate(rows)
 

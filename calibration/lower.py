@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from googlenet_edge import __version__
 from googlenet_edge.calibration.bias import corrected
+from googlenet_edge.calibration.pixels import absorb_normalization, taking_codes, taking_pixels
 from googlenet_edge.calibration.placement import WITH_WEIGHTS, data_inputs, grids
 from googlenet_edge.calibration.ranges import U8_STEPS, Ranges
 from googlenet_edge.calibration.rescale import rescaled
@@ -34,7 +35,8 @@ def lower_int8_cpu(
 ) -> onnx.ModelProto:
     """The graph in u8 activations and s8 per-channel weights, for ONNX Runtime's CPU provider.
 
-    Input and output stay float32. The same graph and table give the same model.
+    Pixels are the first convolution's codes where `absorb_normalization` can have it so; else they are normalized in
+    float and quantized. The logits stay float32. The same graph and table give the same model.
 
     Raises:
         CalibrationError: the table belongs to another graph.
@@ -67,15 +69,28 @@ def quantized(
     Raises:
         CalibrationError: a range is missing.
     """
-    source = graph.model.graph
-    measured = grids(source)
+    absorbed = absorb_normalization(graph)
+    source = absorbed or graph
+    measured = grids(source.model.graph)
     grid = {name: _grid(ranges, name) for name in dict.fromkeys(measured.values())}
-    writer = _QdqWriter({tensor: grid[name] for tensor, name in measured.items()}, graph.weights, weight_range)
+    if absorbed:
+        grid[INPUT] = _Grid(INPUT, np.float32(1), np.uint8(absorbed.zero_point))
+    writer = _QdqWriter(
+        {tensor: grid[name] for tensor, name in measured.items()},
+        {w.name: numpy_helper.to_array(w) for w in source.model.graph.initializer},
+        weight_range,
+    )
     writer.add_grids(grid.values())
-    writer.quantize(INPUT)
-    for node in source.node:
+    if absorbed:
+        writer.dequantize(INPUT)
+    else:
+        writer.quantize(INPUT)
+    for node in source.model.graph.node:
         writer.add(node)
-    return _model_like(graph.model, writer.nodes, writer.initializers)
+    model = _model_like(graph.model, writer.nodes, writer.initializers)
+    if absorbed:
+        return taking_codes(model, f"{INPUT}.quantized", crop=graph.preprocess.crop)
+    return taking_pixels(model, graph.preprocess)
 
 
 def rounded_weights(
@@ -92,8 +107,7 @@ def rounded_weights(
 def covering_grid(low: float, high: float) -> tuple[float, int]:
     """(scale, zero-point) of the finest u8 grid that has zero as a code and reaches from ``low`` to ``high``.
 
-    Where zero falls between two codes, the usual scale of ``(high - low) / 255`` leaves one end half a step out. For
-    an input of -1…1 made from bytes it does worse: every byte lies halfway between two codes.
+    Where zero falls between two codes, the usual scale of ``(high - low) / 255`` leaves one end half a step out.
     """
 
     def scale_to_reach_both(zero_point: int) -> float:
@@ -103,6 +117,11 @@ def covering_grid(low: float, high: float) -> tuple[float, int]:
 
     between = -U8_STEPS * low / (high - low)
     return min((scale_to_reach_both(z), z) for z in (math.floor(between), math.ceil(between)))
+
+
+def lower_fp32(graph: InferenceGraph) -> onnx.ModelProto:
+    """The graph as it is, of pixels."""
+    return taking_pixels(graph.model, graph.preprocess)
 
 
 def lower_fp16_storage(graph: InferenceGraph) -> onnx.ModelProto:
@@ -116,11 +135,11 @@ def lower_fp16_storage(graph: InferenceGraph) -> onnx.ModelProto:
     weights = graph.model.graph.initializer
     casts = [_cast(f"{w.name}.half", w.name, TensorProto.FLOAT) for w in weights]
     halves = [_half(w, f"{w.name}.half") for w in weights]
-    return _model_like(graph.model, [*casts, *graph.model.graph.node], halves)
+    return taking_pixels(_model_like(graph.model, [*casts, *graph.model.graph.node], halves), graph.preprocess)
 
 
 def lower_fp16(graph: InferenceGraph) -> onnx.ModelProto:
-    """Weights and activations in float16, for devices that compute in it; input and output stay float32.
+    """Weights and activations in float16, for devices that compute in it; pixels are normalized in float32.
 
     Raises:
         LoweringError: a weight is too large for float16.
@@ -131,7 +150,8 @@ def lower_fp16(graph: InferenceGraph) -> onnx.ModelProto:
         *(_renamed(node, inner) for node in graph.model.graph.node),
         _cast(inner[OUTPUT], OUTPUT, TensorProto.FLOAT),
     ]
-    return _model_like(graph.model, nodes, [_half(w, w.name) for w in graph.model.graph.initializer])
+    halves = [_half(w, w.name) for w in graph.model.graph.initializer]
+    return taking_pixels(_model_like(graph.model, nodes, halves), graph.preprocess)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,13 +196,20 @@ class _QdqWriter:
 
     def quantize(self, tensor: str) -> None:
         """``tensor`` → ``tensor.quantized`` → ``tensor.dequantized``, which all readers share."""
+        inputs = [tensor, *self._parameters(tensor)]
+        codes = f"{tensor}.quantized"
+        self.nodes.append(helper.make_node("QuantizeLinear", inputs, [codes], name=f"{tensor}.quantize"))
+        self.dequantize(tensor)
+
+    def dequantize(self, tensor: str) -> None:
+        """``tensor.quantized`` → ``tensor.dequantized``."""
+        inputs = [f"{tensor}.quantized", *self._parameters(tensor)]
+        real = f"{tensor}.dequantized"
+        self.nodes.append(helper.make_node("DequantizeLinear", inputs, [real], name=f"{tensor}.dequantize"))
+
+    def _parameters(self, tensor: str) -> list[str]:
         grid = self.grid_of[tensor]
-        parameters = [f"{grid.name}.scale", f"{grid.name}.zero_point"]
-        codes, real = f"{tensor}.quantized", f"{tensor}.dequantized"
-        self.nodes += [
-            helper.make_node("QuantizeLinear", [tensor, *parameters], [codes], name=f"{tensor}.quantize"),
-            helper.make_node("DequantizeLinear", [codes, *parameters], [real], name=f"{tensor}.dequantize"),
-        ]
+        return [f"{grid.name}.scale", f"{grid.name}.zero_point"]
 
     def _add_weights(self, node: onnx.NodeProto) -> None:
         """Weight and bias as integers, and their dequantization under the names that they had."""

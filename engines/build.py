@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +35,9 @@ from googlenet_edge.engines.evaluate import evaluate
 from googlenet_edge.engines.golden import Golden
 from googlenet_edge.engines.lowering import Lowered, lower
 from googlenet_edge.engines.predictor import Predictor
-from googlenet_edge.engines.protocol import EngineOptions
+from googlenet_edge.engines.protocol import Engine, EngineOptions
 from googlenet_edge.engines.registry import backend_for
+from googlenet_edge.engines.rewriting import fastest
 from googlenet_edge.errors import AccuracyError, GraphError
 from googlenet_edge.export import DEFAULT_OPSET, check_parity, export
 from googlenet_edge.files import sha256_bytes, to_json
@@ -108,8 +110,7 @@ def build(request: BuildRequest, *, bars: Bars) -> BuildReport:
     table = None
     if request.precision is Precision.INT8:
         table = _table(graph, request.checkpoint.with_name(TABLE_FILE), dataset.train, calibration, steps)
-    with steps.step("lowering"):
-        lowered = lower(graph, device=request.device, precision=request.precision, table=table)
+    lowered = _lowered(graph, table, request, steps)
     golden, accuracy, against_fp32 = _judged(graph, lowered, val.images, request, steps)
     manifest = Manifest(
         precision=request.precision,
@@ -125,6 +126,7 @@ def build(request: BuildRequest, *, bars: Bars) -> BuildReport:
         against_fp32=against_fp32,
         weight_bits=lowered.weight_bits,
         notes=(*lowered.notes, *([str(table.choice)] if table and table.choice else []), *_doubts(checkpoint, val)),
+        rewrites=lowered.rewrites,
         fp32_model_bytes=len(graph.bytes),
         build_seconds={name: round(seconds, 3) for name, seconds in steps.seconds.items()},
     )
@@ -263,6 +265,16 @@ def _calibration_images(train: ImageSet, preprocess: Preprocess, request: Calibr
     return steps.checked("calibration", sample, preprocess, request)
 
 
+def _lowered(graph: InferenceGraph, table: CalibrationTable | None, request: BuildRequest, steps: _Steps) -> Lowered:
+    """The graph for the device; a quantized one for a processor with the rewrites that pay on this one."""
+    with steps.step("lowering"):
+        lowered = lower(graph, device=request.device, precision=request.precision, table=table)
+    if (request.device, request.precision) != (Device.CPU, Precision.INT8):
+        return lowered
+    with steps.step("trying rewrites") as progress:
+        return fastest(lowered, partial(_opened, request=request), progress=progress)
+
+
 def _judged(
     graph: InferenceGraph, lowered: Lowered, images: ImageSet, request: BuildRequest, steps: _Steps
 ) -> tuple[Golden, Accuracy, Comparison | None]:
@@ -273,16 +285,20 @@ def _judged(
         found = steps.evaluated(request.precision, predictor, images)
     if request.precision is Precision.FP32:
         return golden, found.accuracy, None
-    with _open(graph, Lowered(graph.bytes), request) as predictor:
+    fp32 = lower(graph, device=request.device, precision=Precision.FP32, table=None)
+    with _open(graph, fp32, request) as predictor:
         comparison = compare(steps.evaluated(Precision.FP32, predictor, images), found)
     _check_drop(comparison, request)
     return golden, found.accuracy, comparison
 
 
 def _open(graph: InferenceGraph, lowered: Lowered, request: BuildRequest) -> Predictor:
+    return Predictor(_opened(lowered, request), labels=graph.class_names, preprocess=graph.preprocess)
+
+
+def _opened(lowered: Lowered, request: BuildRequest) -> Engine:
     options = EngineOptions(threads=request.threads, weight_bits=lowered.weight_bits)
-    engine = backend_for(request.device).open(lowered.model, options)
-    return Predictor(engine, labels=graph.class_names, preprocess=graph.preprocess)
+    return backend_for(request.device).open(lowered.model, options)
 
 
 def _first_pixels(images: ImageSet, preprocess: Preprocess, count: int) -> NDArray[np.uint8]:

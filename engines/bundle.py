@@ -23,9 +23,10 @@ from googlenet_edge.engines.golden import Golden, read_golden
 from googlenet_edge.errors import BundleError, OutputError
 from googlenet_edge.files import from_versioned_json, new_folder, read_file, sha256_bytes, to_json, write_bytes
 from googlenet_edge.preprocess import Preprocess
+from googlenet_edge.statistics import Interval
 from googlenet_edge.target import Device, Precision
 
-SCHEMA = 1
+SCHEMA = 2  # 1: models of normalized float images
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
 LABELS = "labels.txt"
@@ -55,11 +56,22 @@ class Lineage:
 
 
 @dataclass(frozen=True, slots=True)
+class Trial:
+    """How a candidate did: the median over rounds of its time divided by that of the plain way, and a 95 % interval."""
+
+    name: str
+    ratio: float
+    interval: Interval
+    taken: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """Everything about a bundle but its contents.
 
     ``accuracy`` is the model's own, ``against_fp32`` the comparison on the same images. ``notes`` is what the lowering
-    says about itself. ``weight_bits`` is as in `EngineOptions`. ``build_seconds`` is by step.
+    says about itself. ``rewrites`` are the exact rewrites that were tried on the machine of the build.
+    ``weight_bits`` is as in `EngineOptions`. ``build_seconds`` is by step.
     ``files`` and ``sha256`` are filled in when written.
     """
 
@@ -71,6 +83,7 @@ class Manifest:
     against_fp32: Comparison | None = None
     weight_bits: Annotated[int, msgspec.Meta(ge=7, le=8)] = 8
     notes: tuple[str, ...] = ()
+    rewrites: tuple[Trial, ...] = ()
     fp32_model_bytes: Annotated[int, msgspec.Meta(ge=0)] | None = None
     build_seconds: dict[str, float] = field(default_factory=dict)
     tool_version: str = __version__
@@ -113,7 +126,7 @@ def read_bundle(path: Path) -> Bundle:
     """Reads a bundle and verifies all of it but what the model computes (see `registry.open_bundle`).
 
     Raises:
-        BundleError: no bundle, of a newer schema, a file missing, added or changed, or parts that do not fit.
+        BundleError: no bundle, of another schema, a file missing, added or changed, or parts that do not fit.
     """
     try:
         return _read_verified(path)
@@ -141,6 +154,8 @@ def _read_manifest(path: Path) -> Manifest:
         raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}; give a folder that gnet-edge build wrote")
     data = read_file(file, limit=_MAX_MANIFEST_BYTES, error=BundleError)
     manifest = from_versioned_json(data, Manifest, schema=SCHEMA, where=str(file), error=BundleError)
+    if manifest.schema < SCHEMA:
+        raise BundleError(f"{file} has schema {manifest.schema}, this version reads {SCHEMA}; build it again")
     if manifest.sha256 != _seal(manifest) or to_json(manifest) != data:
         raise _changed(file)
     return manifest

@@ -20,7 +20,7 @@ arithmetic in place of ONNX Runtime's integer kernels moves GoogLeNet's logits b
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Golden:
-    """``pixels`` uint8 ``(k, crop, crop, 3)`` before normalization and ``logits`` float32 ``(k, classes)``, k ≥ 1.
+    """``pixels`` uint8 ``(k, crop, crop, 3)`` and ``logits`` float32 ``(k, classes)``, k ≥ 1.
 
     On disk (``golden.bin``): all pixels, then all logits as little-endian float32, nothing else. The manifest's crop
     and the number of labels give the shapes.

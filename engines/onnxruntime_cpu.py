@@ -38,17 +38,17 @@ class OnnxRuntimeCpu:
         """What this engine is."""
         return self._spec
 
-    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+    def run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See `Engine.run`."""
         session = self._session
         if session is None:
             raise EngineError("the engine is closed; open the bundle again")
-        check_batch(batch, self._spec)
+        check_batch(pixels, self._spec)
         try:
-            (logits,) = session.run([self._output], {self._input: batch})
+            (logits,) = session.run([self._output], {self._input: pixels})
         except Exception as problem:  # as above
             reason = str(problem).partition("\n")[0]
-            raise EngineError(f"ONNX Runtime failed on a batch of {len(batch)} ({reason})") from problem
+            raise EngineError(f"ONNX Runtime failed on a batch of {len(pixels)} ({reason})") from problem
         return np.asarray(logits, dtype=np.float32)
 
     def close(self) -> None:
@@ -82,11 +82,13 @@ def session_options(options: EngineOptions, *, processor: Processor) -> onnxrunt
 def _interface(session: onnxruntime.InferenceSession) -> tuple[str, str, int, int]:
     """(input name, output name, crop, classes). Raises `EngineError` where the model is of another kind."""
     inputs, outputs = session.get_inputs(), session.get_outputs()
-    if len(inputs) == len(outputs) == 1 and inputs[0].type == outputs[0].type == "tensor(float)":
-        match inputs[0].shape, outputs[0].shape:
-            case [_, 3, int(height), int(width)], [_, int(classes)] if height == width:
-                return inputs[0].name, outputs[0].name, height, classes
+    match [(each.type, each.shape) for each in inputs], [(each.type, each.shape) for each in outputs]:
+        case (
+            [("tensor(uint8)", [_, int(height), int(width), 3])],
+            [("tensor(float)", [_, int(classes)])],
+        ) if height == width:
+            return inputs[0].name, outputs[0].name, height, classes
     raise EngineError(
-        "the model is not one that gnet-edge lowered: expected one input float32 (N, 3, crop, crop) and one output"
+        "the model is not one that gnet-edge lowered: expected one input uint8 (N, crop, crop, 3) and one output"
         " float32 (N, classes)"
     )

@@ -75,7 +75,7 @@ class Predictor:
 
     def run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """uint8 ``(N, crop, crop, 3)``, as from `Preprocess.pixels` → logits float32 ``(N, classes)``."""
-        return self.engine.run(self.preprocess.normalize(pixels))
+        return self.engine.run(pixels)
 
     def close(self) -> None:
         """Closes the engine. A second call does nothing."""

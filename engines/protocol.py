@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol
@@ -32,7 +31,7 @@ class EngineOptions:
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
-    """What an open engine is: float32 ``(N, 3, crop, crop)`` → float32 ``(N, classes)``."""
+    """What an open engine is: uint8 ``(N, crop, crop, 3)`` → float32 ``(N, classes)``."""
 
     backend: str
     version: str
@@ -49,11 +48,13 @@ class Engine(Protocol):
     def spec(self) -> EngineSpec:
         """What this engine is."""
 
-    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Normalized images, float32 ``(N, 3, crop, crop)`` with N of 1 or more → logits, float32 ``(N, classes)``.
+    def run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """RGB pixels, uint8 ``(N, crop, crop, 3)`` with N of 1 or more → logits, float32 ``(N, classes)``.
+
+        The model normalizes them itself.
 
         Raises:
-            EngineError: another shape or type, a value that is not finite, or the engine is closed.
+            EngineError: another shape or type, or the engine is closed.
         """
 
     def close(self) -> None:
@@ -67,12 +68,10 @@ class Engine(Protocol):
     ) -> None: ...
 
 
-def check_batch(batch: NDArray[np.float32], spec: EngineSpec) -> None:
+def check_batch(pixels: NDArray[np.uint8], spec: EngineSpec) -> None:
     """Refuses what an engine of this kind cannot compute. Raises `EngineError`."""
-    expected = f"float32 (N, 3, {spec.crop}, {spec.crop})"
-    if batch.dtype != np.float32 or batch.ndim != 4 or batch.shape[1:] != (3, spec.crop, spec.crop):
-        raise EngineError(f"the batch is {batch.dtype} {batch.shape}, expected {expected}; use Preprocess.normalize")
-    if len(batch) == 0:
+    expected = f"uint8 (N, {spec.crop}, {spec.crop}, 3)"
+    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != (spec.crop, spec.crop, 3):
+        raise EngineError(f"the batch is {pixels.dtype} {pixels.shape}, expected {expected}; use Preprocess.pixels")
+    if len(pixels) == 0:
         raise EngineError(f"the batch is empty, expected {expected} with N of 1 or more")
-    if not (math.isfinite(batch.min()) and math.isfinite(batch.max())):  # NaN passes through both
-        raise EngineError("the batch holds NaN or infinity; use Preprocess.normalize on whole images")

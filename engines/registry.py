@@ -54,7 +54,7 @@ def open_bundle(bundle: Bundle, *, threads: int = 1) -> Engine:
     engine = backend_for(bundle.manifest.device).open(bundle.model, options)
     try:
         _check_fit(engine, bundle)
-        logits = engine.run(bundle.manifest.preprocess.normalize(bundle.golden.pixels))
+        logits = engine.run(bundle.golden.pixels)
         check_golden(bundle.golden, logits, precision=bundle.manifest.precision, where=bundle.where)
     except BaseException:
         engine.close()

@@ -74,8 +74,7 @@ def turn_count(plan: BenchPlan) -> int:
 def inference(predictor: Predictor, image: bytes, *, batch: int) -> Callable[[], object]:
     """A call that infers ``batch`` copies of an image and nothing else."""
     pixels = predictor.preprocess.pixels(open_rgb(image, predictor.preprocess))
-    one = predictor.preprocess.normalize(pixels)[None]
-    return partial(predictor.engine.run, np.repeat(one, batch, axis=0))
+    return partial(predictor.engine.run, np.repeat(pixels[None], batch, axis=0))
 
 
 def stage_times(predictor: Predictor, image: bytes, runs: int, clock: Clock) -> list[tuple[float, ...]]:
@@ -89,9 +88,9 @@ def _laps(predictor: Predictor, image: bytes, clock: Clock) -> tuple[float, ...]
     start = clock()
     rgb = open_rgb(image, predictor.preprocess)
     decoded = clock()
-    batch = predictor.preprocess.normalize(predictor.preprocess.pixels(rgb)[None])
+    pixels = predictor.preprocess.pixels(rgb)[None]
     preprocessed = clock()
-    logits = predictor.engine.run(batch)
+    logits = predictor.engine.run(pixels)
     inferred = clock()
     rank(logits, predictor.labels, min(DEFAULT_TOP_K, len(predictor.labels)))
     marks = (start, decoded, preprocessed, inferred, clock())

@@ -1,4 +1,7 @@
-"""From an image to the network's input: one frozen value, the same for training, calibration and every engine."""
+"""From an image to the network's input: one frozen value, the same for training, calibration and every engine.
+
+Lowered models take the pixels and normalize them themselves; training and calibration do it here.
+"""
 
 from __future__ import annotations
 

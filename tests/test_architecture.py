@@ -45,6 +45,7 @@ NEED_ONNX = {
     "googlenet_edge.calibration",
     "googlenet_edge.engines.build",
     "googlenet_edge.engines.lowering",
+    "googlenet_edge.engines.rewriting",
 }
 
 # A package, and the modules (or packages of ours) that may import it.

@@ -120,6 +120,12 @@ def test_bundle_of_a_newer_schema_says_upgrade(path: Path) -> None:
         read_bundle(path)
 
 
+def test_bundle_of_an_older_schema_says_build_it_again(path: Path) -> None:
+    forge(path, schema=SCHEMA - 1)
+    with pytest.raises(BundleError, match=rf"has schema {SCHEMA - 1}, this version reads {SCHEMA}; build it again"):
+        read_bundle(path)
+
+
 def test_bundle_at_a_path_that_cannot_be_is_an_error_of_the_tree(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="cannot be read: File name too long"):
         read_bundle(tmp_path / ("x" * 300))

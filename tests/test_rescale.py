@@ -25,8 +25,11 @@ from googlenet_edge.statistics import sqnr_db
 
 
 def logits(model: onnx.ModelProto, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Of a float model, or of a lowered one, which takes the pixels."""
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    found: NDArray[np.float32] = session.run(["logits"], {"images": images})[0]
+    name = session.get_inputs()[0].name
+    pixels = np.rint((images + 1) * 127.5).astype(np.uint8).transpose(0, 2, 3, 1)
+    found: NDArray[np.float32] = session.run(["logits"], {name: images if name == "images" else pixels})[0]
     return found
 
 

@@ -37,27 +37,33 @@ tiny (float[N, 3, 16, 16] images) => (float[N, 3] logits) {
 SHAPES = {"stem": (8, 3, 3, 3), "left": (8, 8, 1, 1), "right": (8, 8, 3, 3), "fc": (3, 16)}
 
 
-def tiny_graph(text: str = TINY, *, seed: int = 0) -> InferenceGraph:
+def tiny_graph(
+    text: str = TINY, *, shapes: dict[str, tuple[int, ...]] = SHAPES, crop: int = CROP, seed: int = 0
+) -> InferenceGraph:
     """The graph of a text, with seeded weights; nodes take the names of their outputs."""
     rng = np.random.default_rng(seed)
     model = parser.parse_model(text)
     for node in model.graph.node:
         node.name = node.output[0]
-    for name, shape in SHAPES.items():
+    for name, shape in shapes.items():
         weight = rng.normal(0.0, np.sqrt(2.0 / np.prod(shape[1:])), shape).astype(np.float32)
         bias = rng.normal(0.1, 0.1, shape[0]).astype(np.float32)
         model.graph.initializer.append(numpy_helper.from_array(weight, f"{name}_weight"))
         model.graph.initializer.append(numpy_helper.from_array(bias, f"{name}_bias"))
     onnx.checker.check_model(model, full_check=True)
-    return InferenceGraph(model, ("a", "b", "c"), Preprocess(resize=CROP, crop=CROP), parent_sha256="0" * 64)
+    return InferenceGraph(model, ("a", "b", "c"), Preprocess(resize=crop, crop=crop), parent_sha256="0" * 64)
+
+
+def tiny_pixels(count: int, *, crop: int = CROP, seed: int = 0) -> NDArray[np.uint8]:
+    """uint8 ``(count, crop, crop, 3)``: soft blobs and noise."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.uniform(0, 255, (count, crop // 4, crop // 4, 3)).repeat(4, axis=1).repeat(4, axis=2)
+    return np.clip(coarse + rng.normal(0, 20, coarse.shape), 0, 255).astype(np.uint8)
 
 
 def tiny_images(count: int, *, crop: int = CROP, seed: int = 0) -> NDArray[np.float32]:
-    """float32 ``(count, 3, crop, crop)``: soft blobs and noise, as whole pixels after preprocessing."""
-    rng = np.random.default_rng(seed)
-    coarse = rng.uniform(0, 255, (count, crop // 4, crop // 4, 3)).repeat(4, axis=1).repeat(4, axis=2)
-    pixels = np.clip(coarse + rng.normal(0, 20, coarse.shape), 0, 255).astype(np.uint8)
-    return Preprocess(resize=crop, crop=crop).normalize(pixels)
+    """float32 ``(count, 3, crop, crop)``: the same after preprocessing."""
+    return Preprocess(resize=crop, crop=crop).normalize(tiny_pixels(count, crop=crop, seed=seed))
 
 
 def one_by_one(images: NDArray[np.float32]) -> Callable[[], Iterable[NDArray[np.float32]]]:
@@ -67,7 +73,7 @@ def one_by_one(images: NDArray[np.float32]) -> Callable[[], Iterable[NDArray[np.
 
 def table_of(graph: InferenceGraph, *, count: int = 12, method: RangeMethod = RangeMethod.MINMAX) -> CalibrationTable:
     """The table of a graph from generated images."""
-    images = tiny_images(count, crop=graph.preprocess.crop)
+    images = graph.preprocess.normalize(tiny_pixels(count, crop=graph.preprocess.crop))
     return make_table(graph, collect(graph, one_by_one(images), count=count), images_sha256="1" * 64, method=method)
 
 

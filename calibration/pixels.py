@@ -1,0 +1,120 @@
+"""What a lowered model takes: raw pixels, uint8 ``(N, crop, crop, 3)``, as decoders and cameras give them.
+
+A model that computes in float normalizes them in its first nodes. One that computes on codes takes the pixel itself as
+its first code wherever the normalization can be moved into the first convolution: then no float image is ever made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from googlenet_edge.calibration.placement import reader_counts
+from googlenet_edge.graph import INPUT, InferenceGraph
+from googlenet_edge.preprocess import Preprocess
+
+PIXELS = "pixels"
+_MOST_BORDER_ERROR = 0.5  # codes: what rounding the padding to a code may cost
+
+
+def taking_pixels(model: onnx.ModelProto, preprocess: Preprocess) -> onnx.ModelProto:
+    """A model of normalized float32 ``images`` → the same model of ``pixels``, which normalizes them first.
+
+    To the last bit as `Preprocess.normalize` where the mean is a whole number or a half, as its default is; with
+    other means the last digits differ, since that computes in float64.
+    """
+    planes, real, centred = f"{PIXELS}.planes", f"{PIXELS}.real", f"{PIXELS}.centred"
+    mean, std = f"{PIXELS}.mean", f"{PIXELS}.std"
+    nodes = [
+        _to_planes(planes),
+        helper.make_node("Cast", [planes], [real], name=real, to=TensorProto.FLOAT),
+        helper.make_node("Sub", [real, mean], [centred], name=centred),
+        helper.make_node("Div", [centred, std], [INPUT], name=INPUT),
+    ]
+    constants = [_per_channel(mean, preprocess.mean), _per_channel(std, preprocess.std)]
+    return _behind(nodes, constants, model, crop=preprocess.crop)
+
+
+def taking_codes(model: onnx.ModelProto, codes: str, *, crop: int) -> onnx.ModelProto:
+    """A model that reads the tensor ``codes``, uint8 ``(N, 3, crop, crop)`` → the same model of ``pixels``."""
+    return _behind([_to_planes(codes)], [], model, crop=crop)
+
+
+@dataclass(frozen=True, slots=True)
+class Absorbed:
+    """A model whose ``images`` are ``pixel - zero_point``, and no longer normalized."""
+
+    model: onnx.ModelProto
+    zero_point: int
+
+
+def absorb_normalization(graph: InferenceGraph) -> Absorbed | None:
+    """Moves the normalization into the first convolution, so that pixels are codes of scale 1.
+
+    ``w · (x - mean) / std`` is ``(w / std) · (x - zero_point)`` and, for every output channel, the constant
+    ``Σ (w / std) · (zero_point - mean)``, which goes into the bias. The input is then not rounded at all.
+
+    It is exact but where the convolution reaches over the border: padding has the code ``zero_point``, which stands
+    for ``(zero_point - mean) / std`` and not for zero. With the default mean of 127.5 that is half a code, 0.2 % of
+    the input's range. There is no code for the mean, so padding explicitly would not help.
+
+    Returns None where the padding would be off by more than half a code, because the channels' means are apart (as
+    ImageNet's are), or where something else than one convolution reads the input.
+    """
+    conv = _first_convolution(graph.model.graph)
+    mean, std = np.array(graph.preprocess.mean), np.array(graph.preprocess.std)
+    zero_point = round((mean.min() + mean.max()) / 2)
+    offset = zero_point - mean
+    if conv is None or not 0 <= zero_point <= 255 or np.abs(offset).max() > _MOST_BORDER_ERROR:
+        return None
+    model = onnx.ModelProto()
+    model.CopyFrom(graph.model)
+    stored = {value.name: value for value in model.graph.initializer}
+    weight, bias = (stored[name] for name in conv.input[1:])
+    scaled = numpy_helper.to_array(weight).astype(np.float64) / std[:, None, None]
+    shifted = numpy_helper.to_array(bias) + (scaled * offset[:, None, None]).sum(axis=(1, 2, 3))
+    _store(weight, scaled)
+    _store(bias, shifted)
+    return Absorbed(model, zero_point)
+
+
+def _first_convolution(graph: onnx.GraphProto) -> onnx.NodeProto | None:
+    """The convolution that alone reads the input, with a weight and a bias that it alone reads."""
+    constants, times_read = {value.name for value in graph.initializer}, reader_counts(graph)
+    readers = [node for node in graph.node if INPUT in node.input]
+    if len(readers) != 1 or readers[0].op_type != "Conv" or len(readers[0].input) != 3:
+        return None
+    own = [name in constants and times_read[name] == 1 for name in readers[0].input[1:]]
+    return readers[0] if all(own) else None
+
+
+def _to_planes(output: str) -> onnx.NodeProto:
+    return helper.make_node("Transpose", [PIXELS], [output], name=output, perm=[0, 3, 1, 2])
+
+
+def _per_channel(name: str, values: tuple[float, ...]) -> onnx.TensorProto:
+    """One number where all channels have the same, which a runtime computes with faster; else ``(1, 3, 1, 1)``."""
+    array = np.array(values, np.float32)
+    return numpy_helper.from_array(array[0] if len(set(values)) == 1 else array.reshape(1, 3, 1, 1), name)
+
+
+def _store(tensor: onnx.TensorProto, value: NDArray[np.float64]) -> None:
+    tensor.CopyFrom(numpy_helper.from_array(value.astype(np.float32), tensor.name))
+
+
+def _behind(
+    nodes: Iterable[onnx.NodeProto], constants: Iterable[onnx.TensorProto], model: onnx.ModelProto, *, crop: int
+) -> onnx.ModelProto:
+    """A model of ``pixels`` that runs ``nodes`` and then another model's."""
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    del made.graph.input[:], made.graph.node[:], made.metadata_props[:]
+    made.graph.input.append(helper.make_tensor_value_info(PIXELS, TensorProto.UINT8, ["N", crop, crop, 3]))
+    made.graph.node.extend([*nodes, *model.graph.node])
+    made.graph.initializer.extend(constants)
+    return made

@@ -1,0 +1,89 @@
+"""What changing an ONNX graph takes: who makes and who reads a tensor, attributes, and new nodes in place of old."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+_STORAGE = {"DequantizeLinear", "Cast"}  # between a stored weight and its use
+
+
+class Index:
+    """A graph's nodes, constants by name, and who makes and reads a tensor. It does not follow later changes."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self.nodes = list(graph.node)
+        self.constants = {constant.name: constant for constant in graph.initializer}
+        self.maker = {output: node for node in self.nodes for output in node.output}
+        self._outputs = {output.name for output in graph.output}
+        self._readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in self.nodes:
+            for name in node.input:
+                self._readers.setdefault(name, []).append(node)
+
+    def only_reader(self, tensor: str) -> onnx.NodeProto | None:
+        """The one node that reads a tensor; None where there are others, or the model gives it out."""
+        readers = self._readers.get(tensor, [])
+        return readers[0] if len(readers) == 1 and tensor not in self._outputs else None
+
+    def stored(self, weight: str) -> onnx.TensorProto | None:
+        """The constant that a weight is, or is dequantized or cast from; None where it is shared or computed."""
+        maker = self.maker.get(weight)
+        if maker is not None and maker.op_type in _STORAGE and self.only_reader(weight):
+            weight = maker.input[0]
+        return self.constants.get(weight) if self.only_reader(weight) else None
+
+    def array(self, constant: str) -> NDArray[Any]:
+        """The value of a constant."""
+        return numpy_helper.to_array(self.constants[constant])
+
+
+def attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    """A node's attributes that are written down."""
+    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
+def set_attributes(node: onnx.NodeProto, values: dict[str, Any]) -> None:
+    """Replaces all attributes of a node."""
+    del node.attribute[:]
+    node.attribute.extend(helper.make_attribute(name, value) for name, value in values.items())
+
+
+def set_value(constant: onnx.TensorProto, value: NDArray[Any]) -> None:
+    """Gives a constant another value, shape and type."""
+    constant.CopyFrom(numpy_helper.from_array(value, constant.name))
+
+
+def is_plain_conv(node: onnx.NodeProto, *, stride: int) -> bool:
+    """Whether a node is a convolution with one stride, explicit padding, no groups and no dilation."""
+    found = attributes(node)
+    dense = found.get("group", 1) == 1 and set(found.get("dilations", [1])) == {1}
+    padding_is_explicit = found.get("auto_pad", b"NOTSET") == b"NOTSET"
+    return node.op_type == "Conv" and set(found.get("strides", [1])) == {stride} and dense and padding_is_explicit
+
+
+def copy_for_surgery(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy without the written shapes of inner tensors, which surgery may change."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    del copy.graph.value_info[:]
+    return copy
+
+
+def set_nodes(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto], constants: Sequence[onnx.TensorProto]) -> None:
+    """Gives a graph other nodes and more constants, without those whose results nothing reads."""
+    needed = {output.name for output in graph.output}
+    kept: list[onnx.NodeProto] = []
+    for node in reversed(nodes):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            kept.insert(0, node)
+    read = [constant for constant in (*graph.initializer, *constants) if constant.name in needed]
+    changed = onnx.GraphProto(node=kept, initializer=read)
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(changed.node)
+    graph.initializer.extend(changed.initializer)
