@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import (
     RuntimeException,
 )
 
-from googlenet_edge.calibration.placement import RULES, WITH_WEIGHTS, Grid, data_inputs
+from googlenet_edge.calibration.placement import NO_NODES, RULES, WITH_WEIGHTS, Grid, data_inputs, integer_nodes
 from googlenet_edge.errors import LoweringError
 
 _KEEPS_TYPE = {"Transpose", "MaxPool", "Flatten", "Reshape", "Squeeze", "Unsqueeze"}
@@ -73,18 +74,25 @@ def take_census(model: onnx.ModelProto) -> Census:
     return Census(tuple(nodes))
 
 
-def missing(source: onnx.ModelProto, lowered: onnx.ModelProto, census: Census) -> tuple[str, ...]:
-    """One clause for each node of the source that could run on integers and does not.
+def missing(
+    source: onnx.ModelProto, lowered: onnx.ModelProto, census: Census, *, float_nodes: AbstractSet[str] = NO_NODES
+) -> tuple[str, ...]:
+    """One clause for each node of the source that could run on integers and does not, or was to stay float and did not.
 
     The counts decide, so that a runtime which names its nodes in another way is not accused; the names explain.
+
+    Args:
+        float_nodes: as for `lower_int8_cpu`.
     """
     explain = _Explainer(lowered.graph)
+    kept = _integer_names(census, {node.name for node in source.graph.node})
+    wanted = integer_nodes(source.graph, float_nodes)
     clauses: list[str] = []
-    for kind, rule in RULES.items():
-        nodes = [node for node in source.graph.node if node.op_type == kind]
-        if rule.integer_operators and census.integer(kind) < len(nodes):
-            kept = _integer_names(census, {node.name for node in source.graph.node})
+    for kind in RULES:
+        nodes = [node for node in wanted if node.op_type == kind]
+        if census.integer(kind) < len(nodes):
             clauses += [f"{kind} {n.name} stayed float: {explain.why(n.name)}" for n in nodes if n.name not in kept]
+    clauses += [f"{name} was to stay float, and ONNX Runtime made it integer" for name in sorted(kept & float_nodes)]
     return tuple(clauses)
 
 

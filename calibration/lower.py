@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from googlenet_edge import __version__
-from googlenet_edge.calibration.placement import WITH_WEIGHTS, data_inputs, grids
+from googlenet_edge.calibration.placement import NO_NODES, WITH_WEIGHTS, data_inputs, grids
 from googlenet_edge.calibration.ranges import U8_STEPS
 from googlenet_edge.calibration.table import CalibrationTable
 from googlenet_edge.calibration.weights import WeightRange, quantize_weights
@@ -28,11 +29,18 @@ _HALF_MAX = float(np.finfo(np.float16).max)
 
 
 def lower_int8_cpu(
-    graph: InferenceGraph, table: CalibrationTable, *, weight_range: WeightRange = WeightRange.FULL
+    graph: InferenceGraph,
+    table: CalibrationTable,
+    *,
+    weight_range: WeightRange = WeightRange.FULL,
+    float_nodes: AbstractSet[str] = NO_NODES,
 ) -> onnx.ModelProto:
     """The graph in u8 activations and s8 per-channel weights, for ONNX Runtime's CPU provider.
 
     Input and output stay float32. The same graph and table give the same model.
+
+    Args:
+        float_nodes: names of nodes that stay float, as `placement.grids` says.
 
     Raises:
         CalibrationError: the table belongs to another graph.
@@ -43,14 +51,17 @@ def lower_int8_cpu(
             " calibrate this graph"
         )
     source = graph.model.graph
-    measured = grids(source)
+    measured = grids(source, float_nodes)
     grid = {name: _grid(table, name) for name in dict.fromkeys(measured.values())}
     weights = {w.name: numpy_helper.to_array(w) for w in source.initializer}
-    writer = _QdqWriter({tensor: grid[name] for tensor, name in measured.items()}, weights, weight_range)
+    grid_of = {tensor: grid[name] for tensor, name in measured.items()}
+    writer = _QdqWriter(grid_of, weights, weight_range, float_nodes)
     writer.add_grids(grid.values())
-    writer.quantize(INPUT)
+    if INPUT in measured:
+        writer.quantize(INPUT)
     for node in source.node:
         writer.add(node)
+    writer.add_float_weights()
     return _model_like(graph.model, writer.nodes, writer.initializers)
 
 
@@ -123,6 +134,7 @@ class _QdqWriter:
     grid_of: dict[str, _Grid]
     weights: dict[str, NDArray[np.float32]]
     weight_range: WeightRange
+    float_nodes: AbstractSet[str]
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     initializers: list[onnx.TensorProto] = field(default_factory=list)
 
@@ -134,11 +146,20 @@ class _QdqWriter:
 
     def add(self, node: onnx.NodeProto) -> None:
         """The node on dequantized inputs, and its output quantized where it has a grid."""
-        if node.op_type in WITH_WEIGHTS:
+        if node.op_type in WITH_WEIGHTS and node.name not in self.float_nodes:
             self._add_weights(node)
         self.nodes.append(_renamed(node, {t: f"{t}.dequantized" for t in data_inputs(node) if t in self.grid_of}))
-        if node.output[0] in self.grid_of:
-            self.quantize(node.output[0])
+        for tensor in node.output:
+            if tensor in self.grid_of:
+                self.quantize(tensor)
+
+    def add_float_weights(self) -> None:
+        """The weights that a node still reads as they were."""
+        read = {name for node in self.nodes for name in node.input}
+        read -= {name for node in self.nodes for name in node.output}
+        for name, value in self.weights.items():
+            if name in read:
+                self._initializer(name, value)
 
     def quantize(self, tensor: str) -> None:
         """``tensor`` → ``tensor.quantized`` → ``tensor.dequantized``, which all readers share."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from googlenet_edge.calibration.audit import missing, take_census
 from googlenet_edge.calibration.lower import lower_fp16_storage, lower_int8_cpu
+from googlenet_edge.calibration.placement import NO_NODES, without_rule
 from googlenet_edge.calibration.table import CalibrationTable
 from googlenet_edge.calibration.weights import WeightRange, weight_range_for
 from googlenet_edge.errors import EngineError
@@ -27,8 +29,15 @@ class Lowered:
     weight_bits: int = 8
 
 
-def lower(graph: InferenceGraph, *, device: Device, precision: Precision, table: CalibrationTable | None) -> Lowered:
-    """Lowers a graph. INT8 needs the calibration table.
+def lower(
+    graph: InferenceGraph,
+    *,
+    device: Device,
+    precision: Precision,
+    table: CalibrationTable | None,
+    float_nodes: AbstractSet[str] = NO_NODES,
+) -> Lowered:
+    """Lowers a graph. INT8 needs the calibration table, and may leave nodes in float by their names.
 
     Raises:
         EngineError: the device cannot have this precision, or INT8 came without a table.
@@ -36,26 +45,27 @@ def lower(graph: InferenceGraph, *, device: Device, precision: Precision, table:
     """
     if (device, precision) not in _LOWERINGS:
         raise EngineError(f"the device {device.value} has no {precision.value}; choose another --precision")
-    return _LOWERINGS[device, precision](graph, table)
+    return _LOWERINGS[device, precision](graph, table, float_nodes)
 
 
-def _fp32(graph: InferenceGraph, _: CalibrationTable | None) -> Lowered:
+def _fp32(graph: InferenceGraph, _: CalibrationTable | None, __: AbstractSet[str]) -> Lowered:
     return Lowered(graph.bytes)
 
 
-def _fp16_cpu(graph: InferenceGraph, _: CalibrationTable | None) -> Lowered:
+def _fp16_cpu(graph: InferenceGraph, _: CalibrationTable | None, __: AbstractSet[str]) -> Lowered:
     note = "weights are stored in float16 and computed with in float32: half the file, the speed of fp32"
     return Lowered(lower_fp16_storage(graph).SerializeToString(deterministic=True), (note,))
 
 
-def _int8_cpu(graph: InferenceGraph, table: CalibrationTable | None) -> Lowered:
+def _int8_cpu(graph: InferenceGraph, table: CalibrationTable | None, float_nodes: AbstractSet[str]) -> Lowered:
     if table is None:
         raise EngineError("int8 needs a calibration table; give --data with images to calibrate on")
     weight_range = weight_range_for(read_processor())
-    model = lower_int8_cpu(graph, table, weight_range=weight_range)
+    model = lower_int8_cpu(graph, table, weight_range=weight_range, float_nodes=float_nodes)
     census = take_census(model)
     shares = [_share(graph, kind, census.integer(kind)) for kind in ("Conv", "MaxPool", "Concat")]
-    notes = [f"on integers: {', '.join(shares)}", *missing(graph.model, model, census)]
+    faults = missing(graph.model, model, census, float_nodes=float_nodes)
+    notes = [f"on integers: {', '.join(shares)}", *_unknown(graph), *faults]
     if len(notes) > _MOST_NOTES:
         notes[_MOST_NOTES:] = [f"and {len(notes) - _MOST_NOTES} more"]
     return Lowered(model.SerializeToString(deterministic=True), tuple(notes), _WEIGHT_BITS[weight_range])
@@ -65,7 +75,15 @@ def _share(graph: InferenceGraph, kind: str, integer: int) -> str:
     return f"{integer} of {sum(node.op_type == kind for node in graph.model.graph.node)} {kind}"
 
 
-_LOWERINGS: dict[tuple[Device, Precision], Callable[[InferenceGraph, CalibrationTable | None], Lowered]] = {
+def _unknown(graph: InferenceGraph) -> list[str]:
+    """One note for all operators without a rule."""
+    nodes = without_rule(graph.model.graph)
+    named = ", ".join(f"{node.op_type} {node.name}" for node in nodes)
+    return [f"in float, for there is no integer operator: {named}"] if nodes else []
+
+
+_Lowering = Callable[[InferenceGraph, CalibrationTable | None, AbstractSet[str]], Lowered]
+_LOWERINGS: dict[tuple[Device, Precision], _Lowering] = {
     (Device.CPU, Precision.FP32): _fp32,
     (Device.CPU, Precision.FP16): _fp16_cpu,
     (Device.CPU, Precision.INT8): _int8_cpu,
