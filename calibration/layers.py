@@ -8,6 +8,7 @@ noise is gone when that layer is float, whatever the others are.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import onnx
@@ -38,7 +39,7 @@ def layers(graph: onnx.GraphProto) -> tuple[Layer, ...]:
     )
 
 
-def float_nodes(chosen: tuple[Layer, ...]) -> frozenset[str]:
+def float_nodes(chosen: Iterable[Layer]) -> frozenset[str]:
     """The names of the nodes that stay float where all of these layers do."""
     return frozenset(name for layer in chosen for name in layer.nodes)
 

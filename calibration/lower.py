@@ -45,21 +45,43 @@ def lower_int8_cpu(
     Raises:
         CalibrationError: the table belongs to another graph.
     """
+    placed = grids(graph.model.graph, float_nodes)
+    return _with_grids(graph, table, placed, float_nodes=float_nodes, weight_range=weight_range)
+
+
+def lower_rounding(graph: InferenceGraph, table: CalibrationTable, tensors: AbstractSet[str]) -> onnx.ModelProto:
+    """The FP32 graph with some activations rounded to their u8 grids, and nothing else: what that alone costs.
+
+    Raises:
+        CalibrationError: the table belongs to another graph.
+    """
+    source = graph.model.graph
+    placed = {tensor: name for tensor, name in grids(source).items() if tensor in tensors}
+    every_node = {node.name for node in source.node}
+    return _with_grids(graph, table, placed, float_nodes=every_node, weight_range=WeightRange.FULL)
+
+
+def _with_grids(
+    graph: InferenceGraph,
+    table: CalibrationTable,
+    placed: dict[str, str],
+    *,
+    float_nodes: AbstractSet[str],
+    weight_range: WeightRange,
+) -> onnx.ModelProto:
+    """The graph with the grids that ``placed`` names on its tensors, and the weights of all other nodes as integers."""
     if table.graph_sha256 != graph.sha256:
         raise CalibrationError(
             f"the calibration table belongs to the graph {table.graph_sha256[:12]}, not to {graph.sha256[:12]};"
             " calibrate this graph"
         )
-    source = graph.model.graph
-    measured = grids(source, float_nodes)
-    grid = {name: _grid(table, name) for name in dict.fromkeys(measured.values())}
-    weights = {w.name: numpy_helper.to_array(w) for w in source.initializer}
-    grid_of = {tensor: grid[name] for tensor, name in measured.items()}
-    writer = _QdqWriter(grid_of, weights, weight_range, float_nodes)
+    grid = {name: _grid(table, name) for name in dict.fromkeys(placed.values())}
+    weights = {w.name: numpy_helper.to_array(w) for w in graph.model.graph.initializer}
+    writer = _QdqWriter({tensor: grid[name] for tensor, name in placed.items()}, weights, weight_range, float_nodes)
     writer.add_grids(grid.values())
-    if INPUT in measured:
+    if INPUT in placed:
         writer.quantize(INPUT)
-    for node in source.node:
+    for node in graph.model.graph.node:
         writer.add(node)
     writer.add_float_weights()
     return _model_like(graph.model, writer.nodes, writer.initializers)

@@ -11,6 +11,9 @@ from googlenet_edge.calibration.lower import lower_fp16_storage, lower_int8_cpu
 from googlenet_edge.calibration.placement import NO_NODES, without_rule
 from googlenet_edge.calibration.table import CalibrationTable
 from googlenet_edge.calibration.weights import WeightRange, weight_range_for
+from googlenet_edge.engines.predictor import Predictor
+from googlenet_edge.engines.protocol import EngineOptions
+from googlenet_edge.engines.registry import backend_for
 from googlenet_edge.errors import EngineError
 from googlenet_edge.graph import InferenceGraph
 from googlenet_edge.processor import read_processor
@@ -46,6 +49,13 @@ def lower(
     if (device, precision) not in _LOWERINGS:
         raise EngineError(f"the device {device.value} has no {precision.value}; choose another --precision")
     return _LOWERINGS[device, precision](graph, table, float_nodes)
+
+
+def open_lowered(graph: InferenceGraph, lowered: Lowered, *, device: Device, threads: int) -> Predictor:
+    """A lowered form of a graph, ready to run. Raises `EngineError`."""
+    options = EngineOptions(threads=threads, weight_bits=lowered.weight_bits)
+    engine = backend_for(device).open(lowered.model, options)
+    return Predictor(engine, labels=graph.class_names, preprocess=graph.preprocess)
 
 
 def _fp32(graph: InferenceGraph, _: CalibrationTable | None, __: AbstractSet[str]) -> Lowered:
