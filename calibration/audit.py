@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import (
     RuntimeException,
 )
 
-from googlenet_edge.calibration.placement import RULES, WITH_WEIGHTS, Grid, data_inputs
+from googlenet_edge.calibration.placement import NO_NODES, RULES, WITH_WEIGHTS, Grid, data_inputs
 from googlenet_edge.errors import LoweringError
 
 _KEEPS_TYPE = {"Transpose", "MaxPool", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Split"}
@@ -77,18 +78,21 @@ def take_census(model: onnx.ModelProto) -> Census:
     return Census(tuple(nodes))
 
 
-def missing(lowered: onnx.ModelProto, census: Census) -> tuple[str, ...]:
+def missing(lowered: onnx.ModelProto, census: Census, *, float_nodes: AbstractSet[str] = NO_NODES) -> tuple[str, ...]:
     """One clause for each node of a lowered graph, rewritten or not, that could run on integers and does not.
 
     The counts decide, so that a runtime which names its nodes in another way is not accused; the names explain.
+
+    Args:
+        float_nodes: those that are to stay float; a clause, too, for each that does not.
     """
-    explain = _Explainer(lowered.graph)
+    explain, kept = _Explainer(lowered.graph), _integer_names(census, {node.name for node in lowered.graph.node})
     clauses: list[str] = []
     for kind, rule in RULES.items():
-        nodes = [node for node in lowered.graph.node if node.op_type == kind]
+        nodes = [node for node in lowered.graph.node if node.op_type == kind and node.name not in float_nodes]
         if rule.integer_operators and census.integer(kind) < len(nodes):
-            kept = _integer_names(census, {node.name for node in lowered.graph.node})
             clauses += [f"{kind} {n.name} stayed float: {explain.why(n)}" for n in nodes if n.name not in kept]
+    clauses += [f"{name} was to stay float, and ONNX Runtime made it integer" for name in sorted(kept & float_nodes)]
     return tuple(clauses)
 
 

@@ -8,8 +8,9 @@ DequantizeLinear. `placement` says where; this module writes it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx
@@ -19,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from googlenet_edge import __version__
 from googlenet_edge.calibration.bias import corrected
 from googlenet_edge.calibration.pixels import absorb_normalization, taking_codes, taking_pixels
-from googlenet_edge.calibration.placement import WITH_WEIGHTS, data_inputs, grids
+from googlenet_edge.calibration.placement import NO_NODES, WITH_WEIGHTS, data_inputs, grids
 from googlenet_edge.calibration.ranges import U8_STEPS, Ranges
 from googlenet_edge.calibration.rescale import rescaled
 from googlenet_edge.calibration.table import CalibrationTable, decode_floats
@@ -31,12 +32,44 @@ _HALF_MAX = float(np.finfo(np.float16).max)
 
 
 def lower_int8_cpu(
-    graph: InferenceGraph, table: CalibrationTable, *, weight_range: WeightRange = WeightRange.FULL
+    graph: InferenceGraph,
+    table: CalibrationTable,
+    *,
+    weight_range: WeightRange = WeightRange.FULL,
+    float_nodes: AbstractSet[str] = NO_NODES,
 ) -> onnx.ModelProto:
     """The graph in u8 activations and s8 per-channel weights, for ONNX Runtime's CPU provider.
 
     Pixels are the first convolution's codes where `absorb_normalization` can have it so; else they are normalized in
     float and quantized. The logits stay float32. The same graph and table give the same model.
+
+    Args:
+        float_nodes: names of nodes that stay float, as `placement.grids` says.
+
+    Raises:
+        CalibrationError: the table belongs to another graph.
+    """
+    ready = prepared(graph, table)
+    return quantized(ready, table.ranges, weight_range=weight_range, float_nodes=float_nodes)
+
+
+def lower_rounding(graph: InferenceGraph, table: CalibrationTable, tensors: AbstractSet[str]) -> onnx.ModelProto:
+    """The FP32 graph with some activations rounded to their u8 grids, and nothing else: what that alone costs.
+
+    Raises:
+        CalibrationError: the table belongs to another graph.
+    """
+    ready, source = prepared(graph, table), graph.model.graph
+    exact_input = {INPUT} if absorb_normalization(ready) else NO_NODES
+    placed = {tensor: name for tensor, name in grids(source).items() if tensor in tensors - exact_input}
+    grid_of = {tensor: _grid(table.ranges, name) for tensor, name in placed.items()}
+    every_node = {node.name for node in source.node}
+    writer = _QdqWriter(grid_of, ready.weights, WeightRange.FULL, every_node)
+    return taking_pixels(writer.model_of(ready), graph.preprocess)
+
+
+def prepared(graph: InferenceGraph, table: CalibrationTable) -> InferenceGraph:
+    """The float graph that the table's ranges are for: channels rescaled and biases corrected as the table says.
 
     Raises:
         CalibrationError: the table belongs to another graph.
@@ -46,11 +79,6 @@ def lower_int8_cpu(
             f"the calibration table belongs to the graph {table.graph_sha256[:12]}, not to {graph.sha256[:12]};"
             " calibrate this graph"
         )
-    return quantized(prepared(graph, table), table.ranges, weight_range=weight_range)
-
-
-def prepared(graph: InferenceGraph, table: CalibrationTable) -> InferenceGraph:
-    """The float graph that the table's ranges are for: channels rescaled and biases corrected as the table says."""
     factors = {name: decode_floats(text) for name, text in table.rescale.items()}
     corrections = {name: decode_floats(text) for name, text in table.corrections.items()}
     try:
@@ -62,32 +90,25 @@ def prepared(graph: InferenceGraph, table: CalibrationTable) -> InferenceGraph:
 
 
 def quantized(
-    graph: InferenceGraph, ranges: Mapping[str, Ranges], *, weight_range: WeightRange = WeightRange.FULL
+    graph: InferenceGraph,
+    ranges: Mapping[str, Ranges],
+    *,
+    weight_range: WeightRange = WeightRange.FULL,
+    float_nodes: AbstractSet[str] = NO_NODES,
 ) -> onnx.ModelProto:
     """The graph as it is, with Q/DQ pairs for the ranges of its measured tensors.
 
     Raises:
         CalibrationError: a range is missing.
     """
-    absorbed = absorb_normalization(graph)
-    source = absorbed or graph
-    measured = grids(source.model.graph)
-    grid = {name: _grid(ranges, name) for name in dict.fromkeys(measured.values())}
+    placed = grids(graph.model.graph, float_nodes)
+    absorbed = absorb_normalization(graph) if INPUT in placed else None
+    ready = graph if absorbed is None else replace(graph, model=absorbed.model)
+    grid = {name: _grid(ranges, name) for name in dict.fromkeys(placed.values())}
     if absorbed:
         grid[INPUT] = _Grid(INPUT, np.float32(1), np.uint8(absorbed.zero_point))
-    writer = _QdqWriter(
-        {tensor: grid[name] for tensor, name in measured.items()},
-        {w.name: numpy_helper.to_array(w) for w in source.model.graph.initializer},
-        weight_range,
-    )
-    writer.add_grids(grid.values())
-    if absorbed:
-        writer.dequantize(INPUT)
-    else:
-        writer.quantize(INPUT)
-    for node in source.model.graph.node:
-        writer.add(node)
-    model = _model_like(graph.model, writer.nodes, writer.initializers)
+    writer = _QdqWriter({t: grid[name] for t, name in placed.items()}, ready.weights, weight_range, float_nodes)
+    model = writer.model_of(ready, codes_in=absorbed is not None)
     if absorbed:
         return taking_codes(model, f"{INPUT}.quantized", crop=graph.preprocess.crop)
     return taking_pixels(model, graph.preprocess)
@@ -177,22 +198,40 @@ class _QdqWriter:
     grid_of: dict[str, _Grid]
     weights: dict[str, NDArray[np.float32]]
     weight_range: WeightRange
+    float_nodes: AbstractSet[str]
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     initializers: list[onnx.TensorProto] = field(default_factory=list)
 
-    def add_grids(self, distinct: Iterable[_Grid]) -> None:
-        """Scale and zero-point of each grid, once: tensors that share a grid share them by name."""
-        for grid in distinct:
+    def model_of(self, graph: InferenceGraph, *, codes_in: bool = False) -> onnx.ModelProto:
+        """The graph with the grids. With ``codes_in`` it reads ``images.quantized`` in the place of ``images``."""
+        for grid in {grid.name: grid for grid in self.grid_of.values()}.values():
             self._initializer(f"{grid.name}.scale", np.asarray(grid.scale))
             self._initializer(f"{grid.name}.zero_point", np.asarray(grid.zero_point))
+        if codes_in:
+            self.dequantize(INPUT)
+        elif INPUT in self.grid_of:
+            self.quantize(INPUT)
+        for node in graph.model.graph.node:
+            self._add(node)
+        self._add_float_weights()
+        return _model_like(graph.model, self.nodes, self.initializers)
 
-    def add(self, node: onnx.NodeProto) -> None:
-        """The node on dequantized inputs, and its output quantized where it has a grid."""
-        if node.op_type in WITH_WEIGHTS:
+    def _add(self, node: onnx.NodeProto) -> None:
+        """The node on dequantized inputs, and its outputs quantized where they have a grid."""
+        if node.op_type in WITH_WEIGHTS and node.name not in self.float_nodes:
             self._add_weights(node)
         self.nodes.append(_renamed(node, {t: f"{t}.dequantized" for t in data_inputs(node) if t in self.grid_of}))
-        if node.output[0] in self.grid_of:
-            self.quantize(node.output[0])
+        for tensor in node.output:
+            if tensor in self.grid_of:
+                self.quantize(tensor)
+
+    def _add_float_weights(self) -> None:
+        """The weights that a node still reads as they were."""
+        read = {name for node in self.nodes for name in node.input}
+        read -= {name for node in self.nodes for name in node.output}
+        for name, value in self.weights.items():
+            if name in read:
+                self._initializer(name, value)
 
     def quantize(self, tensor: str) -> None:
         """``tensor`` → ``tensor.quantized`` → ``tensor.dequantized``, which all readers share."""

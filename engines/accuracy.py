@@ -36,6 +36,11 @@ class Comparison:
     top1_change_interval: Interval
     mcnemar_p: float
 
+    @property
+    def differs(self) -> bool:
+        """Whether the two can be told apart at the level of 5 %, or what was lost or gained may be chance."""
+        return self.mcnemar_p <= 0.05
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evaluation:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,21 +24,16 @@ from googlenet_edge.dataset import (
     Progress,
     WhenDamaged,
     check_images,
-    load_pixels,
     open_dataset,
     refuse_damaged,
+    sample_beside,
     stratified_sample,
 )
-from googlenet_edge.engines.accuracy import Accuracy, Comparison, Evaluation, compare
 from googlenet_edge.engines.bundle import Bundle, Lineage, Manifest, check_place, write_bundle
-from googlenet_edge.engines.evaluate import evaluate
-from googlenet_edge.engines.golden import Golden
-from googlenet_edge.engines.lowering import Lowered, lower
-from googlenet_edge.engines.predictor import Predictor
-from googlenet_edge.engines.protocol import Engine, EngineOptions
+from googlenet_edge.engines.recovery import Bars, Judge, first_pixels, within_budget
 from googlenet_edge.engines.registry import backend_for
-from googlenet_edge.engines.rewriting import fastest
-from googlenet_edge.errors import AccuracyError, GraphError
+from googlenet_edge.engines.sensitivity import DEFAULT_IMAGES, Probe, Sensitivity, rank_layers, try_layers
+from googlenet_edge.errors import GraphError
 from googlenet_edge.export import DEFAULT_OPSET, check_parity, export
 from googlenet_edge.files import sha256_bytes, to_json
 from googlenet_edge.graph import InferenceGraph, read_graph, write_graph
@@ -46,10 +41,6 @@ from googlenet_edge.preprocess import Preprocess
 from googlenet_edge.target import Device, Precision
 from googlenet_edge.workspace import GRAPH_FILE, TABLE_FILE
 
-Bars = Callable[[str], AbstractContextManager[Progress]]
-"""Shows a step by its name; what it gives is told (done, total)."""
-
-_GOLDEN_IMAGES = 2
 _PARITY_IMAGES = 8
 _log = logging.getLogger(__name__)
 
@@ -73,7 +64,8 @@ class CalibrationRequest:
 class BuildRequest:
     """What to build from what. Accuracy is measured on the validation images of ``calibration.data``.
 
-    ``max_drop_points``: the largest loss of top-1 against FP32, in percentage points.
+    ``max_drop_points``: the largest loss of top-1 against FP32, in percentage points. INT8 leaves layers in float where
+    it must to keep it.
     """
 
     checkpoint: Path
@@ -110,8 +102,9 @@ def build(request: BuildRequest, *, bars: Bars) -> BuildReport:
     table = None
     if request.precision is Precision.INT8:
         table = _table(graph, request.checkpoint.with_name(TABLE_FILE), dataset.train, calibration, steps)
-    lowered = _lowered(graph, table, request, steps)
-    golden, accuracy, against_fp32 = _judged(graph, lowered, val.images, request, steps)
+    judge = Judge(graph, table, request.device, request.precision, val.images, request.threads, steps.step)
+    held_out = partial(_held_out, dataset.train, graph.preprocess, calibration, steps)
+    chosen = within_budget(judge, max_drop_points=request.max_drop_points, held_out=held_out)
     manifest = Manifest(
         precision=request.precision,
         device=request.device,
@@ -122,16 +115,22 @@ def build(request: BuildRequest, *, bars: Bars) -> BuildReport:
             calibration=sha256_bytes(to_json(table)) if table else None,
             dataset=val.sha256,
         ),
-        accuracy=accuracy,
-        against_fp32=against_fp32,
-        weight_bits=lowered.weight_bits,
-        notes=(*lowered.notes, *([str(table.choice)] if table and table.choice else []), *_doubts(checkpoint, val)),
-        rewrites=lowered.rewrites,
+        accuracy=chosen.accuracy,
+        against_fp32=chosen.against_fp32,
+        weight_bits=chosen.lowered.weight_bits,
+        float_layers=chosen.float_layers,
+        notes=(*chosen.lowered.notes, *_choice(table), *_doubts(checkpoint, val)),
+        rewrites=chosen.lowered.rewrites,
         fp32_model_bytes=len(graph.bytes),
         build_seconds={name: round(seconds, 3) for name, seconds in steps.seconds.items()},
     )
-    written = write_bundle(request.out, Bundle(manifest, graph.class_names, lowered.model, golden))
+    written = write_bundle(request.out, Bundle(manifest, graph.class_names, chosen.lowered.model, chosen.golden))
     return BuildReport(str(request.out), written, tuple(steps.reused))
+
+
+def _choice(table: CalibrationTable | None) -> tuple[str, ...]:
+    """What the calibration chose."""
+    return (str(table.choice),) if table and table.choice else ()
 
 
 def _doubts(checkpoint: Checkpoint, val: Checked) -> tuple[str, ...]:
@@ -170,6 +169,35 @@ def calibrate_file(graph: Path, out: Path, request: CalibrationRequest, *, bars:
     return table
 
 
+@dataclass(frozen=True, slots=True)
+class SensitivityRequest:
+    """Which checkpoint's layers to measure, and on how many training images beside those of the calibration."""
+
+    checkpoint: Path
+    calibration: CalibrationRequest
+    images: int = DEFAULT_IMAGES
+    threads: int = 1
+
+
+def sensitivity(request: SensitivityRequest, *, bars: Bars) -> Sensitivity:
+    """What each layer costs in INT8. Makes the graph and the table beside the checkpoint where they are missing.
+
+    Raises:
+        EdgeError: of the step that failed.
+    """
+    steps, calibration = _Steps(bars), request.calibration
+    checkpoint = read_checkpoint(request.checkpoint)
+    dataset = open_dataset(calibration.data, seed=calibration.seed)
+    images = _held_out(dataset.train, checkpoint.info.preprocess, calibration, steps, count=request.images)
+    graph = _graph(checkpoint, request.checkpoint.with_name(GRAPH_FILE), images, steps)
+    table = _table(graph, request.checkpoint.with_name(TABLE_FILE), dataset.train, calibration, steps)
+    probe = Probe.of(graph, images, threads=request.threads)
+    with steps.step("ranking layers") as progress:
+        ranked = rank_layers(probe, table, progress=progress)
+    with steps.step("leaving layers in float") as progress:
+        return try_layers(probe, table, ranked, progress=progress)
+
+
 @dataclass
 class _Steps:
     """Shows, times and remembers the steps of a build."""
@@ -184,7 +212,7 @@ class _Steps:
         started = time.perf_counter()
         with self.bars(name) as progress:
             yield progress
-        self.seconds[name] = time.perf_counter() - started
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
 
     def checked(self, name: str, images: ImageSet, preprocess: Preprocess, request: CalibrationRequest) -> Checked:
         """The images, each decoded once; damaged ones refused or left out as the request says."""
@@ -196,10 +224,6 @@ class _Steps:
     def calibrated(self, graph: InferenceGraph, images: Checked, method: RangeMethod | None) -> CalibrationTable:
         with self.step("calibrating") as progress:
             return calibrate(graph, images, method=method, progress=progress)
-
-    def evaluated(self, precision: Precision, predictor: Predictor, images: ImageSet) -> Evaluation:
-        with self.step(f"evaluating {precision.value}") as progress:
-            return evaluate(predictor, images, progress=progress)
 
 
 def _check_possible(request: BuildRequest) -> None:
@@ -239,7 +263,7 @@ def _is_export_of(checkpoint: Checkpoint, graph: InferenceGraph, images: ImageSe
 
 
 def _parity_batch(graph: InferenceGraph, images: ImageSet) -> NDArray[np.float32]:
-    return graph.preprocess.normalize(_first_pixels(images, graph.preprocess, _PARITY_IMAGES))
+    return graph.preprocess.normalize(first_pixels(images, graph.preprocess, _PARITY_IMAGES))
 
 
 def _exported(checkpoint: Checkpoint, images: ImageSet, *, opset: int) -> tuple[InferenceGraph, float]:
@@ -265,52 +289,10 @@ def _calibration_images(train: ImageSet, preprocess: Preprocess, request: Calibr
     return steps.checked("calibration", sample, preprocess, request)
 
 
-def _lowered(graph: InferenceGraph, table: CalibrationTable | None, request: BuildRequest, steps: _Steps) -> Lowered:
-    """The graph for the device; a quantized one for a processor with the rewrites that pay on this one."""
-    with steps.step("lowering"):
-        lowered = lower(graph, device=request.device, precision=request.precision, table=table)
-    if (request.device, request.precision) != (Device.CPU, Precision.INT8):
-        return lowered
-    with steps.step("trying rewrites") as progress:
-        return fastest(lowered, partial(_opened, request=request), progress=progress)
-
-
-def _judged(
-    graph: InferenceGraph, lowered: Lowered, images: ImageSet, request: BuildRequest, steps: _Steps
-) -> tuple[Golden, Accuracy, Comparison | None]:
-    """What the lowered model computes, how often it is right, and how that compares with FP32."""
-    with _open(graph, lowered, request) as predictor:
-        pixels = _first_pixels(images, graph.preprocess, _GOLDEN_IMAGES)
-        golden = Golden(pixels, predictor.run(pixels))
-        found = steps.evaluated(request.precision, predictor, images)
-    if request.precision is Precision.FP32:
-        return golden, found.accuracy, None
-    fp32 = lower(graph, device=request.device, precision=Precision.FP32, table=None)
-    with _open(graph, fp32, request) as predictor:
-        comparison = compare(steps.evaluated(Precision.FP32, predictor, images), found)
-    _check_drop(comparison, request)
-    return golden, found.accuracy, comparison
-
-
-def _open(graph: InferenceGraph, lowered: Lowered, request: BuildRequest) -> Predictor:
-    return Predictor(_opened(lowered, request), labels=graph.class_names, preprocess=graph.preprocess)
-
-
-def _opened(lowered: Lowered, request: BuildRequest) -> Engine:
-    options = EngineOptions(threads=request.threads, weight_bits=lowered.weight_bits)
-    return backend_for(request.device).open(lowered.model, options)
-
-
-def _first_pixels(images: ImageSet, preprocess: Preprocess, count: int) -> NDArray[np.uint8]:
-    return np.stack(list(load_pixels(images.take(list(range(min(count, len(images))))), preprocess)))
-
-
-def _check_drop(comparison: Comparison, request: BuildRequest) -> None:
-    if -comparison.top1_change_points <= request.max_drop_points:
-        return
-    low, high = comparison.top1_change_interval.low, comparison.top1_change_interval.high
-    raise AccuracyError(
-        f"{request.precision.value} changes top-1 by {comparison.top1_change_points:+.2f} points (95 % interval"
-        f" {low:+.2f}…{high:+.2f}), at most -{request.max_drop_points:g} is allowed; no bundle was written."
-        " Calibrate on more images or with another --method, or allow more with --max-drop"
-    )
+def _held_out(
+    train: ImageSet, preprocess: Preprocess, request: CalibrationRequest, steps: _Steps, *, count: int = DEFAULT_IMAGES
+) -> ImageSet:
+    """Training images that are not calibrated on, where there are enough of them."""
+    calibrated = stratified_sample(train, request.images, seed=request.seed)
+    sample = sample_beside(train, calibrated, count, seed=request.seed)
+    return steps.checked("held-out", sample, preprocess, request).images

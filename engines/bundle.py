@@ -71,7 +71,8 @@ class Manifest:
 
     ``accuracy`` is the model's own, ``against_fp32`` the comparison on the same images. ``notes`` is what the lowering
     says about itself. ``rewrites`` are the exact rewrites that were tried on the machine of the build.
-    ``weight_bits`` is as in `EngineOptions`. ``build_seconds`` is by step.
+    ``weight_bits`` is as in `EngineOptions`. ``float_layers`` were left in float to keep the budget of accuracy, the
+    costliest first. ``build_seconds`` is by step.
     ``files`` and ``sha256`` are filled in when written.
     """
 
@@ -82,6 +83,7 @@ class Manifest:
     accuracy: Accuracy | None = None
     against_fp32: Comparison | None = None
     weight_bits: Annotated[int, msgspec.Meta(ge=7, le=8)] = 8
+    float_layers: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     rewrites: tuple[Trial, ...] = ()
     fp32_model_bytes: Annotated[int, msgspec.Meta(ge=0)] | None = None

@@ -45,6 +45,8 @@ def _bundle(path: Path) -> Facts:
         facts["top-1"] = f"{manifest.accuracy.top1:.2%} of {manifest.accuracy.images} images"
     if manifest.against_fp32:
         facts["against fp32"] = f"{manifest.against_fp32.top1_change_points:+.2f} points of top-1"
+    if manifest.float_layers:
+        facts["in float"] = ", ".join(manifest.float_layers)
     lineage = manifest.lineage
     for name, sha256 in (
         ("checkpoint", lineage.checkpoint),

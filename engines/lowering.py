@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
 import onnx
 
 from googlenet_edge.calibration.audit import Census, missing, take_census
 from googlenet_edge.calibration.lower import lower_fp16_storage, lower_fp32, lower_int8_cpu
+from googlenet_edge.calibration.placement import NO_NODES, staying_float, without_rule
 from googlenet_edge.calibration.rewrites import Rewrite, rewrite
 from googlenet_edge.calibration.table import CalibrationTable
 from googlenet_edge.calibration.weights import WeightRange, weight_range_for
 from googlenet_edge.engines.bundle import Trial
+from googlenet_edge.engines.predictor import Predictor
+from googlenet_edge.engines.protocol import EngineOptions
+from googlenet_edge.engines.registry import backend_for
 from googlenet_edge.errors import EngineError
 from googlenet_edge.graph import InferenceGraph
 from googlenet_edge.processor import read_processor
@@ -26,17 +31,25 @@ _WEIGHT_BITS = {WeightRange.FULL: 8, WeightRange.REDUCED: 7}
 class Lowered:
     """The bytes that a device's backend opens. ``notes`` says in sentences what became of the graph.
 
-    ``rewrites`` is what `rewriting.fastest` tried.
+    ``float_nodes`` are the nodes that are meant to be float, ``rewrites`` is what `rewriting.fastest` tried.
     """
 
     model: bytes = field(repr=False)
     notes: tuple[str, ...] = ()
     weight_bits: int = 8
+    float_nodes: frozenset[str] = NO_NODES
     rewrites: tuple[Trial, ...] = ()
 
 
-def lower(graph: InferenceGraph, *, device: Device, precision: Precision, table: CalibrationTable | None) -> Lowered:
-    """Lowers a graph. INT8 needs the calibration table.
+def lower(
+    graph: InferenceGraph,
+    *,
+    device: Device,
+    precision: Precision,
+    table: CalibrationTable | None,
+    float_nodes: AbstractSet[str] = NO_NODES,
+) -> Lowered:
+    """Lowers a graph. INT8 needs the calibration table, and may leave nodes in float by their names.
 
     Raises:
         EngineError: the device cannot have this precision, or INT8 came without a table.
@@ -44,7 +57,14 @@ def lower(graph: InferenceGraph, *, device: Device, precision: Precision, table:
     """
     if (device, precision) not in _LOWERINGS:
         raise EngineError(f"the device {device.value} has no {precision.value}; choose another --precision")
-    return _LOWERINGS[device, precision](graph, table)
+    return _LOWERINGS[device, precision](graph, table, float_nodes)
+
+
+def open_lowered(graph: InferenceGraph, lowered: Lowered, *, device: Device, threads: int) -> Predictor:
+    """A lowered form of a graph, ready to run. Raises `EngineError`."""
+    options = EngineOptions(threads=threads, weight_bits=lowered.weight_bits)
+    engine = backend_for(device).open(lowered.model, options)
+    return Predictor(engine, labels=graph.class_names, preprocess=graph.preprocess)
 
 
 def rewritten(lowered: Lowered, rewrites: Sequence[Rewrite]) -> Lowered | None:
@@ -58,35 +78,46 @@ def audited(lowered: Lowered) -> Lowered:
     model = onnx.load_model_from_string(lowered.model)
     census = take_census(model)
     shares = [_share(model, kind, census) for kind in ("Conv", "MaxPool", "Concat")]
-    notes = [f"on integers: {', '.join(shares)}", *missing(model, census)]
+    faults = missing(model, census, float_nodes=lowered.float_nodes)
+    notes = [f"on integers: {', '.join(shares)}", *_without_rule(model), *faults]
     if len(notes) > _MOST_NOTES:
         notes[_MOST_NOTES:] = [f"and {len(notes) - _MOST_NOTES} more"]
     return replace(lowered, notes=tuple(notes))
 
 
-def _fp32(graph: InferenceGraph, _: CalibrationTable | None) -> Lowered:
+def _fp32(graph: InferenceGraph, _: CalibrationTable | None, __: AbstractSet[str]) -> Lowered:
     return Lowered(lower_fp32(graph).SerializeToString(deterministic=True))
 
 
-def _fp16_cpu(graph: InferenceGraph, _: CalibrationTable | None) -> Lowered:
+def _fp16_cpu(graph: InferenceGraph, _: CalibrationTable | None, __: AbstractSet[str]) -> Lowered:
     note = "weights are stored in float16 and computed with in float32: half the file, the speed of fp32"
     return Lowered(lower_fp16_storage(graph).SerializeToString(deterministic=True), (note,))
 
 
-def _int8_cpu(graph: InferenceGraph, table: CalibrationTable | None) -> Lowered:
+def _int8_cpu(graph: InferenceGraph, table: CalibrationTable | None, float_nodes: AbstractSet[str]) -> Lowered:
     if table is None:
         raise EngineError("int8 needs a calibration table; give --data with images to calibrate on")
     weight_range = weight_range_for(read_processor())
-    model = lower_int8_cpu(graph, table, weight_range=weight_range)
-    plain = model.SerializeToString(deterministic=True)
-    return audited(Lowered(plain, weight_bits=_WEIGHT_BITS[weight_range]))
+    model = lower_int8_cpu(graph, table, weight_range=weight_range, float_nodes=float_nodes)
+    plain, in_float = model.SerializeToString(deterministic=True), staying_float(graph.model.graph, float_nodes)
+    return audited(Lowered(plain, weight_bits=_WEIGHT_BITS[weight_range], float_nodes=in_float))
 
 
 def _share(model: onnx.ModelProto, kind: str, census: Census) -> str:
     return f"{census.integer(kind)} of {sum(node.op_type == kind for node in model.graph.node)} {kind}"
 
 
-_LOWERINGS: dict[tuple[Device, Precision], Callable[[InferenceGraph, CalibrationTable | None], Lowered]] = {
+def _without_rule(model: onnx.ModelProto) -> list[str]:
+    """One note for all operators without a rule, such as LRN."""
+    named = ", ".join(f"{node.op_type} {node.name}" for node in without_rule(model.graph) if node.op_type not in _OURS)
+    return [f"in float, for there is no integer operator: {named}"] if named else []
+
+
+_OURS = {"QuantizeLinear", "DequantizeLinear", "Transpose", "Reshape", "Split", "Cast", "Sub", "Div", "Pad"}
+"""What lowering and rewriting put in."""
+
+_Lowering = Callable[[InferenceGraph, CalibrationTable | None, AbstractSet[str]], Lowered]
+_LOWERINGS: dict[tuple[Device, Precision], _Lowering] = {
     (Device.CPU, Precision.FP32): _fp32,
     (Device.CPU, Precision.FP16): _fp16_cpu,
     (Device.CPU, Precision.INT8): _int8_cpu,

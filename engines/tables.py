@@ -16,6 +16,7 @@ from googlenet_edge.engines.predictor import Prediction
 
 if TYPE_CHECKING:
     from googlenet_edge.calibration.table import Choice
+    from googlenet_edge.engines.sensitivity import Sensitivity
 
 MEGABYTE = 1e6
 
@@ -33,7 +34,7 @@ def accuracy_table(manifest: Manifest) -> Table:
 def comparison_sentence(comparison: Comparison) -> str:
     """What changed, and whether that can be told from chance."""
     low, high = comparison.top1_change_interval.low, comparison.top1_change_interval.high
-    verdict = "not told from chance" if comparison.mcnemar_p > 0.05 else "a real difference"
+    verdict = "a real difference" if comparison.differs else "not told from chance"
     return (
         f"top-1 changes by {comparison.top1_change_points:+.2f} points (95 % interval {low:+.2f} to {high:+.2f};"
         f" McNemar p {comparison.mcnemar_p:.2f}: {verdict}); {comparison.agreement:.2%} of the predictions are equal"
@@ -104,6 +105,30 @@ def circumstances_sentence(measurement: Measurement) -> str:
         f"{processor}, {engine.threads} of {here.cores} cores, {engine.backend} {engine.version},"
         f" {measurement.bundles[0].latency.summary_ms.count} runs in interleaved rounds;"
         f" stages with a {image.width}×{image.height} image"
+    )
+
+
+def sensitivity_table(found: Sensitivity) -> Table:
+    """The layers of a network, the costliest in accuracy first."""
+    table = _table("layer", "noise when rounded", "flips", "SQNR in float", "time in float", "slower (95 % CI)")
+    for row in found.layers:
+        interval = row.slowdown_interval
+        table.add_row(
+            row.layer,
+            f"{row.noise_share:.1%}",
+            str(row.flips),
+            f"{row.gain_db:+.2f} dB",
+            f"{row.extra_ms:+.2f} ms",
+            f"{row.slowdown - 1:+.1%} ({interval.low - 1:+.1%} to {interval.high - 1:+.1%})",
+        )
+    return table
+
+
+def sensitivity_sentence(found: Sensitivity) -> str:
+    """INT8 as a whole."""
+    return (
+        f"int8: SQNR {found.sqnr_db:.1f} dB, {found.flips} of {found.images} predictions differ from fp32,"
+        f" {found.latency_ms:.2f} ms an image with {found.threads} threads"
     )
 
 

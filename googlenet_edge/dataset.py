@@ -180,6 +180,13 @@ def stratified_sample(images: ImageSet, count: int, *, seed: int) -> ImageSet:
     return images.take(sorted(i for _, i in ranked[:count]))
 
 
+def sample_beside(images: ImageSet, used: ImageSet, count: int, *, seed: int) -> ImageSet:
+    """`stratified_sample` of what is not among ``used``; of all images where that leaves fewer than ``count``."""
+    paths = set(used.paths)
+    rest = images.take([i for i, path in enumerate(images.paths) if path not in paths])
+    return stratified_sample(rest if len(rest) >= count else images, count, seed=seed)
+
+
 def in_threads(function: Callable[[Item], Result], items: tuple[Item, ...]) -> Iterator[Result]:
     """``map`` with a few threads and a short queue: order is kept, memory is bounded."""
     with ThreadPoolExecutor(_WORKERS) as pool:

@@ -23,7 +23,19 @@ from googlenet_edge.cli import app
 from googlenet_edge.engines import rounds
 from googlenet_edge.engines.measurement import read_measurement
 
-COMMANDS = ("demo", "train", "prune", "export", "calibrate", "build", "eval", "predict", "inspect", "bench")
+COMMANDS = (
+    "demo",
+    "train",
+    "prune",
+    "export",
+    "calibrate",
+    "build",
+    "eval",
+    "predict",
+    "inspect",
+    "bench",
+    "sensitivity",
+)
 
 
 @pytest.fixture(scope="module")

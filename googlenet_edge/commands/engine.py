@@ -64,6 +64,8 @@ def build(
 ) -> None:
     """Make a bundle: export, calibrate and lower as far as that is missing, then compare its accuracy with FP32.
 
+    Where INT8 loses more than --max-drop, the layers that cost most stay float.
+
     Examples: gnet-edge build --precision int8, gnet-edge build --precision int8 --method entropy --max-drop 0.2
     """
     from googlenet_edge.engines import build as building
@@ -87,6 +89,8 @@ def build(
     shown(accuracy_table(manifest))
     if manifest.against_fp32:
         shown(comparison_sentence(manifest.against_fp32))
+    if manifest.float_layers:
+        shown(f"left in float to keep the accuracy: {', '.join(manifest.float_layers)}")
     for note in manifest.notes:
         shown(note)
     shown("took: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in manifest.build_seconds.items()))
@@ -94,6 +98,38 @@ def build(
         shown(f"there already: {file}")
     shown(f"bundle: {report.bundle}")
     output(report, as_json)
+
+
+def sensitivity(
+    checkpoint: Annotated[Path | None, typer.Argument(help="Default: the newest under runs/.")] = None,
+    data: DataOption = None,
+    images: Annotated[int, typer.Option(min=1, max=2000, help="Training images to measure on.")] = 200,
+    calibration_images: ImagesOption = None,
+    method: MethodOption = None,
+    threads: ThreadsOption = None,
+    skip_damaged: SkipOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """What each layer costs in INT8: in accuracy where it is rounded, in time where it is left in float.
+
+    A layer is an activation, with the convolutions that write it and read it. Example: gnet-edge sensitivity
+    """
+    from googlenet_edge.engines.build import SensitivityRequest
+    from googlenet_edge.engines.build import sensitivity as run
+    from googlenet_edge.engines.tables import sensitivity_sentence, sensitivity_table
+
+    settings = workspace.read_settings()
+    taken = named(workspace.take_checkpoint(checkpoint, settings))
+    request = SensitivityRequest(
+        checkpoint=taken,
+        calibration=calibration_request(taken, data, calibration_images, method, skip_damaged),
+        images=images,
+        threads=chosen("--threads", threads, settings.threads, CORES),
+    )
+    found = run(request, bars=bar)
+    shown(sensitivity_table(found))
+    shown(sensitivity_sentence(found))
+    output(found, as_json)
 
 
 def evaluate(
