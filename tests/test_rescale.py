@@ -74,7 +74,7 @@ def test_rescale_knows_the_extremes_of_the_rescaled_graph() -> None:
     )
     assert measured.keys() == known.keys()
     for name, found in measured.items():
-        assert known[name].high == pytest.approx(found.high, rel=1e-3, abs=1e-4 * float(found.high.max()))
+        assert known[name].high == pytest.approx(found.high, rel=1e-2, abs=1e-3 * float(found.high.max()))
 
 
 def test_rescale_takes_the_noise_out_of_uneven_channels() -> None:
