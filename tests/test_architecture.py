@@ -29,6 +29,8 @@ DOOR_UPWARDS = ("googlenet_edge", "googlenet_edge.engines.predictor")
 NEED_TORCH = {
     "googlenet_edge.augment",
     "googlenet_edge.checkpoint",
+    "googlenet_edge.descent",
+    "googlenet_edge.distil",
     "googlenet_edge.export",
     "googlenet_edge.model",
     "googlenet_edge.parallel",

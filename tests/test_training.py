@@ -19,22 +19,15 @@ import torch.nn.functional as F
 from googlenet_edge.augment import Augmentation, Epoch, random_colours, random_crop, to_input
 from googlenet_edge.checkpoint import Checkpoint, CheckpointInfo, read_checkpoint
 from googlenet_edge.dataset import Checked, check_images, open_dataset
+from googlenet_edge.descent import learning_rate_at
 from googlenet_edge.errors import TrainingError
 from googlenet_edge.metrics import drop_lines_from, read_lines
 from googlenet_edge.model import Outputs
 from googlenet_edge.parallel import Rank
 from googlenet_edge.pictograms import write_pictograms
 from googlenet_edge.preprocess import Preprocess
-from googlenet_edge.training_loop import (
-    EpochReport,
-    StepReport,
-    StoppedError,
-    TrainingData,
-    ema_decay_at,
-    learning_rate_at,
-    train_from,
-    training_loss,
-)
+from googlenet_edge.reports import EpochReport, StepReport, StoppedError
+from googlenet_edge.training_loop import TrainingData, ema_decay_at, train_from, training_loss
 from googlenet_edge.training_state import TrainConfig, TrainingState, check_same_training, first_state, read_state
 
 PREPROCESS = Preprocess(resize=32, crop=32)
