@@ -10,7 +10,7 @@ import typer
 from googlenet_edge import __version__
 from googlenet_edge.commands.demo import demo
 from googlenet_edge.commands.engine import bench, build, calibrate, evaluate, inspect, predict, sensitivity
-from googlenet_edge.commands.model import export, prune, train
+from googlenet_edge.commands.model import export, finetune, prune, train
 from googlenet_edge.console import run_command
 
 MODEL, ENGINE = "The model", "The engine"
@@ -31,7 +31,7 @@ def _all(version: Annotated[bool, typer.Option("--version", callback=_print_vers
     """
 
 
-for verb in (demo, train, prune, export):
+for verb in (demo, train, finetune, prune, export):
     app.command(rich_help_panel=MODEL)(verb)
 for verb in (calibrate, build, sensitivity, predict, inspect, bench):
     app.command(rich_help_panel=ENGINE)(verb)

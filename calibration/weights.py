@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from googlenet_edge.processor import Processor
 
-_MAX_BIAS = 2.0**30  # half of int32: the sum of the products needs room too
+MAX_BIAS = 2.0**30  # half of int32: the sum of the products needs room too
 
 
 class WeightRange(Enum):
@@ -47,7 +47,7 @@ def quantize_weights(
     """
     rows = weight.reshape(len(weight), -1).astype(np.float64)
     for_weight = np.abs(rows).max(axis=1) / weight_range.value
-    for_bias = np.abs(bias.astype(np.float64)) / (float(input_scale) * _MAX_BIAS)
+    for_bias = np.abs(bias.astype(np.float64)) / (float(input_scale) * MAX_BIAS)
     scale = np.maximum(for_weight, for_bias).astype(np.float32)
     scale[scale < np.finfo(np.float32).tiny] = 1.0  # a channel of zeros: any scale is right
     bias_scale = input_scale * scale

@@ -10,7 +10,6 @@ The manifest carries its own SHA-256, so that one changed byte anywhere is found
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
@@ -21,7 +20,15 @@ from googlenet_edge import __version__
 from googlenet_edge.engines.accuracy import Accuracy, Comparison
 from googlenet_edge.engines.golden import Golden, read_golden
 from googlenet_edge.errors import BundleError, OutputError
-from googlenet_edge.files import from_versioned_json, new_folder, read_file, sha256_bytes, to_json, write_bytes
+from googlenet_edge.files import (
+    check_writable,
+    from_versioned_json,
+    new_folder,
+    read_file,
+    sha256_bytes,
+    to_json,
+    write_bytes,
+)
 from googlenet_edge.preprocess import Preprocess
 from googlenet_edge.statistics import Interval
 from googlenet_edge.target import Device, Precision
@@ -196,11 +203,9 @@ def check_place(path: Path) -> None:
     """Raises `OutputError` where no bundle can be written: asked before minutes of work, not after."""
     try:
         _refuse_foreign_folder(path)
-        above = next(folder for folder in path.absolute().parents if folder.exists())
     except OSError as problem:
         raise OutputError(f"cannot write {path}: {problem.strerror}; give another --out") from problem
-    if not (above.is_dir() and os.access(above, os.W_OK)):
-        raise OutputError(f"cannot write {path}: {above} is not a folder that can be written to; give another --out")
+    check_writable(path)
 
 
 def _refuse_foreign_folder(path: Path) -> None:

@@ -34,7 +34,7 @@ def evaluate(
         DataError: no image, or other classes than the model's.
         DamagedImageError: a file cannot be decoded.
     """
-    _check_classes(predictor.labels, images)
+    check_classes(predictor.labels, images)
     start = clock()
     pixels = load_pixels(images, predictor.preprocess)
     tops = []
@@ -82,7 +82,8 @@ def evaluate_bundles(
     return results
 
 
-def _check_classes(labels: tuple[str, ...], images: ImageSet) -> None:
+def check_classes(labels: tuple[str, ...], images: ImageSet) -> None:
+    """Raises `DataError` where there is no image, or where the images have other classes than a model's ``labels``."""
     if not len(images):
         raise DataError(f"{images.root} has no image to evaluate")
     if images.class_names == labels:

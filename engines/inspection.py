@@ -75,6 +75,8 @@ def _checkpoint(path: Path) -> Facts:
     if record := info.training:
         facts["training"] = f"{record.epochs} epochs of {record.images} images in {record.seconds:.0f} s"
         facts["top-1"] = f"{record.val_top1:.2%}"
+        if record.parent_sha256:
+            facts["fine-tuned from"] = record.parent_sha256
     return facts
 
 

@@ -13,6 +13,10 @@ from googlenet_edge.engines.accuracy import Accuracy, Comparison
 from googlenet_edge.engines.bundle import MODEL, Manifest
 from googlenet_edge.engines.measurement import BundleMeasurement, Measurement, Stage
 from googlenet_edge.engines.predictor import Prediction
+from googlenet_edge.statistics import wilson_interval
+
+if TYPE_CHECKING:
+    from googlenet_edge.engines.finetune import FinetuneReport
 
 if TYPE_CHECKING:
     from googlenet_edge.calibration.table import Choice
@@ -54,6 +58,15 @@ def evaluation_table(rows: Sequence[tuple[str, Accuracy]]) -> Table:
     table = _table("bundle", "top-1", "95 % interval", "top-5", "images")
     for name, accuracy in rows:
         table.add_row(name, *_accuracy(accuracy), str(accuracy.images))
+    return table
+
+
+def finetune_table(report: FinetuneReport) -> Table:
+    """FP32, INT8 as calibrated and INT8 as fine-tuned, on the same images; how often INT8 answers as FP32 does."""
+    table = _table("", "top-1", "95 % interval", "top-5", "as fp32", "95 % interval")
+    table.add_row("fp32, the teacher", *_accuracy(report.before.against_fp32.reference), "", "")
+    for name, int8 in (("int8 before", report.before), ("int8 after", report.after)):
+        table.add_row(name, *_accuracy(int8.accuracy), *_agreement(int8.against_fp32))
     return table
 
 
@@ -163,6 +176,12 @@ def _table(first: str, *others: str) -> Table:
 def _accuracy(accuracy: Accuracy) -> tuple[str, str, str]:
     interval = accuracy.top1_interval
     return f"{accuracy.top1:.2%}", f"{interval.low:.2%} to {interval.high:.2%}", f"{accuracy.top5:.2%}"
+
+
+def _agreement(comparison: Comparison) -> tuple[str, str]:
+    images = comparison.reference.images
+    interval = wilson_interval(round(comparison.agreement * images), images)
+    return f"{comparison.agreement:.2%}", f"{interval.low:.2%} to {interval.high:.2%}"
 
 
 def _megabytes(size: int) -> str:

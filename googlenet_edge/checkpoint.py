@@ -21,7 +21,11 @@ SCHEMA = 1
 
 @dataclass(frozen=True, slots=True)
 class TrainingRecord:
-    """How a checkpoint came to be. Accuracies are shares (0…1) of the validation images, in FP32."""
+    """How a checkpoint came to be. Accuracies are shares (0…1) of the validation images, in FP32.
+
+    ``parent_sha256`` is the hash of the checkpoint that it was made from by fine-tuning, or empty; the rest then tells
+    of the fine-tuning alone.
+    """
 
     epochs: int
     images: int
@@ -30,6 +34,7 @@ class TrainingRecord:
     val_top1: float
     val_top5: float
     seconds: float
+    parent_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)

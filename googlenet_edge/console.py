@@ -26,7 +26,7 @@ from googlenet_edge.files import to_json
 from googlenet_edge.workspace import SETTINGS_FILE, Taken
 
 if TYPE_CHECKING:
-    from googlenet_edge.training_loop import EpochReport, StepReport
+    from googlenet_edge.reports import EpochReport, StepReport
 
 PIPED_WIDTH = 160
 BUILD_PACKAGES = ("torch", "onnx", "safetensors")

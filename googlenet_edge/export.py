@@ -6,7 +6,7 @@ every version of torch, and stay when the network's widths change.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,13 +15,13 @@ import onnx
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from torch import nn
+from torch import Tensor, nn
 
 from googlenet_edge import __version__
 from googlenet_edge.checkpoint import Checkpoint, build_model
 from googlenet_edge.errors import GraphError
 from googlenet_edge.graph import INPUT, OUTPUT, InferenceGraph
-from googlenet_edge.model import ConvBNReLU, GoogLeNet, Inception
+from googlenet_edge.model import BATCH_NORM_EPSILON, ConvBNReLU, GoogLeNet, Inception
 
 DEFAULT_OPSET = 17
 OPSETS = (13, DEFAULT_OPSET)
@@ -79,6 +79,31 @@ def check_parity(graph: InferenceGraph, checkpoint: Checkpoint, batches: Iterabl
             " allowed; please report this with your versions of torch and onnxruntime"
         )
     return relative
+
+
+def unfolded(weights: Mapping[str, NDArray[np.float32]], like: Checkpoint) -> dict[str, Tensor]:
+    """The inverse of the folding: a graph's weights as a state dict, with batch normalization that changes nothing.
+
+    Exporting it gives these very weights again. What the graph has not, the auxiliary heads, stays as in ``like``.
+
+    Args:
+        weights: all constants of the exported graph, by name.
+        like: the checkpoint that the graph was exported from.
+    """
+    state = dict(like.weights)
+    for name, value in weights.items():
+        layer, tensor = name.removesuffix(".conv.bias"), torch.from_numpy(value.copy())
+        if layer == name:
+            state[name] = tensor
+            continue
+        ones = torch.ones_like(tensor)
+        state |= {
+            f"{layer}.bn.weight": ones,
+            f"{layer}.bn.bias": tensor,
+            f"{layer}.bn.running_mean": torch.zeros_like(tensor),
+            f"{layer}.bn.running_var": ones - BATCH_NORM_EPSILON,  # so that sqrt(variance + ε) is 1
+        }
+    return state
 
 
 @dataclass

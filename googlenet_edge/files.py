@@ -91,6 +91,16 @@ def write_bytes(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
+def check_writable(path: Path) -> None:
+    """Raises `OutputError` where nothing can be written at ``path``: asked before minutes of work, not after."""
+    try:
+        above = next(folder for folder in path.absolute().parents if folder.exists())
+    except OSError as problem:
+        raise OutputError(f"cannot write {path}: {problem.strerror}; give another --out") from problem
+    if not (above.is_dir() and os.access(above, os.W_OK)):
+        raise OutputError(f"cannot write {path}: {above} is not a folder that can be written to; give another --out")
+
+
 def to_json(value: Any) -> bytes:
     """A dataclass (or any JSON value) as indented JSON, the same bytes for the same value."""
     return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"

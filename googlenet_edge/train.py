@@ -10,7 +10,8 @@ from googlenet_edge.dataset import Progress, WhenDamaged, check_images, open_dat
 from googlenet_edge.errors import ConfigError
 from googlenet_edge.parallel import Rank
 from googlenet_edge.preprocess import Preprocess
-from googlenet_edge.training_loop import Observer, TrainingData, train_from
+from googlenet_edge.reports import Observer
+from googlenet_edge.training_loop import TrainingData, train_from
 from googlenet_edge.training_state import (
     TrainConfig,
     check_same_training,
@@ -56,7 +57,13 @@ def train(
     path = request.folder / CHECKPOINT_FILE
     if path.exists():
         raise ConfigError(f"{path} is there already; give another --out")
-    data = _check(request, when_damaged, progress)
+    data = check_training_data(
+        request.data,
+        preprocess=request.preprocess,
+        seed=request.config.seed,
+        when_damaged=when_damaged,
+        progress=progress,
+    )
     info = CheckpointInfo(data.train.class_names, request.preprocess, request.true_5x5)
     state = first_state(info, request.config, images_sha256=data.train_sha256, start=request.start)
     if saved := read_state(request.folder):
@@ -71,8 +78,19 @@ def train(
     return path
 
 
-def _check(request: TrainRequest, when_damaged: WhenDamaged, progress: Progress | None) -> TrainingData:
-    dataset = open_dataset(request.data, seed=request.config.seed)
+def check_training_data(
+    folder: Path, *, preprocess: Preprocess, seed: int, when_damaged: WhenDamaged, progress: Progress | None
+) -> TrainingData:
+    """The images of a folder, each decoded once. ``seed`` splits a folder that has no ``train`` and ``val``.
+
+    Args:
+        when_damaged: `refuse_damaged` or `without_damaged`.
+        progress: told how many images are checked.
+
+    Raises:
+        DataError, DamagedImageError: see `open_dataset` and ``when_damaged``.
+    """
+    dataset = open_dataset(folder, seed=seed)
     total = len(dataset.train) + len(dataset.val)
 
     def second_part(done: int, _: int) -> None:
@@ -83,8 +101,8 @@ def _check(request: TrainRequest, when_damaged: WhenDamaged, progress: Progress 
         if progress:
             progress(done, total)
 
-    train_set = check_images(dataset.train, preprocess=request.preprocess, progress=first_part)
+    train_set = check_images(dataset.train, preprocess=preprocess, progress=first_part)
     when_damaged(train_set)
-    val_set = check_images(dataset.val, preprocess=request.preprocess, progress=second_part)
+    val_set = check_images(dataset.val, preprocess=preprocess, progress=second_part)
     when_damaged(val_set)
-    return TrainingData(train_set.images, val_set.images, train_set.sha256, val_set.sha256, request.preprocess)
+    return TrainingData(train_set.images, val_set.images, train_set.sha256, val_set.sha256, preprocess)

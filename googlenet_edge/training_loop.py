@@ -7,11 +7,9 @@ same draws and so the same result.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -22,18 +20,19 @@ from torch.nn.parallel import DistributedDataParallel
 from googlenet_edge.augment import Epoch, TrainingBatches, to_input
 from googlenet_edge.checkpoint import Checkpoint, TrainingRecord
 from googlenet_edge.dataset import ImageSet, load_pixels
-from googlenet_edge.errors import TrainingError
+from googlenet_edge.descent import Descent, batch_size_for, learning_rate_at
 from googlenet_edge.metrics import append_line, drop_lines_from
 from googlenet_edge.model import GoogLeNet
 from googlenet_edge.parallel import Rank, any_rank, make_parallel, mean_of_ranks
-from googlenet_edge.precision import autocast, gradient_scaler
+from googlenet_edge.precision import autocast
 from googlenet_edge.preprocess import Preprocess
+from googlenet_edge.reports import EpochReport, Meter, Observer, StoppedError
 from googlenet_edge.training_state import TrainConfig, TrainingState, write_state
 
 AUX_WEIGHT = 0.3
 EMA_HALF_LIFE_SHARE = 0.02
-STEPS_PER_REPORT = 10
 EVAL_BATCH = 100
+_MEND = "start again with a lower --learning-rate and another --out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,51 +44,6 @@ class TrainingData:
     train_sha256: str
     val_sha256: str
     preprocess: Preprocess
-
-
-@dataclass(frozen=True, slots=True)
-class StepReport:
-    """The last few steps, for a progress bar. ``remaining_s`` counts all epochs."""
-
-    epoch: int
-    epochs: int
-    step: int
-    steps: int
-    loss: float
-    top1: float
-    images_per_s: float
-    remaining_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class EpochReport:
-    """One line of ``metrics.jsonl``. Accuracies are shares; ``val_*`` in FP32 with the averaged weights."""
-
-    epoch: int
-    loss: float
-    train_top1: float
-    val_top1: float
-    val_top5: float
-    learning_rate: float
-    images_per_s: float
-    seconds: float
-
-
-class Observer(Protocol):
-    """Who is told how training goes, and may ask it to stop after the step at hand."""
-
-    def on_step(self, report: StepReport) -> None:
-        """A few steps are done."""
-
-    def on_epoch(self, report: EpochReport) -> None:
-        """An epoch is done, evaluated and saved."""
-
-    def should_stop(self) -> bool:
-        """Whether to save and stop now."""
-
-
-class StoppedError(TrainingError):
-    """Training was asked to stop; the state was saved."""
 
 
 def train_from(
@@ -125,22 +79,14 @@ def training_loss(outputs: Iterable[Tensor], labels: Tensor, *, label_smoothing:
     return main + AUX_WEIGHT * torch.stack(auxiliary).sum()
 
 
-def learning_rate_at(step: int, *, steps: int, config: TrainConfig) -> float:
-    """Linear warm-up, then half a cosine down to zero (arXiv 1608.03983 without restarts)."""
-    warmup = max(1, round(config.warmup * steps))
-    if step < warmup:
-        return config.learning_rate * (step + 1) / warmup
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-
-
 def ema_decay_at(step: int, *, steps: int) -> float:
     """The share of the average that stays: a half-life of 2 % of all steps, and less while the average is young."""
     settled = math.exp(-math.log(2) / max(1.0, EMA_HALF_LIFE_SHARE * steps))
     return min(settled, (1 + step) / (10 + step))
 
 
-def evaluate_model(model: GoogLeNet, images: ImageSet, preprocess: Preprocess) -> tuple[float, float]:
-    """(top-1, top-5) as shares, in FP32."""
+def evaluate_model(model: nn.Module, images: ImageSet, preprocess: Preprocess) -> tuple[float, float]:
+    """(top-1, top-5) as shares, in FP32. ``model``: in eval mode, float32 ``(N, 3, crop, crop)`` → ``(N, classes)``."""
     device = next(model.parameters()).device
     top1 = top5 = done = 0
     for batch in _stacked(load_pixels(images, preprocess), EVAL_BATCH):
@@ -151,6 +97,11 @@ def evaluate_model(model: GoogLeNet, images: ImageSet, preprocess: Preprocess) -
         hits = best == labels[:, None]
         top1, top5, done = top1 + int(hits[:, 0].sum()), top5 + int(hits.sum()), done + len(batch)
     return top1 / done, top5 / done
+
+
+def top1_share(logits: Tensor, labels: Tensor) -> float:
+    """The share of rows of ``logits`` ``(N, classes)``, on any device, whose largest is at ``labels`` ``(N,)``."""
+    return float((logits.argmax(1).cpu() == labels).float().mean())
 
 
 class _Forward(nn.Module):
@@ -179,16 +130,14 @@ class _Loop:
         self.info = state.info
         self.model, self.average = (self._network(weights) for weights in (state.weights, state.average))
         make_parallel(self.model, rank, self.generator)
-        self.optimizer = _optimizer(self.model, state.config)
-        _load_momentum(self.optimizer, self.model, state.momentum)
-        self.scaler = gradient_scaler(self.device, wanted=state.config.mixed_precision)
         forward = _Forward(self.model, state.config).train()
         self.forward: nn.Module = DistributedDataParallel(forward) if rank.world > 1 else forward
-        self.batch_size = _batch_size(state.config.batch_size, len(data.train), rank.world)
+        self.batch_size = batch_size_for(state.config.batch_size, len(data.train), processes=rank.world)
         self.steps = len(data.train) // self.batch_size
+        self.descent = Descent(self.model, state.config, steps=self._total, device=self.device, mend=_MEND)
+        self.descent.load_momentum(state.momentum)
         self.first_step, self.seconds_before = state.step, state.seconds
-        self.started = time.monotonic()
-        self.done_here = 0
+        self.meter = Meter(epochs=state.config.epochs, steps=self.steps, batch_size=self.batch_size)
         self.batches = TrainingBatches(
             data.train, data.preprocess, state.config.augmentation, seed=state.config.seed, workers=workers
         )
@@ -206,20 +155,17 @@ class _Loop:
             len(self.data.train), self.batch_size, self.config.seed, epoch, first, self.rank.index, self.rank.world
         )
         self.model.train()
-        started, losses, hits = time.monotonic(), [], []
+        self.meter.begin(epoch)
         for step, (pixels, colours, labels) in enumerate(self.batches.of(plan), start=first):
             loss, logits = self._step(epoch * self.steps + step, pixels, colours, labels)
-            losses.append(loss)
-            hits.append(float((logits.argmax(1).cpu() == labels).float().mean()))
-            self.done_here += 1
-            if (step + 1) % STEPS_PER_REPORT == 0 or step + 1 == self.steps:
-                self.observer.on_step(self._step_report(epoch, step + 1, losses, hits))
+            self.meter.add(loss, top1_share(logits, labels))
+            self.meter.report(step + 1, self.observer)
             if step + 1 < self.steps and self.asked_to_stop():
                 if self.rank.first:
                     save(self.state(epoch, step + 1))
                 raise _stopped(f"in epoch {epoch + 1} after step {step + 1} of {self.steps}")
-        images_per_s = len(losses) * self.batch_size / (time.monotonic() - started) if losses else 0.0
-        loss, train_top1 = mean_of_ranks([_mean(losses), _mean(hits)], self.rank, self.device)
+        means = self.meter.means()
+        loss, train_top1 = mean_of_ranks([means.loss, means.top1], self.rank, self.device)
         top1, top5 = self.evaluate()
         return EpochReport(
             epoch=epoch + 1,
@@ -228,24 +174,14 @@ class _Loop:
             val_top1=top1,
             val_top5=top5,
             learning_rate=learning_rate_at(epoch * self.steps + self.steps - 1, steps=self._total, config=self.config),
-            images_per_s=images_per_s,
+            images_per_s=means.images_per_s,
             seconds=self._seconds(),
         )
 
     def _step(self, step: int, pixels: Tensor, colours: Tensor, labels: Tensor) -> tuple[float, Tensor]:
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate_at(step, steps=self._total, config=self.config)
         x = to_input(pixels.to(self.device), self.data.preprocess, colours.to(self.device))
         loss, logits = self.forward(x, labels.to(self.device))
-        self.optimizer.zero_grad()
-        self.scaler.scale(loss).backward()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"the loss is {value} at step {step + 1}; start again with a lower --learning-rate and another --out"
-            )
+        value = self.descent.step(step, loss)
         _average(self.average, self.model, decay=ema_decay_at(step, steps=self._total))
         return value, logits
 
@@ -257,26 +193,12 @@ class _Loop:
         """(top-1, top-5) of the averaged weights, in the first process; the others do not look."""
         return evaluate_model(self.average, self.data.val, self.data.preprocess) if self.rank.first else (0.0, 0.0)
 
-    def _step_report(self, epoch: int, step: int, losses: list[float], hits: list[float]) -> StepReport:
-        here = time.monotonic() - self.started
-        left = self._total - epoch * self.steps - step
-        return StepReport(
-            epoch=epoch + 1,
-            epochs=self.config.epochs,
-            step=step,
-            steps=self.steps,
-            loss=_mean(losses[-STEPS_PER_REPORT:]),
-            top1=_mean(hits[-STEPS_PER_REPORT:]),
-            images_per_s=self.done_here * self.batch_size / here,
-            remaining_s=left * here / self.done_here,
-        )
-
     @property
     def _total(self) -> int:
         return self.steps * self.config.epochs
 
     def _seconds(self) -> float:
-        return self.seconds_before + time.monotonic() - self.started
+        return self.seconds_before + self.meter.seconds
 
     def state(self, epoch: int, step: int) -> TrainingState:
         """Everything that is needed to go on from ``step`` of ``epoch`` (both counted from 0)."""
@@ -289,7 +211,7 @@ class _Loop:
             seconds=self._seconds(),
             weights=self.model.state_dict(),
             average=self.average.state_dict(),
-            momentum=_momentum(self.optimizer, self.model),
+            momentum=self.descent.momentum(),
             generator=self.generator.get_state(),
         )
 
@@ -312,31 +234,6 @@ def _stopped(where: str) -> StoppedError:
     return StoppedError(f"training stopped {where} and was saved; the same command goes on from there")
 
 
-def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:
-    """Weight decay for kernels and matrices, none for biases and normalization."""
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
-    return torch.optim.SGD(
-        [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
-        lr=config.learning_rate,
-        momentum=config.momentum,
-        nesterov=True,
-        fused=True,
-    )
-
-
-def _momentum(optimizer: torch.optim.SGD, model: nn.Module) -> dict[str, Tensor]:
-    found = {n: optimizer.state[p].get("momentum_buffer") for n, p in model.named_parameters() if p in optimizer.state}
-    return {name: buffer for name, buffer in found.items() if buffer is not None}
-
-
-def _load_momentum(optimizer: torch.optim.SGD, model: nn.Module, momentum: dict[str, Tensor]) -> None:
-    """Each buffer in the memory format of its parameter, which the fused optimizer takes for granted."""
-    for name, parameter in model.named_parameters():
-        if name in momentum:
-            optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum[name])
-
-
 @torch.no_grad()
 def _average(average: nn.Module, model: nn.Module, *, decay: float) -> None:
     """average ← decay × average + (1 - decay) × model, for weights and running statistics."""
@@ -345,14 +242,6 @@ def _average(average: nn.Module, model: nn.Module, *, decay: float) -> None:
     torch._foreach_lerp_([mine[n] for n in floats], [theirs[n] for n in floats], 1 - decay)
     for name in mine.keys() - set(floats):
         mine[name].copy_(theirs[name])
-
-
-def _batch_size(wanted: int, images: int, world: int) -> int:
-    """The batch of all processes: as wanted, but not more than there are images, and divisible by the processes."""
-    size = min(wanted, images) // world * world
-    if size < 2 * world:
-        raise TrainingError(f"{images} images in batches of {wanted} are too few for {world} processes; use fewer")
-    return size
 
 
 def _stacked(images: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
@@ -364,7 +253,3 @@ def _stacked(images: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
             batch = []
     if batch:
         yield np.stack(batch)
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values) if values else math.nan

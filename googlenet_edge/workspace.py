@@ -17,6 +17,7 @@ from googlenet_edge.target import Device, Precision
 RUNS = Path("runs")
 CHECKPOINT_FILE = "checkpoint.safetensors"
 PRUNED_FILE = "pruned.safetensors"
+FINETUNED_FILE = "finetuned.safetensors"
 GRAPH_FILE = "googlenet.onnx"
 TABLE_FILE = "calibration.json"
 MANIFEST_FILE = "manifest.json"

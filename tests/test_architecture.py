@@ -28,7 +28,10 @@ DOOR_UPWARDS = ("googlenet_edge", "googlenet_edge.engines.predictor")
 # Modules that need the extra [build]. All others run on a device, where neither torch nor onnx is installed.
 NEED_TORCH = {
     "googlenet_edge.augment",
+    "googlenet_edge.calibration.fake_quantization",
     "googlenet_edge.checkpoint",
+    "googlenet_edge.descent",
+    "googlenet_edge.distil",
     "googlenet_edge.export",
     "googlenet_edge.model",
     "googlenet_edge.parallel",

@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,26 +15,20 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from watching import Watching
 
 from googlenet_edge.augment import Augmentation, Epoch, random_colours, random_crop, to_input
 from googlenet_edge.checkpoint import Checkpoint, CheckpointInfo, read_checkpoint
 from googlenet_edge.dataset import Checked, check_images, open_dataset
+from googlenet_edge.descent import learning_rate_at
 from googlenet_edge.errors import TrainingError
 from googlenet_edge.metrics import drop_lines_from, read_lines
 from googlenet_edge.model import Outputs
 from googlenet_edge.parallel import Rank
 from googlenet_edge.pictograms import write_pictograms
 from googlenet_edge.preprocess import Preprocess
-from googlenet_edge.training_loop import (
-    EpochReport,
-    StepReport,
-    StoppedError,
-    TrainingData,
-    ema_decay_at,
-    learning_rate_at,
-    train_from,
-    training_loss,
-)
+from googlenet_edge.reports import StoppedError
+from googlenet_edge.training_loop import TrainingData, ema_decay_at, train_from, training_loss
 from googlenet_edge.training_state import TrainConfig, TrainingState, check_same_training, first_state, read_state
 
 PREPROCESS = Preprocess(resize=32, crop=32)
@@ -62,26 +56,6 @@ def data(photos: Path) -> TrainingData:
     dataset = open_dataset(photos)
     train, val = (check_images(part, preprocess=PREPROCESS) for part in (dataset.train, dataset.val))
     return TrainingData(train.images, val.images, train.sha256, val.sha256, PREPROCESS)
-
-
-@dataclass
-class Watching:
-    """An observer that asks to stop after so many steps."""
-
-    stop_after: int = 1 << 30
-    steps: list[StepReport] = field(default_factory=list)
-    epochs: list[EpochReport] = field(default_factory=list)
-    asked: int = 0
-
-    def on_step(self, report: StepReport) -> None:
-        self.steps.append(report)
-
-    def on_epoch(self, report: EpochReport) -> None:
-        self.epochs.append(report)
-
-    def should_stop(self) -> bool:
-        self.asked += 1
-        return self.asked >= self.stop_after
 
 
 def start(data: TrainingData, config: TrainConfig = CONFIG) -> TrainingState:

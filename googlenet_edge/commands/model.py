@@ -1,4 +1,4 @@
-"""Commands that make a model: train, prune, export."""
+"""Commands that make a model: train, finetune, prune, export."""
 
 from __future__ import annotations
 
@@ -8,8 +8,19 @@ from typing import Annotated
 import typer
 
 from googlenet_edge import Preprocess, workspace
-from googlenet_edge.commands.options import DataOption, JsonOption, SkipOption, output, when_damaged
+from googlenet_edge.commands.options import (
+    CORES,
+    DataOption,
+    ImagesOption,
+    JsonOption,
+    MethodOption,
+    SkipOption,
+    calibration_request,
+    output,
+    when_damaged,
+)
 from googlenet_edge.console import TrainingDisplay, bar, named, shown
+from googlenet_edge.target import Precision
 
 
 def train(
@@ -74,6 +85,58 @@ def train(
         )
         if rank.first:
             shown(f"checkpoint: {path}")
+
+
+def finetune(
+    checkpoint: Annotated[Path | None, typer.Argument(help="Default: the newest under runs/.")] = None,
+    precision: Annotated[Precision, typer.Option(help="What to fine-tune for; only int8 needs it.")] = Precision.INT8,
+    data: DataOption = None,
+    images: ImagesOption = None,
+    method: MethodOption = None,
+    epochs: Annotated[int, typer.Option(min=1, help="A tenth of the training is usual.")] = 3,
+    batch_size: Annotated[int, typer.Option(min=2, help="Images a step.")] = 128,
+    learning_rate: Annotated[float, typer.Option(help="Peak; a hundredth of the training's is usual.")] = 0.001,
+    out: Annotated[Path | None, typer.Option(help=f"Default: {workspace.FINETUNED_FILE} beside it.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that load images.")] = 2,
+    skip_damaged: SkipOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a checkpoint to lose less in INT8, where calibration is not enough. Stopped, it starts again.
+
+    The result is a checkpoint to build from; it is written where INT8 gets as many validation images right as before.
+
+    Example: gnet-edge finetune && gnet-edge build runs/photos/finetuned.safetensors --out runs/photos/int8-tuned
+    """
+    from googlenet_edge.distil import DistilConfig
+    from googlenet_edge.engines import finetune as finetuning
+    from googlenet_edge.engines.tables import comparison_sentence, finetune_table
+    from googlenet_edge.memory import keep_freed_memory
+
+    taken = named(workspace.take_checkpoint(checkpoint, workspace.read_settings()))
+    request = finetuning.FinetuneRequest(
+        checkpoint=taken,
+        out=out or taken.with_name(workspace.FINETUNED_FILE),
+        calibration=calibration_request(taken, data, images, method, skip_damaged),
+        config=DistilConfig(
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            label_share=0.0,
+            weight_decay=0.0,
+            mixed_precision=False,
+            seed=seed,
+        ),
+        precision=precision,
+        threads=CORES,
+        workers=workers,
+    )
+    keep_freed_memory()
+    report = finetuning.finetune(request, watch=lambda: TrainingDisplay(visible=True), bars=bar)
+    shown(finetune_table(report))
+    shown(f"after against before: {comparison_sentence(report.gain)}")
+    shown(f"checkpoint: {report.checkpoint}")
+    output(report, as_json)
 
 
 def prune(

@@ -1,0 +1,183 @@
+"""From a checkpoint to one that loses less in INT8: calibrate, train on the grids, calibrate again, and compare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from googlenet_edge.calibration.calibrate import calibrate, table_at
+from googlenet_edge.calibration.finetune import finetuned
+from googlenet_edge.calibration.lower import prepared
+from googlenet_edge.calibration.table import CalibrationTable
+from googlenet_edge.calibration.weights import weight_range_for
+from googlenet_edge.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from googlenet_edge.dataset import check_images, open_dataset, stratified_sample
+from googlenet_edge.distil import DistilConfig
+from googlenet_edge.engines.accuracy import Accuracy, Comparison, Evaluation, compare
+from googlenet_edge.engines.build import Bars, CalibrationRequest
+from googlenet_edge.engines.evaluate import check_classes, evaluate
+from googlenet_edge.engines.lowering import lower
+from googlenet_edge.engines.predictor import Predictor
+from googlenet_edge.engines.protocol import EngineOptions
+from googlenet_edge.engines.registry import backend_for
+from googlenet_edge.errors import AccuracyError, ConfigError
+from googlenet_edge.export import export
+from googlenet_edge.files import check_writable
+from googlenet_edge.graph import InferenceGraph
+from googlenet_edge.processor import read_processor
+from googlenet_edge.reports import Observer
+from googlenet_edge.target import Device, Precision
+from googlenet_edge.train import check_training_data
+from googlenet_edge.training_loop import TrainingData
+from googlenet_edge.workspace import TABLE_FILE
+
+
+@dataclass(frozen=True, slots=True)
+class FinetuneRequest:
+    """Which checkpoint to fine-tune, how, and where the result goes.
+
+    ``calibration`` says which images to train and calibrate on; accuracy is measured on the validation images among
+    them. ``threads`` are those of the evaluation, ``workers`` the processes that load images.
+    """
+
+    checkpoint: Path
+    out: Path
+    calibration: CalibrationRequest
+    config: DistilConfig
+    precision: Precision = Precision.INT8
+    threads: int = 1
+    workers: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Int8Accuracy:
+    """The lowered graph's own accuracy, and against the float graph of the checkpoint that was fine-tuned."""
+
+    accuracy: Accuracy
+    against_fp32: Comparison
+
+
+@dataclass(frozen=True, slots=True)
+class FinetuneReport:
+    """The new checkpoint, and what became of INT8: ``gain`` compares after with before."""
+
+    checkpoint: str
+    before: Int8Accuracy
+    after: Int8Accuracy
+    gain: Comparison
+
+
+def finetune(
+    request: FinetuneRequest, *, watch: Callable[[], AbstractContextManager[Observer]], bars: Bars
+) -> FinetuneReport:
+    """Fine-tunes for INT8 and writes the checkpoint, where at least as many validation images are right as before.
+
+    Before and after, the graph is exported, calibrated and lowered as ``build`` does it, so the figures are those of
+    the bundles. The table beside the checkpoint is used where it fits. Nothing but the checkpoint is written.
+
+    Args:
+        watch: shows the training itself; asked to stop, nothing is kept.
+
+    Raises:
+        EdgeError: of the step that failed.
+        AccuracyError: fewer images are right than before.
+    """
+    _check_possible(request)
+    checkpoint = read_checkpoint(request.checkpoint)
+    data = _data(request, checkpoint, bars)
+    judge = _Judge(request, data, bars)
+    graph = export(checkpoint)
+    table = judge.table_beside(request.checkpoint, graph) or judge.table(graph)
+    fp32 = judge.evaluation(graph, Precision.FP32)
+    before = judge.evaluation(graph, Precision.INT8, table)
+    with watch() as observer:
+        tuned = finetuned(
+            checkpoint,
+            prepared(graph, table),
+            table.ranges,
+            data,
+            request.config,
+            weight_range=weight_range_for(read_processor()),
+            observer=observer,
+            workers=request.workers,
+        )
+    tuned_graph = export(tuned)
+    after = judge.evaluation(tuned_graph, Precision.INT8, judge.table(tuned_graph))
+    gain = compare(before, after)
+    _check_gain(gain)
+    write_checkpoint(request.out, tuned)
+    return FinetuneReport(str(request.out), _against(fp32, before), _against(fp32, after), gain)
+
+
+def _check_possible(request: FinetuneRequest) -> None:
+    """Refuses what makes no sense, and what cannot be written, before any work."""
+    if request.precision is not Precision.INT8:
+        name = request.precision.value
+        raise ConfigError(
+            f"only int8 can be fine-tuned for; {name} loses nothing that training could win back, build it with:"
+            f" gnet-edge build --precision {name}"
+        )
+    if request.out.exists() and request.out.samefile(request.checkpoint):
+        raise ConfigError(f"{request.out} is the checkpoint to fine-tune, which is kept; give another --out")
+    check_writable(request.out)
+
+
+def _data(request: FinetuneRequest, checkpoint: Checkpoint, bars: Bars) -> TrainingData:
+    calibration = request.calibration
+    dataset = open_dataset(calibration.data, seed=calibration.seed)
+    check_classes(checkpoint.info.class_names, dataset.train)
+    with bars("checking images") as progress:
+        return check_training_data(
+            calibration.data,
+            preprocess=checkpoint.info.preprocess,
+            seed=calibration.seed,
+            when_damaged=calibration.when_damaged,
+            progress=progress,
+        )
+
+
+class _Judge:
+    """Calibrates graphs as ``build`` does, and runs what they are lowered to over the validation images."""
+
+    def __init__(self, request: FinetuneRequest, data: TrainingData, bars: Bars) -> None:
+        self._request, self._calibration, self._val, self._bars = request, request.calibration, data.val, bars
+        train = open_dataset(self._calibration.data, seed=self._calibration.seed).train
+        sample = stratified_sample(train, self._calibration.images, seed=self._calibration.seed)
+        self._images = check_images(sample, preprocess=data.preprocess)
+
+    def table_beside(self, checkpoint: Path, graph: InferenceGraph) -> CalibrationTable | None:
+        path = checkpoint.with_name(TABLE_FILE)
+        return table_at(path, graph, self._images, method=self._calibration.method)
+
+    def table(self, graph: InferenceGraph) -> CalibrationTable:
+        with self._bars("calibrating") as progress:
+            return calibrate(graph, self._images, method=self._calibration.method, progress=progress)
+
+    def evaluation(
+        self, graph: InferenceGraph, precision: Precision, table: CalibrationTable | None = None
+    ) -> Evaluation:
+        lowered = lower(graph, device=Device.CPU, precision=precision, table=table)
+        options = EngineOptions(threads=self._request.threads, weight_bits=lowered.weight_bits)
+        engine = backend_for(Device.CPU).open(lowered.model, options)
+        with (
+            Predictor(engine, labels=graph.class_names, preprocess=graph.preprocess) as predictor,
+            self._bars(f"evaluating {precision.value}") as progress,
+        ):
+            return evaluate(predictor, self._val, progress=progress)
+
+
+def _against(fp32: Evaluation, int8: Evaluation) -> Int8Accuracy:
+    return Int8Accuracy(int8.accuracy, compare(fp32, int8))
+
+
+def _check_gain(gain: Comparison) -> None:
+    if gain.top1_change_points >= 0:
+        return
+    low, high = gain.top1_change_interval.low, gain.top1_change_interval.high
+    raise AccuracyError(
+        f"fine-tuning changes the top-1 of int8 by {gain.top1_change_points:+.2f} points (95 % interval {low:+.2f}…"
+        f"{high:+.2f}, McNemar p {gain.mcnemar_p:.2f}); nothing was written. Build the checkpoint as it is, or try"
+        " another --learning-rate or more --epochs"
+    )

@@ -1,0 +1,108 @@
+"""Stochastic gradient descent as every training here does it: Nesterov momentum, a warm-up, then half a cosine."""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from googlenet_edge.errors import TrainingError
+from googlenet_edge.precision import gradient_scaler
+
+
+class DescentConfig(Protocol):
+    """What `Descent` reads of a training's settings."""
+
+    @property
+    def learning_rate(self) -> float:
+        """The peak."""
+
+    @property
+    def warmup(self) -> float:
+        """A share of all steps."""
+
+    @property
+    def momentum(self) -> float:
+        """Nesterov's."""
+
+    @property
+    def weight_decay(self) -> float:
+        """Of kernels and matrices; biases and normalization have none."""
+
+    @property
+    def mixed_precision(self) -> bool:
+        """Whether the forward pass may compute in 16 bits."""
+
+
+class Descent:
+    """The optimizer of one network."""
+
+    def __init__(self, model: nn.Module, config: DescentConfig, *, steps: int, device: torch.device, mend: str) -> None:
+        """``steps`` are those of all epochs; ``mend`` says what to do about a loss that is not finite."""
+        self._model, self._config, self._steps, self._mend = model, config, steps, mend
+        self._optimizer = _optimizer(model, config)
+        self._scaler = gradient_scaler(device, wanted=config.mixed_precision)
+
+    def step(self, number: int, loss: Tensor) -> float:
+        """Goes down the gradient of ``loss`` and returns its value; ``number`` counts from 0 over all epochs.
+
+        Raises:
+            TrainingError: the loss is not finite; the weights cannot be used any more.
+        """
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate_at(number, steps=self._steps, config=self._config)
+        self._optimizer.zero_grad()
+        self._scaler.scale(loss).backward()
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise TrainingError(f"the loss is {value} at step {number + 1}; {self._mend}")
+        return value
+
+    def momentum(self) -> dict[str, Tensor]:
+        """The optimizer's buffers by parameter name."""
+        state = self._optimizer.state
+        found = {n: state[p].get("momentum_buffer") for n, p in self._model.named_parameters() if p in state}
+        return {name: buffer for name, buffer in found.items() if buffer is not None}
+
+    def load_momentum(self, momentum: dict[str, Tensor]) -> None:
+        """Each buffer in the memory format of its parameter, which the fused optimizer takes for granted."""
+        for name, parameter in self._model.named_parameters():
+            if name in momentum:
+                buffer = torch.empty_like(parameter).copy_(momentum[name])
+                self._optimizer.state[parameter]["momentum_buffer"] = buffer
+
+
+def learning_rate_at(step: int, *, steps: int, config: DescentConfig) -> float:
+    """Linear warm-up, then half a cosine down to zero (arXiv 1608.03983 without restarts)."""
+    warmup = max(1, round(config.warmup * steps))
+    if step < warmup:
+        return config.learning_rate * (step + 1) / warmup
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def batch_size_for(wanted: int, images: int, *, processes: int = 1) -> int:
+    """The batch of all processes: as wanted, but not more than there are images, and divisible by the processes.
+
+    Raises:
+        TrainingError: that leaves a process fewer than two images.
+    """
+    size = min(wanted, images) // processes * processes
+    if size < 2 * processes:
+        raise TrainingError(f"{images} images in batches of {wanted} are too few for {processes} processes; use fewer")
+    return size
+
+
+def _optimizer(model: nn.Module, config: DescentConfig) -> torch.optim.SGD:
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    return torch.optim.SGD(
+        [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        lr=config.learning_rate,
+        momentum=config.momentum,
+        nesterov=True,
+        fused=True,
+    )

@@ -1,0 +1,181 @@
+"""Distillation: a student learns to answer as its teacher does, on the images that both were made for.
+
+The target is the teacher's whole distribution over the classes, which says of every image what else it looks like. So a
+student that was changed a little (its channels removed, its arithmetic coarsened) finds back in few epochs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from googlenet_edge.augment import Augmentation, Epoch, TrainingBatches, to_input
+from googlenet_edge.descent import Descent, batch_size_for, learning_rate_at
+from googlenet_edge.errors import TrainingError
+from googlenet_edge.precision import autocast
+from googlenet_edge.reports import EpochReport, Meter, Observer, StoppedError
+from googlenet_edge.training_loop import TrainingData, evaluate_model, top1_share
+
+_MEND = "start again with a lower --learning-rate"
+
+
+@dataclass(frozen=True, slots=True)
+class DistilConfig:
+    """How a student is taught.
+
+    ``learning_rate`` is the peak, ``warmup`` a share of all steps. ``label_share`` (0…1) is the weight of the labels
+    beside the teacher. ``mixed_precision`` acts where the processor is made for it; a student whose own roundings are
+    the point needs it off.
+    """
+
+    epochs: int = 3
+    batch_size: int = 128
+    learning_rate: float = 0.01
+    warmup: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    label_share: float = 0.1
+    temperature: float = 2.0
+    mixed_precision: bool = True
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value in (("learning rate", self.learning_rate), ("temperature", self.temperature)):
+            if not (math.isfinite(value) and value > 0):
+                raise TrainingError(f"the {name} is {value}; it must be above zero")
+        if not 0 <= self.label_share <= 1:
+            raise TrainingError(f"the share of the labels is {self.label_share}; it must be from 0 to 1")
+
+
+def distil(
+    student: nn.Module,
+    teacher: nn.Module,
+    data: TrainingData,
+    config: DistilConfig,
+    *,
+    observer: Observer,
+    workers: int = 2,
+) -> None:
+    """Trains the student's parameters in place, so that its logits follow the teacher's; leaves it in eval mode.
+
+    Both map float32 ``(N, 3, crop, crop)`` to logits ``(N, classes)``; both end up on the device that trains. Nothing
+    is saved on the way: who stops it starts again from the beginning.
+
+    Args:
+        observer: told of steps and epochs as in training, with the student's accuracy.
+        workers: processes that load images.
+
+    Raises:
+        TrainingError: the loss is not finite; the student cannot be used any more.
+        StoppedError: the observer asked to stop.
+    """
+    with _seeded(config.seed):
+        lessons = _Lessons(student, teacher, data, config, observer=observer, workers=workers)
+        for epoch in range(config.epochs):
+            observer.on_epoch(lessons.epoch(epoch))
+
+
+def distillation_loss(
+    student: Tensor, teacher: Tensor, labels: Tensor, *, temperature: float, label_share: float
+) -> Tensor:
+    """T² · KL(teacher ‖ student) of the softened distributions, mixed with the cross-entropy of the labels.
+
+    Args:
+        student, teacher: logits ``(N, classes)``, of any float type.
+        labels: int64 ``(N,)``.
+
+    Source: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network" (arXiv 1503.02531), section 2; T²
+    keeps the size of the gradient where the temperature changes.
+    """
+    found, wanted = (F.log_softmax(logits.float() / temperature, dim=1) for logits in (student, teacher))
+    divergence = F.kl_div(found, wanted, reduction="batchmean", log_target=True) * temperature**2
+    return (1 - label_share) * divergence + label_share * F.cross_entropy(student.float(), labels)
+
+
+class _Lessons:
+    """Student, teacher, optimizer and data while they are at it."""
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        data: TrainingData,
+        config: DistilConfig,
+        *,
+        observer: Observer,
+        workers: int,
+    ) -> None:
+        self.data, self.config, self.observer = data, config, observer
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.student, self.teacher = (_placed(network, self.device) for network in (student, teacher))
+        self.batch_size = batch_size_for(config.batch_size, len(data.train))
+        self.steps = len(data.train) // self.batch_size
+        self.total = config.epochs * self.steps
+        self.descent = Descent(self.student, config, steps=self.total, device=self.device, mend=_MEND)
+        self.meter = Meter(epochs=config.epochs, steps=self.steps, batch_size=self.batch_size)
+        self.batches = TrainingBatches(
+            data.train, data.preprocess, config.augmentation, seed=config.seed, workers=workers
+        )
+
+    def epoch(self, epoch: int) -> EpochReport:
+        """All steps of one epoch, counted from 0, then the evaluation."""
+        self.student.train()
+        self.meter.begin(epoch)
+        plan = Epoch(len(self.data.train), self.batch_size, self.config.seed, epoch)
+        for done, (pixels, colours, labels) in enumerate(self.batches.of(plan), start=1):
+            number = epoch * self.steps + done
+            self.meter.add(*self._step(number - 1, pixels, colours, labels))
+            self.meter.report(done, self.observer)
+            if number < self.total and self.observer.should_stop():
+                raise StoppedError(
+                    f"stopped in epoch {epoch + 1} of {self.config.epochs} after step {done} of {self.steps}; nothing"
+                    " was written, the same command starts again"
+                )
+        means = self.meter.means()
+        top1, top5 = evaluate_model(self.student.eval(), self.data.val, self.data.preprocess)
+        return EpochReport(
+            epoch=epoch + 1,
+            loss=means.loss,
+            train_top1=means.top1,
+            val_top1=top1,
+            val_top5=top5,
+            learning_rate=learning_rate_at((epoch + 1) * self.steps - 1, steps=self.total, config=self.config),
+            images_per_s=means.images_per_s,
+            seconds=self.meter.seconds,
+        )
+
+    def _step(self, number: int, pixels: Tensor, colours: Tensor, labels: Tensor) -> tuple[float, float]:
+        """(loss, top-1 as a share of the batch)."""
+        x = to_input(pixels.to(self.device), self.data.preprocess, colours.to(self.device))
+        with autocast(self.device, wanted=self.config.mixed_precision):
+            with torch.no_grad():
+                wanted = self.teacher(x)
+            found = self.student(x)
+        loss = distillation_loss(
+            found,
+            wanted,
+            labels.to(self.device),
+            temperature=self.config.temperature,
+            label_share=self.config.label_share,
+        )
+        return self.descent.step(number, loss), top1_share(found.detach(), labels)
+
+
+def _placed(network: nn.Module, device: torch.device) -> nn.Module:
+    return network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload,no-any-return]
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Dropout draws from ``seed``; what others draw is left as it was."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        yield
