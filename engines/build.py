@@ -29,19 +29,20 @@ from googlenet_edge.dataset import (
     stratified_sample,
 )
 from googlenet_edge.engines.accuracy import Accuracy, Comparison, Evaluation, compare
-from googlenet_edge.engines.bundle import Bundle, Lineage, Manifest, check_place, write_bundle
+from googlenet_edge.engines.auto import Timed, choose, time_backends
+from googlenet_edge.engines.bundle import Bundle, EngineTrial, Lineage, Manifest, Verdict, check_place, write_bundle
 from googlenet_edge.engines.evaluate import evaluate
 from googlenet_edge.engines.golden import Golden
 from googlenet_edge.engines.lowering import Lowered, lower
 from googlenet_edge.engines.predictor import Predictor
 from googlenet_edge.engines.protocol import EngineOptions
-from googlenet_edge.engines.registry import backend_for
+from googlenet_edge.engines.registry import Backend, backend_for, backends_for
 from googlenet_edge.errors import AccuracyError, GraphError
 from googlenet_edge.export import DEFAULT_OPSET, check_parity, export
 from googlenet_edge.files import sha256_bytes, to_json
 from googlenet_edge.graph import InferenceGraph, read_graph, write_graph
 from googlenet_edge.preprocess import Preprocess
-from googlenet_edge.target import Device, Precision
+from googlenet_edge.target import Device, EngineChoice, EngineName, Precision
 from googlenet_edge.workspace import GRAPH_FILE, TABLE_FILE
 
 Bars = Callable[[str], AbstractContextManager[Progress]]
@@ -70,7 +71,8 @@ class CalibrationRequest:
 class BuildRequest:
     """What to build from what. Accuracy is measured on the validation images of ``calibration.data``.
 
-    ``max_drop_points``: the largest loss of top-1 against FP32, in percentage points.
+    ``max_drop_points``: the largest loss of top-1 against FP32, in percentage points. ``threads`` work at the build;
+    engines that are timed against each other get ``timed_threads``, as many as the bundle will be opened with.
     """
 
     checkpoint: Path
@@ -80,6 +82,8 @@ class BuildRequest:
     device: Device = Device.CPU
     max_drop_points: float = 1.0
     threads: int = 1
+    engine: EngineChoice = EngineChoice.ONNXRUNTIME
+    timed_threads: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +113,7 @@ def build(request: BuildRequest, *, bars: Bars) -> BuildReport:
         table = _table(graph, request.checkpoint.with_name(TABLE_FILE), dataset.train, calibration, steps)
     with steps.step("lowering"):
         lowered = lower(graph, device=request.device, precision=request.precision, table=table)
-    golden, accuracy, against_fp32 = _judged(graph, lowered, val.images, request, steps)
+    judged = _judged(graph, lowered, val.images, request, steps)
     manifest = Manifest(
         precision=request.precision,
         device=request.device,
@@ -120,14 +124,16 @@ def build(request: BuildRequest, *, bars: Bars) -> BuildReport:
             calibration=sha256_bytes(to_json(table)) if table else None,
             dataset=val.sha256,
         ),
-        accuracy=accuracy,
-        against_fp32=against_fp32,
+        accuracy=judged.accuracy,
+        against_fp32=judged.against_fp32,
         weight_bits=lowered.weight_bits,
-        notes=(*lowered.notes, *_doubts(checkpoint, val)),
+        notes=(*lowered.notes, *judged.notes, *_doubts(checkpoint, val)),
+        engine=judged.engine,
+        engine_trials=judged.trials,
         fp32_model_bytes=len(graph.bytes),
         build_seconds={name: round(seconds, 3) for name, seconds in steps.seconds.items()},
     )
-    written = write_bundle(request.out, Bundle(manifest, graph.class_names, lowered.model, golden))
+    written = write_bundle(request.out, Bundle(manifest, graph.class_names, lowered.model, judged.golden))
     return BuildReport(str(request.out), written, tuple(steps.reused))
 
 
@@ -194,14 +200,14 @@ class _Steps:
         with self.step("calibrating") as progress:
             return calibrate(graph, images, method=method, progress=progress)
 
-    def evaluated(self, precision: Precision, predictor: Predictor, images: ImageSet) -> Evaluation:
-        with self.step(f"evaluating {precision.value}") as progress:
+    def evaluated(self, what: str, predictor: Predictor, images: ImageSet) -> Evaluation:
+        with self.step(f"evaluating {what}") as progress:
             return evaluate(predictor, images, progress=progress)
 
 
 def _check_possible(request: BuildRequest) -> None:
     """Refuses what this version cannot run, and what cannot be written, before any work."""
-    backend_for(request.device)
+    _backends(request)[0].load()
     check_place(request.out)
 
 
@@ -262,26 +268,63 @@ def _calibration_images(train: ImageSet, preprocess: Preprocess, request: Calibr
     return steps.checked("calibration", sample, preprocess, request)
 
 
-def _judged(
-    graph: InferenceGraph, lowered: Lowered, images: ImageSet, request: BuildRequest, steps: _Steps
-) -> tuple[Golden, Accuracy, Comparison | None]:
-    """What the lowered model computes, how often it is right, and how that compares with FP32."""
-    with _open(graph, lowered, request) as predictor:
-        pixels = _first_pixels(images, graph.preprocess, _GOLDEN_IMAGES)
-        golden = Golden(pixels, predictor.run(pixels))
-        found = steps.evaluated(request.precision, predictor, images)
-    if request.precision is Precision.FP32:
-        return golden, found.accuracy, None
-    fp32 = lower(graph, device=request.device, precision=Precision.FP32, table=None)
-    with _open(graph, fp32, request) as predictor:
-        comparison = compare(steps.evaluated(Precision.FP32, predictor, images), found)
-    _check_drop(comparison, request)
-    return golden, found.accuracy, comparison
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """The engine that is taken, what the lowered model computes on it, and how often it is right."""
+
+    engine: EngineName
+    golden: Golden
+    accuracy: Accuracy
+    against_fp32: Comparison | None
+    trials: tuple[EngineTrial, ...]
+    notes: tuple[str, ...]
 
 
-def _open(graph: InferenceGraph, lowered: Lowered, request: BuildRequest) -> Predictor:
-    options = EngineOptions(threads=request.threads, weight_bits=lowered.weight_bits)
-    engine = backend_for(request.device).open(lowered.model, options)
+def _backends(request: BuildRequest) -> tuple[Backend, ...]:
+    """Those that may be taken, the default first. Raises `EngineError` where there is none of that name."""
+    if request.engine is EngineChoice.AUTO:
+        return backends_for(request.device)
+    return (backend_for(request.device, EngineName(request.engine.value)),)
+
+
+def _judged(graph: InferenceGraph, lowered: Lowered, images: ImageSet, request: BuildRequest, steps: _Steps) -> _Judged:
+    """Runs the lowered model on every engine that may be taken, compares each with FP32, and takes one."""
+    pixels = _first_pixels(images, graph.preprocess, _GOLDEN_IMAGES)
+    timed, notes = _timed(graph, lowered, pixels, request, steps)
+    backends = tuple(one.backend for one in timed) or _backends(request)
+    answers = []
+    for backend in backends:
+        with _open(backend, graph, lowered, request) as predictor:
+            what = f"{request.precision.value} on {backend.name.value}"
+            answers.append((Golden(pixels, predictor.run(pixels)), steps.evaluated(what, predictor, images)))
+    reference = answers[0][1]
+    if request.precision is not Precision.FP32:
+        fp32 = lower(graph, device=request.device, precision=Precision.FP32, table=None)
+        with _open(backend_for(request.device), graph, fp32, request) as predictor:
+            reference = steps.evaluated(Precision.FP32.value, predictor, images)
+    against_fp32 = [compare(reference, evaluation) for _, evaluation in answers]
+    trials = choose(timed, against_fp32, max_drop_points=request.max_drop_points) if timed else ()
+    taken = next((i for i, trial in enumerate(trials) if trial.verdict is Verdict.TAKEN), 0)
+    _check_drop(against_fp32[taken], request)
+    golden, evaluation = answers[taken]
+    comparison = None if request.precision is Precision.FP32 else against_fp32[taken]
+    return _Judged(backends[taken].name, golden, evaluation.accuracy, comparison, trials, notes)
+
+
+def _timed(
+    graph: InferenceGraph, lowered: Lowered, pixels: NDArray[np.uint8], request: BuildRequest, steps: _Steps
+) -> tuple[list[Timed], tuple[str, ...]]:
+    """Every engine that can be had with its latency, and what is to be said of the others; none where one is named."""
+    if request.engine is not EngineChoice.AUTO:
+        return [], ()
+    options = EngineOptions(request.timed_threads, lowered.weight_bits)
+    with steps.step("timing engines") as progress:
+        return time_backends(_backends(request), lowered.model, options=options, pixels=pixels[:1], progress=progress)
+
+
+def _open(backend: Backend, graph: InferenceGraph, lowered: Lowered, request: BuildRequest) -> Predictor:
+    options = EngineOptions(streams=request.threads, weight_bits=lowered.weight_bits)
+    engine = backend.open(lowered.model, options)
     return Predictor(engine, labels=graph.class_names, preprocess=graph.preprocess)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +24,8 @@ from googlenet_edge.engines.golden import Golden, read_golden
 from googlenet_edge.errors import BundleError, OutputError
 from googlenet_edge.files import from_versioned_json, new_folder, read_file, sha256_bytes, to_json, write_bytes
 from googlenet_edge.preprocess import Preprocess
-from googlenet_edge.target import Device, Precision
+from googlenet_edge.statistics import Interval
+from googlenet_edge.target import Device, EngineName, Precision
 
 SCHEMA = 2  # 1: models of normalized float images
 MANIFEST = "manifest.json"
@@ -54,12 +56,41 @@ class Lineage:
     dataset: Sha256 | None = None
 
 
+class Verdict(Enum):
+    """What became of an engine that was tried, and why."""
+
+    TAKEN = "taken"
+    NOT_FASTER = "not faster"
+    INACCURATE = "loses too much"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineTrial:
+    """An engine that ``--engine auto`` tried: inference of one image, and accuracy on the validation images.
+
+    ``ratio`` is its latency divided by that of the first engine tried, both measured in turns; the intervals hold 95 %.
+    ``top1_change_points`` and ``agreement`` are as in `Comparison`.
+    """
+
+    engine: EngineName
+    version: str
+    threads: int
+    p50_ms: float
+    p50_interval_ms: Interval
+    ratio: float
+    ratio_interval: Interval
+    top1_change_points: float
+    agreement: float
+    verdict: Verdict
+
+
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """Everything about a bundle but its contents.
 
     ``accuracy`` is the model's own, ``against_fp32`` the comparison on the same images. ``notes`` is what the lowering
-    says about itself. ``weight_bits`` is as in `EngineOptions`. ``build_seconds`` is by step.
+    says about itself. ``weight_bits`` is as in `EngineOptions`. ``build_seconds`` is by step. ``engine`` runs the model
+    where no other is asked for; ``engine_trials`` says why it is this one, where several were timed.
     ``files`` and ``sha256`` are filled in when written.
     """
 
@@ -72,6 +103,8 @@ class Manifest:
     weight_bits: Annotated[int, msgspec.Meta(ge=7, le=8)] = 8
     notes: tuple[str, ...] = ()
     fp32_model_bytes: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    engine: EngineName = EngineName.ONNXRUNTIME
+    engine_trials: tuple[EngineTrial, ...] = ()
     build_seconds: dict[str, float] = field(default_factory=dict)
     tool_version: str = __version__
     schema: int = SCHEMA

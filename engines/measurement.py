@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -12,10 +11,10 @@ from pathlib import Path
 from googlenet_edge.engines.circumstances import Circumstances
 from googlenet_edge.engines.cold_start import ColdStart
 from googlenet_edge.engines.protocol import EngineSpec
-from googlenet_edge.engines.timing import WarmUp
+from googlenet_edge.engines.timing import WarmUp, paired_ratio
 from googlenet_edge.errors import DataError
 from googlenet_edge.files import from_versioned_json, read_file, to_json, write_bytes
-from googlenet_edge.statistics import Interval, Summary, median_interval, summarize
+from googlenet_edge.statistics import Interval, Summary, summarize
 from googlenet_edge.target import Precision
 
 SCHEMA = 1
@@ -41,11 +40,12 @@ class Samples:
 
 @dataclass(frozen=True, slots=True)
 class BatchThroughput:
-    """Inference of ``batch`` images at once."""
+    """Inference of ``batch`` images: at once, or where there is more than one stream, shared among the streams."""
 
     batch: int
     images_per_s: float
     latency: Samples
+    streams: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +106,9 @@ def samples(rounds_ms: Sequence[tuple[float, ...]]) -> Samples:
 
 
 def latency_ratio(measured: BundleMeasurement, reference: BundleMeasurement) -> LatencyRatio:
-    """Pairs the two by rounds, so that what slowed a round down for both cancels out."""
-    pairs = zip(measured.latency.rounds_ms, reference.latency.rounds_ms, strict=True)
-    ratios = [statistics.median(a) / statistics.median(b) for a, b in pairs]
-    return LatencyRatio(measured.name, reference.name, statistics.median(ratios), median_interval(ratios))
+    """See `paired_ratio`."""
+    found = paired_ratio(measured.latency.rounds_ms, reference.latency.rounds_ms)
+    return LatencyRatio(measured.name, reference.name, found.ratio, found.interval)
 
 
 def write_measurement(path: Path, measurement: Measurement) -> None:

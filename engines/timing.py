@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from googlenet_edge.statistics import Interval, median_interval
+
 Clock = Callable[[], float]
 """Seconds since some moment, such as `time.perf_counter`."""
 
@@ -57,6 +59,21 @@ def settled(call: Callable[[], object], runs: int, clock: Clock) -> tuple[float,
     """As `timed`, after one call that does not count: it pays for what others left in the caches."""
     call()
     return timed(call, runs, clock)
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """A time divided by another: the median over rounds, with its 95 % interval."""
+
+    ratio: float
+    interval: Interval
+
+
+def paired_ratio(rounds_ms: Sequence[Sequence[float]], reference_ms: Sequence[Sequence[float]]) -> Ratio:
+    """Pairs two by rounds, so that what slowed a round down for both cancels out. At least 6 rounds."""
+    pairs = zip(rounds_ms, reference_ms, strict=True)
+    ratios = [statistics.median(a) / statistics.median(b) for a, b in pairs]
+    return Ratio(statistics.median(ratios), median_interval(ratios))
 
 
 def take_turns(turns: Sequence[Callable[[], T]], rounds: int, tick: Tick) -> list[list[T]]:

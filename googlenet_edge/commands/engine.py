@@ -12,6 +12,7 @@ from googlenet_edge.calibration.ranges import RangeMethod
 from googlenet_edge.commands.options import (
     CORES,
     DataOption,
+    EngineOption,
     ImagesOption,
     JsonOption,
     MethodOption,
@@ -22,7 +23,7 @@ from googlenet_edge.commands.options import (
     output,
 )
 from googlenet_edge.console import bar, chosen, named, shown
-from googlenet_edge.target import Device, Precision
+from googlenet_edge.target import Device, EngineChoice, Precision
 
 
 def calibrate(
@@ -56,16 +57,17 @@ def build(
     method: MethodOption = RangeMethod.MINMAX,
     max_drop: Annotated[float | None, typer.Option(min=0, help="Largest loss of top-1, points; default: 1.")] = None,
     out: Annotated[Path | None, typer.Option(help="Default: PRECISION-DEVICE beside the checkpoint.")] = None,
+    engine: Annotated[EngineChoice | None, typer.Option(help="auto: the fastest here; default: onnxruntime.")] = None,
     threads: ThreadsOption = None,
     skip_damaged: SkipOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Make a bundle: export, calibrate and lower as far as that is missing, then compare its accuracy with FP32.
 
-    Examples: gnet-edge build --precision int8, gnet-edge build --precision int8 --method entropy --max-drop 0.2
+    Examples: gnet-edge build --precision int8, gnet-edge build --precision int8 --engine auto --max-drop 0.2
     """
     from googlenet_edge.engines import build as building
-    from googlenet_edge.engines.tables import accuracy_table, comparison_sentence
+    from googlenet_edge.engines.tables import accuracy_table, comparison_sentence, trials_table
 
     settings = workspace.read_settings()
     taken = named(workspace.take_checkpoint(checkpoint, settings))
@@ -78,6 +80,8 @@ def build(
         device=device,
         max_drop_points=chosen("--max-drop", max_drop, settings.max_drop, 1.0),
         threads=chosen("--threads", threads, settings.threads, CORES),
+        engine=chosen("--engine", engine, settings.engine, EngineChoice.ONNXRUNTIME),
+        timed_threads=threads or settings.threads or 1,
         calibration=calibration_request(taken, data, images, method, skip_damaged),
     )
     report = building.build(request, bars=bar)
@@ -85,6 +89,8 @@ def build(
     shown(accuracy_table(manifest))
     if manifest.against_fp32:
         shown(comparison_sentence(manifest.against_fp32))
+    if manifest.engine_trials:
+        shown(trials_table(manifest.engine_trials))
     for note in manifest.notes:
         shown(note)
     shown("took: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in manifest.build_seconds.items()))
@@ -97,6 +103,7 @@ def build(
 def evaluate(
     bundles: Annotated[list[Path] | None, typer.Argument(help="Default: the newest under runs/.")] = None,
     data: DataOption = None,
+    engine: EngineOption = None,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -113,7 +120,7 @@ def evaluate(
     folder = named(workspace.take_data(data, settings, paths[0].parent))
     images = open_dataset(folder, seed=workspace.split_seed(paths[0].parent)).val
     cores = chosen("--threads", threads, settings.threads, CORES)
-    results = evaluate_bundles(paths, images, threads=cores, bars=bar)
+    results = evaluate_bundles(paths, images, streams=cores, bars=bar, engine=engine)
     shown(evaluation_table([(r.bundle, r.accuracy) for r in results]))
     for result in results:
         if result.against_first:
@@ -125,6 +132,7 @@ def predict(
     images: Annotated[list[Path], typer.Argument(help="JPEG, PNG or WebP files.")],
     bundle: Annotated[Path | None, typer.Option(help="Default: the newest under runs/.")] = None,
     top_k: Annotated[int | None, typer.Option(min=1, help="Default: 5.")] = None,
+    engine: EngineOption = None,
     threads: OneThreadOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -135,7 +143,9 @@ def predict(
     from googlenet_edge.engines.tables import predictions_table
 
     count = chosen("--threads", threads, workspace.read_settings().threads, 1)
-    with load(named(workspace.take_bundle(bundle)), threads=count) as predictor:
+    streams = min(count, len(images))
+    taken = named(workspace.take_bundle(bundle))
+    with load(taken, threads=count // streams, streams=streams, engine=engine) as predictor:
         rows = list(zip(map(str, images), predictor.predict_batch(images, top_k), strict=True))
     shown(predictions_table(rows))
     output(dict(rows), as_json)
@@ -160,7 +170,9 @@ def inspect(
 def bench(
     bundles: Annotated[list[Path] | None, typer.Argument(help="Default: all of the newest run, interleaved.")] = None,
     device: Annotated[Device | None, typer.Option(help="Where to measure; default: cpu.")] = None,
+    engine: EngineOption = None,
     threads: OneThreadOption = None,
+    streams: Annotated[int | None, typer.Option(min=1, help="For throughput; default: one for each core.")] = None,
     rounds: Annotated[int, typer.Option(min=6, help="Interleaved rounds of ten runs each.")] = 20,
     image: Annotated[Path | None, typer.Option(help="For the stages; default: a generated JPEG, 640×480.")] = None,
     out: Annotated[Path | None, typer.Option(help="JSON file for every sample; default: none.")] = None,
@@ -180,9 +192,11 @@ def bench(
     settings = workspace.read_settings()
     backend_for(chosen("--device", device, settings.device, Device.CPU))
     paths = [named(taken) for taken in workspace.take_bundles(bundles or ())]
-    plan = BenchPlan(threads=chosen("--threads", threads, settings.threads, 1), rounds=rounds)
+    cores = chosen("--threads", threads, settings.threads, 1)
+    plan = BenchPlan(threads=cores, streams=streams or CORES, rounds=rounds)
+    photo = read_image_file(image) if image else None
     with bar("measuring") as progress:
-        measurement = run(paths, plan=plan, image=read_image_file(image) if image else None, progress=progress)
+        measurement = run(paths, plan=plan, image=photo, engine=engine, progress=progress)
     for table in (latency_table(measurement), resources_table(measurement), stages_table(measurement)):
         shown(table)
     shown(circumstances_sentence(measurement))
