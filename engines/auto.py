@@ -27,6 +27,14 @@ _RUNS = 5
 
 
 @dataclass(frozen=True, slots=True)
+class Candidate:
+    """A backend, and the bytes of the model as it is lowered for it."""
+
+    backend: Backend
+    model: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Timed:
     """A backend, and the milliseconds of one inference on it, by round."""
 
@@ -35,18 +43,17 @@ class Timed:
     rounds_ms: tuple[tuple[float, ...], ...]
 
 
-def time_backends(
-    backends: Sequence[Backend],
-    model: bytes,
+def time_engines(
+    candidates: Sequence[Candidate],
     *,
     options: EngineOptions,
     pixels: NDArray[np.uint8],
     progress: Progress,
     clock: Clock = time.perf_counter,
 ) -> tuple[list[Timed], tuple[str, ...]]:
-    """Opens a lowered model on every backend and times ``pixels``, uint8 ``(1, crop, crop, 3)``, on all of them in turns.
+    """Times the inference of ``pixels``, uint8 ``(1, crop, crop, 3)``, on all candidates in turns.
 
-    Also gives a sentence for each that cannot open it, as one whose package is not installed.
+    Also gives a sentence for each that cannot be opened, as one whose package is not installed.
 
     Raises:
         EngineError: none can.
@@ -54,12 +61,12 @@ def time_backends(
     opened: list[tuple[Backend, Engine]] = []
     problems: list[EngineError] = []
     with ExitStack() as stack:
-        for backend in backends:
-            engine = _tried(backend, model, options)
+        for candidate in candidates:
+            engine = _tried(candidate, options)
             if isinstance(engine, EngineError):
                 problems.append(engine)
             else:
-                opened.append((backend, stack.enter_context(engine)))
+                opened.append((candidate.backend, stack.enter_context(engine)))
         if not opened:
             raise problems[0]
         rounds = _in_turns([engine for _, engine in opened], pixels, clock=clock, progress=progress)
@@ -85,9 +92,9 @@ def choose(
     return tuple(trials)
 
 
-def _tried(backend: Backend, model: bytes, options: EngineOptions) -> Engine | EngineError:
+def _tried(candidate: Candidate, options: EngineOptions) -> Engine | EngineError:
     try:
-        return backend.open(model, options)
+        return candidate.backend.open(candidate.model, options)
     except EngineError as problem:
         return problem
 

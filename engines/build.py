@@ -29,7 +29,7 @@ from googlenet_edge.dataset import (
     stratified_sample,
 )
 from googlenet_edge.engines.accuracy import Accuracy, Comparison, Evaluation, compare
-from googlenet_edge.engines.auto import Timed, choose, time_backends
+from googlenet_edge.engines.auto import Candidate, Timed, choose, time_engines
 from googlenet_edge.engines.bundle import Bundle, EngineTrial, Lineage, Manifest, Verdict, check_place, write_bundle
 from googlenet_edge.engines.evaluate import evaluate
 from googlenet_edge.engines.golden import Golden
@@ -318,8 +318,9 @@ def _timed(
     if request.engine is not EngineChoice.AUTO:
         return [], ()
     options = EngineOptions(request.timed_threads, lowered.weight_bits)
+    candidates = [Candidate(backend, lowered.model) for backend in _backends(request)]
     with steps.step("timing engines") as progress:
-        return time_backends(_backends(request), lowered.model, options=options, pixels=pixels[:1], progress=progress)
+        return time_engines(candidates, options=options, pixels=pixels[:1], progress=progress)
 
 
 def _open(backend: Backend, graph: InferenceGraph, lowered: Lowered, request: BuildRequest) -> Predictor:

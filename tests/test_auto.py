@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from command import Built, copy_of, done
 from tiny_bundles import COLOUR_NET, hide_openvino, onnx_bytes
 
+from googlenet_edge.engines import registry
 from googlenet_edge.engines.accuracy import Accuracy, Comparison
-from googlenet_edge.engines.auto import Timed, choose, time_backends
+from googlenet_edge.engines.auto import Candidate, Timed, choose, time_engines
 from googlenet_edge.engines.bundle import Verdict
 from googlenet_edge.engines.protocol import Engine, EngineOptions, EngineSpec
 from googlenet_edge.engines.registry import BACKENDS, Backend
@@ -80,7 +85,7 @@ class Slower:
 
     def __init__(self, model: bytes, options: EngineOptions) -> None:
         self._engine = ORT.open(model, options)
-        self.spec = replace(self._engine.spec, backend="openvino")
+        self.spec = self._engine.spec
         self.close = self._engine.close
 
     def run(self, pixels: np.ndarray) -> np.ndarray:
@@ -93,15 +98,14 @@ class Slower:
         self.close()
 
 
-def slower() -> Backend:
-    return Backend(EngineName.OPENVINO, Device.CPU, lambda: Slower)
+SLOWER_OPENVINO = Backend(EngineName.OPENVINO, Device.CPU, lambda: Slower)
 
 
 def timings(*backends: Backend) -> tuple[list[Timed], tuple[str, ...]]:
     seen: list[tuple[int, int]] = []
-    found = time_backends(
-        backends,
-        onnx_bytes(COLOUR_NET),
+    model = onnx_bytes(COLOUR_NET)
+    found = time_engines(
+        [Candidate(backend, model) for backend in backends],
         options=EngineOptions(),
         pixels=PIXELS,
         progress=lambda *at: seen.append(at),
@@ -111,7 +115,7 @@ def timings(*backends: Backend) -> tuple[list[Timed], tuple[str, ...]]:
 
 
 def test_auto_times_engines_in_turns_and_finds_the_slower_one() -> None:
-    found, notes = timings(ORT, slower())
+    found, notes = timings(ORT, SLOWER_OPENVINO)
     assert notes == ()
     assert [len(one.rounds_ms) for one in found] == [20, 20]
     trials = choose(found, [against_fp32(0), against_fp32(0)], max_drop_points=0)
@@ -127,3 +131,32 @@ def test_auto_goes_on_without_an_engine_that_is_not_installed(monkeypatch: pytes
     assert note.startswith("not tried: the engine openvino cannot be loaded")
     with pytest.raises(EngineError, match="the engine openvino cannot be loaded"):
         timings(OPENVINO)
+
+
+def test_build_takes_the_engine_that_is_faster_here_and_says_why(
+    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = copy_of(built.folder, tmp_path / "work")
+    backends = (replace(ORT, load=lambda: Slower), replace(OPENVINO, load=ORT.load))
+    monkeypatch.setattr(registry, "BACKENDS", backends)
+    outcome = done("build", "--engine", "auto", "--json", cwd=work)
+    manifest = json.loads(outcome.out)["manifest"]
+    slow, fast = manifest["engine_trials"]
+    assert (slow["engine"], slow["verdict"], slow["ratio"]) == ("onnxruntime", "not faster", 1)
+    assert (fast["engine"], fast["verdict"], manifest["engine"]) == ("openvino", "taken", "openvino")
+    assert fast["ratio"] < 0.5
+    assert fast["p50_interval_ms"]["low"] <= fast["p50_ms"] <= fast["p50_interval_ms"]["high"]
+    assert fast["threads"] == 1, "as predict and bench open it"
+    assert re.search(r"^openvino \S+ +[\d.]+ \(.* to .*\) +0\.\d{3} \(.*\) .* taken *$", outcome.err, re.MULTILINE)
+    assert re.search(r"^engine +openvino *$", done("inspect", cwd=work).err, re.MULTILINE)
+
+
+def test_build_of_a_named_engine_times_none(built: Built, tmp_path: Path) -> None:
+    work = copy_of(built.folder, tmp_path / "work")
+    outcome = done("build", "--engine", "openvino", "--json", cwd=work)
+    manifest = json.loads(outcome.out)["manifest"]
+    assert (manifest["engine"], manifest["engine_trials"]) == ("openvino", [])
+    assert "timing engines" not in manifest["build_seconds"]
+    for engine in ("onnxruntime", "openvino"):
+        found = json.loads(done("eval", "--engine", engine, "--json", cwd=work).out)
+        assert found[0]["accuracy"]["images"] == 48
