@@ -30,7 +30,7 @@ from googlenet_edge.engines.rounds import BenchPlan, Timings, measure, turn_coun
 from googlenet_edge.engines.timing import Clock, Tick
 from googlenet_edge.errors import ConfigError
 from googlenet_edge.files import sha256_bytes
-from googlenet_edge.target import Precision
+from googlenet_edge.target import EngineName, Precision
 
 _BUSY_LOAD = 0.5
 _WIDE_SPREAD = 0.05
@@ -42,6 +42,7 @@ class Subject:
 
     path: Path
     predictor: Predictor
+    streamed: Predictor | None
     precision: Precision
     model_sha256: str
     bundle_bytes: int
@@ -52,6 +53,7 @@ def bench(
     *,
     plan: BenchPlan,
     image: bytes | None = None,
+    engine: EngineName | None = None,
     clock: Clock = time.perf_counter,
     progress: Progress | None = None,
 ) -> Measurement:
@@ -59,6 +61,7 @@ def bench(
 
     Args:
         image: the bytes of an image file for the stages and the cold start; by default a generated JPEG of 640×480.
+        engine: the runtime for all of them; by default for each the one for which it was built.
 
     Raises:
         BundleError, EngineError: a bundle cannot be opened or run.
@@ -70,12 +73,13 @@ def bench(
     circumstances = read_circumstances()  # before the load that the benchmark itself makes
     image = generated_jpeg() if image is None else image
     with ExitStack() as stack:
-        subjects = [_open(path, stack, threads=plan.threads) for path in paths]
+        subjects = [_open(path, stack, plan=plan, engine=engine) for path in paths]
         predictors = [subject.predictor for subject in subjects]
+        streamed = [subject.streamed for subject in subjects if subject.streamed]
         described = _describe(image, predictors[0])
         tick = _ticker(len(subjects) * (plan.cold_starts + turn_count(plan)), progress)
-        cold = _cold_starts(paths, image, plan=plan, tick=tick)
-        timings = measure(predictors, image, plan=plan, clock=clock, tick=tick)
+        cold = _cold_starts(paths, image, plan=plan, engine=engine, tick=tick)
+        timings = measure(predictors, image, plan=plan, clock=clock, tick=tick, streamed=streamed)
     bundles = tuple(_bundle_measurement(s, t, c) for s, t, c in zip(subjects, timings, cold, strict=True))
     return Measurement(circumstances, described, bundles, ratios(bundles), doubts(circumstances, bundles))
 
@@ -116,13 +120,21 @@ def generated_jpeg(*, width: int = 640, height: int = 480) -> bytes:
     return file.getvalue()
 
 
-def _open(path: Path, stack: ExitStack, *, threads: int) -> Subject:
+def _open(path: Path, stack: ExitStack, *, plan: BenchPlan, engine: EngineName | None) -> Subject:
     bundle = read_bundle(path)
-    engine = open_bundle(bundle, threads=threads)
-    predictor = Predictor(engine, labels=bundle.class_names, preprocess=bundle.manifest.preprocess)
-    stack.enter_context(predictor)
-    size = sum(file.stat().st_size for file in path.iterdir())
-    return Subject(path, predictor, bundle.manifest.precision, bundle.manifest.files[MODEL].sha256, size)
+
+    def predictor(*, threads: int, streams: int) -> Predictor:
+        opened = open_bundle(bundle, threads=threads, streams=streams, engine=engine)
+        return stack.enter_context(Predictor(opened, labels=bundle.class_names, preprocess=bundle.manifest.preprocess))
+
+    return Subject(
+        path,
+        predictor(threads=plan.threads, streams=1),
+        predictor(threads=1, streams=plan.streams) if plan.streams > 1 else None,
+        precision=bundle.manifest.precision,
+        model_sha256=bundle.manifest.files[MODEL].sha256,
+        bundle_bytes=sum(file.stat().st_size for file in path.iterdir()),
+    )
 
 
 def _describe(image: bytes, predictor: Predictor) -> MeasuredImage:
@@ -132,7 +144,9 @@ def _describe(image: bytes, predictor: Predictor) -> MeasuredImage:
     return MeasuredImage(sha256_bytes(image), len(image), width, height)
 
 
-def _cold_starts(paths: Sequence[Path], image: bytes, *, plan: BenchPlan, tick: Tick) -> list[tuple[ColdStart, ...]]:
+def _cold_starts(
+    paths: Sequence[Path], image: bytes, *, plan: BenchPlan, engine: EngineName | None, tick: Tick
+) -> list[tuple[ColdStart, ...]]:
     """The same image file for all, in rounds as everything else."""
     with tempfile.NamedTemporaryFile(suffix=".image") as file:
         file.write(image)
@@ -141,7 +155,7 @@ def _cold_starts(paths: Sequence[Path], image: bytes, *, plan: BenchPlan, tick: 
         for _ in range(plan.cold_starts):
             starts = []
             for path in paths:
-                starts.append(cold_start(path, Path(file.name), threads=plan.threads))
+                starts.append(cold_start(path, Path(file.name), threads=plan.threads, engine=engine))
                 tick()
             rounds.append(starts)
     return [tuple(starts) for starts in zip(*rounds, strict=True)]

@@ -31,14 +31,14 @@ from googlenet_edge.dataset import (
 )
 from googlenet_edge.engines.bundle import Bundle, Lineage, Manifest, check_place, write_bundle
 from googlenet_edge.engines.recovery import Bars, Judge, first_pixels, within_budget
-from googlenet_edge.engines.registry import backend_for
+from googlenet_edge.engines.registry import Backend, backend_for, backends_for
 from googlenet_edge.engines.sensitivity import DEFAULT_IMAGES, Probe, Sensitivity, rank_layers, try_layers
 from googlenet_edge.errors import GraphError
 from googlenet_edge.export import DEFAULT_OPSET, check_parity, export
 from googlenet_edge.files import sha256_bytes, to_json
 from googlenet_edge.graph import InferenceGraph, read_graph, write_graph
 from googlenet_edge.preprocess import Preprocess
-from googlenet_edge.target import Device, Precision
+from googlenet_edge.target import Device, EngineChoice, EngineName, Precision
 from googlenet_edge.workspace import GRAPH_FILE, TABLE_FILE
 
 _PARITY_IMAGES = 8
@@ -65,7 +65,8 @@ class BuildRequest:
     """What to build from what. Accuracy is measured on the validation images of ``calibration.data``.
 
     ``max_drop_points``: the largest loss of top-1 against FP32, in percentage points. INT8 leaves layers in float where
-    it must to keep it.
+    it must to keep it. ``threads`` work at the build; engines and rewrites that are timed against each other get
+    ``timed_threads``, as many as the bundle will be opened with.
     """
 
     checkpoint: Path
@@ -75,6 +76,8 @@ class BuildRequest:
     device: Device = Device.CPU
     max_drop_points: float = 1.0
     threads: int = 1
+    engine: EngineChoice = EngineChoice.ONNXRUNTIME
+    timed_threads: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +105,20 @@ def build(request: BuildRequest, *, bars: Bars) -> BuildReport:
     table = None
     if request.precision is Precision.INT8:
         table = _table(graph, request.checkpoint.with_name(TABLE_FILE), dataset.train, calibration, steps)
-    judge = Judge(graph, table, request.device, request.precision, val.images, request.threads, steps.step)
+    judge = Judge(
+        graph,
+        table,
+        request.device,
+        request.precision,
+        val.images,
+        _backends(request),
+        bars=steps.step,
+        threads=request.threads,
+        timed_threads=request.timed_threads,
+        max_drop_points=request.max_drop_points,
+    )
     held_out = partial(_held_out, dataset.train, graph.preprocess, calibration, steps)
-    chosen = within_budget(judge, max_drop_points=request.max_drop_points, held_out=held_out)
+    chosen = within_budget(judge, held_out=held_out)
     manifest = Manifest(
         precision=request.precision,
         device=request.device,
@@ -119,8 +133,10 @@ def build(request: BuildRequest, *, bars: Bars) -> BuildReport:
         against_fp32=chosen.against_fp32,
         weight_bits=chosen.lowered.weight_bits,
         float_layers=chosen.float_layers,
-        notes=(*chosen.lowered.notes, *_choice(table), *_doubts(checkpoint, val)),
+        notes=(*chosen.lowered.notes, *chosen.notes, *_choice(table), *_doubts(checkpoint, val)),
         rewrites=chosen.lowered.rewrites,
+        engine=chosen.engine,
+        engine_trials=chosen.trials,
         fp32_model_bytes=len(graph.bytes),
         build_seconds={name: round(seconds, 3) for name, seconds in steps.seconds.items()},
     )
@@ -228,7 +244,7 @@ class _Steps:
 
 def _check_possible(request: BuildRequest) -> None:
     """Refuses what this version cannot run, and what cannot be written, before any work."""
-    backend_for(request.device)
+    _backends(request)[0].load()
     check_place(request.out)
 
 
@@ -296,3 +312,10 @@ def _held_out(
     calibrated = stratified_sample(train, request.images, seed=request.seed)
     sample = sample_beside(train, calibrated, count, seed=request.seed)
     return steps.checked("held-out", sample, preprocess, request).images
+
+
+def _backends(request: BuildRequest) -> tuple[Backend, ...]:
+    """Those that may be taken, the default first. Raises `EngineError` where there is none of that name."""
+    if request.engine is EngineChoice.AUTO:
+        return backends_for(request.device)
+    return (backend_for(request.device, EngineName(request.engine.value)),)

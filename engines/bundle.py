@@ -11,6 +11,7 @@ The manifest carries its own SHA-256, so that one changed byte anywhere is found
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -31,7 +32,7 @@ from googlenet_edge.files import (
 )
 from googlenet_edge.preprocess import Preprocess
 from googlenet_edge.statistics import Interval
-from googlenet_edge.target import Device, Precision
+from googlenet_edge.target import Device, EngineName, Precision
 
 SCHEMA = 2  # 1: models of normalized float images
 MANIFEST = "manifest.json"
@@ -62,6 +63,34 @@ class Lineage:
     dataset: Sha256 | None = None
 
 
+class Verdict(Enum):
+    """What became of an engine that was tried, and why."""
+
+    TAKEN = "taken"
+    NOT_FASTER = "not faster"
+    INACCURATE = "loses too much"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineTrial:
+    """An engine that ``--engine auto`` tried: inference of one image, and accuracy on the validation images.
+
+    ``ratio`` is its latency divided by that of the first engine tried, both measured in turns; the intervals hold 95 %.
+    ``top1_change_points`` and ``agreement`` are as in `Comparison`.
+    """
+
+    engine: EngineName
+    version: str
+    threads: int
+    p50_ms: float
+    p50_interval_ms: Interval
+    ratio: float
+    ratio_interval: Interval
+    top1_change_points: float
+    agreement: float
+    verdict: Verdict
+
+
 @dataclass(frozen=True, slots=True)
 class Trial:
     """How a candidate did: the median over rounds of its time divided by that of the plain way, and a 95 % interval."""
@@ -79,7 +108,8 @@ class Manifest:
     ``accuracy`` is the model's own, ``against_fp32`` the comparison on the same images. ``notes`` is what the lowering
     says about itself. ``rewrites`` are the exact rewrites that were tried on the machine of the build.
     ``weight_bits`` is as in `EngineOptions`. ``float_layers`` were left in float to keep the budget of accuracy, the
-    costliest first. ``build_seconds`` is by step.
+    costliest first. ``build_seconds`` is by step. ``engine`` runs the model where no other is asked for;
+    ``engine_trials`` says why it is this one, where several were timed.
     ``files`` and ``sha256`` are filled in when written.
     """
 
@@ -94,6 +124,8 @@ class Manifest:
     notes: tuple[str, ...] = ()
     rewrites: tuple[Trial, ...] = ()
     fp32_model_bytes: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    engine: EngineName = EngineName.ONNXRUNTIME
+    engine_trials: tuple[EngineTrial, ...] = ()
     build_seconds: dict[str, float] = field(default_factory=dict)
     tool_version: str = __version__
     schema: int = SCHEMA

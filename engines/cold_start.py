@@ -1,7 +1,8 @@
 """The first prediction of a fresh process: how long it takes from its start, and how much memory.
 
-``python -m googlenet_edge.engines.cold_start SPAWNED THREADS BUNDLE IMAGE`` is that process; it writes a `ColdStart` as
-JSON on stdout. ``SPAWNED`` is its parent's `time.monotonic` just before, a clock that all processes share.
+``python -m googlenet_edge.engines.cold_start SPAWNED THREADS BUNDLE IMAGE [ENGINE]`` is that process; it writes a
+`ColdStart` as JSON on stdout. ``SPAWNED`` is its parent's `time.monotonic` just before, a clock that all processes
+share.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import googlenet_edge
 from googlenet_edge.engines.circumstances import peak_memory_mb
 from googlenet_edge.errors import EdgeError, EngineError
 from googlenet_edge.files import from_json, to_json
+from googlenet_edge.target import EngineName
 
 _TIMEOUT_S = 120
 
@@ -36,10 +38,11 @@ class ColdStart:
         return self.start_ms + self.load_ms + self.first_ms
 
 
-def cold_start(bundle: Path, image: Path, *, threads: int) -> ColdStart:
+def cold_start(bundle: Path, image: Path, *, threads: int, engine: EngineName | None = None) -> ColdStart:
     """Starts a process that predicts once. Raises `EngineError` where it fails or takes more than two minutes."""
     module = "googlenet_edge.engines.cold_start"
-    arguments = [repr(time.monotonic()), str(threads), str(bundle), str(image)]
+    named = [engine.value] if engine else []
+    arguments = [repr(time.monotonic()), str(threads), str(bundle), str(image), *named]
     try:
         done = subprocess.run(
             [sys.executable, "-m", module, *arguments], capture_output=True, timeout=_TIMEOUT_S, check=False
@@ -56,8 +59,9 @@ def main() -> int:
     """The fresh process."""
     entered = time.monotonic()
     spawned, threads, bundle, image = float(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4])
+    engine = EngineName(sys.argv[5]) if sys.argv[5:] else None
     try:
-        with googlenet_edge.load(bundle, threads=threads) as predictor:
+        with googlenet_edge.load(bundle, threads=threads, engine=engine) as predictor:
             loaded = time.monotonic()
             predictor.predict(image)
             predicted = time.monotonic()

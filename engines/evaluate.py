@@ -6,18 +6,17 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from googlenet_edge.dataset import ImageSet, Progress, load_pixels
+from googlenet_edge.dataset import ImageSet, Progress
 from googlenet_edge.engines.accuracy import Accuracy, Comparison, Evaluation, compare
 from googlenet_edge.engines.logits import ranking
 from googlenet_edge.engines.predictor import Predictor, load_predictor
 from googlenet_edge.errors import DataError
+from googlenet_edge.target import EngineName
 
-_BATCH = 8
 _TOP = 5
 
 
@@ -28,7 +27,7 @@ def evaluate(
     progress: Progress | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Evaluation:
-    """What the model says about every image, with images decoded ahead in threads and bounded memory.
+    """What the model says about every image, as many at the same time as the engine has streams.
 
     Raises:
         DataError: no image, or other classes than the model's.
@@ -36,12 +35,9 @@ def evaluate(
     """
     check_classes(predictor.labels, images)
     start = clock()
-    pixels = load_pixels(images, predictor.preprocess)
     tops = []
-    done = 0
-    while batch := list(islice(pixels, _BATCH)):
-        tops.append(ranking(predictor.run(np.stack(batch)), _TOP))
-        done += len(batch)
+    for done, logits in enumerate(predictor.each(images.paths), start=1):
+        tops.append(ranking(logits, _TOP))
         if progress:
             progress(done, len(images))
     best = np.concatenate(tops)
@@ -63,10 +59,11 @@ def evaluate_bundles(
     paths: Sequence[Path],
     images: ImageSet,
     *,
-    threads: int,
+    streams: int,
     bars: Callable[[str], AbstractContextManager[Progress]],
+    engine: EngineName | None = None,
 ) -> list[BundleAccuracy]:
-    """The accuracy of bundles on the same images.
+    """The accuracy of bundles on the same images, ``streams`` of them at the same time.
 
     Raises:
         BundleError, EngineError: a bundle cannot be opened.
@@ -75,7 +72,8 @@ def evaluate_bundles(
     first: Evaluation | None = None
     results = []
     for path in paths:
-        with load_predictor(path, threads=threads) as predictor, bars(f"evaluating {path.name}") as progress:
+        opened = load_predictor(path, streams=streams, engine=engine)
+        with opened as predictor, bars(f"evaluating {path.name}") as progress:
             found = evaluate(predictor, images, progress=progress)
         results.append(BundleAccuracy(str(path), found.accuracy, compare(first, found) if first else None))
         first = first or found

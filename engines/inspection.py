@@ -36,6 +36,7 @@ def _bundle(path: Path) -> Facts:
         "kind": "bundle",
         "precision": manifest.precision.value,
         "device": manifest.device.value,
+        "engine": manifest.engine.value,
         "classes": _classes(bundle.class_names),
         "preprocess": _preprocess(manifest.preprocess),
         "size": f"{sum(f.size for f in manifest.files.values()) / 1e6:.2f} MB",
@@ -47,6 +48,8 @@ def _bundle(path: Path) -> Facts:
         facts["against fp32"] = f"{manifest.against_fp32.top1_change_points:+.2f} points of top-1"
     if manifest.float_layers:
         facts["in float"] = ", ".join(manifest.float_layers)
+    for trial in manifest.engine_trials:
+        facts[f"tried {trial.engine.value}"] = f"p50 {trial.p50_ms:.2f} ms, {trial.verdict.value}"
     lineage = manifest.lineage
     for name, sha256 in (
         ("checkpoint", lineage.checkpoint),

@@ -17,7 +17,7 @@ from googlenet_edge.calibration.weights import WeightRange, weight_range_for
 from googlenet_edge.engines.bundle import Trial
 from googlenet_edge.engines.predictor import Predictor
 from googlenet_edge.engines.protocol import EngineOptions
-from googlenet_edge.engines.registry import backend_for
+from googlenet_edge.engines.registry import Backend
 from googlenet_edge.errors import EngineError
 from googlenet_edge.graph import InferenceGraph
 from googlenet_edge.processor import read_processor
@@ -60,10 +60,11 @@ def lower(
     return _LOWERINGS[device, precision](graph, table, float_nodes)
 
 
-def open_lowered(graph: InferenceGraph, lowered: Lowered, *, device: Device, threads: int) -> Predictor:
+def open_lowered(
+    graph: InferenceGraph, lowered: Lowered, *, backend: Backend, threads: int = 1, streams: int = 1
+) -> Predictor:
     """A lowered form of a graph, ready to run. Raises `EngineError`."""
-    options = EngineOptions(threads=threads, weight_bits=lowered.weight_bits)
-    engine = backend_for(device).open(lowered.model, options)
+    engine = backend.open(lowered.model, EngineOptions(threads, streams=streams, weight_bits=lowered.weight_bits))
     return Predictor(engine, labels=graph.class_names, preprocess=graph.preprocess)
 
 

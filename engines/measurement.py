@@ -40,11 +40,12 @@ class Samples:
 
 @dataclass(frozen=True, slots=True)
 class BatchThroughput:
-    """Inference of ``batch`` images at once."""
+    """Inference of ``batch`` images: at once, or where there is more than one stream, shared among the streams."""
 
     batch: int
     images_per_s: float
     latency: Samples
+    streams: int = 1
 
 
 @dataclass(frozen=True, slots=True)

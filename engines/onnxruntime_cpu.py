@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from googlenet_edge.engines.protocol import EngineOptions, EngineSpec, check_batch
 from googlenet_edge.errors import EngineError
 from googlenet_edge.processor import Processor, read_processor
-from googlenet_edge.target import Device
+from googlenet_edge.target import Device, EngineName
 
 _ERRORS_ONLY = 3
 
@@ -30,8 +30,8 @@ class OnnxRuntimeCpu:
             raise EngineError(f"ONNX Runtime cannot load the model ({reason}); build the bundle again") from problem
         self._session: onnxruntime.InferenceSession | None = session
         self._input, self._output, crop, classes = _interface(session)
-        version = onnxruntime.__version__
-        self._spec = EngineSpec("onnxruntime", version, Device.CPU, options.threads, crop=crop, classes=classes)
+        name, version = EngineName.ONNXRUNTIME.value, onnxruntime.__version__
+        self._spec = EngineSpec(name, version, Device.CPU, options.threads, crop, classes, options.streams)
 
     @property
     def spec(self) -> EngineSpec:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from types import TracebackType
 
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from googlenet_edge.dataset import in_threads
 from googlenet_edge.engines.bundle import read_bundle
 from googlenet_edge.engines.logits import ranking, softmax
 from googlenet_edge.engines.protocol import Engine
@@ -19,12 +19,12 @@ from googlenet_edge.engines.registry import open_bundle
 from googlenet_edge.errors import DataError, EngineError
 from googlenet_edge.images import decode_rgb, upright_rgb
 from googlenet_edge.preprocess import Preprocess
+from googlenet_edge.target import EngineName
 
 ImageSource = Image.Image | NDArray[np.uint8] | bytes | str | Path
 """An open Pillow image, RGB pixels uint8 ``(H, W, 3)``, the bytes of an image file, or its path."""
 
 DEFAULT_TOP_K = 5
-_BATCH = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +62,23 @@ class Predictor:
     def predict_batch(self, images: Iterable[ImageSource], top_k: int | None = None) -> list[list[Prediction]]:
         """`predict` for many images, in their order, with bounded memory."""
         count = self._checked_count(top_k)
-        return [
-            predictions
-            for pixels in self._pixel_batches(images)
-            for predictions in rank(self.run(pixels), self.labels, count)
-        ]
+        return [rank(logits, self.labels, count)[0] for logits in self.each(images)]
 
     def logits(self, images: Iterable[ImageSource]) -> NDArray[np.float32]:
         """float32 ``(n, classes)`` for n images. Raises as `predict`."""
-        parts = [self.run(pixels) for pixels in self._pixel_batches(images)]
-        return np.concatenate([np.empty((0, len(self.labels)), np.float32), *parts])
+        return np.concatenate([np.empty((0, len(self.labels)), np.float32), *self.each(images)])
+
+    def each(self, images: Iterable[ImageSource]) -> Iterator[NDArray[np.float32]]:
+        """Logits float32 ``(1, classes)`` of every image, in their order, with bounded memory.
+
+        As many images as the engine has streams are decoded and computed at the same time, each by a thread of its own.
+        """
+
+        def logits(image: ImageSource) -> NDArray[np.float32]:
+            return self.run(self.preprocess.pixels(open_rgb(image, self.preprocess))[None])
+
+        streams = self.engine.spec.streams
+        return map(logits, images) if streams == 1 else in_threads(logits, images, workers=streams)
 
     def run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """uint8 ``(N, crop, crop, 3)``, as from `Preprocess.pixels` → logits float32 ``(N, classes)``."""
@@ -89,11 +96,6 @@ class Predictor:
     ) -> None:
         self.close()
 
-    def _pixel_batches(self, images: Iterable[ImageSource]) -> Iterator[NDArray[np.uint8]]:
-        pixels = (self.preprocess.pixels(open_rgb(image, self.preprocess)) for image in images)
-        while batch := list(islice(pixels, _BATCH)):
-            yield np.stack(batch)
-
     def _checked_count(self, top_k: int | None) -> int:
         classes = len(self.labels)
         if top_k is None:
@@ -103,11 +105,11 @@ class Predictor:
         return top_k
 
 
-def load_predictor(path: Path, *, threads: int) -> Predictor:
+def load_predictor(path: Path, *, threads: int = 1, streams: int = 1, engine: EngineName | None = None) -> Predictor:
     """See `googlenet_edge.load`."""
     bundle = read_bundle(path)
-    engine = open_bundle(bundle, threads=threads)
-    return Predictor(engine, labels=bundle.class_names, preprocess=bundle.manifest.preprocess)
+    opened = open_bundle(bundle, threads=threads, streams=streams, engine=engine)
+    return Predictor(opened, labels=bundle.class_names, preprocess=bundle.manifest.preprocess)
 
 
 def open_rgb(image: ImageSource, preprocess: Preprocess) -> Image.Image:

@@ -15,7 +15,7 @@ from googlenet_edge.target import Device
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """How a model is opened.
+    """How a model is opened: ``streams`` inferences may run at the same time, each on ``threads`` processor threads.
 
     ``weight_bits`` says how many bits INT8 weights use. With 7, the 16-bit sums of an x86 processor without VNNI
     cannot saturate; with 8 a backend must take a slower, exact way on such a processor.
@@ -23,15 +23,22 @@ class EngineOptions:
 
     threads: int = 1
     weight_bits: int = 8
+    streams: int = 1
 
     def __post_init__(self) -> None:
         if self.threads < 1:
             raise EngineError(f"threads is {self.threads}; give 1 or more")
+        if self.streams < 1:
+            raise EngineError(f"streams is {self.streams}; give 1 or more")
 
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
-    """What an open engine is: uint8 ``(N, crop, crop, 3)`` → float32 ``(N, classes)``."""
+    """What an open engine is: uint8 ``(N, crop, crop, 3)`` → float32 ``(N, classes)``.
+
+    ``streams`` calls of `Engine.run` may go on at the same time, each on ``threads`` processor threads; more of them
+    wait for each other, or share the processor.
+    """
 
     backend: str
     version: str
@@ -39,6 +46,7 @@ class EngineSpec:
     threads: int
     crop: int
     classes: int
+    streams: int = 1
 
 
 class Engine(Protocol):

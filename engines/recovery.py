@@ -18,16 +18,19 @@ from googlenet_edge.calibration.layers import Layer, float_nodes
 from googlenet_edge.calibration.table import CalibrationTable
 from googlenet_edge.dataset import ImageSet, Progress, load_pixels
 from googlenet_edge.engines.accuracy import Accuracy, Comparison, Evaluation, compare
+from googlenet_edge.engines.auto import Candidate, choose, time_engines
+from googlenet_edge.engines.bundle import EngineTrial, Verdict
 from googlenet_edge.engines.evaluate import evaluate
 from googlenet_edge.engines.golden import Golden
 from googlenet_edge.engines.lowering import Lowered, lower, open_lowered
-from googlenet_edge.engines.predictor import Predictor
+from googlenet_edge.engines.protocol import EngineOptions
+from googlenet_edge.engines.registry import Backend, backend_for
 from googlenet_edge.engines.rewriting import fastest
 from googlenet_edge.engines.sensitivity import Probe, rank_layers
-from googlenet_edge.errors import AccuracyError
+from googlenet_edge.errors import AccuracyError, EngineError
 from googlenet_edge.graph import InferenceGraph
 from googlenet_edge.preprocess import Preprocess
-from googlenet_edge.target import Device, Precision
+from googlenet_edge.target import Device, EngineName, Precision
 
 T = TypeVar("T")
 Bars = Callable[[str], AbstractContextManager[Progress]]
@@ -37,74 +40,131 @@ _GOLDEN_IMAGES = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """A lowered graph, what it computes, how often it is right, and how that compares with FP32.
+class Judged:
+    """A lowered graph on the engine that is taken: what it computes, how often it is right, and against FP32.
 
     ``float_layers`` names the layers that were left in float; ``against_fp32`` is missing where it is FP32 itself.
+    ``trials`` and ``notes`` tell of the engines, where there was a choice.
     """
 
     lowered: Lowered
+    engine: EngineName
     float_layers: tuple[str, ...]
     golden: Golden
     accuracy: Accuracy
     against_fp32: Comparison | None
+    trials: tuple[EngineTrial, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Judge:
-    """Lowers a graph and finds on ``images`` what that costs. ``table`` is for INT8."""
+    """Lowers a graph, tries ``backends`` where there are several, and finds on ``images`` what that costs.
+
+    ``table`` is for INT8. ``threads`` evaluate, ``timed_threads`` are what trials of speed run with.
+    """
 
     graph: InferenceGraph
     table: CalibrationTable | None
     device: Device
     precision: Precision
     images: ImageSet
-    threads: int
+    backends: Sequence[Backend]
     bars: Bars
+    threads: int
+    timed_threads: int
+    max_drop_points: float
 
-    def candidate(self, in_float: Sequence[Layer] = ()) -> Candidate:
+    def judged(self, in_float: Sequence[Layer] = ()) -> Judged:
         """The graph lowered, but for some layers. Raises `EdgeError` of what failed."""
-        lowered = self._lowered(in_float)
-        with self._open(lowered) as predictor:
-            pixels = first_pixels(self.images, self.graph.preprocess, _GOLDEN_IMAGES)
-            golden = Golden(pixels, predictor.run(pixels))
-            found = self._evaluated(predictor, self.precision)
-        against_fp32 = None if self.precision is Precision.FP32 else compare(self._fp32, found)
-        return Candidate(lowered, tuple(layer.name for layer in in_float), golden, found.accuracy, against_fp32)
-
-    def _lowered(self, in_float: Sequence[Layer]) -> Lowered:
-        """For the device; a quantized graph for a processor with the rewrites that pay on this one."""
         with self.bars("lowering"):
-            nodes = float_nodes(in_float)
-            lowered = lower(
-                self.graph, device=self.device, precision=self.precision, table=self.table, float_nodes=nodes
+            plain = lower(
+                self.graph,
+                device=self.device,
+                precision=self.precision,
+                table=self.table,
+                float_nodes=float_nodes(in_float),
             )
+        backends, notes = self._usable(plain)
+        ways = [(backend, self._rewritten(plain, backend)) for backend in backends]
+        answers = [self._answer(*way) for way in ways]
+        against_fp32 = [compare(self._fp32(answers[0][1]), evaluation) for _, evaluation in answers]
+        trials = self._trials(ways, against_fp32) if len(self.backends) > 1 else ()
+        taken = next((i for i, trial in enumerate(trials) if trial.verdict is Verdict.TAKEN), 0)
+        (backend, lowered), (golden, evaluation) = ways[taken], answers[taken]
+        return Judged(
+            lowered=lowered,
+            engine=backend.name,
+            float_layers=tuple(layer.name for layer in in_float),
+            golden=golden,
+            accuracy=evaluation.accuracy,
+            against_fp32=None if self.precision is Precision.FP32 else against_fp32[taken],
+            trials=trials,
+            notes=notes,
+        )
+
+    def allows(self, judged: Judged) -> bool:
+        """Whether it loses little enough."""
+        found = judged.against_fp32
+        return found is None or -found.top1_change_points <= self.max_drop_points
+
+    def _usable(self, lowered: Lowered) -> tuple[list[Backend], tuple[str, ...]]:
+        """The backends that open a model, and a sentence for each that does not. Raises `EngineError` if none does."""
+        problems = {backend: _refusal(backend, lowered, self._timed_options(lowered)) for backend in self.backends}
+        usable = [backend for backend, problem in problems.items() if problem is None]
+        refused = [problem for problem in problems.values() if problem is not None]
+        if not usable:
+            raise refused[0]
+        return usable, tuple(f"not tried: {problem}" for problem in refused)
+
+    def _rewritten(self, lowered: Lowered, backend: Backend) -> Lowered:
+        """A quantized graph for a processor with the rewrites that pay on this one."""
         if (self.device, self.precision) != (Device.CPU, Precision.INT8):
             return lowered
-        with self.bars("trying rewrites") as progress:
-            return fastest(lowered, lambda each: self._open(each).engine, progress=progress)
+        with self.bars(f"trying rewrites on {backend.name.value}") as progress:
+            options = self._timed_options(lowered)
+            return fastest(lowered, lambda each: backend.open(each.model, options), progress=progress)
+
+    def _answer(self, backend: Backend, lowered: Lowered) -> tuple[Golden, Evaluation]:
+        with open_lowered(self.graph, lowered, backend=backend, streams=self.threads) as predictor:
+            pixels = first_pixels(self.images, self.graph.preprocess, _GOLDEN_IMAGES)
+            golden = Golden(pixels, predictor.run(pixels))
+            with self.bars(f"evaluating {self.precision.value} on {backend.name.value}") as progress:
+                return golden, evaluate(predictor, self.images, progress=progress)
+
+    def _fp32(self, own: Evaluation) -> Evaluation:
+        """What FP32 answers on the default engine; ``own`` where that is what is judged."""
+        return own if self.precision is Precision.FP32 else self._reference
 
     @cached_property
-    def _fp32(self) -> Evaluation:
+    def _reference(self) -> Evaluation:
         fp32 = lower(self.graph, device=self.device, precision=Precision.FP32, table=None)
-        with self._open(fp32) as predictor:
-            return self._evaluated(predictor, Precision.FP32)
-
-    def _evaluated(self, predictor: Predictor, precision: Precision) -> Evaluation:
-        with self.bars(f"evaluating {precision.value}") as progress:
+        backend = backend_for(self.device)
+        with (
+            open_lowered(self.graph, fp32, backend=backend, streams=self.threads) as predictor,
+            self.bars("evaluating fp32") as progress,
+        ):
             return evaluate(predictor, self.images, progress=progress)
 
-    def _open(self, lowered: Lowered) -> Predictor:
-        return open_lowered(self.graph, lowered, device=self.device, threads=self.threads)
+    def _trials(
+        self, ways: Sequence[tuple[Backend, Lowered]], against_fp32: Sequence[Comparison]
+    ) -> tuple[EngineTrial, ...]:
+        candidates = [Candidate(backend, lowered.model) for backend, lowered in ways]
+        pixels, options = first_pixels(self.images, self.graph.preprocess, 1), self._timed_options(ways[0][1])
+        with self.bars("timing engines") as progress:
+            timed, _ = time_engines(candidates, options=options, pixels=pixels, progress=progress)
+        return choose(timed, against_fp32, max_drop_points=self.max_drop_points)
+
+    def _timed_options(self, lowered: Lowered) -> EngineOptions:
+        return EngineOptions(self.timed_threads, weight_bits=lowered.weight_bits)
 
 
-def within_budget(judge: Judge, *, max_drop_points: float, held_out: Callable[[], ImageSet]) -> Candidate:
+def within_budget(judge: Judge, *, held_out: Callable[[], ImageSet]) -> Judged:
     """The graph lowered whole where that loses little enough, else INT8 with the fewest layers in float that does.
 
     At most half of the layers stay float.
 
     Args:
-        max_drop_points: the largest loss of top-1 against FP32, in percentage points.
         held_out: gives the images to rank the layers on; asked where the whole graph loses too much.
 
     Raises:
@@ -112,12 +172,8 @@ def within_budget(judge: Judge, *, max_drop_points: float, held_out: Callable[[]
         EdgeError: of what failed.
     """
 
-    def allowed(candidate: Candidate) -> bool:
-        found = candidate.against_fp32
-        return found is None or -found.top1_change_points <= max_drop_points
-
-    tried = [judge.candidate()]
-    if allowed(tried[0]):
+    tried = [judge.judged()]
+    if judge.allows(tried[0]):
         return tried[0]
     if judge.table is not None:
         probe = Probe.of(judge.graph, held_out(), threads=judge.threads)
@@ -125,13 +181,13 @@ def within_budget(judge: Judge, *, max_drop_points: float, held_out: Callable[[]
             ranked = rank_layers(probe, judge.table, progress=progress)
         worst = [each.layer for each in ranked[: len(ranked) // 2]]
 
-        def attempt(count: int) -> Candidate | None:
-            tried.append(judge.candidate(worst[:count]))
-            return tried[-1] if allowed(tried[-1]) else None
+        def attempt(count: int) -> Judged | None:
+            tried.append(judge.judged(worst[:count]))
+            return tried[-1] if judge.allows(tried[-1]) else None
 
         if found := fewest(attempt, len(worst)):
             return found
-    raise AccuracyError(_too_lossy(judge.precision, max_drop_points, tried))
+    raise AccuracyError(_too_lossy(judge.precision, judge.max_drop_points, tried))
 
 
 def fewest(attempt: Callable[[int], T | None], most: int) -> T | None:
@@ -154,12 +210,21 @@ def fewest(attempt: Callable[[int], T | None], most: int) -> T | None:
     return found
 
 
+def _refusal(backend: Backend, lowered: Lowered, options: EngineOptions) -> EngineError | None:
+    """Why a backend does not open a model, if so."""
+    try:
+        backend.open(lowered.model, options).close()
+    except EngineError as problem:
+        return problem
+    return None
+
+
 def first_pixels(images: ImageSet, preprocess: Preprocess, count: int) -> NDArray[np.uint8]:
     """uint8 ``(count, crop, crop, 3)``, or fewer where there are fewer images. Raises `DamagedImageError`."""
     return np.stack(list(load_pixels(images.take(list(range(min(count, len(images))))), preprocess)))
 
 
-def _too_lossy(precision: Precision, max_drop_points: float, tried: Sequence[Candidate]) -> str:
+def _too_lossy(precision: Precision, max_drop_points: float, tried: Sequence[Judged]) -> str:
     """One sentence on the whole graph and on the last candidate, which had the most layers in float."""
     found, last = tried[0].against_fp32, tried[-1]
     assert found is not None and last.against_fp32 is not None  # FP32 loses nothing against itself

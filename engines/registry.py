@@ -1,4 +1,4 @@
-"""The known backends. A new one is a module with an opener, one entry in `BACKENDS`, and the shared contract tests."""
+"""The known backends. A new one is a module with a class, one entry in `BACKENDS`, and the shared contract tests."""
 
 from __future__ import annotations
 
@@ -9,57 +9,95 @@ from googlenet_edge.engines.bundle import Bundle
 from googlenet_edge.engines.golden import check_golden
 from googlenet_edge.engines.protocol import Engine, EngineOptions
 from googlenet_edge.errors import BundleError, EngineError
-from googlenet_edge.target import Device
+from googlenet_edge.target import Device, EngineName
 
 Opener = Callable[[bytes, EngineOptions], Engine]
-"""The bytes of a lowered model → an open engine; raises `EngineError` where the runtime is missing or refuses it."""
+"""The bytes of a lowered model → an open engine; raises `EngineError` where the runtime refuses it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Backend:
     """A runtime that executes models lowered for one device."""
 
-    name: str
+    name: EngineName
     device: Device
-    open: Opener
+    load: Callable[[], Opener]
+    """Imports the runtime. Raises `EngineError` where it is not installed."""
+
+    def open(self, model: bytes, options: EngineOptions) -> Engine:
+        """Opens the bytes of a lowered model. Raises `EngineError` where the runtime is missing or refuses it."""
+        return self.load()(model, options)
 
 
-def _onnxruntime_cpu(model: bytes, options: EngineOptions) -> Engine:
+def _onnxruntime_cpu() -> Opener:
     from googlenet_edge.engines.onnxruntime_cpu import OnnxRuntimeCpu  # noqa: PLC0415  (a runtime is loaded when used)
 
-    return OnnxRuntimeCpu(model, options)
+    return OnnxRuntimeCpu
 
 
-BACKENDS: tuple[Backend, ...] = (Backend("onnxruntime", Device.CPU, _onnxruntime_cpu),)
+def _openvino_cpu() -> Opener:
+    try:
+        from googlenet_edge.engines.openvino_cpu import OpenVinoCpu  # noqa: PLC0415  (as above)
+    except ImportError as problem:
+        raise EngineError(
+            f"the engine openvino cannot be loaded ({problem}); install it with:"
+            " pip install 'googlenet-edge[openvino]', or choose another engine"
+        ) from problem
+    return OpenVinoCpu
+
+
+BACKENDS: tuple[Backend, ...] = (
+    Backend(EngineName.ONNXRUNTIME, Device.CPU, _onnxruntime_cpu),
+    Backend(EngineName.OPENVINO, Device.CPU, _openvino_cpu),
+)
 """In the order of preference: the first of a device is its default."""
 
 
-def backend_for(device: Device) -> Backend:
-    """The default backend of a device. Raises `EngineError` where this version has none."""
-    for backend in BACKENDS:
-        if backend.device is device:
+def backends_for(device: Device) -> tuple[Backend, ...]:
+    """The backends of a device, its default first. Raises `EngineError` where this version has none."""
+    found = tuple(backend for backend in BACKENDS if backend.device is device)
+    if not found:
+        known = ", ".join(sorted({backend.device.value for backend in BACKENDS}))
+        raise EngineError(
+            f"this version has no backend for the device {device.value}; use --device with one of: {known}"
+        )
+    return found
+
+
+def backend_for(device: Device, engine: EngineName | None = None) -> Backend:
+    """A device's backend of that name, or its default. Raises `EngineError` where this version has none."""
+    backends = backends_for(device)
+    wanted = engine or backends[0].name
+    for backend in backends:
+        if backend.name is wanted:
             return backend
-    known = ", ".join(sorted({backend.device.value for backend in BACKENDS}))
-    raise EngineError(f"this version has no backend for the device {device.value}; use --device with one of: {known}")
+    known = ", ".join(backend.name.value for backend in backends)
+    raise EngineError(f"the device {device.value} has no engine {wanted.value}; use --engine with one of: {known}")
 
 
-def open_bundle(bundle: Bundle, *, threads: int = 1) -> Engine:
+def open_bundle(bundle: Bundle, *, threads: int = 1, streams: int = 1, engine: EngineName | None = None) -> Engine:
     """Opens a bundle's model on its device and proves that it computes here what it computed where it was built.
+
+    Args:
+        threads: processor threads of one inference.
+        streams: inferences that may run at the same time.
+        engine: the runtime, by default that for which the bundle was built.
 
     Raises:
         EngineError: the runtime is missing or refuses the model.
         BundleError: the model does not fit the bundle, or gives other logits for the golden vectors.
     """
-    options = EngineOptions(threads=threads, weight_bits=bundle.manifest.weight_bits)
-    engine = backend_for(bundle.manifest.device).open(bundle.model, options)
+    manifest = bundle.manifest
+    options = EngineOptions(threads=threads, streams=streams, weight_bits=manifest.weight_bits)
+    opened = backend_for(manifest.device, engine or manifest.engine).open(bundle.model, options)
     try:
-        _check_fit(engine, bundle)
-        logits = engine.run(bundle.golden.pixels)
-        check_golden(bundle.golden, logits, precision=bundle.manifest.precision, where=bundle.where)
+        _check_fit(opened, bundle)
+        logits = opened.run(bundle.golden.pixels)
+        check_golden(bundle.golden, logits, precision=manifest.precision, where=bundle.where)
     except BaseException:
-        engine.close()
+        opened.close()
         raise
-    return engine
+    return opened
 
 
 def _check_fit(engine: Engine, bundle: Bundle) -> None:

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from googlenet_edge.dataset import in_threads
 from googlenet_edge.engines.measurement import BatchThroughput, Samples, Stage, samples
 from googlenet_edge.engines.predictor import DEFAULT_TOP_K, Predictor, open_rgb, rank
 from googlenet_edge.engines.timing import Clock, Tick, WarmUp, settled, take_turns, warm_up
@@ -20,10 +21,12 @@ class BenchPlan:
     """How much is measured.
 
     In each of ``rounds`` rounds every bundle takes a turn: a run that does not count, then ``runs`` that do.
-    Throughput has ``batch_rounds`` rounds with one counted run for each of ``batches``.
+    Throughput has ``batch_rounds`` rounds with one counted run for each of ``batches``: on one stream of ``threads``
+    threads, and where ``streams`` is more than 1, as many images on each of that many streams of one thread.
     """
 
     threads: int = 1
+    streams: int = 1
     rounds: int = 20
     runs: int = 10
     batches: tuple[int, ...] = (1, 2, 4, 8)
@@ -31,7 +34,7 @@ class BenchPlan:
     cold_starts: int = 3
 
     def __post_init__(self) -> None:
-        if self.rounds < 6 or min(self.runs, self.batch_rounds, self.cold_starts, *self.batches) < 1:
+        if self.rounds < 6 or min(self.runs, self.batch_rounds, self.cold_starts, self.streams, *self.batches) < 1:
             raise ConfigError("a benchmark needs at least 6 rounds, and 1 or more of everything else")
 
 
@@ -46,12 +49,19 @@ class Timings:
 
 
 def measure(
-    predictors: Sequence[Predictor], image: bytes, *, plan: BenchPlan, clock: Clock, tick: Tick
+    predictors: Sequence[Predictor],
+    image: bytes,
+    *,
+    plan: BenchPlan,
+    clock: Clock,
+    tick: Tick,
+    streamed: Sequence[Predictor] = (),
 ) -> list[Timings]:
     """Warms every predictor up, then measures all in turns; the result is in the order of ``predictors``.
 
     Args:
         image: the bytes of an image file.
+        streamed: the same bundles, opened with the plan's streams; none where that is 1.
         tick: called `turn_count` times for every predictor.
     """
     runs = [inference(predictor, image, batch=1) for predictor in predictors]
@@ -59,7 +69,12 @@ def measure(
     latency = take_turns([partial(settled, run, plan.runs, clock) for run in runs], plan.rounds, tick)
     stage_turns = [partial(stage_times, predictor, image, plan.runs, clock) for predictor in predictors]
     stages = take_turns(stage_turns, plan.rounds, tick)
-    by_batch = [_throughput(predictors, image, b, plan=plan, clock=clock, tick=tick) for b in plan.batches]
+    by_batch = [
+        _throughput(opened, image, batch, plan=plan, clock=clock, tick=tick)
+        for opened in (predictors, streamed)
+        for batch in plan.batches
+        if opened
+    ]
     return [
         Timings(warm_ups[i][0], samples(latency[i]), _by_stage(stages[i]), tuple(batch[i] for batch in by_batch))
         for i in range(len(predictors))
@@ -68,13 +83,17 @@ def measure(
 
 def turn_count(plan: BenchPlan) -> int:
     """How many turns one predictor takes."""
-    return 1 + 2 * plan.rounds + plan.batch_rounds * len(plan.batches)
+    ways = 1 if plan.streams == 1 else 2
+    return 1 + 2 * plan.rounds + ways * plan.batch_rounds * len(plan.batches)
 
 
 def inference(predictor: Predictor, image: bytes, *, batch: int) -> Callable[[], object]:
-    """A call that infers ``batch`` copies of an image and nothing else."""
+    """A call that infers ``batch`` copies of an image on each stream and nothing else."""
     pixels = predictor.preprocess.pixels(open_rgb(image, predictor.preprocess))
-    return partial(predictor.engine.run, np.repeat(pixels[None], batch, axis=0))
+    engine, one, streams = predictor.engine, pixels[None], predictor.engine.spec.streams
+    if streams == 1:
+        return partial(engine.run, np.repeat(one, batch, axis=0))
+    return lambda: list(in_threads(engine.run, [one] * (batch * streams), workers=streams))
 
 
 def stage_times(predictor: Predictor, image: bytes, runs: int, clock: Clock) -> list[tuple[float, ...]]:
@@ -107,5 +126,6 @@ def _throughput(
 ) -> list[BatchThroughput]:
     runs = [inference(predictor, image, batch=batch) for predictor in predictors]
     rounds = take_turns([partial(settled, run, 1, clock) for run in runs], plan.batch_rounds, tick)
-    latencies = [samples(of_one) for of_one in rounds]
-    return [BatchThroughput(batch, 1e3 * batch / latency.summary_ms.p50, latency) for latency in latencies]
+    streams = predictors[0].engine.spec.streams
+    latencies, images = [samples(of_one) for of_one in rounds], batch * streams
+    return [BatchThroughput(images, 1e3 * images / latency.summary_ms.p50, latency, streams) for latency in latencies]

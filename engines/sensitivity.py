@@ -24,6 +24,7 @@ from googlenet_edge.calibration.table import CalibrationTable
 from googlenet_edge.dataset import ImageSet, Progress, load_pixels
 from googlenet_edge.engines.lowering import Lowered, lower, open_lowered
 from googlenet_edge.engines.predictor import Predictor
+from googlenet_edge.engines.registry import backend_for
 from googlenet_edge.engines.timing import Clock, settled, take_turns, warm_up
 from googlenet_edge.graph import InferenceGraph
 from googlenet_edge.statistics import Interval, median_interval
@@ -107,7 +108,7 @@ class Probe:
 
     def open(self, lowered: Lowered) -> Predictor:
         """A lowered form of the graph. Raises `EngineError`."""
-        return open_lowered(self.graph, lowered, device=Device.CPU, threads=self.threads)
+        return open_lowered(self.graph, lowered, backend=backend_for(Device.CPU), threads=self.threads)
 
     def noise(self, predictor: Predictor) -> Noise:
         """How far its logits are from those of the graph."""

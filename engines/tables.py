@@ -10,16 +10,14 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from googlenet_edge.engines.accuracy import Accuracy, Comparison
-from googlenet_edge.engines.bundle import MODEL, Manifest
+from googlenet_edge.engines.bundle import MODEL, EngineTrial, Manifest
 from googlenet_edge.engines.measurement import BundleMeasurement, Measurement, Stage
 from googlenet_edge.engines.predictor import Prediction
-from googlenet_edge.statistics import wilson_interval
-
-if TYPE_CHECKING:
-    from googlenet_edge.engines.finetune import FinetuneReport
+from googlenet_edge.statistics import Interval, wilson_interval
 
 if TYPE_CHECKING:
     from googlenet_edge.calibration.table import Choice
+    from googlenet_edge.engines.finetune import FinetuneReport
     from googlenet_edge.engines.sensitivity import Sensitivity
 
 MEGABYTE = 1e6
@@ -53,6 +51,21 @@ def trials_table(choice: Choice) -> Table:
     return table
 
 
+def engines_table(trials: Sequence[EngineTrial]) -> Table:
+    """The engines that were tried, and what became of each."""
+    table = _table("engine", "p50 ms (95 % CI)", "ratio", "top-1", "equal", "")
+    for trial in trials:
+        table.add_row(
+            f"{trial.engine.value} {trial.version}",
+            f"{trial.p50_ms:.2f} ({_interval(trial.p50_interval_ms, 2)})",
+            f"{trial.ratio:.3f}",
+            f"{trial.top1_change_points:+.2f}",
+            f"{trial.agreement:.2%}",
+            trial.verdict.value,
+        )
+    return table
+
+
 def evaluation_table(rows: Sequence[tuple[str, Accuracy]]) -> Table:
     """The accuracy of bundles on the same images."""
     table = _table("bundle", "top-1", "95 % interval", "top-5", "images")
@@ -77,10 +90,10 @@ def latency_table(measurement: Measurement) -> Table:
     for bundle in measurement.bundles:
         summary, ratio = bundle.latency.summary_ms, ratios.get(bundle.name)
         table.add_row(
-            _short(bundle.name),
+            _name(bundle, measurement),
             *(f"{time:.2f}" for time in (summary.p50, summary.p90, summary.p99)),
             f"{summary.spread:.1%}",
-            f"{ratio.ratio:.3f} ({ratio.interval.low:.3f} to {ratio.interval.high:.3f})" if ratio else "1",
+            f"{ratio.ratio:.3f} ({_interval(ratio.interval, 3)})" if ratio else "1",
         )
     return table
 
@@ -91,9 +104,9 @@ def resources_table(measurement: Measurement) -> Table:
     for bundle in measurement.bundles:
         best = max(bundle.throughput, key=lambda throughput: throughput.images_per_s)
         table.add_row(
-            _short(bundle.name),
+            _name(bundle, measurement),
             f"{best.images_per_s:.0f}",
-            str(best.batch),
+            str(best.batch) if best.streams == 1 else f"{best.batch} on {best.streams} streams",
             f"{median(start.total_ms for start in bundle.cold_starts):.0f}",
             _memory(bundle),
             _megabytes(bundle.bundle_bytes),
@@ -106,16 +119,17 @@ def stages_table(measurement: Measurement) -> Table:
     table = _table("stages, p50 ms", *(stage.value for stage in Stage), "sum")
     for bundle in measurement.bundles:
         times = [bundle.stages[stage].summary_ms.p50 for stage in Stage]
-        table.add_row(_short(bundle.name), *(f"{time:.2f}" for time in (*times, sum(times))))
+        table.add_row(_name(bundle, measurement), *(f"{time:.2f}" for time in (*times, sum(times))))
     return table
 
 
 def circumstances_sentence(measurement: Measurement) -> str:
     """Where and how it was measured."""
     here, image = measurement.circumstances, measurement.image
-    engine, processor = measurement.bundles[0].engine, here.cpu_model or "unknown processor"
+    threads, processor = measurement.bundles[0].engine.threads, here.cpu_model or "unknown processor"
+    engines = dict.fromkeys(f"{bundle.engine.backend} {bundle.engine.version}" for bundle in measurement.bundles)
     return (
-        f"{processor}, {engine.threads} of {here.cores} cores, {engine.backend} {engine.version},"
+        f"{processor}, {threads} of {here.cores} cores, {' and '.join(engines)},"
         f" {measurement.bundles[0].latency.summary_ms.count} runs in interleaved rounds;"
         f" stages with a {image.width}×{image.height} image"
     )
@@ -188,8 +202,15 @@ def _megabytes(size: int) -> str:
     return f"{size / MEGABYTE:.2f} MB"
 
 
-def _short(name: str) -> str:
-    return "/".join(Path(name).parts[-2:])
+def _interval(interval: Interval, digits: int) -> str:
+    return f"{interval.low:.{digits}f} to {interval.high:.{digits}f}"
+
+
+def _name(bundle: BundleMeasurement, measurement: Measurement) -> str:
+    """The last two folders, and the engine where not all have the same."""
+    short = "/".join(Path(bundle.name).parts[-2:])
+    engines = {other.engine.backend for other in measurement.bundles}
+    return short if len(engines) == 1 else f"{short} ({bundle.engine.backend})"
 
 
 def _memory(bundle: BundleMeasurement) -> str:

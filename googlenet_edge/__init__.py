@@ -15,14 +15,15 @@ __version__ = "0.1.0"
 
 from googlenet_edge.errors import EdgeError
 from googlenet_edge.preprocess import Preprocess
+from googlenet_edge.target import EngineName
 
 if TYPE_CHECKING:
     from googlenet_edge.engines.predictor import Predictor
 
-__all__ = ["EdgeError", "Preprocess", "__version__", "load"]
+__all__ = ["EdgeError", "EngineName", "Preprocess", "__version__", "load"]
 
 
-def load(path: str | Path, *, threads: int = 1) -> Predictor:
+def load(path: str | Path, *, threads: int = 1, streams: int = 1, engine: EngineName | None = None) -> Predictor:
     """Opens a bundle for prediction; needs neither torch nor onnx.
 
     Everything is verified first: schema, hashes, and that the model computes here what it computed where it was built.
@@ -30,6 +31,9 @@ def load(path: str | Path, *, threads: int = 1) -> Predictor:
     Args:
         path: a folder that ``gnet-edge build`` wrote.
         threads: processor threads for one inference.
+        streams: images of a batch that are computed at the same time, each with ``threads``. For many images,
+            ``streams`` as many as cores gives the most of them a second; for one image, ``threads`` gives it soonest.
+        engine: the runtime; by default the one for which the bundle was built.
 
     Raises:
         BundleError: the bundle is damaged, of a newer schema, or computes something else on this machine.
@@ -37,4 +41,4 @@ def load(path: str | Path, *, threads: int = 1) -> Predictor:
     """
     from googlenet_edge.engines.predictor import load_predictor  # noqa: PLC0415  (the layer above, only when used)
 
-    return load_predictor(Path(path), threads=threads)
+    return load_predictor(Path(path), threads=threads, streams=streams, engine=engine)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -187,11 +187,13 @@ def sample_beside(images: ImageSet, used: ImageSet, count: int, *, seed: int) ->
     return stratified_sample(rest if len(rest) >= count else images, count, seed=seed)
 
 
-def in_threads(function: Callable[[Item], Result], items: tuple[Item, ...]) -> Iterator[Result]:
+def in_threads(
+    function: Callable[[Item], Result], items: Iterable[Item], *, workers: int = _WORKERS
+) -> Iterator[Result]:
     """``map`` with a few threads and a short queue: order is kept, memory is bounded."""
-    with ThreadPoolExecutor(_WORKERS) as pool:
+    with ThreadPoolExecutor(workers) as pool:
         source = iter(items)
-        pending = [pool.submit(function, item) for item in islice(source, 8 * _WORKERS)]
+        pending = [pool.submit(function, item) for item in islice(source, 8 * workers)]
         while pending:
             yield pending.pop(0).result()
             pending += [pool.submit(function, item) for item in islice(source, 1)]

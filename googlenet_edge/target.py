@@ -18,3 +18,18 @@ class Precision(Enum):
     FP32 = "fp32"
     FP16 = "fp16"
     INT8 = "int8"
+
+
+class EngineName(Enum):
+    """A runtime that executes lowered models."""
+
+    ONNXRUNTIME = "onnxruntime"
+    OPENVINO = "openvino"
+
+
+class EngineChoice(Enum):
+    """What a build may be told: a runtime, or to time all of them on this machine."""
+
+    AUTO = "auto"
+    ONNXRUNTIME = "onnxruntime"
+    OPENVINO = "openvino"

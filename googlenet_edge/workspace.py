@@ -12,7 +12,7 @@ import msgspec
 
 from googlenet_edge.errors import ConfigError
 from googlenet_edge.files import from_json, read_file, to_json, write_bytes
-from googlenet_edge.target import Device, Precision
+from googlenet_edge.target import Device, EngineChoice, Precision
 
 RUNS = Path("runs")
 CHECKPOINT_FILE = "checkpoint.safetensors"
@@ -33,6 +33,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     checkpoint: str | None = None
     precision: Precision | None = None
     device: Device | None = None
+    engine: EngineChoice | None = None
     threads: Annotated[int, msgspec.Meta(ge=1)] | None = None
     calibration_images: Annotated[int, msgspec.Meta(ge=1)] | None = None
     max_drop: Annotated[float, msgspec.Meta(ge=0)] | None = None

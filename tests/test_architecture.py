@@ -50,12 +50,15 @@ NEED_ONNX = {
     "googlenet_edge.engines.lowering",
     "googlenet_edge.engines.rewriting",
 }
+# The only ones that need the extra [openvino].
+NEED_OPENVINO = {"googlenet_edge.engines.openvino_audit", "googlenet_edge.engines.openvino_cpu"}
 
 # A package, and the modules (or packages of ours) that may import it.
 KEEPERS: dict[str, set[str]] = {
     "torch": NEED_TORCH,
     "safetensors": NEED_TORCH,
     "onnx": NEED_ONNX,
+    "openvino": NEED_OPENVINO,
     "typer": {"googlenet_edge.cli", "googlenet_edge.commands"},
     "rich": {"googlenet_edge.console", "googlenet_edge.engines.tables"},
     "pickle": set(),

@@ -15,7 +15,7 @@ import torch
 from command import Built, Outcome, copy_of, done, refused, refused_without_a_trace
 from PIL import Image
 from safetensors.torch import save_file
-from tiny_bundles import solid, write_colour_bundle
+from tiny_bundles import hide_openvino, solid, write_colour_bundle
 
 from googlenet_edge.calibration.layers import layers
 from googlenet_edge.calibration.table import CalibrationTable
@@ -339,6 +339,22 @@ def test_device_that_this_version_cannot_run_is_named(command: str, work: Path) 
     refused_without_a_trace(sentence, command, *given, "--device", "jetson", cwd=work)
 
 
+@pytest.mark.parametrize("command", [("build", "--engine", "openvino"), ("eval", "--engine", "openvino")])
+def test_engine_that_is_not_installed_stops_before_any_work(
+    command: tuple[str, ...], work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hide_openvino(monkeypatch)
+    arguments = (
+        "runs/photos/checkpoint.safetensors" if command[0] == "build" else "runs/photos/int8-cpu",
+        *command[1:],
+    )
+    sentence = (
+        r"the engine openvino cannot be loaded \(.*\); install it with: pip install 'googlenet-edge\[openvino\]',"
+        " or choose another engine"
+    )
+    refused_without_a_trace(sentence, command[0], *arguments, "--data", "photos", cwd=work)
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
@@ -349,7 +365,7 @@ def test_device_that_this_version_cannot_run_is_named(command: str, work: Path) 
 )
 def test_settings_that_are_wrong_stop_every_command(text: str, reason: str, colours: Path) -> None:
     (colours / "gnet-edge.toml").write_text(text)
-    known = "data, checkpoint, precision, device, threads, calibration_images, max_drop"
+    known = "data, checkpoint, precision, device, engine, threads, calibration_images, max_drop"
     sentence = f".*/gnet-edge.toml cannot be used: {reason}; it may set {known}"
     for command in (("build",), ("bench",), ("eval",), ("predict", "red.png")):
         refused_without_a_trace(sentence, *command, cwd=colours)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ from googlenet_edge.engines.protocol import EngineSpec
 from googlenet_edge.engines.rounds import BenchPlan, measure, turn_count
 from googlenet_edge.engines.timing import WarmUp, settled, take_turns, timed, warm_up
 from googlenet_edge.errors import BundleError, ConfigError, DamagedImageError, DataError, EngineError
-from googlenet_edge.target import Device, Precision
+from googlenet_edge.target import Device, EngineName, Precision
 
 TICK_S = 1e-9  # what a look at the clock costs, so that nothing takes no time at all
 
@@ -147,6 +148,26 @@ def test_measure_finds_the_durations_that_the_engines_have() -> None:
     assert len(ticks) == 2 * turn_count(plan)
 
 
+def test_measure_shares_images_among_streams_for_throughput() -> None:
+    clock, log = FakeClock(), []
+    plan = BenchPlan(rounds=6, runs=1, batches=(1, 4), batch_rounds=2, streams=3)
+    alone = FakeEngine(clock, lambda batch: 8.0 * batch)
+    together = FakeEngine(clock, lambda batch: 0.0, "streamed", log, replace(FAKE, streams=3))
+    ticks: list[None] = []
+    (found,) = measure(
+        [predictor(alone)],
+        generated_jpeg(),
+        plan=plan,
+        clock=clock,
+        tick=lambda: ticks.append(None),
+        streamed=[predictor(together)],
+    )
+    assert [(t.batch, t.streams) for t in found.throughput] == [(1, 1), (4, 1), (3, 3), (12, 3)]
+    assert [t.images_per_s for t in found.throughput[:2]] == pytest.approx([125, 125], rel=1e-5)
+    assert log == ["streamed"] * (3 + 12) * 2 * 2, "two rounds of one run that counts and one that does not"
+    assert len(ticks) == turn_count(plan)
+
+
 def test_measure_gives_each_stage_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = FakeClock()
     engine = predictor(FakeEngine(clock, lambda batch: 5.0))
@@ -179,7 +200,7 @@ def test_measure_interleaves_the_bundles() -> None:
     assert "".join(log).startswith("a" * warm + "b" * warm + "aabb" + "bbaa" + "aabb")
 
 
-@pytest.mark.parametrize("wrong", [{"rounds": 5}, {"runs": 0}, {"batches": (1, 0)}, {"cold_starts": 0}])
+@pytest.mark.parametrize("wrong", [{"rounds": 5}, {"runs": 0}, {"batches": (1, 0)}, {"cold_starts": 0}, {"streams": 0}])
 def test_bench_plan_refuses_too_little(wrong: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match="at least 6 rounds, and 1 or more of everything else"):
         BenchPlan(**wrong)  # type: ignore[arg-type]
@@ -301,7 +322,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.fixture(scope="module")
 def measurement(bundles: list[Path]) -> tuple[Measurement, list[tuple[int, int]]]:
     seen: list[tuple[int, int]] = []
-    plan = BenchPlan(rounds=6, runs=2, batches=(1, 2), batch_rounds=2, cold_starts=1)
+    plan = BenchPlan(rounds=6, runs=2, batches=(1, 2), batch_rounds=2, cold_starts=1, streams=2)
     return bench(bundles, plan=plan, progress=lambda *at: seen.append(at)), seen
 
 
@@ -316,11 +337,20 @@ def test_bench_measures_real_bundles_side_by_side(
     assert (found.image.width, found.image.height) == (640, 480)
     assert [(r.name, r.reference) for r in found.ratios] == [(int8.name, fp32.name)]
     assert seen == [(i + 1, len(seen)) for i in range(len(seen))]
+    assert [(t.batch, t.streams) for t in int8.throughput] == [(1, 1), (2, 1), (2, 2), (4, 2)]
+    assert all(t.images_per_s > 0 for t in int8.throughput)
     for bundle in found.bundles:
         (start,) = bundle.cold_starts
         assert 0 < start.first_ms < start.total_ms
         assert start.start_ms > 10, "Python and NumPy do not start in less"
         assert start.peak_memory_mb is None or 20 < start.peak_memory_mb < 500
+
+
+def test_bench_measures_on_the_engine_that_is_asked_for(bundles: list[Path]) -> None:
+    plan = BenchPlan(rounds=6, runs=1, batches=(), cold_starts=1)
+    found = bench(bundles[:1], plan=plan, engine=EngineName.OPENVINO)
+    assert found.bundles[0].engine.backend == "openvino"
+    assert found.circumstances.packages["openvino"] == version("openvino")
 
 
 def test_measurement_comes_back_from_its_file(

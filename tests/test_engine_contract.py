@@ -4,27 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 
 import numpy as np
 import onnxruntime
 import pytest
-from tiny_bundles import COLOUR_NET, colour_bundle, onnx_bytes
+from tiny_bundles import COLOUR_NET, colour_bundle, hide_openvino, onnx_bytes, with_golden_logits
+from tiny_graph import table_of, tiny_graph
 
-from googlenet_edge.engines import onnxruntime_cpu
-from googlenet_edge.engines.protocol import Engine, EngineOptions
+from googlenet_edge.calibration.lower import lower_int8_cpu
+from googlenet_edge.engines import onnxruntime_cpu, openvino_cpu, registry
+from googlenet_edge.engines.protocol import Engine, EngineOptions, EngineSpec
 from googlenet_edge.engines.registry import BACKENDS, Backend, open_bundle
-from googlenet_edge.errors import EngineError
+from googlenet_edge.errors import BundleError, EngineError
 from googlenet_edge.processor import Processor
+from googlenet_edge.target import Device, EngineName
 
 
-@pytest.fixture(params=BACKENDS, ids=lambda backend: backend.name)
+@pytest.fixture(params=BACKENDS, ids=lambda backend: backend.name.value)
 def backend(request: pytest.FixtureRequest) -> Backend:
     return request.param
 
 
 @pytest.fixture
 def engine(backend: Backend) -> Iterator[Engine]:
-    with backend.open(onnx_bytes(COLOUR_NET), EngineOptions(threads=2)) as opened:
+    with backend.open(onnx_bytes(COLOUR_NET), EngineOptions(threads=2, streams=3)) as opened:
         yield opened
 
 
@@ -33,15 +37,9 @@ def random_batch(count: int) -> np.ndarray:
 
 
 def test_engine_says_what_it_is(engine: Engine, backend: Backend) -> None:
-    spec = engine.spec
-    assert (spec.backend, spec.device, spec.threads, spec.crop, spec.classes) == (
-        backend.name,
-        backend.device,
-        2,
-        32,
-        3,
-    )
-    assert spec.version
+    expected = EngineSpec(backend.name.value, engine.spec.version, backend.device, 2, crop=32, classes=3, streams=3)
+    assert engine.spec == expected
+    assert engine.spec.version == version(backend.name.value)
 
 
 @pytest.mark.parametrize("count", [1, 2, 7])
@@ -54,7 +52,8 @@ def test_engine_gives_the_logits_of_the_network(engine: Engine, count: int) -> N
 
 def test_engine_takes_a_batch_that_is_not_contiguous(engine: Engine) -> None:
     batch = random_batch(4)
-    assert np.array_equal(engine.run(batch[::2]), engine.run(batch[::2].copy()))
+    for strided in (batch[::2], batch[..., ::-1], batch.transpose(0, 2, 1, 3)):
+        assert np.array_equal(engine.run(strided), engine.run(strided.copy()))
 
 
 def test_engine_leaves_the_batch_and_earlier_logits_alone(engine: Engine) -> None:
@@ -130,6 +129,50 @@ def test_engine_refuses_a_model_of_another_kind(backend: Backend, old: str, new:
 def test_engine_needs_a_thread(threads: int) -> None:
     with pytest.raises(EngineError, match=f"threads is {threads}; give 1 or more"):
         open_bundle(colour_bundle(), threads=threads)
+
+
+@pytest.mark.parametrize("engine", EngineName)
+def test_bundle_opens_on_the_engine_that_it_was_built_for_or_that_is_asked_for(engine: EngineName) -> None:
+    other = next(name for name in EngineName if name is not engine)
+    bundle = colour_bundle(engine=engine)
+    with open_bundle(bundle) as built_for, open_bundle(bundle, engine=other) as asked_for:
+        assert (built_for.spec.backend, asked_for.spec.backend) == (engine.value, other.value)
+
+
+@pytest.mark.parametrize("engine", EngineName)
+def test_golden_vectors_are_checked_on_every_engine(engine: EngineName) -> None:
+    bundle = colour_bundle()
+    wrong = with_golden_logits(bundle, bundle.golden.logits + 1)
+    with pytest.raises(BundleError, match="computes something else on this machine"):
+        open_bundle(wrong, engine=engine)
+
+
+def test_engine_that_is_not_installed_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    hide_openvino(monkeypatch)
+    bundle = colour_bundle(engine=EngineName.OPENVINO)
+    with pytest.raises(EngineError) as caught:
+        open_bundle(bundle)
+    assert str(caught.value).endswith(
+        "; install it with: pip install 'googlenet-edge[openvino]', or choose another engine"
+    )
+    open_bundle(bundle, engine=EngineName.ONNXRUNTIME).close()
+
+
+def test_device_without_an_engine_of_that_name_says_which_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "BACKENDS", BACKENDS[:1])
+    with pytest.raises(EngineError, match="the device cpu has no engine openvino; use --engine with one of: onnxr"):
+        registry.backend_for(Device.CPU, EngineName.OPENVINO)
+
+
+@pytest.mark.parametrize(("weight_bits", "saturates", "integers"), [(8, True, 0), (8, False, 4), (7, True, 4)])
+def test_openvino_computes_in_float_where_16_bits_would_saturate_and_only_there(
+    weight_bits: int, saturates: bool, integers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processor = Processor(x86=True, instructions=frozenset(() if saturates else ["avx512_vnni"]))
+    monkeypatch.setattr(openvino_cpu, "read_processor", lambda: processor)
+    model = lower_int8_cpu(tiny_graph(), table_of(tiny_graph())).SerializeToString()
+    compiled, _, _ = openvino_cpu.compile_model(model, EngineOptions(weight_bits=weight_bits))
+    assert integers  # to be written
 
 
 @pytest.mark.parametrize(("weight_bits", "saturates", "exact"), [(8, True, "1"), (8, False, None), (7, True, None)])

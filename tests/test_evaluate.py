@@ -14,8 +14,10 @@ from googlenet_edge.dataset import open_images
 from googlenet_edge.engines.accuracy import Evaluation, compare
 from googlenet_edge.engines.evaluate import evaluate
 from googlenet_edge.engines.predictor import Predictor
+from googlenet_edge.engines.protocol import EngineSpec
 from googlenet_edge.errors import DamagedImageError, DataError
 from googlenet_edge.statistics import Interval, paired_difference_interval, wilson_interval
+from googlenet_edge.target import Device
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +62,19 @@ def test_evaluate_counts_every_image_with_its_class(predictor: Predictor, folder
 class FallingLogits:
     """An engine of seven classes that ranks them by their index, whatever it sees."""
 
+    spec = EngineSpec("falling", "1", Device.CPU, threads=1, crop=32, classes=7)
+
     def run(self, batch: np.ndarray) -> np.ndarray:
         return np.tile(-np.arange(7, dtype=np.float32), (len(batch), 1))
+
+
+def test_evaluate_on_streams_finds_the_same(predictor: Predictor, bundle: Path, folder: Path) -> None:
+    images = open_images(folder)
+    with googlenet_edge.load(bundle, streams=3) as opened:
+        streamed = Predictor(opened.engine, labels=predictor.labels, preprocess=opened.preprocess)
+        found, expected = evaluate(streamed, images), evaluate(predictor, images)
+    assert found.predicted.tolist() == expected.predicted.tolist()
+    assert found.confusion.tolist() == [[10, 0, 0], [0, 10, 0], [3, 0, 7]]
 
 
 def test_evaluate_counts_the_first_five_of_more_classes(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from test_architecture import MODULES, NEED_ONNX, NEED_TORCH, needs
+from test_architecture import MODULES, NEED_ONNX, NEED_OPENVINO, NEED_TORCH, needs
 from tiny_bundles import solid, write_colour_bundle
 
 import googlenet_edge
@@ -137,12 +137,12 @@ def test_installed_command_shows_its_help_in_another_folder(base_python: Path, t
 
 
 def test_installed_package_imports_without_torch_and_onnx(base_python: Path, tmp_path: Path) -> None:
-    names = [module.name for module in MODULES if not needs(module, NEED_TORCH | NEED_ONNX)]
+    names = [module.name for module in MODULES if not needs(module, NEED_TORCH | NEED_ONNX | NEED_OPENVINO)]
     assert "googlenet_edge.engines.predictor" in names
     program = """
 import importlib, importlib.util, sys
-absent = [name for name in ("torch", "onnx", "calibration", "engines", "cli") if importlib.util.find_spec(name)]
-assert not absent, absent
+absent = ("torch", "onnx", "openvino", "calibration", "engines", "cli")
+assert not any(map(importlib.util.find_spec, absent))
 for name in sys.argv[1:]:
     module = importlib.import_module(name)
     assert module.__file__.startswith(sys.prefix), module.__file__
@@ -170,6 +170,18 @@ def test_installed_command_names_the_extra_that_training_needs(base_python: Path
     command = [base_python.with_name("gnet-edge"), "train", "--data", "photos"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     sentence = "gnet-edge: this needs torch; install it with: pip install 'googlenet-edge[build]'\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", sentence)
+
+
+def test_installed_command_names_the_extra_that_an_engine_needs(base_python: Path, tmp_path: Path) -> None:
+    write_colour_bundle(tmp_path / "bundle")
+    solid("blue").save(tmp_path / "blue.png")
+    command = [base_python.with_name("gnet-edge"), "predict", "blue.png", "--bundle", "bundle", "--engine", "openvino"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    sentence = (
+        "gnet-edge: the engine openvino cannot be loaded (No module named 'openvino'); install it with:"
+        " pip install 'googlenet-edge[openvino]', or choose another engine\n"
+    )
     assert (done.returncode, done.stdout, done.stderr) == (1, "", sentence)
 
 

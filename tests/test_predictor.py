@@ -7,6 +7,7 @@ import io
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +18,7 @@ from PIL import Image
 from tiny_bundles import COLOURS, solid, write_colour_bundle
 
 import googlenet_edge
+from googlenet_edge import EngineName
 from googlenet_edge.engines.logits import ranking
 from googlenet_edge.engines.predictor import Predictor, open_rgb, rank
 from googlenet_edge.errors import BundleError, DamagedImageError, DataError, EngineError
@@ -169,6 +171,70 @@ def test_predict_names_a_damaged_file(predictor: Predictor, tmp_path: Path) -> N
         predictor.predict(tmp_path / "none.jpg")
 
 
+@pytest.fixture(params=EngineName, ids=lambda engine: engine.value)
+def streamed(bundle: Path, request: pytest.FixtureRequest) -> Iterator[Predictor]:
+    with googlenet_edge.load(bundle, streams=3, engine=request.param) as opened:
+        yield opened
+
+
+def test_streams_give_what_one_stream_gives_in_the_same_order(streamed: Predictor, bundle: Path) -> None:
+    random = np.random.default_rng(0)
+    images = [random.integers(0, 256, (40, 60, 3), np.uint8) for _ in range(50)]
+    with googlenet_edge.load(bundle, engine=EngineName(streamed.engine.spec.backend)) as one:
+        assert np.array_equal(streamed.logits(images), one.logits(images))
+        assert streamed.predict_batch(iter(images), 1) == one.predict_batch(images, 1)
+    assert streamed.predict_batch([]) == []
+
+
+def test_streams_are_as_many_inferences_at_the_same_time(streamed: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    together = threading.Barrier(3, timeout=60)  # nobody passes before three are there
+    run = streamed.engine.run
+
+    def meeting(batch: np.ndarray) -> np.ndarray:
+        together.wait()
+        return run(batch)
+
+    monkeypatch.setattr(streamed.engine, "run", meeting)
+    assert len(streamed.logits([solid("red")] * 9)) == 9
+
+
+def test_streams_name_a_damaged_image_among_good_ones(streamed: Predictor, tmp_path: Path) -> None:
+    (tmp_path / "letter.jpg").write_text("Dear dog")
+    images = [solid("red"), solid("green"), tmp_path / "letter.jpg", solid("blue")]
+    with pytest.raises(DamagedImageError, match=r"letter\.jpg is not a JPEG"):
+        streamed.predict_batch(images * 20)
+    assert streamed.predict(solid("green"))[0].label == "green"
+
+
+def test_streams_hold_a_few_images_at_a_time(streamed: Predictor) -> None:
+    taken = done = most = 0
+
+    def images() -> Iterator[Image.Image]:
+        nonlocal taken
+        for _ in range(200):
+            taken += 1
+            yield solid("red")
+
+    for _ in streamed.each(images()):
+        done += 1
+        most = max(most, taken - done)
+    assert done == 200
+    assert most <= 8 * 3
+
+
+def test_streams_after_closing_say_so(bundle: Path) -> None:
+    with googlenet_edge.load(bundle, streams=2) as predictor:
+        pass
+    with pytest.raises(EngineError, match="the engine is closed"):
+        predictor.predict_batch([solid("red")] * 3)
+
+
+@pytest.mark.parametrize("streams", [0, -1])
+def test_streams_are_one_or_more(bundle: Path, streams: int) -> None:
+    with pytest.raises(EngineError, match=f"streams is {streams}; give 1 or more"):
+        googlenet_edge.load(bundle, streams=streams)
+
+
 def test_predict_works_from_several_threads_at_once(predictor: Predictor) -> None:
     colours = [solid(c) for c in COLOURS] * 20
     with ThreadPoolExecutor(4) as pool:
@@ -201,18 +267,26 @@ def test_load_and_predict_import_nothing_but_the_base_install(bundle: Path, tmp_
     command = [sys.executable, "-c", FRESH, str(bundle), str(tmp_path / "blue.png")]
     label, modules = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
     assert label == "blue"
-    heavy = {"torch", "onnx", "typer", "rich", "safetensors", "googlenet_edge.calibration"}
+    heavy = {"torch", "onnx", "openvino", "typer", "rich", "safetensors", "googlenet_edge.calibration"}
     assert heavy.isdisjoint(modules)
     assert {"numpy", "PIL", "msgspec", "onnxruntime"} <= set(modules), "the test looks at the right process"
 
 
 def test_import_of_the_package_loads_no_runtime() -> None:
-    command = [sys.executable, "-c", "import googlenet_edge, sys; print('onnxruntime' in sys.modules)"]
-    assert subprocess.run(command, check=True, capture_output=True).stdout.strip() == b"False"
+    command = [
+        sys.executable,
+        "-c",
+        "import googlenet_edge, sys; print({'onnxruntime', 'openvino'} & set(sys.modules))",
+    ]
+    assert subprocess.run(command, check=True, capture_output=True).stdout.strip() == b"set()"
 
 
 def test_exported_members_are_these_and_documented() -> None:
-    assert googlenet_edge.__all__ == ["EdgeError", "Preprocess", "__version__", "load"]
+    assert googlenet_edge.__all__ == ["EdgeError", "EngineName", "Preprocess", "__version__", "load"]
     assert all(hasattr(googlenet_edge, name) for name in googlenet_edge.__all__)
-    assert str(inspect.signature(googlenet_edge.load)) == "(path: 'str | Path', *, threads: 'int' = 1) -> 'Predictor'"
-    assert all(inspect.getdoc(getattr(googlenet_edge, name)) for name in ("EdgeError", "Preprocess", "load"))
+    assert str(inspect.signature(googlenet_edge.load)) == (
+        "(path: 'str | Path', *, threads: 'int' = 1, streams: 'int' = 1, engine: 'EngineName | None' = None)"
+        " -> 'Predictor'"
+    )
+    documented = ("EdgeError", "EngineName", "Preprocess", "load")
+    assert all(inspect.getdoc(getattr(googlenet_edge, name)) for name in documented)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from rich.console import Console, RenderableType
 
 from googlenet_edge import console
 from googlenet_edge.engines.accuracy import Accuracy, Comparison
-from googlenet_edge.engines.bundle import MODEL, FileRecord, Manifest
+from googlenet_edge.engines.bundle import MODEL, EngineTrial, FileRecord, Manifest, Verdict
 from googlenet_edge.engines.circumstances import read_circumstances
 from googlenet_edge.engines.cold_start import ColdStart
 from googlenet_edge.engines.measurement import (
@@ -35,11 +36,12 @@ from googlenet_edge.engines.tables import (
     predictions_table,
     resources_table,
     stages_table,
+    trials_table,
 )
 from googlenet_edge.engines.timing import WarmUp
 from googlenet_edge.preprocess import Preprocess
 from googlenet_edge.statistics import Interval
-from googlenet_edge.target import Device, Precision
+from googlenet_edge.target import Device, EngineName, Precision
 
 LONG = "/home/somebody/projects/a rather long name of a project/runs/photos of flowers/int8-cpu"
 ACCURACY = Accuracy(images=10000, top1=0.91234, top1_interval=Interval(0.9051, 0.9187), top5=0.9956)
@@ -105,6 +107,40 @@ def test_tables_of_accuracy_show_every_figure(width: int) -> None:
     for figure in ("91.23%", "90.51% to 91.87%", "99.56%", "10000"):
         assert figure in text, text
     assert "…" not in text
+
+
+@pytest.mark.parametrize("width", [80, console.PIPED_WIDTH])
+def test_table_of_tried_engines_shows_every_figure(width: int) -> None:
+    first = EngineTrial(
+        EngineName.ONNXRUNTIME, "1.31.1", 2, 104.465, Interval(103.43, 105.5), 1.0, Interval(1, 1), -0.125, 0.9955,
+        Verdict.INACCURATE,
+    )  # fmt: skip
+    second = replace(first, engine=EngineName.OPENVINO, version="2026.4.1", ratio=0.8968, verdict=Verdict.TAKEN)
+    text = shown(trials_table([first, second]), width)
+    assert [re.split(r"  +", line.strip()) for line in text.splitlines()][1:] == [
+        ["onnxruntime 1.31.1", "104.47 (103.43 to 105.50)", "1.000", "-0.12", "99.55%", "loses too much"],
+        ["openvino 2026.4.1", "104.47 (103.43 to 105.50)", "0.897", "-0.12", "99.55%", "taken"],
+    ]
+
+
+def test_tables_of_a_benchmark_name_the_engines_where_there_are_two(measurement: Measurement) -> None:
+    first, second = measurement.bundles
+    openvino = replace(second, engine=replace(second.engine, backend="openvino", version="2026.4.1"))
+    two = replace(measurement, bundles=(first, openvino))
+    for table in (latency_table, resources_table, stages_table):
+        assert "fp32-cpu (onnxruntime) " in shown(table(two), console.PIPED_WIDTH)
+        assert "int8-cpu (openvino) " in shown(table(two), console.PIPED_WIDTH)
+        assert "onnxruntime" not in shown(table(measurement), console.PIPED_WIDTH)
+    assert "onnxruntime 1.31.0 and openvino 2026.4.1, 18 runs" in circumstances_sentence(two)
+
+
+def test_table_of_resources_says_on_how_many_streams(measurement: Measurement) -> None:
+    first, second = measurement.bundles
+    streamed = replace(first.throughput[0], batch=32, images_per_s=777.7, streams=4)
+    found = replace(measurement, bundles=(replace(first, throughput=(*first.throughput, streamed)), second))
+    lines = shown(resources_table(found), 80).splitlines()
+    assert "778  32 on 4 streams" in lines[1]
+    assert "streams" not in "".join(lines[2:])
 
 
 def test_table_of_a_single_precision_has_no_comparison() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from googlenet_edge.errors import ConfigError
-from googlenet_edge.target import Device, Precision
+from googlenet_edge.target import Device, EngineChoice, Precision
 from googlenet_edge.workspace import (
     RunRecord,
     Settings,
@@ -44,9 +44,17 @@ def test_settings_are_empty_where_there_is_no_file() -> None:
 
 
 def test_settings_are_read_with_their_types() -> None:
-    Path("gnet-edge.toml").write_text('data = "photos"\nprecision = "int8"\ndevice = "cpu"\nmax_drop = 1\nthreads = 2')
-    expected = Settings(data="photos", precision=Precision.INT8, device=Device.CPU, max_drop=1.0, threads=2)
-    assert read_settings() == expected
+    Path("gnet-edge.toml").write_text(
+        'data = "photos"\nprecision = "int8"\ndevice = "cpu"\nengine = "auto"\nmax_drop = 1\nthreads = 2'
+    )
+    assert read_settings() == Settings(
+        data="photos",
+        precision=Precision.INT8,
+        device=Device.CPU,
+        engine=EngineChoice.AUTO,
+        max_drop=1.0,
+        threads=2,
+    )
 
 
 @pytest.mark.parametrize(

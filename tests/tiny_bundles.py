@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx.parser
+import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -15,7 +17,7 @@ from googlenet_edge.engines.golden import Golden
 from googlenet_edge.engines.protocol import EngineOptions
 from googlenet_edge.engines.registry import backend_for
 from googlenet_edge.preprocess import Preprocess
-from googlenet_edge.target import Device, Precision
+from googlenet_edge.target import Device, EngineName, Precision
 
 COLOURS = ("red", "green", "blue")
 PREPROCESS = Preprocess(resize=36, crop=32)
@@ -57,9 +59,10 @@ def golden_of(model: bytes, *, count: int = 2) -> Golden:
         return Golden(pixels, engine.run(pixels))
 
 
-def colour_bundle(precision: Precision = Precision.FP32) -> Bundle:
+def colour_bundle(precision: Precision = Precision.FP32, *, engine: EngineName = EngineName.ONNXRUNTIME) -> Bundle:
     model = onnx_bytes(COLOUR_NET)
-    manifest = Manifest(precision, Device.CPU, PREPROCESS, Lineage(checkpoint="a" * 64, graph="b" * 64))
+    lineage = Lineage(checkpoint="a" * 64, graph="b" * 64)
+    manifest = Manifest(precision, Device.CPU, PREPROCESS, lineage, engine=engine)
     return Bundle(manifest, COLOURS, model, golden_of(model))
 
 
@@ -67,6 +70,14 @@ def with_golden_logits(bundle: Bundle, logits: NDArray[np.float32]) -> Bundle:
     return replace(bundle, golden=Golden(bundle.golden.pixels, logits.astype(np.float32)))
 
 
-def write_colour_bundle(path: Path, precision: Precision = Precision.FP32) -> Path:
-    write_bundle(path, colour_bundle(precision))
+def write_colour_bundle(
+    path: Path, precision: Precision = Precision.FP32, *, engine: EngineName = EngineName.ONNXRUNTIME
+) -> Path:
+    write_bundle(path, colour_bundle(precision, engine=engine))
     return path
+
+
+def hide_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where it is not installed."""
+    monkeypatch.delitem(sys.modules, "googlenet_edge.engines.openvino_cpu", raising=False)
+    monkeypatch.setitem(sys.modules, "openvino", None)

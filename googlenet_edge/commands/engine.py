@@ -11,6 +11,7 @@ from googlenet_edge import load, workspace
 from googlenet_edge.commands.options import (
     CORES,
     DataOption,
+    EngineOption,
     ImagesOption,
     JsonOption,
     MethodOption,
@@ -21,7 +22,7 @@ from googlenet_edge.commands.options import (
     output,
 )
 from googlenet_edge.console import bar, chosen, named, shown
-from googlenet_edge.target import Device, Precision
+from googlenet_edge.target import Device, EngineChoice, Precision
 
 
 def calibrate(
@@ -58,6 +59,7 @@ def build(
     method: MethodOption = None,
     max_drop: Annotated[float | None, typer.Option(min=0, help="Largest loss of top-1, points; default: 1.")] = None,
     out: Annotated[Path | None, typer.Option(help="Default: PRECISION-DEVICE beside the checkpoint.")] = None,
+    engine: Annotated[EngineChoice | None, typer.Option(help="auto: the fastest here; default: onnxruntime.")] = None,
     threads: ThreadsOption = None,
     skip_damaged: SkipOption = False,
     as_json: JsonOption = False,
@@ -66,10 +68,10 @@ def build(
 
     Where INT8 loses more than --max-drop, the layers that cost most stay float.
 
-    Examples: gnet-edge build --precision int8, gnet-edge build --precision int8 --method entropy --max-drop 0.2
+    Examples: gnet-edge build --precision int8, gnet-edge build --precision int8 --engine auto --max-drop 0.2
     """
     from googlenet_edge.engines import build as building
-    from googlenet_edge.engines.tables import accuracy_table, comparison_sentence
+    from googlenet_edge.engines.tables import accuracy_table, comparison_sentence, engines_table
 
     settings = workspace.read_settings()
     taken = named(workspace.take_checkpoint(checkpoint, settings))
@@ -82,6 +84,8 @@ def build(
         device=device,
         max_drop_points=chosen("--max-drop", max_drop, settings.max_drop, 1.0),
         threads=chosen("--threads", threads, settings.threads, CORES),
+        engine=chosen("--engine", engine, settings.engine, EngineChoice.ONNXRUNTIME),
+        timed_threads=threads or settings.threads or 1,
         calibration=calibration_request(taken, data, images, method, skip_damaged),
     )
     report = building.build(request, bars=bar)
@@ -91,6 +95,8 @@ def build(
         shown(comparison_sentence(manifest.against_fp32))
     if manifest.float_layers:
         shown(f"left in float to keep the accuracy: {', '.join(manifest.float_layers)}")
+    if manifest.engine_trials:
+        shown(engines_table(manifest.engine_trials))
     for note in manifest.notes:
         shown(note)
     shown("took: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in manifest.build_seconds.items()))
@@ -135,6 +141,7 @@ def sensitivity(
 def evaluate(
     bundles: Annotated[list[Path] | None, typer.Argument(help="Default: the newest under runs/.")] = None,
     data: DataOption = None,
+    engine: EngineOption = None,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -151,7 +158,7 @@ def evaluate(
     folder = named(workspace.take_data(data, settings, paths[0].parent))
     images = open_dataset(folder, seed=workspace.split_seed(paths[0].parent)).val
     cores = chosen("--threads", threads, settings.threads, CORES)
-    results = evaluate_bundles(paths, images, threads=cores, bars=bar)
+    results = evaluate_bundles(paths, images, streams=cores, bars=bar, engine=engine)
     shown(evaluation_table([(r.bundle, r.accuracy) for r in results]))
     for result in results:
         if result.against_first:
@@ -163,6 +170,7 @@ def predict(
     images: Annotated[list[Path], typer.Argument(help="JPEG, PNG or WebP files.")],
     bundle: Annotated[Path | None, typer.Option(help="Default: the newest under runs/.")] = None,
     top_k: Annotated[int | None, typer.Option(min=1, help="Default: 5.")] = None,
+    engine: EngineOption = None,
     threads: OneThreadOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -173,7 +181,9 @@ def predict(
     from googlenet_edge.engines.tables import predictions_table
 
     count = chosen("--threads", threads, workspace.read_settings().threads, 1)
-    with load(named(workspace.take_bundle(bundle)), threads=count) as predictor:
+    streams = min(count, len(images))
+    taken = named(workspace.take_bundle(bundle))
+    with load(taken, threads=count // streams, streams=streams, engine=engine) as predictor:
         rows = list(zip(map(str, images), predictor.predict_batch(images, top_k), strict=True))
     shown(predictions_table(rows))
     output(dict(rows), as_json)
@@ -198,7 +208,9 @@ def inspect(
 def bench(
     bundles: Annotated[list[Path] | None, typer.Argument(help="Default: all of the newest run, interleaved.")] = None,
     device: Annotated[Device | None, typer.Option(help="Where to measure; default: cpu.")] = None,
+    engine: EngineOption = None,
     threads: OneThreadOption = None,
+    streams: Annotated[int | None, typer.Option(min=1, help="For throughput; default: one for each core.")] = None,
     rounds: Annotated[int, typer.Option(min=6, help="Interleaved rounds of ten runs each.")] = 20,
     image: Annotated[Path | None, typer.Option(help="For the stages; default: a generated JPEG, 640×480.")] = None,
     out: Annotated[Path | None, typer.Option(help="JSON file for every sample; default: none.")] = None,
@@ -218,9 +230,11 @@ def bench(
     settings = workspace.read_settings()
     backend_for(chosen("--device", device, settings.device, Device.CPU))
     paths = [named(taken) for taken in workspace.take_bundles(bundles or ())]
-    plan = BenchPlan(threads=chosen("--threads", threads, settings.threads, 1), rounds=rounds)
+    cores = chosen("--threads", threads, settings.threads, 1)
+    plan = BenchPlan(threads=cores, streams=streams or CORES, rounds=rounds)
+    photo = read_image_file(image) if image else None
     with bar("measuring") as progress:
-        measurement = run(paths, plan=plan, image=read_image_file(image) if image else None, progress=progress)
+        measurement = run(paths, plan=plan, image=photo, engine=engine, progress=progress)
     for table in (latency_table(measurement), resources_table(measurement), stages_table(measurement)):
         shown(table)
     shown(circumstances_sentence(measurement))

@@ -12,6 +12,7 @@ from googlenet_edge import workspace
 from googlenet_edge.calibration.ranges import RangeMethod
 from googlenet_edge.console import chosen, leave_out_damaged, named, write_json
 from googlenet_edge.dataset import WhenDamaged, refuse_damaged
+from googlenet_edge.target import EngineName
 
 if TYPE_CHECKING:
     from googlenet_edge.engines.build import CalibrationRequest
@@ -24,6 +25,7 @@ SkipOption = Annotated[bool, typer.Option("--skip-damaged", help="Leave damaged 
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Processor threads; default: all cores.")]
 OneThreadOption = Annotated[int | None, typer.Option(min=1, help="Processor threads; default: 1.")]
 MethodOption = Annotated[RangeMethod | None, typer.Option(help="Only this range method; default: by trial.")]
+EngineOption = Annotated[EngineName | None, typer.Option(help="Runtime; default: the one the bundle was built for.")]
 ImagesOption = Annotated[int | None, typer.Option("--calibration-images", min=1, help="How many; default: 500.")]
 
 

@@ -1,0 +1,134 @@
+"""OpenVINO on the CPU."""
+
+from __future__ import annotations
+
+import threading
+from types import TracebackType
+
+import numpy as np
+import openvino
+from numpy.typing import NDArray
+
+from googlenet_edge.engines.protocol import EngineOptions, EngineSpec, check_batch
+from googlenet_edge.errors import EngineError
+from googlenet_edge.processor import Processor, read_processor
+from googlenet_edge.target import Device, EngineName
+
+Settings = dict[str, str | int | bool]
+
+
+class OpenVinoCpu:
+    """An `Engine` that holds one model, compiled for one image: a larger batch is computed image by image.
+
+    On a CPU that is as fast as a batch (the weights stay in the caches), needs no second model for other sizes, and
+    makes the logits of an image independent of what stands beside it.
+    """
+
+    def __init__(self, model: bytes, options: EngineOptions) -> None:
+        """Loads and compiles the bytes of an ``.onnx`` file. Raises `EngineError`."""
+        try:
+            compiled, crop, classes = compile_model(model, options)
+        except RuntimeError as problem:
+            raise EngineError(
+                f"OpenVINO cannot load the model ({_reason(problem)}); build the bundle again"
+            ) from problem
+        self._own: _RequestOfThread | None = _RequestOfThread(compiled)
+        version = openvino.__version__.partition("-")[0]
+        name = EngineName.OPENVINO.value
+        self._spec = EngineSpec(name, version, Device.CPU, options.threads, crop, classes, options.streams)
+
+    @property
+    def spec(self) -> EngineSpec:
+        """What this engine is."""
+        return self._spec
+
+    def run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """See `Engine.run`."""
+        own = self._own
+        if own is None:
+            raise EngineError("the engine is closed; open the bundle again")
+        check_batch(pixels, self._spec)
+        try:
+            return np.concatenate([own.infer(image) for image in np.split(pixels, len(pixels))])
+        except RuntimeError as problem:
+            raise EngineError(f"OpenVINO failed on a batch of {len(pixels)} ({_reason(problem)})") from problem
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        self._own = None
+
+    def __enter__(self) -> OpenVinoCpu:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _RequestOfThread(threading.local):
+    """An inference request for every thread that asks: one request serves one thread at a time."""
+
+    def __init__(self, compiled: openvino.CompiledModel) -> None:
+        self._request = compiled.create_infer_request()
+
+    def infer(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """One image with its batch axis → logits float32 ``(1, classes)``, a copy."""
+        return np.array(self._request.infer([image], share_inputs=True, share_outputs=True)[0], dtype=np.float32)
+
+
+def compile_model(model: bytes, options: EngineOptions) -> tuple[openvino.CompiledModel, int, int]:
+    """(the model compiled for one image, crop, classes).
+
+    Raises:
+        RuntimeError: of OpenVINO.
+        EngineError: the model is of another kind.
+    """
+    core = openvino.Core()
+    network = core.read_model(model)
+    crop, classes = _interface(network)
+    network.reshape([1, *network.inputs[0].partial_shape[1:]])
+    return core.compile_model(network, "CPU", settings(options, processor=read_processor())), crop, classes
+
+
+def settings(options: EngineOptions, *, processor: Processor) -> Settings:
+    """The runtime's settings: as many threads as were asked for, wherever the system lets them run, and no bfloat16.
+
+    oneDNN's products of u8 and s8 saturate on x86 without VNNI. Only 7-bit weights are safe there; a model with 8-bit
+    weights is computed in float, which is exact and slow.
+    """
+    found: Settings = {
+        "INFERENCE_NUM_THREADS": options.threads * options.streams,
+        "NUM_STREAMS": options.streams,
+        "ENABLE_HYPER_THREADING": True,
+        "ENABLE_CPU_PINNING": False,
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+    if options.weight_bits == 8 and processor.saturates_u8s8:
+        found["LP_TRANSFORMS_MODE"] = False
+    return found
+
+
+def _interface(network: openvino.Model) -> tuple[int, int]:
+    """(crop, classes). Raises `EngineError` where the model is of another kind."""
+    if len(network.inputs) == len(network.outputs) == 1:
+        input_, output = network.inputs[0], network.outputs[0]
+        types = input_.element_type.to_string(), output.element_type.to_string()
+        match types, _shape(input_), _shape(output):
+            case ("u8", "f32"), [_, int(height), int(width), 3], [_, int(classes)] if height == width:
+                return height, classes
+    raise EngineError(
+        "the model is not one that gnet-edge lowered: expected one input uint8 (N, crop, crop, 3) and one output"
+        " float32 (N, classes)"
+    )
+
+
+def _shape(port: openvino.Output) -> list[int | None]:
+    """The dimensions, ``None`` for one that is open."""
+    return [d.get_length() if d.is_static else None for d in port.partial_shape]
+
+
+def _reason(problem: RuntimeError) -> str:
+    """What is wrong: the last line of OpenVINO's message, after the places in its source."""
+    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
+    return lines[-1] if lines else type(problem).__name__
