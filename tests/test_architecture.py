@@ -41,10 +41,12 @@ NEED_TORCH = {
 }
 NEED_ONNX = {
     "googlenet_edge.export",
+    "googlenet_edge.foreign",
     "googlenet_edge.graph",
     "googlenet_edge.calibration",
     "googlenet_edge.engines.build",
     "googlenet_edge.engines.lowering",
+    "googlenet_edge.engines.source",
 }
 
 # A package, and the modules (or packages of ours) that may import it.
