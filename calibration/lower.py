@@ -153,10 +153,12 @@ def lower_fp16_storage(graph: InferenceGraph) -> onnx.ModelProto:
     Raises:
         LoweringError: a weight is too large for float16.
     """
-    weights = graph.model.graph.initializer
+    weights = [w for w in graph.model.graph.initializer if w.data_type == TensorProto.FLOAT]
+    others = [w for w in graph.model.graph.initializer if w.data_type != TensorProto.FLOAT]
     casts = [_cast(f"{w.name}.half", w.name, TensorProto.FLOAT) for w in weights]
     halves = [_half(w, f"{w.name}.half") for w in weights]
-    return taking_pixels(_model_like(graph.model, [*casts, *graph.model.graph.node], halves), graph.preprocess)
+    nodes = [*casts, *graph.model.graph.node]
+    return taking_pixels(_model_like(graph.model, nodes, [*halves, *others]), graph.preprocess)
 
 
 def lower_fp16(graph: InferenceGraph) -> onnx.ModelProto:
@@ -171,7 +173,8 @@ def lower_fp16(graph: InferenceGraph) -> onnx.ModelProto:
         *(_renamed(node, inner) for node in graph.model.graph.node),
         _cast(inner[OUTPUT], OUTPUT, TensorProto.FLOAT),
     ]
-    halves = [_half(w, w.name) for w in graph.model.graph.initializer]
+    weights = graph.model.graph.initializer
+    halves = [_half(w, w.name) if w.data_type == TensorProto.FLOAT else w for w in weights]
     return taking_pixels(_model_like(graph.model, nodes, halves), graph.preprocess)
 
 

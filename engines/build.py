@@ -1,4 +1,4 @@
-"""From a checkpoint to a bundle: export, calibrate, lower, evaluate, write. What is there already is not made again."""
+"""From a checkpoint or an ONNX file to a bundle: what is there already is not made again."""
 
 from __future__ import annotations
 
@@ -10,14 +10,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from googlenet_edge import __version__
 from googlenet_edge.calibration.calibrate import calibrate, table_at
 from googlenet_edge.calibration.ranges import RangeMethod
 from googlenet_edge.calibration.table import CalibrationTable, write_table
-from googlenet_edge.checkpoint import Checkpoint, read_checkpoint
 from googlenet_edge.dataset import (
     Checked,
     ImageSet,
@@ -30,11 +25,12 @@ from googlenet_edge.dataset import (
     stratified_sample,
 )
 from googlenet_edge.engines.bundle import Bundle, Lineage, Manifest, check_place, write_bundle
+from googlenet_edge.engines.evaluate import check_classes
 from googlenet_edge.engines.recovery import Bars, Judge, first_pixels, within_budget
 from googlenet_edge.engines.registry import Backend, backend_for, backends_for
 from googlenet_edge.engines.sensitivity import DEFAULT_IMAGES, Probe, Sensitivity, rank_layers, try_layers
+from googlenet_edge.engines.source import CheckpointSource, Origin, Source
 from googlenet_edge.errors import GraphError
-from googlenet_edge.export import DEFAULT_OPSET, check_parity, export
 from googlenet_edge.files import sha256_bytes, to_json
 from googlenet_edge.graph import InferenceGraph, read_graph, write_graph
 from googlenet_edge.preprocess import Preprocess
@@ -69,7 +65,7 @@ class BuildRequest:
     ``timed_threads``, as many as the bundle will be opened with.
     """
 
-    checkpoint: Path
+    source: Source
     out: Path
     precision: Precision
     calibration: CalibrationRequest
@@ -90,21 +86,22 @@ class BuildReport:
 
 
 def build(request: BuildRequest, *, bars: Bars) -> BuildReport:
-    """Builds a bundle, and everything on the way to it that is missing beside the checkpoint.
+    """Builds a bundle, and everything on the way to it that is missing in the folder of the source.
 
     Raises:
         EdgeError: of the step that failed; what was there before is still there.
         AccuracyError: the lowered model loses more than allowed; no bundle is written.
     """
     _check_possible(request)
-    steps, calibration = _Steps(bars), request.calibration
-    checkpoint = read_checkpoint(request.checkpoint)
+    steps, calibration, folder = _Steps(bars), request.calibration, request.source.folder
     dataset = open_dataset(calibration.data, seed=calibration.seed)
-    val = steps.checked("validation", dataset.val, checkpoint.info.preprocess, calibration)
-    graph = _graph(checkpoint, request.checkpoint.with_name(GRAPH_FILE), val.images, steps)
+    origin = request.source.open(dataset.val.class_names)
+    check_classes(origin.class_names, dataset.val)
+    val = steps.checked("validation", dataset.val, origin.preprocess, calibration)
+    graph = _graph(origin, folder / GRAPH_FILE, val.images, steps)
     table = None
     if request.precision is Precision.INT8:
-        table = _table(graph, request.checkpoint.with_name(TABLE_FILE), dataset.train, calibration, steps)
+        table = _table(graph, folder / TABLE_FILE, dataset.train, calibration, steps)
     judge = Judge(
         graph,
         table,
@@ -124,7 +121,7 @@ def build(request: BuildRequest, *, bars: Bars) -> BuildReport:
         device=request.device,
         preprocess=graph.preprocess,
         lineage=Lineage(
-            checkpoint=checkpoint.sha256,
+            checkpoint=origin.checkpoint,
             graph=graph.sha256,
             calibration=sha256_bytes(to_json(table)) if table else None,
             dataset=val.sha256,
@@ -133,7 +130,7 @@ def build(request: BuildRequest, *, bars: Bars) -> BuildReport:
         against_fp32=chosen.against_fp32,
         weight_bits=chosen.lowered.weight_bits,
         float_layers=chosen.float_layers,
-        notes=(*chosen.lowered.notes, *chosen.notes, *_choice(table), *_doubts(checkpoint, val)),
+        notes=(*chosen.lowered.notes, *chosen.notes, *_choice(table), *origin.doubts(val)),
         rewrites=chosen.lowered.rewrites,
         engine=chosen.engine,
         engine_trials=chosen.trials,
@@ -149,14 +146,6 @@ def _choice(table: CalibrationTable | None) -> tuple[str, ...]:
     return (str(table.choice),) if table and table.choice else ()
 
 
-def _doubts(checkpoint: Checkpoint, val: Checked) -> tuple[str, ...]:
-    """What makes the accuracy doubtful."""
-    record = checkpoint.info.training
-    if record is None or record.val_images_sha256 == val.sha256:
-        return ()
-    return ("the validation images are not those of the training; the network may have been trained on some of them",)
-
-
 def export_checked(checkpoint: Path, data: Path, out: Path, *, opset: int, seed: int) -> float:
     """Exports a checkpoint and checks the graph on validation images before it is written.
 
@@ -165,8 +154,8 @@ def export_checked(checkpoint: Path, data: Path, out: Path, *, opset: int, seed:
     Raises:
         CheckpointError, DataError, GraphError, OutputError: see there.
     """
-    source = read_checkpoint(checkpoint)
-    graph, difference = _exported(source, open_dataset(data, seed=seed).val, opset=opset)
+    images = open_dataset(data, seed=seed).val
+    graph, difference = _made(CheckpointSource(checkpoint, opset).open(images.class_names), images)
     write_graph(out, graph)
     return difference
 
@@ -202,10 +191,10 @@ def sensitivity(request: SensitivityRequest, *, bars: Bars) -> Sensitivity:
         EdgeError: of the step that failed.
     """
     steps, calibration = _Steps(bars), request.calibration
-    checkpoint = read_checkpoint(request.checkpoint)
     dataset = open_dataset(calibration.data, seed=calibration.seed)
-    images = _held_out(dataset.train, checkpoint.info.preprocess, calibration, steps, count=request.images)
-    graph = _graph(checkpoint, request.checkpoint.with_name(GRAPH_FILE), images, steps)
+    origin = CheckpointSource(request.checkpoint).open(dataset.train.class_names)
+    images = _held_out(dataset.train, origin.preprocess, calibration, steps, count=request.images)
+    graph = _graph(origin, request.checkpoint.with_name(GRAPH_FILE), images, steps)
     table = _table(graph, request.checkpoint.with_name(TABLE_FILE), dataset.train, calibration, steps)
     probe = Probe.of(graph, images, threads=request.threads)
     with steps.step("ranking layers") as progress:
@@ -248,43 +237,27 @@ def _check_possible(request: BuildRequest) -> None:
     check_place(request.out)
 
 
-def _graph(checkpoint: Checkpoint, path: Path, val: ImageSet, steps: _Steps) -> InferenceGraph:
-    """The graph that is there, where it is this checkpoint's; else a new one that passed its parity check."""
+def _graph(origin: Origin, path: Path, val: ImageSet, steps: _Steps) -> InferenceGraph:
+    """The graph that is there, where it was made from the origin and passes its check; else a new one that does."""
     if path.exists():
         try:
             graph = read_graph(path)
-        except GraphError as problem:
-            _log.warning("%s; exporting it again", problem)
-        else:
-            if _is_export_of(checkpoint, graph, val):
+            if origin.made(graph):
+                origin.check(graph, first_pixels(val, graph.preprocess, _PARITY_IMAGES))
                 steps.reused.append(str(path))
                 return graph
-    with steps.step("exporting"):
-        graph, _ = _exported(checkpoint, val, opset=DEFAULT_OPSET)
+        except GraphError as problem:
+            _log.warning("%s; making it again", problem)
+    with steps.step("making the graph"):
+        graph, _ = _made(origin, val)
         write_graph(path, graph)
     return graph
 
 
-def _is_export_of(checkpoint: Checkpoint, graph: InferenceGraph, images: ImageSet) -> bool:
-    """Whether a graph is this version's export of the checkpoint, and still computes what PyTorch does."""
-    made_by = (graph.parent_sha256, graph.model.producer_version)
-    if made_by != (checkpoint.sha256, __version__):
-        return False
-    try:
-        check_parity(graph, checkpoint, [_parity_batch(graph, images)])
-    except GraphError as problem:
-        _log.warning("%s; exporting it again", problem)
-        return False
-    return True
-
-
-def _parity_batch(graph: InferenceGraph, images: ImageSet) -> NDArray[np.float32]:
-    return graph.preprocess.normalize(first_pixels(images, graph.preprocess, _PARITY_IMAGES))
-
-
-def _exported(checkpoint: Checkpoint, images: ImageSet, *, opset: int) -> tuple[InferenceGraph, float]:
-    graph = export(checkpoint, opset=opset)
-    return graph, check_parity(graph, checkpoint, [_parity_batch(graph, images)])
+def _made(origin: Origin, images: ImageSet) -> tuple[InferenceGraph, float]:
+    """A new graph, and how far it is from its origin on the first images."""
+    graph = origin.make()
+    return graph, origin.check(graph, first_pixels(images, graph.preprocess, _PARITY_IMAGES))
 
 
 def _table(

@@ -29,8 +29,10 @@ def evaluate(
 ) -> Evaluation:
     """What the model says about every image, as many at the same time as the engine has streams.
 
+    Classes are matched by name: images of a few of the model's classes will do.
+
     Raises:
-        DataError: no image, or other classes than the model's.
+        DataError: no image, or a class that the model does not have.
         DamagedImageError: a file cannot be decoded.
     """
     check_classes(predictor.labels, images)
@@ -41,9 +43,10 @@ def evaluate(
         if progress:
             progress(done, len(images))
     best = np.concatenate(tops)
-    labels = np.array(images.labels, np.int64)
+    place = np.array([predictor.labels.index(name) for name in images.class_names], np.int64)
+    labels = place[list(images.labels)]
     in_top5 = (best == labels[:, None]).any(axis=1)
-    return Evaluation(images.class_names, labels, best[:, 0].astype(np.int64), in_top5, clock() - start)
+    return Evaluation(predictor.labels, labels, best[:, 0].astype(np.int64), in_top5, clock() - start)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +84,26 @@ def evaluate_bundles(
 
 
 def check_classes(labels: tuple[str, ...], images: ImageSet) -> None:
-    """Raises `DataError` where there is no image, or where the images have other classes than a model's ``labels``."""
+    """Raises `DataError` where there is no image, or one of a class that is not among the labels."""
     if not len(images):
         raise DataError(f"{images.root} has no image to evaluate")
-    if images.class_names == labels:
-        return
-    different = sorted(set(labels) ^ set(images.class_names)) or ["in another order"]
-    raise DataError(
-        f"{images.root} has {len(images.class_names)} classes and the model {len(labels)}, and they are not the same"
-        f" ({', '.join(different[:5])}); give the data that the model was trained for"
-    )
+    unknown = [name for name in images.class_names if name not in set(labels)]
+    if unknown:
+        raise DataError(
+            f"{images.root} has classes that are none of the model's {len(labels)}: {_some(unknown)} (the model's are"
+            f" {_some(labels)}); name the folders so, or give the data that the model was trained for"
+        )
+
+
+def check_same_classes(labels: tuple[str, ...], images: ImageSet) -> None:
+    """For training, where the order counts, too. Raises `DataError`."""
+    check_classes(labels, images)
+    if images.class_names != labels:
+        raise DataError(
+            f"{images.root} has {len(images.class_names)} classes and the model {len(labels)}, and they are not the"
+            " same; give the data that the model was trained for"
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")

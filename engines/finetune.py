@@ -17,7 +17,7 @@ from googlenet_edge.dataset import check_images, open_dataset, stratified_sample
 from googlenet_edge.distil import DistilConfig
 from googlenet_edge.engines.accuracy import Accuracy, Comparison, Evaluation, compare
 from googlenet_edge.engines.build import Bars, CalibrationRequest
-from googlenet_edge.engines.evaluate import check_classes, evaluate
+from googlenet_edge.engines.evaluate import check_same_classes, evaluate
 from googlenet_edge.engines.lowering import lower
 from googlenet_edge.engines.predictor import Predictor
 from googlenet_edge.engines.protocol import EngineOptions
@@ -127,7 +127,7 @@ def _check_possible(request: FinetuneRequest) -> None:
 def _data(request: FinetuneRequest, checkpoint: Checkpoint, bars: Bars) -> TrainingData:
     calibration = request.calibration
     dataset = open_dataset(calibration.data, seed=calibration.seed)
-    check_classes(checkpoint.info.class_names, dataset.train)
+    check_same_classes(checkpoint.info.class_names, dataset.train)
     with bars("checking images") as progress:
         return check_training_data(
             calibration.data,

@@ -95,7 +95,7 @@ def _graph(path: Path) -> Facts:
         "preprocess": _preprocess(graph.preprocess),
         "nodes": ", ".join(f"{count} {kind}" for kind, count in nodes.most_common()),
         "sha256": graph.sha256,
-        "checkpoint": graph.parent_sha256,
+        "made from": graph.parent_sha256,
     }
 
 

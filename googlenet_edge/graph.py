@@ -38,7 +38,7 @@ class GraphMetadata:
 class InferenceGraph:
     """GoogLeNet for inference: ``images`` float32 ``(N, 3, crop, crop)`` → ``logits`` float32 ``(N, classes)``.
 
-    ``parent_sha256`` is the hash of the checkpoint.
+    ``parent_sha256`` is the hash of the checkpoint, or of the foreign file, that it was made from.
     """
 
     model: onnx.ModelProto

@@ -44,11 +44,13 @@ NEED_TORCH = {
 }
 NEED_ONNX = {
     "googlenet_edge.export",
+    "googlenet_edge.foreign",
     "googlenet_edge.graph",
     "googlenet_edge.calibration",
     "googlenet_edge.engines.build",
     "googlenet_edge.engines.lowering",
     "googlenet_edge.engines.rewriting",
+    "googlenet_edge.engines.source",
 }
 # The only ones that need the extra [openvino].
 NEED_OPENVINO = {"googlenet_edge.engines.openvino_audit", "googlenet_edge.engines.openvino_cpu"}

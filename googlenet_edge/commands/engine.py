@@ -10,16 +10,25 @@ import typer
 from googlenet_edge import load, workspace
 from googlenet_edge.commands.options import (
     CORES,
+    AboutOnnx,
+    BgrOption,
     DataOption,
     EngineOption,
     ImagesOption,
     JsonOption,
+    LabelsOption,
+    MeanOption,
     MethodOption,
     OneThreadOption,
+    OnnxOption,
+    ResizeOption,
+    SizeOption,
     SkipOption,
+    StdOption,
     ThreadsOption,
     calibration_request,
     output,
+    source_of,
 )
 from googlenet_edge.console import bar, chosen, named, shown
 from googlenet_edge.target import Device, EngineChoice, Precision
@@ -58,35 +67,43 @@ def build(
     images: ImagesOption = None,
     method: MethodOption = None,
     max_drop: Annotated[float | None, typer.Option(min=0, help="Largest loss of top-1, points; default: 1.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Default: PRECISION-DEVICE beside the checkpoint.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Default: PRECISION-DEVICE beside the graph.")] = None,
     engine: Annotated[EngineChoice | None, typer.Option(help="auto: the fastest here; default: onnxruntime.")] = None,
     threads: ThreadsOption = None,
     skip_damaged: SkipOption = False,
+    onnx: OnnxOption = None,
+    labels: LabelsOption = None,
+    size: SizeOption = None,
+    resize: ResizeOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    bgr: BgrOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Make a bundle: export, calibrate and lower as far as that is missing, then compare its accuracy with FP32.
 
     Where INT8 loses more than --max-drop, the layers that cost most stay float.
 
-    Examples: gnet-edge build --precision int8, gnet-edge build --precision int8 --engine auto --max-drop 0.2
+    Examples: gnet-edge build --precision int8, gnet-edge build --precision int8 --engine auto --max-drop 0.2,
+    gnet-edge build --onnx googlenet-9.onnx --labels synsets.txt --data photos --mean 123,117,104 --std 1,1,1 --bgr
     """
     from googlenet_edge.engines import build as building
     from googlenet_edge.engines.tables import accuracy_table, comparison_sentence, engines_table
 
     settings = workspace.read_settings()
-    taken = named(workspace.take_checkpoint(checkpoint, settings))
+    source = source_of(checkpoint, onnx, AboutOnnx(labels, size, resize, mean, std, bgr), settings)
     precision = chosen("--precision", precision, settings.precision, Precision.INT8)
     device = chosen("--device", device, settings.device, Device.CPU)
     request = building.BuildRequest(
-        checkpoint=taken,
-        out=out or taken.parent / f"{precision.value}-{device.value}",
+        source=source,
+        out=out or source.folder / f"{precision.value}-{device.value}",
         precision=precision,
         device=device,
         max_drop_points=chosen("--max-drop", max_drop, settings.max_drop, 1.0),
         threads=chosen("--threads", threads, settings.threads, CORES),
         engine=chosen("--engine", engine, settings.engine, EngineChoice.ONNXRUNTIME),
         timed_threads=threads or settings.threads or 1,
-        calibration=calibration_request(taken, data, images, method, skip_damaged),
+        calibration=calibration_request(source.folder / workspace.GRAPH_FILE, data, images, method, skip_damaged),
     )
     report = building.build(request, bars=bar)
     manifest = report.manifest

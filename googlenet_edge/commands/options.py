@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,10 +13,12 @@ from googlenet_edge import workspace
 from googlenet_edge.calibration.ranges import RangeMethod
 from googlenet_edge.console import chosen, leave_out_damaged, named, write_json
 from googlenet_edge.dataset import WhenDamaged, refuse_damaged
+from googlenet_edge.preprocess import Channels, Preprocess
 from googlenet_edge.target import EngineName
 
 if TYPE_CHECKING:
     from googlenet_edge.engines.build import CalibrationRequest
+    from googlenet_edge.engines.source import Source
 
 CORES = len(os.sched_getaffinity(0))
 
@@ -27,6 +30,77 @@ OneThreadOption = Annotated[int | None, typer.Option(min=1, help="Processor thre
 MethodOption = Annotated[RangeMethod | None, typer.Option(help="Only this range method; default: by trial.")]
 EngineOption = Annotated[EngineName | None, typer.Option(help="Runtime; default: the one the bundle was built for.")]
 ImagesOption = Annotated[int | None, typer.Option("--calibration-images", min=1, help="How many; default: 500.")]
+
+_OTHERS = "Somebody else's network"
+OnnxOption = Annotated[
+    Path | None, typer.Option(rich_help_panel=_OTHERS, help="Start from this ONNX file, not from a checkpoint.")
+]
+LabelsOption = Annotated[
+    Path | None, typer.Option(rich_help_panel=_OTHERS, help="Its classes, one a line; default: the folders' names.")
+]
+SizeOption = Annotated[
+    int | None, typer.Option(rich_help_panel=_OTHERS, min=1, max=4096, help="Side of its images, if it leaves it open.")
+]
+ResizeOption = Annotated[
+    int | None, typer.Option(rich_help_panel=_OTHERS, min=1, max=4096, help="Short side; default: size × 8/7.")
+]
+MeanOption = Annotated[
+    str | None, typer.Option(rich_help_panel=_OTHERS, metavar="R,G,B", help="On 0…255; default: 127.5 each.")
+]
+StdOption = Annotated[
+    str | None, typer.Option(rich_help_panel=_OTHERS, metavar="R,G,B", help="On 0…255; default: 127.5 each.")
+]
+BgrOption = Annotated[
+    bool, typer.Option("--bgr", rich_help_panel=_OTHERS, help="Trained on BGR images, as Caffe's networks are.")
+]
+
+
+@dataclass(frozen=True, slots=True)
+class AboutOnnx:
+    """What somebody else's file does not say about itself; ``mean`` and ``std`` are ``R,G,B`` as typed."""
+
+    labels: Path | None = None
+    size: int | None = None
+    resize: int | None = None
+    mean: str | None = None
+    std: str | None = None
+    bgr: bool = False
+
+
+def source_of(checkpoint: Path | None, onnx: Path | None, about: AboutOnnx, settings: workspace.Settings) -> Source:
+    """What to build from: the file of ``--onnx``, or a checkpoint."""
+    from googlenet_edge.engines.source import CheckpointSource, OnnxSource
+    from googlenet_edge.foreign.front import ChannelOrder
+
+    if onnx is None:
+        if about != AboutOnnx():
+            raise typer.BadParameter(
+                "--labels, --size, --resize, --mean, --std and --bgr are about a file: give --onnx"
+            )
+        return CheckpointSource(named(workspace.take_checkpoint(checkpoint, settings)))
+    if checkpoint is not None:
+        raise typer.BadParameter("give a checkpoint or --onnx, not both")
+    default = Preprocess()
+    return OnnxSource(
+        onnx,
+        workspace.run_folder_for(onnx.with_suffix("")),
+        about.labels,
+        about.size,
+        about.resize,
+        _channels("--mean", about.mean) or default.mean,
+        _channels("--std", about.std) or default.std,
+        ChannelOrder.BGR if about.bgr else ChannelOrder.RGB,
+    )
+
+
+def _channels(option: str, text: str | None) -> Channels | None:
+    if text is None:
+        return None
+    try:
+        red, green, blue = map(float, text.split(","))
+    except ValueError as problem:
+        raise typer.BadParameter(f"{option} {text} is not R,G,B: three numbers with commas between") from problem
+    return red, green, blue
 
 
 def calibration_request(

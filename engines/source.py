@@ -1,0 +1,178 @@
+"""What a build starts from: a checkpoint of this package, or somebody else's ONNX file."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from googlenet_edge import __version__
+from googlenet_edge.checkpoint import Checkpoint, read_checkpoint
+from googlenet_edge.dataset import Checked
+from googlenet_edge.errors import GraphError, OutputError
+from googlenet_edge.export import DEFAULT_OPSET, check_parity, export
+from googlenet_edge.foreign.file import ForeignFile, read_foreign
+from googlenet_edge.foreign.front import ChannelOrder, InputFormat
+from googlenet_edge.foreign.imported import check_import, import_graph
+from googlenet_edge.foreign.labels import read_labels
+from googlenet_edge.graph import InferenceGraph
+from googlenet_edge.preprocess import Channels, Preprocess
+from googlenet_edge.workspace import GRAPH_FILE
+
+_DEFAULT = Preprocess()
+
+
+class Source(Protocol):
+    """A file to start from."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the graph and the table made from it go."""
+
+    def open(self, folder_names: tuple[str, ...]) -> Origin:
+        """Reads the file. ``folder_names`` are the classes of the images. Raises `EdgeError`."""
+
+
+@dataclass(frozen=True)
+class Origin(ABC):
+    """A source that was read, and becomes the inference graph.
+
+    ``class_names`` are in the order of the logits. ``checkpoint`` is the hash of the checkpoint, where it is one.
+    """
+
+    class_names: tuple[str, ...]
+    preprocess: Preprocess
+    checkpoint: str | None
+
+    @abstractmethod
+    def make(self) -> InferenceGraph:
+        """The graph, not yet checked. Raises `GraphError`."""
+
+    @abstractmethod
+    def made(self, graph: InferenceGraph) -> bool:
+        """Whether a graph is what this version makes of it."""
+
+    @abstractmethod
+    def check(self, graph: InferenceGraph, pixels: NDArray[np.uint8]) -> float:
+        """The largest difference between both on images, uint8 ``(N, crop, crop, 3)``, relative to the largest logit.
+
+        Raises:
+            GraphError: it is too large.
+        """
+
+    @abstractmethod
+    def doubts(self, val: Checked) -> tuple[str, ...]:
+        """What makes an accuracy on these images doubtful."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointSource:
+    """A checkpoint; what is made from it goes beside it."""
+
+    path: Path
+    opset: int = DEFAULT_OPSET
+
+    @property
+    def folder(self) -> Path:
+        """Where the checkpoint is."""
+        return self.path.parent
+
+    def open(self, folder_names: tuple[str, ...]) -> Origin:
+        """Reads it; it has class names of its own. Raises `CheckpointError`."""
+        del folder_names
+        source = read_checkpoint(self.path)
+        return _CheckpointOrigin(source.info.class_names, source.info.preprocess, source.sha256, source, self.opset)
+
+
+@dataclass(frozen=True)
+class _CheckpointOrigin(Origin):
+    source: Checkpoint
+    opset: int
+
+    def make(self) -> InferenceGraph:
+        return export(self.source, opset=self.opset)
+
+    def made(self, graph: InferenceGraph) -> bool:
+        return (graph.parent_sha256, graph.model.producer_version) == (self.source.sha256, __version__)
+
+    def check(self, graph: InferenceGraph, pixels: NDArray[np.uint8]) -> float:
+        return check_parity(graph, self.source, [graph.preprocess.normalize(pixels)])
+
+    def doubts(self, val: Checked) -> tuple[str, ...]:
+        record = self.source.info.training
+        if record is None or record.val_images_sha256 == val.sha256:
+            return ()
+        return (
+            "the validation images are not those of the training; the network may have been trained on some of them",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxSource:
+    """Somebody else's ONNX file, and what it does not say about itself.
+
+    Attributes:
+        folder: where the graph and the table made from it go.
+        labels: a text file, one class name a line; without one, the names of the folders of images.
+        size: pixels, for a file that leaves it open.
+        resize: the short side, pixels; by default 8/7 of the size.
+        mean, std: of red, green and blue, on values of 0 to 255.
+    """
+
+    path: Path
+    folder: Path
+    labels: Path | None = None
+    size: int | None = None
+    resize: int | None = None
+    mean: Channels = _DEFAULT.mean
+    std: Channels = _DEFAULT.std
+    channel_order: ChannelOrder = ChannelOrder.RGB
+
+    def open(self, folder_names: tuple[str, ...]) -> Origin:
+        """Reads and imports it. Raises `GraphError`, or `OutputError` where its graph would take its own place."""
+        if (self.folder / GRAPH_FILE).resolve() == self.path.resolve():
+            raise OutputError(f"{self.path} is where its own graph would be written; move it somewhere else")
+        file = read_foreign(self.path, size=self.size)
+        images = InputFormat(self._preprocess(file), self.channel_order)
+        graph = import_graph(file, class_names=self._class_names(file, folder_names), images=images)
+        return _OnnxOrigin(graph.class_names, graph.preprocess, None, file, images, graph)
+
+    def _preprocess(self, file: ForeignFile) -> Preprocess:
+        try:
+            return Preprocess(self.resize or round(file.crop * 8 / 7), file.crop, self.mean, self.std)
+        except ValueError as problem:
+            raise GraphError(f"{self.path} cannot be given such images: {problem}") from problem
+
+    def _class_names(self, file: ForeignFile, folder_names: tuple[str, ...]) -> tuple[str, ...]:
+        names = read_labels(self.labels) if self.labels else folder_names
+        if len(names) != file.classes:
+            found = f"{self.labels} {len(names)} lines" if self.labels else f"the images {len(names)} folders"
+            raise GraphError(
+                f"{self.path} has {file.classes} classes and {found}; give --labels FILE with one label a line, in the"
+                " order of the classes"
+            )
+        return names
+
+
+@dataclass(frozen=True)
+class _OnnxOrigin(Origin):
+    file: ForeignFile
+    images: InputFormat
+    graph: InferenceGraph
+
+    def make(self) -> InferenceGraph:
+        return self.graph
+
+    def made(self, graph: InferenceGraph) -> bool:
+        return graph.sha256 == self.graph.sha256
+
+    def check(self, graph: InferenceGraph, pixels: NDArray[np.uint8]) -> float:
+        return check_import(graph, self.file, pixels, images=self.images)
+
+    def doubts(self, val: Checked) -> tuple[str, ...]:
+        del val
+        return ("the file does not say what it was trained on; that may have been some of the validation images",)

@@ -1,0 +1,294 @@
+"""Reads somebody else's ONNX file; what cannot become an inference graph is refused in one clear line.
+
+Nothing is run here, and no other file is opened.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
+
+from googlenet_edge.errors import GraphError
+from googlenet_edge.files import read_file, sha256_bytes
+from googlenet_edge.graph import MAX_BYTES
+
+OLDEST_OPSET = 8
+MAX_SIDE = 4096
+_MAX_ELEMENTS = 1 << 28  # of one tensor: a gigabyte
+_IR_VERSION = 8
+NO_OPERATION = ("Identity", "Dropout")
+_ONNX_ERRORS = (
+    DecodeError,
+    onnx.checker.ValidationError,
+    onnx.shape_inference.InferenceError,
+    ValueError,
+    RuntimeError,
+)
+
+# What opset 8 no longer says, because it is meant anyway when a network is used and not trained.
+_OUTDATED = {
+    "BatchNormalization": {"is_test", "consumed_inputs"},
+    "Dropout": {"is_test", "consumed_inputs"},
+    "Gemm": {"broadcast"},
+    "Relu": {"consumed_inputs"},
+}
+
+
+@dataclass(frozen=True)
+class ForeignFile:
+    """A classifier: images float32 ``(batch, 3, crop, crop)`` → logits float32 ``(batch, classes)``.
+
+    Attributes:
+        model: the file; where it was older, in the words of opset 8.
+        sha256: of the file.
+        input: the name of the images.
+        logits: the name of the output, or of what goes into the Softmax at the end.
+        batch: how many images it takes; 1 where it takes any number.
+        shapes: those that are known of its tensors, for such a batch.
+    """
+
+    path: Path
+    model: onnx.ModelProto = field(repr=False)
+    sha256: str
+    input: str
+    logits: str
+    batch: int
+    crop: int
+    classes: int
+    shapes: dict[str, tuple[int, ...]] = field(repr=False)
+
+    @property
+    def opset(self) -> int:
+        """The version of the operators in ``model``."""
+        return _opset(self.model)
+
+
+def read_foreign(path: Path, *, size: int | None = None) -> ForeignFile:
+    """Reads a file.
+
+    Args:
+        size: the side of the images in pixels, for a file that leaves it open.
+
+    Raises:
+        GraphError: missing, damaged, larger than 512 MB or in several files; quantized, with control flow, NaN or
+            operators that are not ONNX's own; or anything but one batch of square images in and one row of scores out.
+    """
+    data = read_file(path, limit=MAX_BYTES, error=GraphError)
+    model = _parsed(path, data)
+    images = _the_input(path, model.graph)
+    batch, crop = _geometry(path, images, size)
+    shapes = _shapes(path, model, (batch, 3, crop, crop))
+    logits = _logits(path, model.graph)
+    match shapes.get(logits):
+        case (n, classes) if n == batch and classes > 0:
+            return ForeignFile(path, model, sha256_bytes(data), images.name, logits, batch, crop, classes, shapes)
+        case other:
+            raise GraphError(
+                f"{path} gives {_shape_text(other)} for {batch} images, expected a row of scores for each: float32"
+                f" ({batch}, classes); export the classifier alone"
+            )
+
+
+def why(problem: Exception) -> str:
+    """The first line of an error of onnx or its runtime, which may have pages."""
+    return next(iter(str(problem).strip().splitlines()), type(problem).__name__)[:200]
+
+
+def label(node: NodeProto) -> str:
+    """How a node is called: by its name, or by its output where it has none."""
+    return node.name or next(iter(node.output), node.op_type)
+
+
+def _parsed(path: Path, data: bytes) -> onnx.ModelProto:
+    """The model, checked and without anything that is not a network of floats."""
+    try:
+        model = onnx.load_model_from_string(data)
+        _refuse_what_is_no_plain_network(path, model)
+        onnx.checker.check_model(model)
+    except _ONNX_ERRORS as problem:
+        raise GraphError(f"{path} is not a whole ONNX file ({why(problem)}); copy or export it again") from problem
+    if _opset(model) < OLDEST_OPSET:
+        model = _modernized(path, model)
+    _refuse_damaged_weights(path, model.graph)
+    return model
+
+
+def _refuse_what_is_no_plain_network(path: Path, model: onnx.ModelProto) -> None:
+    for function in model.functions:
+        raise GraphError(f"{path} defines the operator {function.name}; inline it with onnx.inliner")
+    for tensor in _tensors(model.graph):
+        if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
+            raise GraphError(
+                f"{path} keeps the weight {tensor.name} in another file; put all in one with onnx.load and onnx.save"
+            )
+    for sparse in model.graph.sparse_initializer:
+        raise GraphError(f"{path} has the sparse weight {sparse.values.name}; export it with dense weights")
+    for node in model.graph.node:
+        _refuse_operator(path, node)
+
+
+def _refuse_operator(path: Path, node: NodeProto) -> None:
+    what = f"{path} has the operator {node.op_type} ({label(node)})"
+    if node.op_type.startswith(("QLinear", "Quantize", "Dequantize", "DynamicQuantize")) or "Integer" in node.op_type:
+        raise GraphError(f"{what}: it is quantized already; give the float32 file that it was made from")
+    if node.domain not in ("", "ai.onnx"):
+        raise GraphError(f"{what} of {node.domain}, which is not ONNX's own; export it with ONNX's operators alone")
+    if any(a.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for a in node.attribute):
+        raise GraphError(f"{what}, which is control flow; export a network that does the same for every image")
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
+    """Every tensor that a file holds."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+
+
+def _refuse_damaged_weights(path: Path, graph: onnx.GraphProto) -> None:
+    for tensor in _tensors(graph):
+        try:
+            value = numpy_helper.to_array(tensor)
+        except (ValueError, TypeError) as problem:
+            raise GraphError(
+                f"{path} has a damaged weight {tensor.name} ({why(problem)}); copy or export it again"
+            ) from problem
+        if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
+            raise GraphError(f"{path} has NaN or infinity in {tensor.name}; its training failed, use another file")
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    return max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=1)
+
+
+def _modernized(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model in the words of opset 8, for ONNX Runtime, which knows no older one."""
+    newer = onnx.ModelProto()
+    newer.CopyFrom(model)
+    newer.ir_version = _IR_VERSION
+    del newer.opset_import[:]
+    newer.opset_import.append(helper.make_opsetid("", OLDEST_OPSET))
+    for node in newer.graph.node:
+        attributes = {a.name: a for a in node.attribute if a.name not in _OUTDATED.get(node.op_type, ())}
+        if node.op_type == "Reshape" and "shape" in attributes:
+            shape = np.array(attributes.pop("shape").ints, np.int64)
+            node.input.append(f"{node.output[0]}/shape")
+            newer.graph.initializer.append(numpy_helper.from_array(shape, node.input[1]))
+        if node.op_type == "Concat":
+            attributes.setdefault("axis", helper.make_attribute("axis", 1))
+        kept = list(attributes.values())
+        del node.attribute[:]
+        node.attribute.extend(kept)
+    try:
+        onnx.checker.check_model(newer)
+    except _ONNX_ERRORS as problem:
+        raise GraphError(
+            f"{path} is of opset {_opset(model)}, and not all of it can be read ({why(problem)}); convert it to opset"
+            f" {OLDEST_OPSET} or newer with onnx.version_converter"
+        ) from problem
+    return newer
+
+
+def _the_input(path: Path, graph: onnx.GraphProto) -> onnx.ValueInfoProto:
+    """The one input that is no weight: older files list their weights, too."""
+    weights = {w.name for w in graph.initializer}
+    inputs = [i for i in graph.input if i.name not in weights]
+    if len(inputs) != 1:
+        raise GraphError(
+            f"{path} has {len(inputs)} inputs ({_names(inputs)}), expected one, the images; export it without the rest"
+        )
+    return inputs[0]
+
+
+def _geometry(path: Path, images: onnx.ValueInfoProto, size: int | None) -> tuple[int, int]:
+    """(batch, crop) of the input."""
+    kind, shape = images.type.tensor_type.elem_type, _declared_shape(images)
+    match shape:
+        case (batch, 3, height, width) if height == width and kind == TensorProto.FLOAT:
+            crop = _crop(path, height, size)
+            return batch or 1, crop
+    found = TensorProto.DataType.Name(kind).lower() if kind in TensorProto.DataType.values() else "data"
+    raise GraphError(
+        f"{path} takes {found} {_shape_text(shape)}, expected images float32 (N, 3, size, size); export it so"
+    )
+
+
+def _crop(path: Path, side: int | None, size: int | None) -> int:
+    if side is None and size is None:
+        raise GraphError(f"{path} leaves the size of its images open; give it with --size")
+    if side and size and side != size:
+        raise GraphError(f"{path} takes images of {side}×{side} pixels, not of {size}×{size}; leave --size out")
+    crop = side or size or 0
+    if not 1 <= crop <= MAX_SIDE:
+        raise GraphError(f"{path} takes images of {crop}×{crop} pixels, at most {MAX_SIDE} are possible")
+    return crop
+
+
+def _declared_shape(value: onnx.ValueInfoProto) -> tuple[int | None, ...] | None:
+    """The sides that a file declares, None for one that is open."""
+    tensor = value.type.tensor_type
+    if not tensor.HasField("shape"):
+        return None
+    return tuple(d.dim_value if d.dim_value > 0 else None for d in tensor.shape.dim)
+
+
+def _shapes(path: Path, model: onnx.ModelProto, images: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """The shapes of all tensors, as far as they follow from the shape of the images and not from what the file says."""
+    sized = onnx.ModelProto()
+    sized.CopyFrom(model)
+    del sized.graph.value_info[:]
+    for output in sized.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    given = _the_input(path, sized.graph).type.tensor_type.shape
+    for dimension, side in zip(given.dim, images, strict=True):
+        dimension.dim_value = side
+    try:
+        graph = onnx.shape_inference.infer_shapes(sized, data_prop=True).graph
+    except _ONNX_ERRORS as problem:
+        raise GraphError(f"{path} has shapes that do not fit each other ({why(problem)}); export it again") from problem
+    found = {v.name: _declared_shape(v) for v in (*graph.input, *graph.value_info, *graph.output)}
+    shapes = {name: tuple(s or 0 for s in shape) for name, shape in found.items() if shape and None not in shape}
+    for name, shape in shapes.items():
+        if math.prod(shape) > _MAX_ELEMENTS:
+            raise GraphError(f"{path} computes the tensor {name} of {_shape_text(shape)}, which is no GoogLeNet's")
+    return shapes
+
+
+def _logits(path: Path, graph: onnx.GraphProto) -> str:
+    """The output, or what goes into the Softmax that makes it."""
+    if len(graph.output) != 1:
+        raise GraphError(
+            f"{path} has {len(graph.output)} outputs ({_names(graph.output)}), expected one, the scores; export it for"
+            " inference, without auxiliary heads"
+        )
+    made_by = {output: node for node in graph.node for output in node.output}
+    tensor = _before(made_by, graph.output[0].name)
+    last = made_by.get(tensor)
+    if last is not None and last.op_type == "Softmax":
+        tensor = _before(made_by, last.input[0])
+    return tensor
+
+
+def _before(made_by: dict[str, NodeProto], tensor: str) -> str:
+    """The tensor of which ``tensor`` is but a copy."""
+    while tensor in made_by and made_by[tensor].op_type in NO_OPERATION:
+        tensor = made_by[tensor].input[0]
+    return tensor
+
+
+def _names(values: Iterable[onnx.ValueInfoProto]) -> str:
+    names = [value.name for value in values]
+    return ", ".join(names[:4]) + (", …" if len(names) > 4 else "") if names else "none"
+
+
+def _shape_text(shape: tuple[int | None, ...] | None) -> str:
+    return "a shape that is not known" if shape is None else f"({', '.join(str(s or '?') for s in shape)})"

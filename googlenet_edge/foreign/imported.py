@@ -1,0 +1,89 @@
+"""A foreign file as an inference graph, and the proof that both compute the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from googlenet_edge import __version__
+from googlenet_edge.errors import GraphError
+from googlenet_edge.foreign.canonical import rewrite
+from googlenet_edge.foreign.file import ForeignFile, why
+from googlenet_edge.foreign.front import InputFormat, random_pixels, without_front
+from googlenet_edge.foreign.network import read_network
+from googlenet_edge.foreign.runtime import Original, open_session, run_session
+from googlenet_edge.graph import INPUT, OUTPUT, InferenceGraph
+
+OPSET = 17
+IR_VERSION = 8
+TOLERANCE = 1e-4
+_RANDOM_IMAGES = 4
+
+
+def import_graph(file: ForeignFile, *, class_names: tuple[str, ...], images: InputFormat) -> InferenceGraph:
+    """The file as an inference graph; `check_import` proves it.
+
+    Its preprocessing is that of ``images``, and what the file itself does to them before its first convolution.
+
+    Raises:
+        GraphError: another number of class names, weights that cannot be used, colours that no convolution reads
+            first, or operators that opset 17 does not have.
+    """
+    if len(class_names) != file.classes:
+        raise GraphError(f"{file.path} has {file.classes} classes and {len(class_names)} labels; give one for each")
+    network, preprocess = without_front(file, read_network(file), images)
+    nodes, weights = rewrite(network)
+    sides = [3, file.crop, file.crop]
+    graph = helper.make_graph(
+        nodes,
+        "googlenet",
+        [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["N", *sides])],
+        [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["N", file.classes])],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    model = helper.make_model(
+        graph,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="googlenet-edge",
+        producer_version=__version__,
+    )
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError) as problem:
+        raise GraphError(
+            f"{file.path} is of opset {file.opset}, and not all of it fits opset {OPSET} ({why(problem)}); convert it"
+            f" with onnx.version_converter, or export it with opset {OPSET}"
+        ) from problem
+    return InferenceGraph(model, class_names, preprocess, file.sha256)
+
+
+def check_import(graph: InferenceGraph, file: ForeignFile, pixels: NDArray[np.uint8], *, images: InputFormat) -> float:
+    """The largest difference between the graph's logits and the file's, relative to the largest logit.
+
+    The file runs one image after the other, the graph all at once. A few images of random pixels are added.
+
+    Args:
+        pixels: RGB uint8 ``(N, crop, crop, 3)``, real images.
+
+    Raises:
+        GraphError: it is above 1e-4, or ONNX Runtime cannot run one of the two.
+    """
+    noise = random_pixels(file.crop, _RANDOM_IMAGES)
+    pixels = np.concatenate([pixels, noise])
+    expected = Original(file, file.logits).run(images.batch(pixels))
+    where = f"{file.path} in batches"
+    session = open_session(graph.model, where)
+    [found] = run_session(session, [OUTPUT], {INPUT: graph.preprocess.normalize(pixels)}, where)
+    largest = float(np.abs(expected).max())
+    if largest == 0.0:
+        raise GraphError(f"{file.path} gives zero for every class of every image; its weights are damaged")
+    relative = float(np.abs(found - expected).max()) / largest
+    if not relative <= TOLERANCE:
+        raise GraphError(
+            f"the imported graph differs from {file.path} by {relative:.1e} of the largest logit, at most"
+            f" {TOLERANCE:.0e} is allowed; please report this with the file"
+        )
+    return relative
