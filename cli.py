@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -13,7 +14,8 @@ from googlenet_edge.commands.engine import bench, build, calibrate, evaluate, in
 from googlenet_edge.commands.model import export, finetune, prune, train
 from googlenet_edge.console import run_command
 
-MODEL, ENGINE = "The model", "The engine"
+MODEL: tuple[Callable[..., None], ...] = (demo, train, finetune, prune, export)
+ENGINE: tuple[Callable[..., None], ...] = (calibrate, build, sensitivity, evaluate, predict, inspect, bench)
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
 
 
@@ -31,11 +33,9 @@ def _all(version: Annotated[bool, typer.Option("--version", callback=_print_vers
     """
 
 
-for verb in (demo, train, finetune, prune, export):
-    app.command(rich_help_panel=MODEL)(verb)
-for verb in (calibrate, build, sensitivity, predict, inspect, bench):
-    app.command(rich_help_panel=ENGINE)(verb)
-app.command("eval", rich_help_panel=ENGINE)(evaluate)
+for panel, verbs in (("The model", MODEL), ("The engine", ENGINE)):
+    for verb in verbs:
+        app.command("eval" if verb is evaluate else verb.__name__, rich_help_panel=panel)(verb)
 
 
 def main() -> None:

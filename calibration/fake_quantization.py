@@ -141,7 +141,8 @@ class _Convolution(nn.Module):
         self.weights, self._stride, self._padding = weights, stride, padding
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, *self.weights(), stride=self._stride, padding=self._padding)
+        weight, bias = self.weights()
+        return F.conv2d(x, weight, bias, stride=self._stride, padding=self._padding)
 
 
 class _Classifier(nn.Module):

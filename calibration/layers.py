@@ -46,7 +46,7 @@ def float_nodes(chosen: Iterable[Layer]) -> frozenset[str]:
 
 def _groups(graph: onnx.GraphProto, quantized: dict[str, str]) -> list[tuple[str, ...]]:
     """The quantized tensors, those together that are copied from and to each other."""
-    group_of = {tensor: (tensor,) for tensor in quantized}
+    group_of: dict[str, tuple[str, ...]] = {tensor: (tensor,) for tensor in quantized}
     for node in graph.node:
         if node.op_type in RULES and RULES[node.op_type].role is Role.COPIES:
             parts = [group_of[t] for t in (*data_inputs(node), *node.output) if t in group_of]

@@ -54,7 +54,7 @@ class Descent:
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate_at(number, steps=self._steps, config=self._config)
         self._optimizer.zero_grad()
-        self._scaler.scale(loss).backward()
+        torch.autograd.backward(self._scaler.scale(loss))
         self._scaler.step(self._optimizer)
         self._scaler.update()
         value = float(loss.detach())

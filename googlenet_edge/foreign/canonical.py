@@ -350,7 +350,7 @@ def _by_channel(constant: NDArray[Any], channels: int, dimensions: int) -> NDArr
     """float64 ``(channels,)`` of a constant that is the same for every pixel; else nothing."""
     if constant.ndim > dimensions:
         return None
-    aligned = constant.reshape([1] * (dimensions - constant.ndim) + list(constant.shape))
+    aligned: NDArray[Any] = constant.reshape([1] * (dimensions - constant.ndim) + list(constant.shape))
     if aligned.size != aligned.shape[1] or aligned.size not in (1, channels):
         return None
     return np.broadcast_to(aligned.ravel().astype(np.float64), channels)
