@@ -38,6 +38,7 @@ NEED_TORCH = {
     "googlenet_edge.precision",
     "googlenet_edge.pretrained",
     "googlenet_edge.prune",
+    "googlenet_edge.slim",
     "googlenet_edge.train",
     "googlenet_edge.training_loop",
     "googlenet_edge.training_state",
