@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from googlenet_edge.calibration.table import Choice
     from googlenet_edge.engines.finetune import FinetuneReport
     from googlenet_edge.engines.sensitivity import Sensitivity
+    from googlenet_edge.engines.slimming import SlimReport
 
 MEGABYTE = 1e6
 
@@ -157,6 +158,29 @@ def sensitivity_sentence(found: Sensitivity) -> str:
         f"int8: SQNR {found.sqnr_db:.1f} dB, {found.flips} of {found.images} predictions differ from fp32,"
         f" {found.latency_ms:.2f} ms an image with {found.threads} threads"
     )
+
+
+def slim_table(report: SlimReport) -> Table:
+    """The curve of accuracy against measured latency, from the original on."""
+    name = f"{report.precision.value} latency"
+    table = _table("", name, "ratio (95 % CI)", "MACs", "parameters", "untuned", "top-1", "95 % interval", "change")
+    first, reference = report.points[0].speed, report.cost
+    top1, interval, _ = _accuracy(report.accuracy)
+    table.add_row("original", f"{first.original_ms:.2f} ms", "1", "1", "1", "", top1, interval, "")
+    for point in report.points:
+        ratio, (top1, interval, _) = point.speed.ratio, _accuracy(point.accuracy)
+        table.add_row(
+            f"slim {point.speedup:g}",
+            f"{point.speed.slim_ms:.2f} ms",
+            f"{ratio.ratio:.3f} ({_interval(ratio.interval, 3)})",
+            f"{point.cost.macs / reference.macs:.2f}",
+            f"{point.cost.parameters / reference.parameters:.2f}",
+            f"{point.untuned_accuracy.top1:.2%}",
+            top1,
+            interval,
+            f"{point.against_original.top1_change_points:+.2f}",
+        )
+    return table
 
 
 def predictions_table(rows: Sequence[tuple[str, Sequence[Prediction]]]) -> Table:

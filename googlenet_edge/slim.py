@@ -6,21 +6,25 @@ same; where they were not, fine-tuning has to find back what they did.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from googlenet_edge.channels import BLOCKS, BRANCHES, CLASSIFIER_SOURCES, SOURCES, STEM
-from googlenet_edge.checkpoint import Checkpoint, CheckpointInfo
+from googlenet_edge.checkpoint import Checkpoint, CheckpointInfo, build_model
+from googlenet_edge.dataset import ImageSet, Progress, load_pixels
 from googlenet_edge.errors import CheckpointError
 from googlenet_edge.model import GoogLeNet, InceptionWidths, Widths
 
 Kept = Mapping[str, Sequence[int]]
 """The channels that each convolution keeps: their places among its outputs, ascending, at least one."""
 
+_BATCH = 16
 _Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]
 _OF_OUTPUTS = ("conv.weight", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var")
 
@@ -102,6 +106,28 @@ def channel_importance(model: GoogLeNet, batches: Iterable[tuple[Tensor, Tensor]
     outputs.close()
     model.requires_grad_(True)
     return {name: total / images for name, total in sums.items()}
+
+
+def importance_on(
+    checkpoint: Checkpoint, images: ImageSet, *, progress: Progress | None = None
+) -> dict[str, NDArray[np.float64]]:
+    """`channel_importance` on images of the training, as they are evaluated.
+
+    Args:
+        progress: told (images done, images in total).
+    """
+    preprocess, pixels = checkpoint.info.preprocess, load_pixels(images, checkpoint.info.preprocess)
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        for first in range(0, len(images), _BATCH):
+            labels = torch.tensor(images.labels[first : first + _BATCH])
+            batch = np.stack([next(pixels) for _ in labels])
+            yield torch.from_numpy(preprocess.normalize(batch)), labels
+            if progress:
+                progress(first + len(labels), len(images))
+
+    found = channel_importance(build_model(checkpoint), batches())
+    return {name: scores.numpy() for name, scores in found.items()}
 
 
 class _Outputs:

@@ -20,6 +20,7 @@ PRUNED_FILE = "pruned.safetensors"
 FINETUNED_FILE = "finetuned.safetensors"
 GRAPH_FILE = "googlenet.onnx"
 TABLE_FILE = "calibration.json"
+SLIM_FILE = "slim.json"
 MANIFEST_FILE = "manifest.json"
 STATE_FILE = "training-state.safetensors"
 RUN_FILE = "run.json"
@@ -81,6 +82,11 @@ def run_folder_for(data: Path, runs: Path = RUNS) -> Path:
         if not (folder / CHECKPOINT_FILE).exists():
             return folder
         number += 1
+
+
+def slim_folder(folder: Path, speedup: float) -> Path:
+    """Where the network goes that was slimmed for a speed-up."""
+    return folder / f"slim-{speedup:g}"
 
 
 @dataclass(frozen=True, slots=True)

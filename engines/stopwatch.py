@@ -1,0 +1,146 @@
+"""How long networks of other widths take, beside the one that they were slimmed from, on this machine.
+
+Every candidate is exported, lowered and opened as a bundle would be, and takes turns with the original at inferring one
+image. FLOPs say nothing here: how fast a convolution is depends on its shape, the kernels and the processor.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
+
+import numpy as np
+from numpy.typing import NDArray
+
+from googlenet_edge.calibration.calibrate import calibrate
+from googlenet_edge.calibration.ranges import RangeMethod
+from googlenet_edge.calibration.table import CalibrationTable
+from googlenet_edge.channels import BLOCKS
+from googlenet_edge.checkpoint import Checkpoint
+from googlenet_edge.dataset import ImageSet, Progress, check_images, load_pixels
+from googlenet_edge.engines.lowering import lower, open_lowered
+from googlenet_edge.engines.predictor import Predictor
+from googlenet_edge.engines.registry import Backend
+from googlenet_edge.engines.timing import Clock, Ratio, paired_ratio, warm_turns
+from googlenet_edge.export import export
+from googlenet_edge.removal import LatencyModel, halved, kept_after, macs_of
+from googlenet_edge.slim import convolution_widths, macs_a_channel_pair, slimmed
+from googlenet_edge.target import Device, Precision
+
+STAGES = ("stem", *BLOCKS)
+SEARCH_ROUNDS = 12
+FINAL_ROUNDS = 40
+_RUNS = 3
+_CALIBRATION_IMAGES = 8
+_MOST_UNEVEN = 4.0
+
+_RoundsMs = list[tuple[float, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a network has to be fast on."""
+
+    precision: Precision
+    backend: Backend
+    threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """The median milliseconds of one inference of a slimmed network and of the original, and their ratio."""
+
+    slim_ms: float
+    original_ms: float
+    ratio: Ratio
+
+
+class Stopwatch:
+    """Times networks against one network, which stays open until the end of the ``with`` block."""
+
+    def __init__(
+        self, original: Checkpoint, target: Target, images: ImageSet, *, clock: Clock = time.perf_counter
+    ) -> None:
+        """``images`` of the training; a few are looked at. Raises `EngineError`, `CalibrationError`."""
+        self._original, self._target, self._clock = original, target, clock
+        self._pixels = next(iter(load_pixels(images, original.info.preprocess)))[None]
+        self._table = _rough_table(original, images) if target.precision is Precision.INT8 else None
+        self._stack = ExitStack()
+        self._reference = self._stack.enter_context(self._open(original))
+
+    def __enter__(self) -> Stopwatch:
+        """The stopwatch itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def speed(self, slim: Checkpoint, *, rounds: int = SEARCH_ROUNDS) -> Speed:
+        """How fast a slimmed form of the original is. Raises `EngineError`."""
+        original, of_slim = self._rounds([slim], rounds, lambda: None)
+        slim_ms, original_ms = (statistics.median(chain.from_iterable(ms)) for ms in (of_slim, original))
+        return Speed(slim_ms, original_ms, paired_ratio(of_slim, original))
+
+    def latency_model(self, importance: Mapping[str, NDArray[np.float64]], *, progress: Progress) -> LatencyModel:
+        """Where the time goes: every stage in its turn loses half of its channels, and all are timed together.
+
+        Raises:
+            EngineError: a candidate cannot be opened.
+        """
+        info = self._original.info
+        macs, widths = macs_a_channel_pair(info), convolution_widths(info.widths)
+        slim = [slimmed(self._original, kept_after(halved(importance, stage), widths)) for stage in STAGES]
+        done = 0
+
+        def tick() -> None:
+            nonlocal done
+            done += 1
+            progress(done, (1 + len(slim)) * (1 + SEARCH_ROUNDS))
+
+        original, *others = self._rounds(slim, SEARCH_ROUNDS, tick)
+        saved_ms = [_saved_ms(rounds, original) for rounds in others]
+        all_macs = macs_of(widths, macs)
+        saved_macs = [all_macs - macs_of(convolution_widths(each.info.widths), macs) for each in slim]
+        return LatencyModel(macs, dict(zip(STAGES, ms_per_mac(saved_ms, saved_macs), strict=True)))
+
+    def _rounds(self, others: Sequence[Checkpoint], rounds: int, tick: Callable[[], None]) -> list[_RoundsMs]:
+        """Of the original and of the others, all in turns."""
+        with ExitStack() as stack:
+            opened = [self._reference, *(stack.enter_context(self._open(other)) for other in others)]
+            calls = [partial(predictor.run, self._pixels) for predictor in opened]
+            return warm_turns(calls, rounds=rounds, runs=_RUNS, clock=self._clock, tick=tick)
+
+    def _open(self, checkpoint: Checkpoint) -> Predictor:
+        graph, target = export(checkpoint), self._target
+        table = replace(self._table, graph_sha256=graph.sha256) if self._table else None
+        lowered = lower(graph, device=Device.CPU, precision=target.precision, table=table)
+        return open_lowered(graph, lowered, backend=target.backend, threads=target.threads)
+
+
+def ms_per_mac(saved_ms: Sequence[float], saved_macs: Sequence[int]) -> list[float]:
+    """The time that one multiply-accumulate less saves in each stage, from what a change there saved.
+
+    What noise says beyond four times more or less than the mean of all is not believed.
+    """
+    mean = sum(saved_ms) / sum(saved_macs) if sum(saved_macs) else 1.0
+    if mean <= 0:
+        return [1.0] * len(saved_ms)
+    rates = (ms / macs if macs else mean for ms, macs in zip(saved_ms, saved_macs, strict=True))
+    return [min(max(rate, mean / _MOST_UNEVEN), mean * _MOST_UNEVEN) for rate in rates]
+
+
+def _saved_ms(rounds: _RoundsMs, original: _RoundsMs) -> float:
+    pairs = zip(rounds, original, strict=True)
+    return statistics.median(statistics.median(before) - statistics.median(after) for after, before in pairs)
+
+
+def _rough_table(checkpoint: Checkpoint, images: ImageSet) -> CalibrationTable:
+    """Ranges from a few images. The tensors of a slimmed graph have the same names, and time depends on no range."""
+    some = images.take(list(range(min(_CALIBRATION_IMAGES, len(images)))))
+    checked = check_images(some, preprocess=checkpoint.info.preprocess)
+    return calibrate(export(checkpoint), checked, method=RangeMethod.MINMAX)
