@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,7 +26,7 @@ from googlenet_edge.dataset import (
 )
 from googlenet_edge.engines.bundle import Bundle, Lineage, Manifest, check_place, write_bundle
 from googlenet_edge.engines.evaluate import check_classes
-from googlenet_edge.engines.recovery import Bars, Judge, first_pixels, within_budget
+from googlenet_edge.engines.recovery import Bars, Judge, Judged, first_pixels, within_budget
 from googlenet_edge.engines.registry import Backend, backend_for, backends_for
 from googlenet_edge.engines.sensitivity import DEFAULT_IMAGES, Probe, Sensitivity, rank_layers, try_layers
 from googlenet_edge.engines.source import CheckpointSource, Origin, Source
@@ -116,29 +116,38 @@ def build(request: BuildRequest, *, bars: Bars) -> BuildReport:
     )
     held_out = partial(_held_out, dataset.train, graph.preprocess, calibration, steps)
     chosen = within_budget(judge, held_out=held_out)
-    manifest = Manifest(
-        precision=request.precision,
-        device=request.device,
-        preprocess=graph.preprocess,
-        lineage=Lineage(
-            checkpoint=origin.checkpoint,
-            graph=graph.sha256,
-            calibration=sha256_bytes(to_json(table)) if table else None,
-            dataset=val.sha256,
-        ),
+    lineage = Lineage(
+        checkpoint=origin.checkpoint,
+        graph=graph.sha256,
+        calibration=sha256_bytes(to_json(table)) if table else None,
+        dataset=val.sha256,
+    )
+    notes = (*_choice(table), *origin.doubts(val))
+    manifest = _manifest(judge, chosen, lineage=lineage, notes=notes, seconds=steps.seconds)
+    written = write_bundle(request.out, Bundle(manifest, graph.class_names, chosen.lowered.model, chosen.golden))
+    return BuildReport(str(request.out), written, tuple(steps.reused))
+
+
+def _manifest(
+    judge: Judge, chosen: Judged, *, lineage: Lineage, notes: Sequence[str], seconds: Mapping[str, float]
+) -> Manifest:
+    """What the bundle says of itself."""
+    return Manifest(
+        precision=judge.precision,
+        device=judge.device,
+        preprocess=judge.graph.preprocess,
+        lineage=lineage,
         accuracy=chosen.accuracy,
         against_fp32=chosen.against_fp32,
         weight_bits=chosen.lowered.weight_bits,
         float_layers=chosen.float_layers,
-        notes=(*chosen.lowered.notes, *chosen.notes, *_choice(table), *origin.doubts(val)),
+        notes=(*chosen.lowered.notes, *chosen.notes, *notes),
         rewrites=chosen.lowered.rewrites,
         engine=chosen.engine,
         engine_trials=chosen.trials,
-        fp32_model_bytes=len(graph.bytes),
-        build_seconds={name: round(seconds, 3) for name, seconds in steps.seconds.items()},
+        fp32_model_bytes=len(judge.graph.bytes),
+        build_seconds={name: round(took, 3) for name, took in seconds.items()},
     )
-    written = write_bundle(request.out, Bundle(manifest, graph.class_names, chosen.lowered.model, chosen.golden))
-    return BuildReport(str(request.out), written, tuple(steps.reused))
 
 
 def _choice(table: CalibrationTable | None) -> tuple[str, ...]:
