@@ -24,7 +24,7 @@ from googlenet_edge.engines.evaluate import evaluate
 from googlenet_edge.engines.lowering import lower, open_lowered
 from googlenet_edge.engines.recovery import Bars
 from googlenet_edge.engines.registry import backend_for
-from googlenet_edge.engines.stopwatch import FINAL_ROUNDS, Speed, Stopwatch, Target
+from googlenet_edge.engines.stopwatch import Speed, Stopwatch, Target
 from googlenet_edge.engines.training_images import images_for
 from googlenet_edge.errors import ConfigError
 from googlenet_edge.export import export
@@ -113,15 +113,15 @@ def slim(
     checkpoint = read_checkpoint(request.checkpoint)
     data = images_for(checkpoint.info, request.data, seed=request.seed, when_damaged=request.when_damaged, bars=bars)
     circumstances = read_circumstances()
-    with Stopwatch(checkpoint, request.target, data.train, clock=clock) as stopwatch:
-        forms = _forms(checkpoint, data, stopwatch, bars)
-        slim = [forms.slim(_search(forms, speedup, request.target, bars)) for speedup in request.speedups]
-        workshop = _Workshop(request, checkpoint, data, stopwatch, watch, bars)
-        reference, points = workshop.evaluation(checkpoint, "the original"), []
-        for speedup, each in zip(request.speedups, slim, strict=True):
-            points.append(workshop.point(speedup, each, reference))
-            report = _report(request, checkpoint, circumstances, reference, points)
-            write_bytes(request.out / SLIM_FILE, to_json(report))
+    stopwatch = Stopwatch(checkpoint, request.target, data.train, clock=clock)
+    forms = _forms(checkpoint, data, stopwatch, bars)
+    slim = [forms.slim(_search(forms, speedup, request.target, bars)) for speedup in request.speedups]
+    workshop = _Workshop(request, checkpoint, data, stopwatch, watch, bars)
+    reference, points = workshop.evaluation(checkpoint, "the original"), []
+    for speedup, each in zip(request.speedups, slim, strict=True):
+        points.append(workshop.point(speedup, each, reference))
+        report = _report(request, checkpoint, circumstances, reference, points)
+        write_bytes(request.out / SLIM_FILE, to_json(report))
     return report
 
 
@@ -212,7 +212,7 @@ class _Workshop:
         seconds = time.monotonic() - started
         after = self.evaluation(tuned, name)
         tuned = replace(tuned, info=replace(tuned.info, training=self._record(after.accuracy, seconds)))
-        speed = self.stopwatch.speed(tuned, rounds=FINAL_ROUNDS)
+        speed = self.stopwatch.speed(tuned)
         folder = slim_folder(self.request.out, speedup)
         write_run_record(folder, RunRecord(str(self.request.data.resolve()), self.request.seed))
         write_checkpoint(folder / CHECKPOINT_FILE, tuned)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -22,24 +22,28 @@ from googlenet_edge.calibration.ranges import RangeMethod
 from googlenet_edge.calibration.table import CalibrationTable
 from googlenet_edge.channels import BLOCKS
 from googlenet_edge.checkpoint import Checkpoint
-from googlenet_edge.dataset import ImageSet, Progress, check_images, load_pixels
-from googlenet_edge.engines.lowering import lower, open_lowered
+from googlenet_edge.dataset import ImageSet, Progress, check_images
+from googlenet_edge.engines.lowering import Lowered, lower, open_lowered
 from googlenet_edge.engines.predictor import Predictor
+from googlenet_edge.engines.recovery import first_pixels
 from googlenet_edge.engines.registry import Backend
-from googlenet_edge.engines.timing import Clock, Ratio, paired_ratio, warm_turns
+from googlenet_edge.engines.timing import Clock, Ratio, Tick, paired_ratio, warm_turns
 from googlenet_edge.export import export
+from googlenet_edge.graph import InferenceGraph
 from googlenet_edge.removal import LatencyModel, halved, kept_after, macs_of
 from googlenet_edge.slim import convolution_widths, macs_a_channel_pair, slimmed
 from googlenet_edge.target import Device, Precision
 
 STAGES = ("stem", *BLOCKS)
-SEARCH_ROUNDS = 12
-FINAL_ROUNDS = 40
+_ROUNDS = 12
+_MOST_ROUNDS = 60
 _RUNS = 3
+_NARROW = 0.02
 _CALIBRATION_IMAGES = 8
 _MOST_UNEVEN = 4.0
 
 _RoundsMs = list[tuple[float, ...]]
+_Call = Callable[[], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,30 +65,35 @@ class Speed:
 
 
 class Stopwatch:
-    """Times networks against one network, which stays open until the end of the ``with`` block."""
+    """Times networks against the one that they were slimmed from; nothing stays open in between."""
 
     def __init__(
         self, original: Checkpoint, target: Target, images: ImageSet, *, clock: Clock = time.perf_counter
     ) -> None:
         """``images`` of the training; a few are looked at. Raises `EngineError`, `CalibrationError`."""
         self._original, self._target, self._clock = original, target, clock
-        self._pixels = next(iter(load_pixels(images, original.info.preprocess)))[None]
+        self._pixels = first_pixels(images, original.info.preprocess, 1)
         self._table = _rough_table(original, images) if target.precision is Precision.INT8 else None
-        self._stack = ExitStack()
-        self._reference = self._stack.enter_context(self._open(original))
+        self._reference = self._lowered(original)
 
-    def __enter__(self) -> Stopwatch:
-        """The stopwatch itself."""
-        return self
+    def speed(self, slim: Checkpoint) -> Speed:
+        """How fast a slimmed form of the original is.
 
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
+        Rounds go on until the interval of the ratio is narrower than 2 %, or there have been 60.
 
-    def speed(self, slim: Checkpoint, *, rounds: int = SEARCH_ROUNDS) -> Speed:
-        """How fast a slimmed form of the original is. Raises `EngineError`."""
-        original, of_slim = self._rounds([slim], rounds, lambda: None)
-        slim_ms, original_ms = (statistics.median(chain.from_iterable(ms)) for ms in (of_slim, original))
-        return Speed(slim_ms, original_ms, paired_ratio(of_slim, original))
+        Raises:
+            EngineError: it cannot be opened.
+        """
+        of_original, of_slim = _RoundsMs(), _RoundsMs()
+        with self._opened([slim]) as calls:
+            while True:
+                original, others = self._timed(calls, lambda: None)
+                of_original, of_slim = of_original + original, of_slim + others
+                ratio = paired_ratio(of_slim, of_original)
+                if len(of_slim) >= _MOST_ROUNDS or ratio.interval.high - ratio.interval.low <= _NARROW * ratio.ratio:
+                    break
+        slim_ms, original_ms = (statistics.median(chain.from_iterable(ms)) for ms in (of_slim, of_original))
+        return Speed(slim_ms, original_ms, ratio)
 
     def latency_model(self, importance: Mapping[str, NDArray[np.float64]], *, progress: Progress) -> LatencyModel:
         """Where the time goes: every stage in its turn loses half of its channels, and all are timed together.
@@ -100,26 +109,33 @@ class Stopwatch:
         def tick() -> None:
             nonlocal done
             done += 1
-            progress(done, (1 + len(slim)) * (1 + SEARCH_ROUNDS))
+            progress(done, (1 + len(slim)) * (1 + _ROUNDS))
 
-        original, *others = self._rounds(slim, SEARCH_ROUNDS, tick)
+        with self._opened(slim) as calls:
+            original, *others = self._timed(calls, tick)
         saved_ms = [_saved_ms(rounds, original) for rounds in others]
         all_macs = macs_of(widths, macs)
         saved_macs = [all_macs - macs_of(convolution_widths(each.info.widths), macs) for each in slim]
         return LatencyModel(macs, dict(zip(STAGES, ms_per_mac(saved_ms, saved_macs), strict=True)))
 
-    def _rounds(self, others: Sequence[Checkpoint], rounds: int, tick: Callable[[], None]) -> list[_RoundsMs]:
-        """Of the original and of the others, all in turns."""
-        with ExitStack() as stack:
-            opened = [self._reference, *(stack.enter_context(self._open(other)) for other in others)]
-            calls = [partial(predictor.run, self._pixels) for predictor in opened]
-            return warm_turns(calls, rounds=rounds, runs=_RUNS, clock=self._clock, tick=tick)
+    def _timed(self, calls: Sequence[_Call], tick: Tick) -> list[_RoundsMs]:
+        return warm_turns(calls, rounds=_ROUNDS, runs=_RUNS, clock=self._clock, tick=tick)
 
-    def _open(self, checkpoint: Checkpoint) -> Predictor:
-        graph, target = export(checkpoint), self._target
+    @contextmanager
+    def _opened(self, others: Sequence[Checkpoint]) -> Iterator[list[_Call]]:
+        """Calls that infer one image with the original and with each of the others."""
+        models = [self._reference, *map(self._lowered, others)]
+        with ExitStack() as stack:
+            opened = [stack.enter_context(self._open(*model)) for model in models]
+            yield [partial(predictor.run, self._pixels) for predictor in opened]
+
+    def _lowered(self, checkpoint: Checkpoint) -> tuple[InferenceGraph, Lowered]:
+        graph = export(checkpoint)
         table = replace(self._table, graph_sha256=graph.sha256) if self._table else None
-        lowered = lower(graph, device=Device.CPU, precision=target.precision, table=table)
-        return open_lowered(graph, lowered, backend=target.backend, threads=target.threads)
+        return graph, lower(graph, device=Device.CPU, precision=self._target.precision, table=table)
+
+    def _open(self, graph: InferenceGraph, lowered: Lowered) -> Predictor:
+        return open_lowered(graph, lowered, backend=self._target.backend, threads=self._target.threads)
 
 
 def ms_per_mac(saved_ms: Sequence[float], saved_macs: Sequence[int]) -> list[float]:
