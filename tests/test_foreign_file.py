@@ -218,8 +218,8 @@ def test_older_files_with_words_that_are_not_known_are_refused(tmp_path: Path) -
     make.node("Add", ["x", make.constant("b", [1.0, 2.0, 3.0])], "y", broadcast=1, axis=1)
     model = model_of(make, [tensor("x", 1, 3, 8, 8), tensor("b", 3)], [tensor("y", 1, 3, 8, 8)], opset=6, ir_version=3)
     sentence = (
-        r"is of opset 6, and not all of it can be read \(.*axis for operator Add.*\); convert it to opset 8 or newer with"
-        r" onnx\.version_converter"
+        r"is of opset 6, and not all of it can be read \(.*axis for operator Add.*\); convert it to opset 8 or newer"
+        r" with onnx\.version_converter"
     )
     refused(saved(model, tmp_path / "net.onnx"), sentence)
 
