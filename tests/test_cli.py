@@ -27,6 +27,7 @@ COMMANDS = (
     "demo",
     "train",
     "finetune",
+    "slim",
     "prune",
     "export",
     "calibrate",
