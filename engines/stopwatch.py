@@ -39,7 +39,7 @@ _ROUNDS = 12
 _MOST_ROUNDS = 60
 _RUNS = 3
 _NARROW = 0.02
-_CALIBRATION_IMAGES = 8
+_CALIBRATION_IMAGES = 32
 _MOST_UNEVEN = 4.0
 
 _RoundsMs = list[tuple[float, ...]]

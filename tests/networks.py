@@ -14,6 +14,7 @@ from googlenet_edge.preprocess import Preprocess
 
 PAPER = Widths()
 NARROW = Widths(3, 4, 5, *(InceptionWidths(2, (3, 4), (2, 3), 2) for _ in range(9)))
+SMALL = Widths(24, 24, 24, *(InceptionWidths(24, (24, 24), (24, 24), 24) for _ in range(9)))
 
 
 def made_weights(config: GoogLeNetConfig, *, seed: int) -> dict[str, Tensor]:
