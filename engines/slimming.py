@@ -114,8 +114,9 @@ def slim(
     data = images_for(checkpoint.info, request.data, seed=request.seed, when_damaged=request.when_damaged, bars=bars)
     circumstances = read_circumstances()
     stopwatch = Stopwatch(checkpoint, request.target, data.train, clock=clock)
+    _check_reach(request, checkpoint, stopwatch)
     forms = _forms(checkpoint, data, stopwatch, bars)
-    slim = [forms.slim(_search(forms, speedup, request.target, bars)) for speedup in request.speedups]
+    slim = [forms.slim(_search(forms, speedup, bars)) for speedup in request.speedups]
     workshop = _Workshop(request, checkpoint, data, stopwatch, watch, bars)
     reference, points = workshop.evaluation(checkpoint, "the original"), []
     for speedup, each in zip(request.speedups, slim, strict=True):
@@ -164,23 +165,34 @@ class _Forms:
         return self.ratios[removals]
 
 
+def _check_reach(request: SlimRequest, checkpoint: Checkpoint, stopwatch: Stopwatch) -> None:
+    """Raises `ConfigError` where the slimmest form of a checkpoint is not as fast as is asked for."""
+    widths = convolution_widths(checkpoint.info.widths)
+    slimmest = {name: range(min(STEP, width)) for name, width in widths.items()}
+    if max(widths.values()) <= STEP:
+        raise ConfigError(f"no convolution has more than {STEP} channels; there is nothing to remove")
+    target, wanted = request.target, max(request.speedups)
+    reached = 1 / stopwatch.speed(slimmed(checkpoint, slimmest)).ratio.ratio
+    if reached < wanted:
+        threads = "1 thread" if target.threads == 1 else f"{target.threads} threads"
+        raise ConfigError(
+            f"a speed-up of {wanted:g} would empty layers: with the last {STEP} channels in each,"
+            f" {target.precision.value} on {threads} is {reached:.1f} times as fast here; ask for less with --speedup"
+        )
+
+
 def _forms(checkpoint: Checkpoint, data: TrainingData, stopwatch: Stopwatch, bars: Bars) -> _Forms:
     sample = stratified_sample(data.train, IMPORTANCE_IMAGES, seed=0)
     with bars("weighing channels") as progress:
         importance = importance_on(checkpoint, sample, progress=progress)
     with bars("timing stages") as progress:
         model = stopwatch.latency_model(importance, progress=progress)
-    order = order_of_removal(importance, model)
-    if not order:
-        raise ConfigError(f"no convolution has more than {STEP} channels; there is nothing to remove")
-    return _Forms(checkpoint, order, stopwatch)
+    return _Forms(checkpoint, order_of_removal(importance, model), stopwatch)
 
 
-def _search(forms: _Forms, speedup: float, target: Target, bars: Bars) -> int:
-    """How many removals give the speed-up. Raises `ConfigError` where not even all of them do."""
+def _search(forms: _Forms, speedup: float, bars: Bars) -> int:
+    """How many removals give the speed-up."""
     most, done = len(forms.order), 0
-    if forms.ratio(most) > 1 / speedup:
-        raise ConfigError(_out_of_reach(speedup, forms.ratio(most), target))
     with bars(f"searching for {speedup:g} times the speed") as progress:
 
         def ratio(removals: int) -> float:
@@ -265,14 +277,6 @@ def _check_possible(request: SlimRequest) -> None:
         if path.exists() and path.samefile(request.checkpoint):
             raise ConfigError(f"{path} is the checkpoint to slim, which is kept; give another --out")
         check_writable(path)
-
-
-def _out_of_reach(speedup: float, smallest: float, target: Target) -> str:
-    threads = "1 thread" if target.threads == 1 else f"{target.threads} threads"
-    return (
-        f"a speed-up of {speedup:g} would empty layers: with the last {STEP} channels in each,"
-        f" {target.precision.value} on {threads} is {1 / smallest:.1f} times as fast here; ask for less with --speedup"
-    )
 
 
 def _report(

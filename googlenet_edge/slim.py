@@ -75,9 +75,9 @@ def macs_a_channel_pair(info: CheckpointInfo) -> dict[str, int]:
 
     That is its taps times the places where they are put on one image; it does not depend on the widths.
     """
-    with torch.device("meta"):
-        model = GoogLeNet(info.model_config()).eval()
-        outputs = _Outputs(model)
+    model = GoogLeNet(info.model_config()).eval()
+    outputs = _Outputs(model)
+    with torch.inference_mode():
         model(torch.zeros(1, 3, info.preprocess.crop, info.preprocess.crop))
     taps = {name: model.get_submodule(name).get_parameter("conv.weight")[0, 0].numel() for name in SOURCES}
     return {name: taps[name] * output[0, 0].numel() for name, output in outputs.taken().items()}
