@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from tiny_bundles import solid
 
 from googlenet_edge.checkpoint import Checkpoint, is_auxiliary, read_checkpoint, write_checkpoint
-from googlenet_edge.dataset import open_dataset
+from googlenet_edge.dataset import Progress, open_dataset
 from googlenet_edge.engines import slimming, stopwatch
 from googlenet_edge.engines.bundle import read_bundle
 from googlenet_edge.engines.lowering import Lowered
@@ -32,8 +33,9 @@ from googlenet_edge.files import sha256_file
 from googlenet_edge.graph import InferenceGraph
 from googlenet_edge.model import Widths
 from googlenet_edge.pictograms import write_pictograms
+from googlenet_edge.removal import LatencyModel
 from googlenet_edge.reports import StoppedError
-from googlenet_edge.slim import convolution_widths, slimmed
+from googlenet_edge.slim import convolution_widths, macs_a_channel_pair, slimmed
 from googlenet_edge.target import Device, Precision
 from googlenet_edge.workspace import RunRecord, write_run_record
 
@@ -79,13 +81,26 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="module")
-def machine() -> Iterator[Machine]:
+def evenly(self: Stopwatch, importance: dict[str, NDArray[np.float64]], *, progress: Progress) -> LatencyModel:
+    """A latency model that has timed no stage."""
+    del importance, progress
+    return LatencyModel(macs_a_channel_pair(self._original.info), dict.fromkeys(STAGES, 1.0))
+
+
+@contextmanager
+def made_machine() -> Iterator[Machine]:
     """All candidates are timed on it, by its clock."""
     made = Machine()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stopwatch, "open_lowered", made.open)
+        patch.setattr(Stopwatch, "latency_model", evenly)
         patch.setattr(slimming, "slim", partial(slimming.slim, clock=made.clock))
+        yield made
+
+
+@pytest.fixture
+def machine() -> Iterator[Machine]:
+    with made_machine() as made:
         yield made
 
 
@@ -180,10 +195,10 @@ class Slimmed:
 
 
 @pytest.fixture(scope="module")
-def slim(work: Path, machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> Slimmed:
-    del machine  # is what it runs on
+def slim(work: Path, tmp_path_factory: pytest.TempPathFactory) -> Slimmed:
     folder = copy_of(work, tmp_path_factory.mktemp("slim") / "work")
-    return Slimmed(folder, done(*SLIM, "--speedup", "2", "--speedup", "1.3", "--json", cwd=folder))
+    with made_machine():
+        return Slimmed(folder, done(*SLIM, "--speedup", "2", "--speedup", "1.3", "--json", cwd=folder))
 
 
 def test_slim_is_as_much_faster_as_was_asked_for(slim: Slimmed) -> None:
@@ -250,9 +265,13 @@ def test_slim_checkpoint_is_used_like_any_other(slim: Slimmed, tmp_path: Path) -
     assert len(facts["widths of stem"].split(", ")) == 3
     assert len(facts["widths of inception5b"].split(", ")) == 6
     done("build", path, "--max-drop", "100", cwd=folder)
+    assert "using runs/photos/checkpoint.safetensors (the newest" in done("prune", cwd=folder).err
     assert read_bundle(folder / "runs/photos/slim-2/int8-cpu").manifest.lineage.checkpoint == sha256_file(folder / path)
     done("prune", path, cwd=folder)
-    assert "using runs/photos/checkpoint.safetensors (the newest" in done("prune", cwd=folder).err
+    again = ("--out", "runs/again", "--size", "32", "--epochs", "1", "--workers", "0")
+    done("train", "--data", "photos", "--weights", path, *again, cwd=folder)
+    trained = read_checkpoint(folder / "runs/again/checkpoint.safetensors")
+    assert trained.info.widths == slim.checkpoint("slim-2/checkpoint.safetensors").info.widths
 
 
 # What is refused, and what is kept
