@@ -269,7 +269,8 @@ class _Workshop:
 
 
 def _check_possible(request: SlimRequest) -> None:
-    """Refuses what makes no sense, and what cannot be written, before any work."""
+    """Refuses what makes no sense, what cannot be run and what cannot be written, before any work."""
+    request.target.backend.load()
     for speedup in request.speedups:
         if not (math.isfinite(speedup) and speedup > 1):
             raise ConfigError(f"a speed-up of {speedup:g} makes nothing faster; give --speedup above 1, such as 1.5")

@@ -22,7 +22,7 @@ from googlenet_edge.calibration.ranges import RangeMethod
 from googlenet_edge.calibration.table import CalibrationTable
 from googlenet_edge.channels import BLOCKS
 from googlenet_edge.checkpoint import Checkpoint
-from googlenet_edge.dataset import ImageSet, Progress, check_images
+from googlenet_edge.dataset import ImageSet, Progress, check_images, stratified_sample
 from googlenet_edge.engines.lowering import Lowered, lower, open_lowered
 from googlenet_edge.engines.predictor import Predictor
 from googlenet_edge.engines.recovery import first_pixels
@@ -157,6 +157,6 @@ def _saved_ms(rounds: _RoundsMs, original: _RoundsMs) -> float:
 
 def _rough_table(checkpoint: Checkpoint, images: ImageSet) -> CalibrationTable:
     """Ranges from a few images. The tensors of a slimmed graph have the same names, and time depends on no range."""
-    some = images.take(list(range(min(_CALIBRATION_IMAGES, len(images)))))
+    some = stratified_sample(images, _CALIBRATION_IMAGES, seed=0)
     checked = check_images(some, preprocess=checkpoint.info.preprocess)
     return calibrate(export(checkpoint), checked, method=RangeMethod.MINMAX)

@@ -163,7 +163,7 @@ def sensitivity_sentence(found: Sensitivity) -> str:
 def slim_table(report: SlimReport) -> Table:
     """The curve of accuracy against measured latency, from the original on."""
     name = f"{report.precision.value} latency"
-    table = _table("", name, "ratio (95 % CI)", "MACs", "parameters", "untuned", "top-1", "95 % interval", "change")
+    table = _table("", name, "ratio (95 % CI)", "MACs", "weights", "untuned", "fp32 top-1", "95 % interval", "change")
     first, reference = report.points[0].speed, report.cost
     top1, interval, _ = _accuracy(report.accuracy)
     table.add_row("original", f"{first.original_ms:.2f} ms", "1", "1", "1", "", top1, interval, "")

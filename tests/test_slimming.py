@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from networks import NARROW, SMALL, made_checkpoint
 from numpy.typing import NDArray
-from tiny_bundles import solid
+from tiny_bundles import hide_openvino, solid
 
 from googlenet_edge.checkpoint import Checkpoint, is_auxiliary, read_checkpoint, write_checkpoint
 from googlenet_edge.dataset import Progress, open_dataset
@@ -234,7 +234,7 @@ def test_slim_finetunes_what_is_left(slim: Slimmed) -> None:
 
 def test_slim_shows_the_curve_and_keeps_it(slim: Slimmed) -> None:
     said = slim.outcome.err
-    assert re.search(r"^ +fp32 latency +ratio \(95 % CI\) +MACs +parameters +untuned +top-1 ", said, re.MULTILINE)
+    assert re.search(r"^ +fp32 latency +ratio \(95 % CI\) +MACs +weights +untuned +fp32 top-1 ", said, re.MULTILINE)
     for name in ("original", r"slim 1\.3", "slim 2"):
         assert re.search(rf"^{name} +\d+\.\d\d ms +[01]", said, re.MULTILINE), said
     assert "slim 2: top-1 changes by " in said
@@ -314,6 +314,12 @@ def test_slim_sees_before_all_work_that_the_result_cannot_be_written(work: Path)
         r"cannot write photos/val/stop/.*: .*photos/val/stop/00000.jpg is not a folder that can be written to; .*"
     )
     refused_without_a_trace(sentence, *SLIM, "--out", "photos/val/stop/00000.jpg", cwd=work)
+
+
+def test_slim_for_an_engine_that_is_not_installed_says_so(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hide_openvino(monkeypatch)
+    sentence = r"the engine openvino cannot be loaded \(.*\); install it with: .*"
+    refused_without_a_trace(sentence, *SLIM, "--engine", "openvino", cwd=work)
 
 
 def test_slim_refuses_images_of_other_classes(work: Path, tmp_path: Path) -> None:
