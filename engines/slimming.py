@@ -25,6 +25,7 @@ from googlenet_edge.engines.lowering import lower, open_lowered
 from googlenet_edge.engines.recovery import Bars
 from googlenet_edge.engines.registry import backend_for
 from googlenet_edge.engines.stopwatch import Speed, Stopwatch, Target
+from googlenet_edge.engines.timing import Ratio
 from googlenet_edge.engines.training_images import images_for
 from googlenet_edge.errors import ConfigError
 from googlenet_edge.export import export
@@ -39,6 +40,7 @@ from googlenet_edge.workspace import CHECKPOINT_FILE, SLIM_FILE, RunRecord, slim
 
 IMPORTANCE_IMAGES = 512
 TOLERANCE = 0.01
+_VAGUE = 0.1
 
 Watch = Callable[[], AbstractContextManager[Observer]]
 
@@ -68,7 +70,7 @@ class SlimPoint:
     """A slimmed network: the ``speedup`` that was asked for, and what was measured of it.
 
     ``speed`` is that of the target. Accuracy is that of FP32 on the validation images, and its comparison is with the
-    network that was slimmed; ``untuned`` is before fine-tuning.
+    network that was slimmed; ``untuned`` is before fine-tuning. ``doubt`` says what is wrong with the measurement.
     """
 
     speedup: float
@@ -79,6 +81,7 @@ class SlimPoint:
     untuned: Comparison
     accuracy: Accuracy
     against_original: Comparison
+    doubt: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +129,22 @@ def slim(
     return report
 
 
+def doubt(speedup: float, found: Ratio) -> str | None:
+    """What is wrong with a measured ratio where a speed-up was asked for, and what to do about it."""
+    low, high, wanted = found.interval.low, found.interval.high, 1 / speedup
+    if low > wanted:
+        return (
+            f"slim {speedup:g} takes {found.ratio:.3f} of the time (95 % interval {low:.3f} to {high:.3f}) and not"
+            f" {wanted:.3f}; slim again while nothing else runs here, or ask for a little more"
+        )
+    if high - low > _VAGUE * found.ratio:
+        return (
+            f"slim {speedup:g} takes {low:.3f} to {high:.3f} of the time, which is vague; measure again while nothing"
+            " else runs here: gnet-edge build it, then gnet-edge bench it beside the original"
+        )
+    return None
+
+
 def fewest_removals(ratio: Callable[[int], float], most: int, wanted: float) -> int:
     """A count of removals with which a network takes ``wanted`` of its time, or up to 1 % less: by halving the gap.
 
@@ -161,7 +180,7 @@ class _Forms:
 
     def ratio(self, removals: int) -> float:
         if removals not in self.ratios:
-            self.ratios[removals] = self.stopwatch.speed(self.slim(removals)).ratio.ratio
+            self.ratios[removals] = self.stopwatch.fastest_ratio(self.slim(removals))
         return self.ratios[removals]
 
 
@@ -172,7 +191,7 @@ def _check_reach(request: SlimRequest, checkpoint: Checkpoint, stopwatch: Stopwa
     if max(widths.values()) <= STEP:
         raise ConfigError(f"no convolution has more than {STEP} channels; there is nothing to remove")
     target, wanted = request.target, max(request.speedups)
-    reached = 1 / stopwatch.speed(slimmed(checkpoint, slimmest)).ratio.ratio
+    reached = 1 / stopwatch.fastest_ratio(slimmed(checkpoint, slimmest))
     if reached < wanted:
         threads = "1 thread" if target.threads == 1 else f"{target.threads} threads"
         raise ConfigError(
@@ -237,6 +256,7 @@ class _Workshop:
             untuned=compare(reference, untuned),
             accuracy=after.accuracy,
             against_original=compare(reference, after),
+            doubt=doubt(speedup, speed.ratio),
         )
 
     def evaluation(self, checkpoint: Checkpoint, name: str) -> Evaluation:

@@ -29,6 +29,7 @@ from googlenet_edge.engines.predictor import Predictor
 from googlenet_edge.engines.registry import Backend, backend_for
 from googlenet_edge.engines.slimming import fewest_removals
 from googlenet_edge.engines.stopwatch import STAGES, Stopwatch, Target, ms_per_mac
+from googlenet_edge.engines.timing import Ratio
 from googlenet_edge.files import sha256_file
 from googlenet_edge.graph import InferenceGraph
 from googlenet_edge.model import Widths
@@ -36,6 +37,7 @@ from googlenet_edge.pictograms import write_pictograms
 from googlenet_edge.removal import LatencyModel
 from googlenet_edge.reports import StoppedError
 from googlenet_edge.slim import convolution_widths, macs_a_channel_pair, slimmed
+from googlenet_edge.statistics import Interval
 from googlenet_edge.target import Device, Precision
 from googlenet_edge.workspace import RunRecord, write_run_record
 
@@ -148,6 +150,27 @@ def test_ms_per_mac_believes_no_noise() -> None:
     assert ms_per_mac([0.0, 0.0], [0, 0]) == [1.0, 1.0]
 
 
+@pytest.mark.parametrize(
+    ("ratio", "low", "high", "sentence"),
+    [
+        (0.66, 0.65, 0.67, None),
+        (0.67, 0.66, 0.68, None),
+        (0.72, 0.70, 0.74, r"slim 1\.5 takes 0\.720 of the time \(95 % interval 0\.700 to 0\.740\) and not 0\.667; .*"),
+        (
+            0.66,
+            0.60,
+            0.72,
+            r"slim 1\.5 takes 0\.600 to 0\.720 of the time, which is vague; measure again while nothing .*",
+        ),
+    ],
+)
+def test_doubt_says_where_the_measurement_is_not_what_was_asked_for(
+    ratio: float, low: float, high: float, sentence: str | None
+) -> None:
+    found = slimming.doubt(1.5, Ratio(ratio, Interval(low, high)))
+    assert found is None if sentence is None else found and re.fullmatch(sentence, found)
+
+
 # The stopwatch
 
 
@@ -159,6 +182,7 @@ def test_stopwatch_times_what_a_bundle_would_run(precision: Precision, machine: 
     slim = slimmed(checkpoint, dict.fromkeys(convolution_widths(SMALL), tuple(range(8))))
     speed = watch.speed(slim)
     original, other = machine.opened[before:]
+    assert watch.fastest_ratio(slim) == pytest.approx(len(other.model) / len(original.model), abs=1e-6)
     assert speed.ratio.ratio == pytest.approx(len(other.model) / len(original.model), abs=1e-6)
     assert (speed.original_ms, speed.slim_ms) == pytest.approx((len(original.model) / 1e6, len(other.model) / 1e6))
     assert (b"QuantizeLinear" in other.model) == (precision is Precision.INT8)
@@ -171,6 +195,7 @@ def test_stopwatch_really_runs_what_it_times(work: Path) -> None:
         checkpoint, Target(Precision.FP32, backend_for(Device.CPU), 1), open_dataset(work / "photos").train
     )
     speed = watch.speed(checkpoint)
+    assert watch.fastest_ratio(checkpoint) > 0
     assert 0 < speed.ratio.interval.low <= speed.ratio.ratio <= speed.ratio.interval.high
     assert min(speed.slim_ms, speed.original_ms) > 0
     model = watch.latency_model(
@@ -209,6 +234,7 @@ def test_slim_is_as_much_faster_as_was_asked_for(slim: Slimmed) -> None:
         assert 0.98 <= ratio["ratio"] * point["speedup"] <= 1
         assert ratio["interval"]["low"] <= ratio["ratio"] <= ratio["interval"]["high"]
         assert point["speed"]["slim_ms"] == pytest.approx(ratio["ratio"] * point["speed"]["original_ms"])
+        assert point["doubt"] is None
         assert point["cost"]["macs"] < report["cost"]["macs"]
 
 

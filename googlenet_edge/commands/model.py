@@ -195,6 +195,8 @@ def slim(
     shown(slim_table(report))
     for point in report.points:
         shown(f"slim {point.speedup:g}: {comparison_sentence(point.against_original)}")
+        if point.doubt:
+            shown(point.doubt)
         shown(f"checkpoint: {point.checkpoint}")
     shown(f"curve: {request.out / workspace.SLIM_FILE}")
     output(report, as_json)
