@@ -37,10 +37,10 @@ from googlenet_edge.target import Device, Precision
 STAGES = ("stem", *BLOCKS)
 _ROUNDS = 12
 _MOST_ROUNDS = 60
-_RUNS = 3
+_RUNS = 5
 _NARROW = 0.02
 _CALIBRATION_IMAGES = 32
-_MOST_UNEVEN = 4.0
+_MOST_UNEVEN = 2.0
 
 _RoundsMs = list[tuple[float, ...]]
 _Call = Callable[[], object]
@@ -153,7 +153,7 @@ class Stopwatch:
 def ms_per_mac(saved_ms: Sequence[float], saved_macs: Sequence[int]) -> list[float]:
     """The time that one multiply-accumulate less saves in each stage, from what a change there saved.
 
-    What noise says beyond four times more or less than the mean of all is not believed.
+    What noise says beyond twice or half of the mean of all is not believed.
     """
     mean = sum(saved_ms) / sum(saved_macs) if sum(saved_macs) else 1.0
     if mean <= 0:

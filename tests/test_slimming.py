@@ -143,9 +143,9 @@ def test_fewest_removals_are_enough_and_hardly_too_many(most: int, wanted: float
 
 
 def test_ms_per_mac_believes_no_noise() -> None:
-    """Stages that seem to save nothing, or time that is not theirs, stay within four times the mean of all."""
-    assert ms_per_mac([4.0, 1.0, -1.0, 396.0], [100, 100, 100, 100]) == [1.0 * 0.25, 0.25, 0.25, 3.96]
-    assert ms_per_mac([1.0, 1.0, 18.0], [100, 100, 0]) == [0.025, 0.025, 0.1]
+    """Stages that seem to save nothing, or time that is not theirs, stay within twice and half of the mean of all."""
+    assert ms_per_mac([4.0, 1.0, -1.0, 396.0], [100, 100, 100, 100]) == [0.5, 0.5, 0.5, 2.0]
+    assert ms_per_mac([1.0, 1.0, 18.0], [100, 100, 0]) == [0.05, 0.05, 0.1]
     assert ms_per_mac([-1.0, 0.5], [100, 100]) == [1.0, 1.0]
     assert ms_per_mac([0.0, 0.0], [0, 0]) == [1.0, 1.0]
 
