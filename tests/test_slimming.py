@@ -27,7 +27,7 @@ from googlenet_edge.engines.bundle import read_bundle
 from googlenet_edge.engines.lowering import Lowered
 from googlenet_edge.engines.predictor import Predictor
 from googlenet_edge.engines.registry import Backend, backend_for
-from googlenet_edge.engines.slimming import fewest_removals
+from googlenet_edge.engines.slimming import fewest_removals, removals_for
 from googlenet_edge.engines.stopwatch import STAGES, Stopwatch, Target, ms_per_mac
 from googlenet_edge.engines.timing import Ratio
 from googlenet_edge.files import sha256_file
@@ -136,10 +136,32 @@ def test_fewest_removals_are_enough_and_hardly_too_many(most: int, wanted: float
         asked.append(count)
         return 1 - (1 - wanted / 2) * (count / most) ** bend
 
-    found = fewest_removals(ratio, most, wanted)
+    found = fewest_removals(wanted, ratio, too_few=0, enough=most)
     assert ratio(found) <= wanted
     assert ratio(found - 1) > wanted or ratio(found) >= 0.99 * wanted
     assert len(asked) <= most.bit_length() + 3
+
+
+@pytest.mark.parametrize("lie", [0.6, 1.0, 1.7])
+def test_removals_that_noise_misled_to_are_searched_again(lie: float) -> None:
+    """The first search sees a machine that seems faster or slower than it is; a closer look does not."""
+    asked: list[int] = []
+
+    def truth(count: int) -> float:
+        return 1 - 0.9 * count / 1000
+
+    def ratio(count: int) -> float:
+        asked.append(count)
+        return truth(count) * (lie if len(asked) <= 12 else 1)
+
+    def confirm(count: int) -> Interval:
+        return Interval(truth(count) * 0.99, truth(count) * 1.01)
+
+    assert truth(removals_for(0.5, ratio, confirm, most=1000)) == pytest.approx(0.5, rel=0.011)
+
+
+def test_removals_that_are_never_confirmed_end_the_search() -> None:
+    assert removals_for(0.5, lambda _: 0.4, lambda _: Interval(0.8, 0.9), most=100) == 3
 
 
 def test_ms_per_mac_believes_no_noise() -> None:
