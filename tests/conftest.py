@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import libgne
 import pytest
 from command import Built, copy_of, done
 from hypothesis import settings
@@ -47,6 +48,24 @@ def built(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
     folder = copy_of(tiny_run, tmp_path_factory.mktemp("built") / "work")
     (folder / "gnet-edge.toml").write_text("max_drop = 100\ncalibration_images = 24\n")
     return Built(folder, done("build", "--precision", "fp32", cwd=folder), done("build", "--json", cwd=folder))
+
+
+@pytest.fixture(scope="session")
+def gne_prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where libgne is installed: ``include``, ``lib``, ``lib/cmake/gne``, ``lib/pkgconfig``."""
+    libgne.need_tools()
+    folder = tmp_path_factory.mktemp("libgne")
+    prefix = folder / "installed"
+    options = ("-DGNE_WERROR=ON", f"-DCMAKE_INSTALL_PREFIX={prefix}", "-DCMAKE_INSTALL_LIBDIR=lib")
+    libgne.cmake(libgne.CPP, folder / "build", *options)
+    libgne.done("cmake", "--install", folder / "build")
+    return prefix
+
+
+@pytest.fixture(scope="session")
+def gne(gne_prefix: Path) -> libgne.Library:
+    """libgne, loaded by `ctypes`."""
+    return libgne.load(gne_prefix / "lib" / "libgne.so")
 
 
 def gnet_edge(*arguments: str, cwd: Path) -> None:
