@@ -57,10 +57,11 @@ Filter make_filter(uint32_t input, Span span, uint32_t output) {
 
 uint8_t to_byte(int32_t sum) { return static_cast<uint8_t>(std::clamp(sum >> kPrecisionBits, 0, 255)); }
 
-void resample_row(const uint8_t* row, const Filter& filter, uint8_t* out) {
+// `row` starts with the pixel of index `start`.
+void resample_row(const uint8_t* row, uint32_t start, const Filter& filter, uint8_t* out) {
   for (const Taps& taps : filter.taps) {
     const int32_t* weight = filter.weights.data() + taps.weights;
-    const uint8_t* pixel = row + size_t{taps.first} * 3;
+    const uint8_t* pixel = row + size_t{taps.first - start} * 3;
     int32_t red = kHalf, green = kHalf, blue = kHalf;
     for (uint32_t i = 0; i < taps.count; ++i, pixel += 3) {
       red += pixel[0] * weight[i];
@@ -72,13 +73,55 @@ void resample_row(const uint8_t* row, const Filter& filter, uint8_t* out) {
 }
 
 // One output row from the rows that it is made from, which follow each other in memory.
-void resample_column(const uint8_t* rows, const int32_t* weights, uint32_t count, size_t length, int32_t* sums,
+void resample_column(const uint8_t* rows, const int32_t* weights, uint32_t count, std::vector<int32_t>& sums,
                      uint8_t* out) {
-  std::fill(sums, sums + length, kHalf);
+  const size_t length = sums.size();
+  int32_t* const sum = sums.data();
+  std::fill(sums.begin(), sums.end(), kHalf);
   for (uint32_t i = 0; i < count; ++i, rows += length) {
-    for (size_t x = 0; x < length; ++x) sums[x] += rows[x] * weights[i];
+    for (size_t x = 0; x < length; ++x) sum[x] += rows[x] * weights[i];
   }
-  for (size_t x = 0; x < length; ++x) out[x] = to_byte(sums[x]);
+  for (size_t x = 0; x < length; ++x) out[x] = to_byte(sum[x]);
+}
+
+// Rows of `length` bytes, of which the first is the image's row `filter.first()`, to as many rows as there are taps.
+void resample_columns(const std::vector<uint8_t>& rows, size_t length, const Filter& filter, uint8_t* out) {
+  std::vector<int32_t> sums(length);
+  for (const Taps& taps : filter.taps) {
+    const uint8_t* first = rows.data() + (taps.first - filter.first()) * length;
+    resample_column(first, filter.weights.data() + taps.weights, taps.count, sums, out);
+    out += length;
+  }
+}
+
+void across_then_down(Rows& image, const Filter& across, const Filter& down, uint8_t* pixels) {
+  const size_t length = across.taps.size() * 3;
+  std::vector<uint8_t> narrow(length * (down.last() - down.first()));
+  uint8_t* out = narrow.data();
+  for (uint32_t y = down.first(); y < down.last(); ++y, out += length) {
+    resample_row(image.row(y, across.first(), across.last()), 0, across, out);
+  }
+  resample_columns(narrow, length, down, pixels);
+}
+
+void down_then_across(Rows& image, const Filter& across, const Filter& down, uint8_t* pixels) {
+  const size_t start = size_t{across.first()} * 3, length = size_t{across.last()} * 3 - start;
+  std::vector<uint8_t> box, low(length * down.taps.size());
+  box.reserve(length * (down.last() - down.first()));
+  for (uint32_t y = down.first(); y < down.last(); ++y) {
+    const uint8_t* row = image.row(y, across.first(), across.last());
+    box.insert(box.end(), row + start, row + start + length);
+  }
+  resample_columns(box, length, down, low.data());
+  for (size_t y = 0; y < down.taps.size(); ++y) {
+    resample_row(low.data() + y * length, across.first(), across, pixels + y * across.taps.size() * 3);
+  }
+}
+
+// Whether Pillow 13 goes along the columns first, which rounds some values otherwise; older ones never do.
+bool is_tall(const Rows& image, uint32_t crop) {
+  const int64_t across = int64_t{image.width()} - crop, down = int64_t{image.height()} - crop;
+  return down > 0 && down > 2 * across;
 }
 
 }  // namespace
@@ -89,17 +132,7 @@ void resample_centre(Rows& image, uint32_t resize, uint32_t crop, uint8_t* pixel
   const double left = (width - side) / 2, top = (height - side) / 2;
   const Filter across = make_filter(image.width(), {static_cast<float>(left), static_cast<float>(left + side)}, crop);
   const Filter down = make_filter(image.height(), {static_cast<float>(top), static_cast<float>(top + side)}, crop);
-  const size_t length = size_t{crop} * 3;
-  std::vector<uint8_t> narrow(length * (down.last() - down.first()));
-  for (uint32_t y = down.first(); y < down.last(); ++y) {
-    resample_row(image.row(y, across.first(), across.last()), across, narrow.data() + (y - down.first()) * length);
-  }
-  std::vector<int32_t> sums(length);
-  for (uint32_t y = 0; y < crop; ++y) {
-    const Taps& taps = down.taps[y];
-    resample_column(narrow.data() + (taps.first - down.first()) * length, down.weights.data() + taps.weights,
-                    taps.count, length, sums.data(), pixels + y * length);
-  }
+  is_tall(image, crop) ? down_then_across(image, across, down, pixels) : across_then_down(image, across, down, pixels);
 }
 
 }  // namespace gne_sdk

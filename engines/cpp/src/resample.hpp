@@ -1,7 +1,8 @@
 // Pillow's antialiased bilinear resize of a box, bit for bit, on RGB rows.
 //
-// Source: Pillow's behaviour (src/libImaging/Resample.c): a triangle filter as wide as the reduction, weights in
-// 22-bit fixed point, first along the rows, then along the columns, with 8-bit pixels in between.
+// Source: Pillow 13's behaviour (src/libImaging/Resample.c): a triangle filter as wide as the reduction, weights in
+// 22-bit fixed point, first along the rows, then along the columns, with 8-bit pixels in between; tall images the other
+// way round.
 #pragma once
 
 #include <cstddef>
