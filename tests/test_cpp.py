@@ -98,7 +98,18 @@ def jpeg(image: Image.Image, **options: object) -> bytes:
 
 def shapes() -> Iterator[tuple[int, int]]:
     """70 sizes: thin and small ones, those at which decoding begins to shrink, and random ones."""
-    yield from [(1, 1), (1, 700), (700, 1), (2, 3), (33, 50), (3000, 300), (300, 3000), (97, 2500), (224, 224), (256, 256)]
+    yield from [
+        (1, 1),
+        (1, 700),
+        (700, 1),
+        (2, 3),
+        (33, 50),
+        (3000, 300),
+        (300, 3000),
+        (97, 2500),
+        (224, 224),
+        (256, 256),
+    ]
     for side in (71, 72, 73, 143, 144, 145, 287, 288, 289, 511, 512, 513, 575, 576, 577, 1023, 1024, 1025):
         yield from [(side, side + 40), (side + 40, side)]
     random = np.random.default_rng(1)
@@ -199,9 +210,7 @@ def test_cpp_nv12_frames_are_what_the_standard_says(
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("kind", ["fp32", "fp16", "int8", "int8 in 7 bits"])
-def test_cpp_logits_of_googlenet_are_pythons_bit_for_bit(
-    gne: Library, tmp_path: Path, kind: str, threads: int
-) -> None:
+def test_cpp_logits_of_googlenet_are_pythons_bit_for_bit(gne: Library, tmp_path: Path, kind: str, threads: int) -> None:
     path, pixels = whole_bundle(tmp_path / "bundle", kind), tiny_pixels(5, crop=64, seed=3)
     with gne.open(path, threads=threads) as engine, googlenet_edge.load(path, threads=threads) as predictor:
         assert np.array_equal(engine.run(pixels), predictor.run(pixels))

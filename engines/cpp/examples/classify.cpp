@@ -6,8 +6,9 @@
 namespace {
 
 void show(const gne::engine& engine, const char* path) {
+  const std::vector<gne::prediction> best = engine.classify_file(path);
   std::printf("%s\n", path);
-  for (const gne::prediction& each : engine.classify_file(path)) {
+  for (const gne::prediction& each : best) {
     std::printf("  %6.2f %%  %s\n", 100 * each.probability, each.label.c_str());
   }
 }
