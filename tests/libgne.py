@@ -23,7 +23,7 @@ RGB, BGR, NV12, NV12_BT709 = range(4)
 BAD_ARGUMENT, CLOSED, BAD_BUNDLE, BAD_RUNTIME, BAD_IMAGE = range(1, 6)
 
 
-class Failed(Exception):
+class Failed(Exception):  # noqa: N818  (a status, as the library has it)
     """A status that is not GNE_OK, with the text of gne_last_error."""
 
     def __init__(self, status: int, text: str) -> None:

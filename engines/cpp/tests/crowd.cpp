@@ -1,5 +1,6 @@
-// crowd BUNDLE IMAGE.jpg THREADS SECONDS: threads that share one engine. All must get the same logits. Prints how many
-// inferences there were, and the resident memory in KiB after a quarter of the time and at the end.
+// crowd BUNDLE IMAGE.jpg THREADS OPENERS SECONDS: threads that share one engine, and others that open, use and close
+// their own. All must get the same logits. Prints how many inferences the first had, and the resident memory in KiB
+// after a quarter of the time and at the end.
 #include <atomic>
 #include <chrono>
 #include <cstdio>
@@ -25,6 +26,7 @@ long resident_kib() {
 }
 
 struct Shared {
+  const char* bundle;
   const gne::engine& engine;
   const std::vector<uint8_t>& jpeg;
   const std::vector<float>& expected;
@@ -33,18 +35,22 @@ struct Shared {
   std::atomic<int> wrong{0};
 };
 
-void work(Shared& shared) {
-  while (!shared.stop) {
-    if (shared.engine.run(shared.engine.pixels_of_jpeg(shared.jpeg.data(), shared.jpeg.size())) != shared.expected) {
-      ++shared.wrong;
-    }
-    ++shared.runs;
-  }
+void check(const gne::engine& engine, Shared& shared) {
+  if (engine.run(engine.pixels_of_jpeg(shared.jpeg.data(), shared.jpeg.size())) != shared.expected) ++shared.wrong;
 }
 
-int run_crowd(Shared& shared, int threads, std::chrono::milliseconds time) {
+void work(Shared& shared) {
+  for (; !shared.stop; ++shared.runs) check(shared.engine, shared);
+}
+
+void open_and_close(Shared& shared) {
+  while (!shared.stop) check(gne::engine(shared.bundle), shared);
+}
+
+int run_crowd(Shared& shared, int threads, int openers, std::chrono::milliseconds time) {
   std::vector<std::thread> crowd;
   for (int i = 0; i < threads; ++i) crowd.emplace_back([&] { work(shared); });
+  for (int i = 0; i < openers; ++i) crowd.emplace_back([&] { open_and_close(shared); });
   std::this_thread::sleep_for(time / 4);
   const long early = resident_kib();
   std::this_thread::sleep_for(time * 3 / 4);
@@ -58,14 +64,14 @@ int run_crowd(Shared& shared, int threads, std::chrono::milliseconds time) {
 }  // namespace
 
 int main(int count, char** arguments) {
-  if (count != 5) return 2;
+  if (count != 6) return 2;
   try {
     const gne::engine engine(arguments[1]);
     const auto jpeg = gne_sdk::read_file(arguments[2], SIZE_MAX, GNE_BAD_IMAGE);
     const auto expected = engine.run(engine.pixels_of_jpeg(jpeg.data(), jpeg.size()));
-    Shared shared{engine, jpeg, expected};
-    const auto time = std::chrono::milliseconds(static_cast<long>(1000 * std::atof(arguments[4])));
-    return run_crowd(shared, std::atoi(arguments[3]), time);
+    Shared shared{arguments[1], engine, jpeg, expected};
+    const auto time = std::chrono::milliseconds(static_cast<long>(1000 * std::atof(arguments[5])));
+    return run_crowd(shared, std::atoi(arguments[3]), std::atoi(arguments[4]), time);
   } catch (const std::exception& problem) {
     std::fprintf(stderr, "crowd: %s\n", problem.what());
     return 1;
