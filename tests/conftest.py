@@ -56,7 +56,7 @@ def gne_prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
     libgne.need_tools()
     folder = tmp_path_factory.mktemp("libgne")
     prefix = folder / "installed"
-    options = ("-DGNE_WERROR=ON", f"-DCMAKE_INSTALL_PREFIX={prefix}", "-DCMAKE_INSTALL_LIBDIR=lib")
+    options = ("-DGNE_WERROR=ON", "-DGNE_TESTS=ON", f"-DCMAKE_INSTALL_PREFIX={prefix}", "-DCMAKE_INSTALL_LIBDIR=lib")
     libgne.cmake(libgne.CPP, folder / "build", *options)
     libgne.done("cmake", "--install", folder / "build")
     return prefix
