@@ -1,15 +1,12 @@
 #include "sha256.hpp"
 
-#include <array>
 #include <cstring>
 
+#include "sha256_blocks.hpp"
+
 namespace gne_sdk {
-namespace {
 
-constexpr size_t kBlock = 64;
-using State = std::array<uint32_t, 8>;
-
-constexpr std::array<uint32_t, 64> kRound = {
+const std::array<uint32_t, 64> kSha256Rounds = {
     0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
     0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
     0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da,
@@ -18,6 +15,11 @@ constexpr std::array<uint32_t, 64> kRound = {
     0xa2bfe8a1, 0xa81a664b, 0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070,
     0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3,
     0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2};
+
+namespace {
+
+constexpr size_t kBlock = 64;
+using State = Sha256State;
 
 uint32_t turned(uint32_t value, int bits) { return value >> bits | value << (32 - bits); }
 
@@ -42,7 +44,7 @@ void add_block(State& state, const uint8_t* block) {
   auto [a, b, c, d, e, f, g, h] = state;
   for (size_t i = 0; i < 64; ++i) {
     const uint32_t s1 = turned(e, 6) ^ turned(e, 11) ^ turned(e, 25);
-    const uint32_t first = h + s1 + ((e & f) ^ (~e & g)) + kRound[i] + words[i];
+    const uint32_t first = h + s1 + ((e & f) ^ (~e & g)) + kSha256Rounds[i] + words[i];
     const uint32_t s0 = turned(a, 2) ^ turned(a, 13) ^ turned(a, 22);
     const uint32_t second = s0 + ((a & b) ^ (a & c) ^ (b & c));
     h = g, g = f, f = e, e = d + first;
@@ -52,28 +54,41 @@ void add_block(State& state, const uint8_t* block) {
   for (size_t i = 0; i < 8; ++i) state[i] += sums[i];
 }
 
+void add_blocks(State& state, const uint8_t* blocks, size_t count) {
+  for (size_t i = 0; i < count; ++i) add_block(state, blocks + i * kBlock);
+}
+
+using AddBlocks = void (*)(State&, const uint8_t* blocks, size_t count);
+
 // The end of the message, a one bit, zeros, and the length in bits: one or two blocks.
-void add_end(State& state, Bytes rest, uint64_t total) {
+void add_end(State& state, Bytes rest, uint64_t total, AddBlocks add) {
   std::array<uint8_t, 2 * kBlock> end{};
   if (rest.size) std::memcpy(end.data(), rest.data, rest.size);
   end[rest.size] = 0x80;
   const size_t size = rest.size < kBlock - 8 ? kBlock : 2 * kBlock;
   for (size_t i = 0; i < 8; ++i) end[size - 1 - i] = static_cast<uint8_t>(total * 8 >> 8 * i);
-  for (size_t at = 0; at < size; at += kBlock) add_block(state, end.data() + at);
+  add(state, end.data(), size / kBlock);
 }
 
-}  // namespace
-
-std::string sha256(Bytes bytes) {
+std::string digest(Bytes bytes, AddBlocks add) {
   State state = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
-  const size_t whole = bytes.size / kBlock * kBlock;
-  for (size_t at = 0; at < whole; at += kBlock) add_block(state, bytes.data + at);
-  add_end(state, bytes.from(whole), bytes.size);
+  const size_t whole = bytes.size / kBlock;
+  add(state, bytes.data, whole);
+  add_end(state, bytes.from(whole * kBlock), bytes.size, add);
   std::string digits;
   for (const uint32_t word : state) {
     for (int shift = 28; shift >= 0; shift -= 4) digits += "0123456789abcdef"[word >> shift & 15];
   }
   return digits;
 }
+
+}  // namespace
+
+std::string sha256(Bytes bytes) {
+  static const bool has_instructions = has_sha256_instructions();
+  return digest(bytes, has_instructions ? add_sha256_blocks : add_blocks);
+}
+
+std::string sha256_portable(Bytes bytes) { return digest(bytes, add_blocks); }
 
 }  // namespace gne_sdk
