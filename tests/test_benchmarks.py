@@ -95,6 +95,25 @@ def test_benchmarks_cold_start_keeps_every_start(bundles: list[Path], tmp_path: 
     assert len(json.loads((tmp_path / "kept.json").read_bytes())["details"]) == 6
 
 
+def test_benchmarks_cpp_embedding_keeps_starts_rounds_and_memory(
+    bundles: list[Path], gne_prefix: Path, tmp_path: Path
+) -> None:
+    small = ("--build", gne_prefix.parent / "build", "--starts", 6, "--rounds", 6, "--seconds", 1)
+    found = figures("cpp_embedding.py", bundles[1], *small, out=tmp_path / "kept.json")
+    assert found["its peak memory"]["value"] > 10
+    assert found["C++ / Python"]["value"] > 0
+    kept = json.loads((tmp_path / "kept.json").read_bytes())["details"]
+    assert [len(kept["starts"]), *(len(each) for each in kept["rounds_ms"].values())] == [6, 6, 6, 6]
+    assert kept["crowd"]["inferences"] > 8
+
+
+def test_benchmarks_cpp_embedding_of_no_bundle_is_one_line(answer: Answer, gne_prefix: Path, tmp_path: Path) -> None:
+    code, _, err = answer("cpp_embedding.py", tmp_path, "--build", gne_prefix.parent / "build")
+    assert code == 1
+    assert err.count("\n") == 1
+    assert "is not a bundle: it has no manifest.json" in err
+
+
 def test_benchmarks_cold_start_of_no_bundle_is_one_line(answer: Answer, tmp_path: Path) -> None:
     code, _, err = answer("cold_start.py", tmp_path)
     assert code == 1

@@ -174,6 +174,13 @@ def test_cpp_opens_no_forged_manifest_that_python_refuses(gne: Library, bundle: 
             assert not (opens(gne, bundle) and not opens_in_python(bundle)), (member, value)
 
 
+def test_cpp_hashes_are_sha256_with_the_processors_instructions_and_without(gne_prefix: Path, tmp_path: Path) -> None:
+    data = np.random.default_rng(0).integers(0, 256, 200, np.uint8).tobytes()
+    (tmp_path / "data").write_bytes(data)
+    lines = done(gne_prefix.parent / "build" / "tests" / "hashes", tmp_path / "data").splitlines()
+    assert lines == [" ".join([sha256_bytes(data[:size])] * 2) for size in range(201)]
+
+
 def damaged(data: bytes, seed: int) -> bytes:
     """A few flipped bits, a cut, or a piece too few."""
     dice = random.Random(seed)
