@@ -11,6 +11,7 @@ from rich.table import Table
 
 from googlenet_edge.engines.accuracy import Accuracy, Comparison
 from googlenet_edge.engines.bundle import MODEL, EngineTrial, Manifest
+from googlenet_edge.engines.devices import KnownDevice
 from googlenet_edge.engines.measurement import BundleMeasurement, Measurement, Stage
 from googlenet_edge.engines.predictor import Prediction
 from googlenet_edge.statistics import Interval, wilson_interval
@@ -165,6 +166,24 @@ def predictions_table(rows: Sequence[tuple[str, Sequence[Prediction]]]) -> Table
     for name, predictions in rows:
         for i, prediction in enumerate(predictions):
             table.add_row(name if i == 0 else "", prediction.label, f"{prediction.probability:.1%}")
+    return table
+
+
+def devices_table(devices: Sequence[KnownDevice]) -> Table:
+    """The known devices; what this machine is has a star."""
+    table = _table("device (* here)", "", "GPU", "INT8", "DLA cores", "memory", "TensorRT")
+    table.columns[1].justify = "left"
+    for device in devices:
+        tensorrt = list(device.tensorrt.values())
+        table.add_row(
+            f"{device.name} *" if device.at_hand else device.name,
+            device.title,
+            ".".join(map(str, device.compute_capability or ())),
+            "yes" if device.int8 else "no",
+            "/".join(map(str, device.dla_cores)),
+            "/".join(map(str, device.memory_gb)) + (" GB" if device.memory_gb else ""),
+            "–".join(dict.fromkeys((*tensorrt[:1], *tensorrt[-1:]))),
+        )
     return table
 
 

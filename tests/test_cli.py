@@ -13,6 +13,7 @@ from typing import Any
 import onnx
 import pytest
 from command import Built, contents, copy_of, done, gnet_edge
+from fake_jetson import ORIN_NANO, XAVIER_NX, fake_jetson
 from PIL import Image
 from tiny_bundles import solid, write_colour_bundle
 from typer.main import get_command
@@ -20,8 +21,10 @@ from typer.main import get_command
 from googlenet_edge import __version__
 from googlenet_edge.checkpoint import read_checkpoint, write_checkpoint
 from googlenet_edge.cli import app
+from googlenet_edge.commands import machine
 from googlenet_edge.engines import rounds
 from googlenet_edge.engines.measurement import read_measurement
+from googlenet_edge.target import Device
 
 COMMANDS = (
     "demo",
@@ -35,6 +38,7 @@ COMMANDS = (
     "inspect",
     "bench",
     "sensitivity",
+    "devices",
 )
 
 
@@ -252,6 +256,31 @@ def test_inspect_tells_of_every_kind_of_file(path: str, kind: str, fact: tuple[s
     assert re.search(rf"^{fact[0]} +{fact[1]} *$", outcome.err, re.MULTILINE), outcome.err
 
 
+# Machines
+
+
+def test_devices_lists_what_can_be_named_and_marks_what_is_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "ROOT", fake_jetson(tmp_path, XAVIER_NX))
+    outcome = done("devices", "--json", cwd=tmp_path)
+    found = {device["name"]: device for device in json.loads(outcome.out)}
+    assert list(found) == [device.value for device in Device if device is not Device.JETSON]
+    assert [name for name, device in found.items() if device["at_hand"]] == ["xavier-nx", "cpu"]
+    assert found["nano"]["int8"] is False
+    assert found["orin-nx"]["dla_cores"] == [1, 2]
+    assert found["agx-orin"]["tensorrt"]["7.2.2"] == "11.4"
+    assert re.search(r"^nano +Jetson Nano +5\.3 +no +0 +2/4 GB +8\.2 *$", outcome.err, re.MULTILINE), outcome.err
+    assert re.search(r"^xavier-nx \* +Jetson Xavier NX +7\.2 +yes +2 +8/16 GB +8\.2–8\.5 *$", outcome.err, re.MULTILINE)
+
+
+def test_bench_of_the_jetson_at_hand_says_which_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "ROOT", fake_jetson(tmp_path, ORIN_NANO))
+    assert gnet_edge("bench", "--device", "jetson", cwd=tmp_path).err.startswith(
+        "using --device orin-nano (Jetson Orin Nano)\n"
+    )
+
+
 # Settings
 
 
@@ -259,7 +288,7 @@ def test_settings_are_used_and_the_command_line_wins(colours: Path, tmp_path: Pa
     (tmp_path / "gnet-edge.toml").write_text('device = "jetson"\ndata = "photos"\n')
     from_settings, given = gnet_edge("bench", cwd=tmp_path), gnet_edge("bench", "--device", "cpu", cwd=tmp_path)
     assert from_settings.err.startswith("using --device jetson (gnet-edge.toml says so)\n")
-    assert "this version has no backend for the device jetson" in from_settings.err
+    assert re.search(r"^gnet-edge: this machine is no Jetson; copy the bundle to one ", from_settings.err, re.MULTILINE)
     assert given.err.startswith("gnet-edge: there is no bundle under")
     bundle = colours / "runs" / "colours" / "fp32-cpu"
     assert "photos is not a folder" in gnet_edge("eval", bundle, cwd=tmp_path).err

@@ -1,0 +1,61 @@
+"""Commands about machines: which are known, and what this one can do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from googlenet_edge.commands.options import JsonOption, output
+from googlenet_edge.console import chosen, shown
+from googlenet_edge.target import Device
+from googlenet_edge.workspace import Settings
+
+ROOT = Path("/")
+"""Where this machine describes itself: ``proc``, ``sys``, ``etc``."""
+
+DeviceOption = Annotated[
+    Device | None,
+    typer.Option(metavar="NAME", help="cpu, jetson (the one at hand), or one of gnet-edge devices; default: cpu."),
+]
+
+
+def device_for_build(given: Device | None, settings: Settings) -> Device:
+    """What to build for, after telling which Jetson that is. Raises `EngineError` where it cannot be known."""
+    from googlenet_edge.engines.at_hand import jetson_to_build_for
+
+    wish = chosen("--device", given, settings.device, Device.CPU)
+    if wish is not Device.JETSON:
+        return wish
+    return _told(jetson_to_build_for(set_to=settings.device, root=ROOT))
+
+
+def device_for_bench(given: Device | None, settings: Settings) -> Device:
+    """Where to measure, which is here. Raises `EngineError` where this machine is another."""
+    from googlenet_edge.engines.at_hand import device_to_measure
+
+    wish = chosen("--device", given, settings.device, Device.CPU)
+    device = device_to_measure(wish, root=ROOT)
+    return device if device is wish else _told(device)
+
+
+def devices(as_json: JsonOption = False) -> None:
+    """The devices that can be named with --device, and what each can do.
+
+    Example: gnet-edge devices --json
+    """
+    from googlenet_edge.engines.devices import known_devices
+    from googlenet_edge.engines.jetson import detect
+    from googlenet_edge.engines.tables import devices_table
+
+    found = known_devices(detect(ROOT))
+    shown(devices_table(found))
+    output(found, as_json)
+
+
+def _told(device: Device) -> Device:
+    from googlenet_edge.engines.devices import profile_of
+
+    shown(f"using --device {device.value} ({profile_of(device).title})")
+    return device
