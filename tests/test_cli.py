@@ -29,6 +29,7 @@ from googlenet_edge.target import Device
 COMMANDS = (
     "demo",
     "train",
+    "finetune",
     "prune",
     "export",
     "calibrate",
