@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from googlenet_edge.engines.sensors import Watched
+from googlenet_edge.engines.sensors import POWER_HZ, Watched
 from googlenet_edge.engines.timing import Clock, Tick, take_turns
 
 _FEWEST_SAMPLES = 3
@@ -43,11 +43,16 @@ class Energy:
 
 @dataclass(frozen=True, slots=True)
 class EnergyPlan:
-    """Each of ``rounds`` turns lasts ``seconds``, after ``settle_s`` that do not count."""
+    """Each of ``rounds`` turns lasts ``seconds``, after ``settle_s`` that do not count; sensors are read at ``hz``."""
 
     rounds: int = 3
     seconds: float = 2.0
     settle_s: float = 0.5
+    hz: float = POWER_HZ
+
+    def turn_count(self, subjects: int) -> int:
+        """How many turns there are, with the idle ones."""
+        return self.rounds * (1 + subjects)
 
 
 def take_stretches(
@@ -63,7 +68,7 @@ def take_stretches(
     Args:
         elapsed_s: the time of the samples, `Watch.elapsed_s`.
         pause: `time.sleep`.
-        tick: called ``(1 + len(runs)) * plan.rounds`` times.
+        tick: called `EnergyPlan.turn_count` times.
     """
     turns = [
         partial(_idle, plan, elapsed_s, pause),

@@ -23,6 +23,7 @@ from googlenet_edge.checkpoint import read_checkpoint, write_checkpoint
 from googlenet_edge.cli import app
 from googlenet_edge.commands import machine
 from googlenet_edge.engines import rounds
+from googlenet_edge.engines.energy import EnergyPlan
 from googlenet_edge.engines.measurement import read_measurement
 from googlenet_edge.target import Device
 
@@ -280,6 +281,21 @@ def test_bench_of_the_jetson_at_hand_says_which_it_is(tmp_path: Path, monkeypatc
     assert gnet_edge("bench", "--device", "jetson", cwd=tmp_path).err.startswith(
         "using --device orin-nano (Jetson Orin Nano)\n"
     )
+
+
+def test_bench_on_a_jetson_shows_what_its_sensors_said(
+    colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    energy = EnergyPlan(1, 0.05, settle_s=0.0, hz=500)
+    quick = partial(rounds.BenchPlan, rounds=6, runs=1, batches=(1,), batch_rounds=1, cold_starts=1, energy=energy)
+    monkeypatch.setattr(rounds, "BenchPlan", lambda **given: quick(threads=given["threads"]))
+    monkeypatch.setattr(machine, "ROOT", fake_jetson(tmp_path, ORIN_NANO))
+    said = done("bench", "--device", "cpu", cwd=colours).err
+    assert re.search(r"^colours/fp32-cpu +\d+\.\d mJ +-?\d\.\d mJ +4805\.7 mW +4805\.7 mW$", said, re.MULTILINE), said
+    assert re.search(r"^VDD_IN +4805\.7 mW +4805\.7 mW +4805\.7 mW$", said, re.MULTILINE)
+    assert re.search(r"^cv0-thermal +not measured +not measured +not measured$", said, re.MULTILINE)
+    assert "throttle events: none\n" in said
+    assert "JetPack 6.2, TensorRT 10.3.0.30, power mode 25W, GPU at 306 to 918 MHz\n" in said
 
 
 # Settings

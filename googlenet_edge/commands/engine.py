@@ -255,9 +255,10 @@ def bench(
     plan = BenchPlan(threads=cores, streams=streams or CORES, rounds=rounds)
     photo = read_image_file(image) if image else None
     with bar("measuring") as progress:
-        measurement = run(paths, plan=plan, image=photo, engine=engine, progress=progress)
+        measurement = run(paths, plan=plan, image=photo, engine=engine, progress=progress, root=machine.ROOT)
     for table in (latency_table(measurement), resources_table(measurement), stages_table(measurement)):
         shown(table)
+    machine.show_sensors(measurement)
     shown(circumstances_sentence(measurement))
     for warning in measurement.warnings:
         shown(f"warning: {warning}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from googlenet_edge.commands.options import JsonOption, output
 from googlenet_edge.console import chosen, shown
 from googlenet_edge.target import Device
 from googlenet_edge.workspace import Settings
+
+if TYPE_CHECKING:
+    from googlenet_edge.engines.measurement import Measurement
 
 ROOT = Path("/")
 """Where this machine describes itself: ``proc``, ``sys``, ``etc``."""
@@ -38,6 +41,17 @@ def device_for_bench(given: Device | None, settings: Settings) -> Device:
     wish = chosen("--device", given, settings.device, Device.CPU)
     device = device_to_measure(wish, root=ROOT)
     return device if device is wish else _told(device)
+
+
+def show_sensors(measurement: Measurement) -> None:
+    """Which Jetson it was, and its energy, power and heat; nothing of another machine."""
+    from googlenet_edge.engines.tables import energy_table, jetson_sentence, sensors_table, throttling_sentence
+
+    jetson = measurement.circumstances.jetson
+    if jetson:
+        for line in (energy_table(measurement), sensors_table(measurement), throttling_sentence(measurement)):
+            shown(line)
+        shown(jetson_sentence(jetson))
 
 
 def devices(as_json: JsonOption = False) -> None:
