@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +37,7 @@ from googlenet_edge.target import EngineName, Precision
 
 _BUSY_LOAD = 0.5
 _WIDE_SPREAD = 0.05
+_HEAVY_WATCH = 0.01
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,9 +116,7 @@ def doubts(
     gpu = circumstances.jetson.gpu_clock if circumstances.jetson else None
     if gpu and not gpu.locked:
         found.append(f"the GPU's clock moves from {gpu.low_mhz} to {gpu.high_mhz} MHz; fix it with: sudo jetson_clocks")
-    for cause, count in (watched.throttle_events or {} if watched else {}).items():
-        if count:
-            found.append(f"the hardware throttled {count} times ({cause}); use a stronger supply or a lower power mode")
+    found += _doubts_of_sensors(watched) if watched else ()
     for bundle in bundles:
         spread = bundle.latency.summary_ms.spread
         if not bundle.warm_up.steady:
@@ -127,6 +126,14 @@ def doubts(
                 f"{bundle.name} varied by {spread:.0%} (middle half of its runs); measure again with more rounds"
             )
     return tuple(found)
+
+
+def _doubts_of_sensors(watched: Watched) -> Iterator[str]:
+    for cause, count in (watched.throttle_events or {}).items():
+        if count:
+            yield f"the hardware throttled {count} times ({cause}); use a stronger supply or a lower power mode"
+    if watched.core_share > _HEAVY_WATCH:
+        yield f"watching the sensors took {watched.core_share:.1%} of a core; quiet the machine"
 
 
 def generated_jpeg(*, width: int = 640, height: int = 480) -> bytes:

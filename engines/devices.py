@@ -63,6 +63,11 @@ class JetPack:
     python: str
 
     @property
+    def tensorrt_name(self) -> str:
+        """Such as ``10.3``."""
+        return ".".join(map(str, self.tensorrt))
+
+    @property
     def opset(self) -> int:
         """The ONNX opset that its TensorRT surely reads."""
         return _OPSET if self.tensorrt >= _FIRST_WITH_OPSET else _OLD_OPSET
@@ -149,6 +154,8 @@ _70  = JetPack("7.0–7.1", (10, 13), "13",   "3.12")
 _72  = JetPack("7.2",     (10, 16), "13",   "3.12")
 _722 = JetPack("7.2.2",   (11, 4),  "13",   "3.12")
 
+JETPACKS = (_46, _51, _60, _61, _70, _72, _722)
+
 PROFILES = (
     _other(Device.CPU, "a processor", Platform.PROCESSOR, 0),
     #       word of --device   title                 GPU      DLA     GB         MiB  JetPacks
@@ -175,6 +182,11 @@ def profile_of(device: Device) -> DeviceProfile:
             return profile
     names = ", ".join(profile.name for profile in JETSONS)
     raise EngineError(f"the device {device.value} can be any Jetson; name it with --device, one of: {names}")
+
+
+def jetpack_with(tensorrt: str) -> JetPack | None:
+    """The JetPack that brings a version of TensorRT such as ``10.3.0.30``; None where it is not known."""
+    return next((jetpack for jetpack in JETPACKS if f"{tensorrt}.".startswith(f"{jetpack.tensorrt_name}.")), None)
 
 
 def typing_of(tensorrt: Version) -> Typing:
@@ -232,7 +244,7 @@ def known_devices(at_hand: Device | None) -> tuple[KnownDevice, ...]:
             fp16=profile.fp16,
             dla_cores=profile.dla_cores,
             memory_gb=profile.memory_gb,
-            tensorrt={jetpack.name: ".".join(map(str, jetpack.tensorrt)) for jetpack in profile.jetpacks},
+            tensorrt={jetpack.name: jetpack.tensorrt_name for jetpack in profile.jetpacks},
             opset=profile.opset,
             workspace_bytes=profile.workspace_bytes,
             at_hand=profile.device in here,

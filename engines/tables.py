@@ -20,6 +20,7 @@ from googlenet_edge.statistics import Interval, wilson_interval
 
 if TYPE_CHECKING:
     from googlenet_edge.calibration.table import Choice
+    from googlenet_edge.engines.doctor import Diagnosis
     from googlenet_edge.engines.finetune import FinetuneReport
     from googlenet_edge.engines.sensitivity import Sensitivity
 
@@ -238,6 +239,17 @@ def devices_table(devices: Sequence[KnownDevice]) -> Table:
             "/".join(map(str, device.memory_gb)) + (" GB" if device.memory_gb else ""),
             "–".join(dict.fromkeys((*tensorrt[:1], *tensorrt[-1:]))),
         )
+    return table
+
+
+def diagnosis_table(diagnosis: Diagnosis) -> Table:
+    """What was found."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for finding in diagnosis.findings:
+        table.add_row(finding.state.value, finding.topic, finding.says)
     return table
 
 

@@ -41,6 +41,7 @@ COMMANDS = (
     "bench",
     "sensitivity",
     "devices",
+    "doctor",
 )
 
 
@@ -268,7 +269,7 @@ def test_devices_lists_what_can_be_named_and_marks_what_is_here(
     outcome = done("devices", "--json", cwd=tmp_path)
     found = {device["name"]: device for device in json.loads(outcome.out)}
     assert list(found) == [device.value for device in Device if device is not Device.JETSON]
-    assert [name for name, device in found.items() if device["at_hand"]] == ["xavier-nx", "cpu"]
+    assert [name for name, device in found.items() if device["at_hand"]] == ["cpu", "xavier-nx"]
     assert found["nano"]["int8"] is False
     assert found["orin-nx"]["dla_cores"] == [1, 2]
     assert found["agx-orin"]["tensorrt"]["7.2.2"] == "11.4"

@@ -68,6 +68,22 @@ def devices(as_json: JsonOption = False) -> None:
     output(found, as_json)
 
 
+def doctor(as_json: JsonOption = False) -> None:
+    """What this machine is, what it can build and run, what is missing, and the commands that mend it.
+
+    Example: gnet-edge doctor
+    """
+    from googlenet_edge.engines.doctor import examine
+    from googlenet_edge.engines.tables import diagnosis_table
+
+    found = examine(ROOT)
+    shown(diagnosis_table(found))
+    for finding in found.findings:
+        if finding.mend:
+            shown(f"mend {finding.topic}: {finding.mend}")
+    output(found, as_json)
+
+
 def _told(device: Device) -> Device:
     from googlenet_edge.engines.devices import profile_of
 
