@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -12,8 +13,8 @@ from typing import Any
 
 import onnx
 import pytest
-from command import Built, contents, copy_of, done, gnet_edge
-from fake_jetson import ORIN_NANO, XAVIER_NX, fake_jetson
+from command import Built, contents, copy_of, done, gnet_edge, refused
+from fake_jetson import ORIN_NANO, XAVIER_NX, fake_jetson, fake_pc
 from PIL import Image
 from tiny_bundles import solid, write_colour_bundle
 from typer.main import get_command
@@ -24,6 +25,7 @@ from googlenet_edge.cli import app
 from googlenet_edge.commands import machine
 from googlenet_edge.engines import rounds
 from googlenet_edge.engines.energy import EnergyPlan
+from googlenet_edge.engines.jetson import Clock, read_jetson
 from googlenet_edge.engines.measurement import read_measurement
 from googlenet_edge.target import Device
 
@@ -291,12 +293,32 @@ def test_bench_on_a_jetson_shows_what_its_sensors_said(
     quick = partial(rounds.BenchPlan, rounds=6, runs=1, batches=(1,), batch_rounds=1, cold_starts=1, energy=energy)
     monkeypatch.setattr(rounds, "BenchPlan", lambda **given: quick(threads=given["threads"]))
     monkeypatch.setattr(machine, "ROOT", fake_jetson(tmp_path, ORIN_NANO))
-    said = done("bench", "--device", "cpu", cwd=colours).err
+    said = done("bench", "--device", "cpu", "--lock-clocks", "--power-mode", "15W", cwd=colours).err
     assert re.search(r"^colours/fp32-cpu +\d+\.\d mJ +-?\d\.\d mJ +4805\.7 mW +4805\.7 mW$", said, re.MULTILINE), said
     assert re.search(r"^VDD_IN +4805\.7 mW +4805\.7 mW +4805\.7 mW$", said, re.MULTILINE)
     assert re.search(r"^cv0-thermal +not measured +not measured +not measured$", said, re.MULTILINE)
     assert "throttle events: none\n" in said
-    assert "JetPack 6.2, TensorRT 10.3.0.30, power mode 25W, GPU at 306 to 918 MHz\n" in said
+    assert "JetPack 6.2, TensorRT 10.3.0.30, power mode 15W, GPU at 918 MHz\n" in said
+    after = read_jetson(machine.ROOT)
+    assert after is not None
+    assert (after.power_mode, after.gpu_clock) == ("25W", Clock(306, 306, 918)), "set back"
+
+
+def test_bench_that_is_ended_sets_the_clocks_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "ROOT", fake_jetson(tmp_path, ORIN_NANO))
+    with pytest.raises(SystemExit), machine.held("15W", lock_clocks=True):
+        signal.raise_signal(signal.SIGTERM)
+    after = read_jetson(machine.ROOT)
+    assert after is not None
+    assert (after.power_mode, after.gpu_clock) == ("25W", Clock(306, 306, 918))
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_bench_cannot_set_the_clocks_of_another_machine(
+    colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "ROOT", fake_pc(tmp_path))
+    refused(gnet_edge("bench", "runs/colours/fp32-cpu", "--lock-clocks", cwd=colours), ".*jetson_clocks is missing; .*")
 
 
 # Settings

@@ -233,6 +233,8 @@ def bench(
     threads: OneThreadOption = None,
     streams: Annotated[int | None, typer.Option(min=1, help="For throughput; default: one for each core.")] = None,
     rounds: Annotated[int, typer.Option(min=6, help="Interleaved rounds of ten runs each.")] = 20,
+    lock_clocks: machine.LockOption = False,
+    power_mode: machine.ModeOption = None,
     image: Annotated[Path | None, typer.Option(help="For the stages; default: a generated JPEG, 640×480.")] = None,
     out: Annotated[Path | None, typer.Option(help="JSON file for every sample; default: none.")] = None,
     as_json: JsonOption = False,
@@ -254,7 +256,7 @@ def bench(
     cores = chosen("--threads", threads, settings.threads, 1)
     plan = BenchPlan(threads=cores, streams=streams or CORES, rounds=rounds)
     photo = read_image_file(image) if image else None
-    with bar("measuring") as progress:
+    with machine.held(power_mode, lock_clocks), bar("measuring") as progress:
         measurement = run(paths, plan=plan, image=photo, engine=engine, progress=progress, root=machine.ROOT)
     for table in (latency_table(measurement), resources_table(measurement), stages_table(measurement)):
         shown(table)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -21,6 +24,13 @@ ROOT = Path("/")
 DeviceOption = Annotated[
     Device | None,
     typer.Option(metavar="NAME", help="cpu, jetson (the one at hand), or one of gnet-edge devices; default: cpu."),
+]
+
+LockOption = Annotated[
+    bool, typer.Option("--lock-clocks", help="A Jetson's clocks at their limits meanwhile; needs root.")
+]
+ModeOption = Annotated[
+    str | None, typer.Option(help="A Jetson's power mode meanwhile, such as 15W; default: as it is.")
 ]
 
 
@@ -41,6 +51,26 @@ def device_for_bench(given: Device | None, settings: Settings) -> Device:
     wish = chosen("--device", given, settings.device, Device.CPU)
     device = device_to_measure(wish, root=ROOT)
     return device if device is wish else _told(device)
+
+
+@contextmanager
+def held(power_mode: str | None, lock_clocks: bool) -> Iterator[None]:
+    """Has a Jetson in a power mode, and its clocks fixed, and sets both back: after Ctrl-C and SIGTERM, too."""
+    from googlenet_edge.engines import clocks
+
+    with ExitStack() as stack:
+        if power_mode or lock_clocks:
+            before = signal.signal(signal.SIGTERM, _end)
+            stack.callback(signal.signal, signal.SIGTERM, before)
+        if power_mode:
+            stack.enter_context(clocks.power_mode(ROOT, power_mode))
+        if lock_clocks:
+            stack.enter_context(clocks.fixed_clocks(ROOT))
+        yield
+
+
+def _end(number: int, _: object) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 def show_sensors(measurement: Measurement) -> None:
