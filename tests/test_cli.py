@@ -96,6 +96,8 @@ def test_version_is_that_of_the_package(tmp_path: Path) -> None:
         (("build", "--precision", "int4"), "'int4' is not one of 'fp32', 'fp16', 'int8'"),
         (("build", "--max-drop", "-1"), "Invalid value for '--max-drop'"),
         (("bench", "--rounds", "1"), "Invalid value for '--rounds'"),
+        (("bench", "--sustained", "10"), "10 is no duration; write it as 90s, 10m or 1h"),
+        (("bench", "--fps", "30"), "--fps is about a load that lasts: give --sustained, such as 10m"),
         (("predict",), "Missing argument '"),
         (("train", "--data", "photos", "--size", "64", "--resize", "32"), "--resize 32 is below --size 64"),
     ],
