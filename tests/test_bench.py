@@ -410,7 +410,7 @@ def test_cold_start_hands_on_what_went_wrong_in_the_fresh_process(tmp_path: Path
 
 
 WATCHING = BenchPlan(
-    rounds=6, runs=1, batches=(1,), batch_rounds=1, cold_starts=1, energy=EnergyPlan(1, 0.05, settle_s=0.0, hz=500)
+    rounds=6, runs=1, batches=(1,), batch_rounds=1, cold_starts=1, energy=EnergyPlan(1, 0.25, settle_s=0.0, hz=200)
 )
 
 
@@ -429,9 +429,8 @@ def test_bench_on_a_jetson_measures_power_energy_and_heat(bundles: list[Path], t
         assert bundle.energy.power_mw == pytest.approx(4805.696)
         assert bundle.energy.idle_mw == pytest.approx(4805.696)
         assert bundle.energy.mj_above_idle == pytest.approx(0, abs=1e-6)
-        assert bundle.energy.mj == pytest.approx(bundle.energy.power_mw * 0.05 / bundle.energy.inferences, rel=0.5), (
-            "of about 0.05 s"
-        )
+        seconds = bundle.energy.mj * bundle.energy.inferences / bundle.energy.power_mw
+        assert seconds > 0.249, "as long as the plan says, or one inference longer"
     assert seen[-1] == (len(seen), len(seen))
     assert "the GPU's clock moves from 306 to 918 MHz; fix it with: sudo jetson_clocks" in found.warnings
     write_measurement(tmp_path / "m.json", found)

@@ -291,7 +291,7 @@ def test_bench_of_the_jetson_at_hand_says_which_it_is(tmp_path: Path, monkeypatc
 def test_bench_on_a_jetson_shows_what_its_sensors_said(
     colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    energy = EnergyPlan(1, 0.05, settle_s=0.0, hz=500)
+    energy = EnergyPlan(1, 0.25, settle_s=0.0, hz=200)
     quick = partial(rounds.BenchPlan, rounds=6, runs=1, batches=(1,), batch_rounds=1, cold_starts=1, energy=energy)
     monkeypatch.setattr(rounds, "BenchPlan", lambda **given: quick(threads=given["threads"]))
     monkeypatch.setattr(machine, "ROOT", fake_jetson(tmp_path, ORIN_NANO))
