@@ -275,5 +275,5 @@ def test_cpp_under_sanitizers_many_threads_get_the_same_logits(sanitized: Path, 
 
 def test_cpp_bundle_of_another_device_is_one_that_python_refuses_too(gne: Library, tmp_path: Path) -> None:
     bundle = colour_bundle()
-    write_bundle(tmp_path / "b", replace(bundle, manifest=replace(bundle.manifest, device=Device.JETSON)))
+    write_bundle(tmp_path / "b", replace(bundle, manifest=replace(bundle.manifest, device=Device.ORIN_NANO)))
     assert "build it with --device cpu" in refusal(gne, tmp_path / "b")
