@@ -31,7 +31,7 @@ from googlenet_edge.engines.logits import ranking
 from googlenet_edge.files import check_writable, sha256_file
 from googlenet_edge.processor import read_processor
 from googlenet_edge.statistics import sqnr_db
-from googlenet_edge.workspace import CHECKPOINT_FILE, GRAPH_FILE
+from googlenet_edge.workspace import CHECKPOINT_FILE, GRAPH_FILE, split_seed
 
 FP32 = "FP32, ONNX Runtime"
 THREADS = (1, 2)
@@ -84,8 +84,9 @@ def main() -> None:
         check_writable(given.out)
     check_environments(given.env)
     with tempfile.TemporaryDirectory(dir=given.env, prefix="work-") as name:
-        images = given.calibration_images
-        task, val = prepare(given.run, given.data, work=Path(name), calibration_images=images, limit=given.limit)
+        images, seed = given.calibration_images, split_seed(given.run)
+        task = Task(Path(name), given.data, seed, images, given.max_drop)
+        val = prepare(task, given.run, limit=given.limit)
         rows = compare_all(Plan(task, val, given.env, given.rounds, saturates))
         details = details_of(task, val, rows)
     show(f"{len(val)} validation images, {images} calibration images\n\n{table_of(rows, THREADS)}\n{NOTES}")
@@ -101,6 +102,7 @@ def options() -> argparse.ArgumentParser:
     found.add_argument(
         "--limit", type=at_least(1), metavar="N", help="judge on N of the validation images, for a trial"
     )
+    found.add_argument("--max-drop", type=float, default=1.0, help="points, as `gnet-edge build` takes it")
     found.add_argument("--rounds", type=at_least(6), default=40, help="interleaved rounds of ten runs each")
     return found
 

@@ -81,7 +81,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """``prepare`` makes of pixels uint8 ``(1, crop, crop, 3)`` what ``infer`` takes, which gives logits ``(1, classes)``.
+    """``prepare`` makes of pixels uint8 ``(1, crop, crop, 3)`` what ``infer`` takes to logits ``(1, classes)``.
 
     Only ``infer`` is timed: a bundle's normalizes, the others' are given normalized tensors.
     """

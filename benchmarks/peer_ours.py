@@ -20,19 +20,23 @@ from googlenet_edge.errors import DataError
 from googlenet_edge.graph import InferenceGraph, read_graph, write_graph
 from googlenet_edge.preprocess import Preprocess
 from googlenet_edge.target import Device, EngineChoice, Precision
-from googlenet_edge.workspace import CHECKPOINT_FILE, GRAPH_FILE, RUN_FILE, TABLE_FILE, split_seed
+from googlenet_edge.workspace import CHECKPOINT_FILE, GRAPH_FILE, RUN_FILE, TABLE_FILE
 
 OURS = {"gnet-edge, ONNX Runtime": EngineChoice.ONNXRUNTIME, "gnet-edge, OpenVINO": EngineChoice.OPENVINO}
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What is quantized with how many images of ``data``, and the folder ``work`` for everything that is made."""
+    """What is quantized with how many images of ``data``, and the folder ``work`` for everything that is made.
+
+    ``max_drop_points`` is what our builds may lose before they leave layers in float.
+    """
 
     work: Path
     data: Path
     seed: int
     calibration_images: int
+    max_drop_points: float
 
     @property
     def given(self) -> Path:
@@ -45,10 +49,10 @@ class Task:
         return self.work / "run"
 
 
-def prepare(run: Path, data: Path, *, work: Path, calibration_images: int, limit: int | None) -> tuple[Task, ImageSet]:
+def prepare(task: Task, run: Path, *, limit: int | None) -> ImageSet:
     """Exports the graph of the checkpoint in ``run`` and writes the images as the peers and the engines want them.
 
-    Returns the task, and the validation images: all, or ``limit`` of them.
+    Returns the validation images: all, or ``limit`` of them.
 
     Raises:
         CheckpointError, DataError, DamagedImageError, ConfigError: see there.
@@ -56,20 +60,18 @@ def prepare(run: Path, data: Path, *, work: Path, calibration_images: int, limit
     from googlenet_edge.checkpoint import read_checkpoint  # noqa: PLC0415  (torch, for this alone)
     from googlenet_edge.export import export  # noqa: PLC0415  (as above)
 
-    checkpoint, seed = read_checkpoint(run / CHECKPOINT_FILE), split_seed(run)
-    dataset = open_dataset(data, seed=seed)
+    checkpoint, dataset = read_checkpoint(run / CHECKPOINT_FILE), open_dataset(task.data, seed=task.seed)
     if dataset.val.class_names != checkpoint.info.class_names:
-        raise DataError(f"{data} has other classes than {run} was trained for; give its own data")
-    task = Task(work, data, seed, calibration_images)
+        raise DataError(f"{task.data} has other classes than {run} was trained for; give its own data")
     graph = export(checkpoint)
     for folder in (task.run, task.given):
         write_graph(folder / GRAPH_FILE, graph)
     for name in (CHECKPOINT_FILE, RUN_FILE):
         if (run / name).is_file():
             shutil.copyfile(run / name, task.run / name)
-    val = stratified_sample(dataset.val, limit, seed=seed) if limit else dataset.val
-    write_images(task, graph, stratified_sample(dataset.train, calibration_images, seed=seed), val)
-    return task, val
+    val = stratified_sample(dataset.val, limit, seed=task.seed) if limit else dataset.val
+    write_images(task, graph, stratified_sample(dataset.train, task.calibration_images, seed=task.seed), val)
+    return val
 
 
 def write_images(task: Task, graph: InferenceGraph, calibration: ImageSet, val: ImageSet) -> None:
@@ -127,4 +129,7 @@ def build_bundle(task: Task, engine: EngineChoice, out: Path) -> None:
 
     source = CheckpointSource(task.run / CHECKPOINT_FILE)
     calibration = CalibrationRequest(task.data, images=task.calibration_images, seed=task.seed)
-    build(BuildRequest(source, out, Precision.INT8, calibration, engine=engine), bars=bar)
+    build(
+        BuildRequest(source, out, Precision.INT8, calibration, max_drop_points=task.max_drop_points, engine=engine),
+        bars=bar,
+    )
