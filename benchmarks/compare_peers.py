@@ -8,7 +8,6 @@ graph and the same calibration images, are judged on the same validation images,
 from __future__ import annotations
 
 import argparse
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,8 +18,8 @@ import numpy as np
 from common import Result, at_least, conclude, parser, run, show
 from numpy.typing import NDArray
 from peer_engines import Contender, Runner, Subject, Sums, Timing, in_fresh_process, logits_of, time_in_turns
-from peer_ours import OURS, Task, make_ours, prepare, subject_of
-from peer_quantizers import NOT_TO_BE_HAD, PEERS, Looks, Made, check_environments, quantize_with
+from peer_ours import OURS, Task, make_ours, prepare, read_source, subject_of
+from peer_quantizers import NOT_TO_BE_HAD, PEERS, Looks, Made, quantize_with, work_folder
 from peer_table import Judged, Origin, Row, figures_of, table_of
 
 from googlenet_edge.console import shown
@@ -82,11 +81,11 @@ def main() -> None:
     circumstances, saturates = read_circumstances(), read_processor().saturates_u8s8
     if given.out:
         check_writable(given.out)
-    check_environments(given.env)
-    with tempfile.TemporaryDirectory(dir=given.env, prefix="work-") as name:
-        images, seed = given.calibration_images, split_seed(given.run)
-        task = Task(Path(name), given.data, seed, images, given.max_drop)
-        val = prepare(task, given.run, limit=given.limit)
+    source = read_source(given.run, given.data)
+    with work_folder(given.env) as work:
+        images = given.calibration_images
+        task = Task(work, given.data, split_seed(given.run), images, given.max_drop)
+        val = prepare(task, source, limit=given.limit)
         rows = compare_all(Plan(task, val, given.env, given.rounds, saturates))
         details = details_of(task, val, rows)
     show(f"{len(val)} validation images, {images} calibration images\n\n{table_of(rows, THREADS)}\n{NOTES}")

@@ -14,13 +14,13 @@ from peer_quantizers import Cost, Made
 
 from googlenet_edge import __version__
 from googlenet_edge.console import bar
-from googlenet_edge.dataset import ImageSet, load_pixels, open_dataset, stratified_sample
+from googlenet_edge.dataset import Dataset, ImageSet, load_pixels, open_dataset, stratified_sample
 from googlenet_edge.engines.circumstances import peak_memory_mb
 from googlenet_edge.errors import DataError
 from googlenet_edge.graph import InferenceGraph, read_graph, write_graph
 from googlenet_edge.preprocess import Preprocess
 from googlenet_edge.target import Device, EngineChoice, Precision
-from googlenet_edge.workspace import CHECKPOINT_FILE, GRAPH_FILE, RUN_FILE, TABLE_FILE
+from googlenet_edge.workspace import CHECKPOINT_FILE, GRAPH_FILE, RUN_FILE, TABLE_FILE, split_seed
 
 OURS = {"gnet-edge, ONNX Runtime": EngineChoice.ONNXRUNTIME, "gnet-edge, OpenVINO": EngineChoice.OPENVINO}
 
@@ -49,36 +49,56 @@ class Task:
         return self.work / "run"
 
 
-def prepare(task: Task, run: Path, *, limit: int | None) -> ImageSet:
-    """Exports the graph of the checkpoint in ``run`` and writes the images as the peers and the engines want them.
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The FP32 graph of a run, and the images that it is compared on."""
 
-    Returns the validation images: all, or ``limit`` of them.
+    run: Path
+    graph: InferenceGraph
+    dataset: Dataset
+
+
+def read_source(run: Path, data: Path) -> Source:
+    """Exports the checkpoint in ``run``, and finds the images of ``data``.
 
     Raises:
-        CheckpointError, DataError, DamagedImageError, ConfigError: see there.
+        CheckpointError, ConfigError, DataError: see there; also where the classes are not the same.
     """
     from googlenet_edge.checkpoint import read_checkpoint  # noqa: PLC0415  (torch, for this alone)
     from googlenet_edge.export import export  # noqa: PLC0415  (as above)
 
-    checkpoint, dataset = read_checkpoint(run / CHECKPOINT_FILE), open_dataset(task.data, seed=task.seed)
+    checkpoint, dataset = read_checkpoint(run / CHECKPOINT_FILE), open_dataset(data, seed=split_seed(run))
     if dataset.val.class_names != checkpoint.info.class_names:
-        raise DataError(f"{task.data} has other classes than {run} was trained for; give its own data")
-    graph = export(checkpoint)
+        raise DataError(f"{data} has other classes than {run} was trained for; give its own data")
+    return Source(run, export(checkpoint), dataset)
+
+
+def prepare(task: Task, source: Source, *, limit: int | None) -> ImageSet:
+    """Writes the graph, and the images as the peers and the engines want them.
+
+    Returns the validation images: all, or ``limit`` of them.
+
+    Raises:
+        DamagedImageError, OutputError: see there.
+    """
     for folder in (task.run, task.given):
-        write_graph(folder / GRAPH_FILE, graph)
+        write_graph(folder / GRAPH_FILE, source.graph)
     for name in (CHECKPOINT_FILE, RUN_FILE):
-        if (run / name).is_file():
-            shutil.copyfile(run / name, task.run / name)
-    val = stratified_sample(dataset.val, limit, seed=task.seed) if limit else dataset.val
-    write_images(task, graph, stratified_sample(dataset.train, task.calibration_images, seed=task.seed), val)
+        if (source.run / name).is_file():
+            shutil.copyfile(source.run / name, task.run / name)
+    val, train = source.dataset.val, source.dataset.train
+    if limit:
+        val = stratified_sample(val, limit, seed=task.seed)
+    calibration = stratified_sample(train, task.calibration_images, seed=task.seed)
+    write_images(task, source.graph.preprocess, calibration, val)
     return val
 
 
-def write_images(task: Task, graph: InferenceGraph, calibration: ImageSet, val: ImageSet) -> None:
+def write_images(task: Task, preprocess: Preprocess, calibration: ImageSet, val: ImageSet) -> None:
     """Decodes the images: normalized float32 for the peers' calibration, pixels for what is judged."""
-    tensors = graph.preprocess.normalize(_decoded(calibration, graph.preprocess, "decoding calibration images"))
+    tensors = preprocess.normalize(_decoded(calibration, preprocess, "decoding calibration images"))
     np.save(task.given / "calibration.npy", tensors)
-    np.save(subject_of(task).pixels, _decoded(val, graph.preprocess, "decoding validation images"))
+    np.save(subject_of(task).pixels, _decoded(val, preprocess, "decoding validation images"))
 
 
 def _decoded(images: ImageSet, preprocess: Preprocess, what: str) -> NDArray[np.uint8]:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -16,6 +21,7 @@ from googlenet_edge.files import from_json, write_bytes
 
 SCRIPTS = Path(__file__).with_name("peers")
 TIMEOUT_S = 3600
+_WORK = "work-"
 NOT_TO_BE_HAD = {
     "ncnn": "not to be had: neither the wheel of ncnn 1.0.20261020 nor that of pnnx 20261020 holds ncnn2table and"
     " ncnn2int8, or another converter to INT8"
@@ -140,16 +146,35 @@ def python_with(requirements: str, environments: Path) -> Path:
     return python
 
 
-def check_environments(folder: Path) -> None:
-    """Makes the folder of the environments. Raises `OutputError` where it is none, or belongs to something else."""
+@contextmanager
+def work_folder(environments: Path) -> Iterator[Path]:
+    """An empty folder within that of the environments, which is made where it is not there; it is removed at the end.
+
+    Raises:
+        OutputError: the folder cannot be written, or is that of something else.
+    """
     known = {Path(peer.requirements).stem for peer in PEERS}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        strange = sorted(path.name for path in folder.iterdir() if not path.name.startswith("work-"))
+        environments.mkdir(parents=True, exist_ok=True)
+        names = sorted(path.name for path in environments.iterdir())
     except OSError as problem:
-        raise OutputError(f"{folder} cannot hold the peers' environments: {problem.strerror}; give --env") from problem
-    if strange and not any(name.partition(".")[0] in known for name in strange):
-        raise OutputError(f"{folder} holds something else ({strange[0]}); give --env a new folder or its own")
+        reason = problem.strerror
+        raise OutputError(
+            f"{environments} cannot hold the peers' environments: {reason}; give another --env"
+        ) from problem
+    strange = [name for name in names if not name.startswith(_WORK) and name.partition(".")[0] not in known]
+    if strange:
+        raise OutputError(f"{environments} holds something else ({strange[0]}); give --env a new folder, or its own")
+    _remove_left(environments)
+    with tempfile.TemporaryDirectory(dir=environments, prefix=f"{_WORK}{os.getpid()}-") as name:
+        yield Path(name)
+
+
+def _remove_left(environments: Path) -> None:
+    """Removes the folders of processes that were killed."""
+    for left in environments.glob(f"{_WORK}*"):
+        if not Path("/proc", left.name.split("-")[1]).exists():
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _run(command: list[str], *, log: Path, what: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from command import Built, copy_of, done
 from hypothesis import settings
+from scripts import FOLDER, Answer
 
 from googlenet_edge.pictograms import write_pictograms
 
@@ -47,6 +49,20 @@ def built(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
     folder = copy_of(tiny_run, tmp_path_factory.mktemp("built") / "work")
     (folder / "gnet-edge.toml").write_text("max_drop = 100\ncalibration_images = 24\n")
     return Built(folder, done("build", "--precision", "fp32", cwd=folder), done("build", "--json", cwd=folder))
+
+
+@pytest.fixture
+def answer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Answer:
+    """Runs a script of benchmarks/ that ends early, in this process: (exit code, stdout, stderr)."""
+    monkeypatch.syspath_prepend(FOLDER)
+
+    def ask(script: str, *arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [str(FOLDER / script), *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(FOLDER / script), run_name="__main__")
+        return int(str(end.value.code)), *capsys.readouterr()
+
+    return ask
 
 
 def gnet_edge(*arguments: str, cwd: Path) -> None:
