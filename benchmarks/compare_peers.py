@@ -38,8 +38,10 @@ TELLS_DB = 0.5
 NOTES = """
 Timed is inference alone, one image: ours from uint8 pixels with the normalization inside, the peers' from normalized
 float tensors. Quantizing goes from the graph and the images to the quantized model in a process of its own, imports not
-counted; ours decodes the images and tries what to choose in that time, the peers get decoded tensors. Peak memory is
-that of the whole process. Model Optimizer quantizes for TensorRT, so that its time here would say nothing.
+counted, once; ours decodes the images and tries what to choose in that time, the peers get decoded tensors. Peak memory
+is that of the whole process. Runtimes are set up as they come, but for the number of threads; OpenVINO gets those of our
+own engine for both, and a model for one image. NNCF looks at all calibration images, not at its default of 300. Model
+Optimizer quantizes for TensorRT, so that its time here would say nothing.
 """
 SATURATES = "sums saturate on this processor: see exact sums"
 EXACT = "asked for sums that do not saturate (ONNX Runtime: session.x64quantprecision; OpenVINO: in float)"
@@ -168,10 +170,12 @@ def judged_entries(entry: Entry, exact: NDArray[np.float32], plan: Plan, subject
     other = replace(contender, name=f"{contender.name}, exact sums", sums=Sums.EXACT)
     found = attempted(partial(in_fresh_process, logits_of, other, subject, threads=max(THREADS)))
     if isinstance(found, str):
-        return [with_note(entry, f"with exact sums: {found}")]
+        return [replace(entry, row=noted(entry.row, f"with exact sums: {found}"))]
     row = Row(other.name, Origin.PEER, looks=entry.row.looks, note=EXACT)
     with_exact = judged(Entry(row, other), exact, found, plan.val)
-    return [with_note(entry, SATURATES), with_exact] if differ(entry.row, with_exact.row) else [entry]
+    if not differ(entry.row, with_exact.row):
+        return [entry]
+    return [replace(entry, row=noted(entry.row, SATURATES)), with_exact]
 
 
 def judged(entry: Entry, exact: NDArray[np.float32], logits: NDArray[np.float32], images: ImageSet) -> Entry:
@@ -196,9 +200,9 @@ def differ(row: Row, other: Row) -> bool:
     return abs(row.judged.sqnr_db - other.judged.sqnr_db) >= TELLS_DB
 
 
-def with_note(entry: Entry, note: str) -> Entry:
-    """The entry with one more note."""
-    return replace(entry, row=replace(entry.row, note="; ".join(part for part in (entry.row.note, note) if part)))
+def noted(row: Row, note: str) -> Row:
+    """The row with one more note."""
+    return replace(row, note="; ".join(part for part in (row.note, note) if part))
 
 
 def timed_rows(entries: Sequence[Entry], subject: Subject, *, rounds: int) -> list[Row]:
@@ -208,7 +212,7 @@ def timed_rows(entries: Sequence[Entry], subject: Subject, *, rounds: int) -> li
     for threads in THREADS:
         found = attempted(partial(in_fresh_process, time_in_turns, contenders, subject, threads=threads, rounds=rounds))
         if isinstance(found, str):
-            shown(f"not timed with threads: {threads}: {found}")
+            rows = [noted(row, f"threads: {threads}, timing all failed: {found}") for row in rows]
             continue
         times = dict(zip((each.name for each in contenders), found, strict=True))
         rows = [with_time(row, threads, times.get(row.model)) for row in rows]

@@ -81,7 +81,7 @@ def ratio(row: Row, reference: Row, threads: int) -> Ratio:
 
 def table_of(rows: Sequence[Row], threads: Sequence[int]) -> str:
     """The comparison as Markdown."""
-    timed = [part for n in threads for part in (f"p50, {_words(n)}", "best of ours / it (95 % interval)")]
+    timed = [part for n in threads for part in (f"p50, {_words(n)}", f"best of ours / it, {_words(n)} (95 % interval)")]
     cells = [
         (
             row.model,

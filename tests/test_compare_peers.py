@@ -53,11 +53,11 @@ def figures(*rows: Row) -> dict[str, compare_peers.Figure]:
 
 
 def cells(text: str, model: str) -> dict[str, str]:
-    """A row of a Markdown table by its columns; of columns with one name the first counts."""
+    """A row of a Markdown table by its columns."""
     lines = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in text.splitlines()]
     (found,) = [line for line in lines if line[0] == model]
     assert len(found) == len(lines[0])
-    return dict(reversed(list(zip(lines[0], found, strict=True))))
+    return dict(zip(lines[0], found, strict=True))
 
 
 def test_table_gives_each_model_its_times_and_the_best_of_ours_over_it() -> None:
@@ -66,10 +66,10 @@ def test_table_gives_each_model_its_times_and_the_best_of_ours_over_it() -> None
     peer = cells(text, "peer")
     assert peer["p50, 1 thread"] == "4.000 ms"
     assert peer["p50, 2 threads"] == "2.000 ms"
-    assert peer["best of ours / it (95 % interval)"] == "0.500 (0.500…0.500)"
+    assert peer["best of ours / it, 1 thread (95 % interval)"] == "0.500 (0.500…0.500)"
     assert (peer["quantizing"], peer["peak memory"], peer["size"]) == ("12.3 s", "456 MB", "6.00 MB")
-    assert cells(text, "ours, a")["best of ours / it (95 % interval)"] == "–", "it is the best of ours itself"
-    assert cells(text, "ours, b")["best of ours / it (95 % interval)"] == "0.667 (0.667…0.667)"
+    assert cells(text, "ours, a")["best of ours / it, 1 thread (95 % interval)"] == "–", "it is the best of ours itself"
+    assert cells(text, "ours, b")["best of ours / it, 1 thread (95 % interval)"] == "0.667 (0.667…0.667)"
     assert cells(text, "FP32")["agreement"] == "–"
 
 
