@@ -43,7 +43,7 @@ memory is that of the whole process. Runtimes are set up as they come, but for t
 the settings of our own engine for those, and a model for one image. NNCF looks at all calibration images, not at its
 default of 300. Model Optimizer quantizes for TensorRT, so that its time here would say nothing.
 """
-SATURATES = "sums saturate on this processor: see exact sums"
+OTHER_SUMS = "other figures where sums cannot saturate: next row"
 EXACT = "asked for sums that do not saturate (ONNX Runtime: session.x64quantprecision; OpenVINO: in float)"
 T = TypeVar("T")
 
@@ -175,7 +175,7 @@ def judged_entries(entry: Entry, exact: NDArray[np.float32], plan: Plan, subject
     with_exact = judged(Entry(row, other), exact, found, plan.val)
     if not differ(entry.row, with_exact.row):
         return [entry]
-    return [replace(entry, row=noted(entry.row, SATURATES)), with_exact]
+    return [replace(entry, row=noted(entry.row, OTHER_SUMS)), with_exact]
 
 
 def judged(entry: Entry, exact: NDArray[np.float32], logits: NDArray[np.float32], images: ImageSet) -> Entry:
