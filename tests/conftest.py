@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import libgne
 import pytest
 from command import Built, copy_of, done
 from hypothesis import settings
+from scripts import FOLDER, Answer
 
 from googlenet_edge.pictograms import write_pictograms
 
@@ -66,6 +68,20 @@ def gne_prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def gne(gne_prefix: Path) -> libgne.Library:
     """libgne, loaded by `ctypes`."""
     return libgne.load(gne_prefix / "lib" / "libgne.so")
+
+
+@pytest.fixture
+def answer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Answer:
+    """Runs a script of benchmarks/ that ends early, in this process: (exit code, stdout, stderr)."""
+    monkeypatch.syspath_prepend(FOLDER)
+
+    def ask(script: str, *arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [str(FOLDER / script), *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(FOLDER / script), run_name="__main__")
+        return int(str(end.value.code)), *capsys.readouterr()
+
+    return ask
 
 
 def gnet_edge(*arguments: str, cwd: Path) -> None:
