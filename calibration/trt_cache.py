@@ -24,14 +24,14 @@ from googlenet_edge.calibration.ranges import S8_STEPS
 from googlenet_edge.calibration.table import CalibrationTable
 from googlenet_edge.errors import CalibrationError
 from googlenet_edge.graph import InferenceGraph
+from googlenet_edge.tensorrt_version import Version, cache_header
 
-_KIND = "EntropyCalibration2"
 _LARGEST_PIXEL = 255.0
 _COPIES = ("Flatten", "Cast", "Reshape")
 
 
 def calibration_cache(
-    graph: InferenceGraph, table: CalibrationTable, lowered: onnx.ModelProto, *, version: tuple[int, int, int]
+    graph: InferenceGraph, table: CalibrationTable, lowered: onnx.ModelProto, *, version: Version
 ) -> bytes:
     """The file that a calibrator hands to TensorRT for the model that `lower_implicit_tensorrt` made.
 
@@ -41,21 +41,10 @@ def calibration_cache(
     Raises:
         CalibrationError: the table belongs to another graph or lacks a tensor, or this TensorRT reads no cache.
     """
-    lines = [header(version)]
+    lines = [cache_header(version)]
     for tensor, scale in tensor_scales(graph, table, lowered).items():
         lines.append(f"{tensor}: {struct.pack('>f', scale).hex()}")
     return "".join(f"{line}\n" for line in lines).encode()
-
-
-def header(version: tuple[int, int, int]) -> str:
-    """The first line for a version of TensorRT. Raises `CalibrationError` for those that read no cache."""
-    major, minor, patch = version
-    if not 8 <= major <= 10:
-        raise CalibrationError(
-            f"TensorRT {major}.{minor} reads no calibration cache, only 8 to 10 do; build with explicit pairs instead"
-        )
-    number = major * 1000 + minor * 100 + patch if major < 10 else major * 10000 + minor * 100 + patch
-    return f"TRT-{number}-{_KIND}"
 
 
 def tensor_scales(graph: InferenceGraph, table: CalibrationTable, lowered: onnx.ModelProto) -> dict[str, float]:

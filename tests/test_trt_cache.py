@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from tiny_graph import table_of, tiny_graph, whole_googlenet
 
 from googlenet_edge.calibration.lower_tensorrt import Head, lower_fp32_tensorrt, lower_implicit_tensorrt
-from googlenet_edge.calibration.trt_cache import calibration_cache, header, tensor_scales
+from googlenet_edge.calibration.trt_cache import calibration_cache, tensor_scales
 from googlenet_edge.errors import CalibrationError
+from googlenet_edge.tensorrt_version import Version, cache_for, cache_header
 
 
 def read_cache(data: bytes) -> dict[str, np.float32]:
@@ -40,14 +41,14 @@ def tiny_cache() -> dict[str, np.float32]:
         ((10, 16, 1), "TRT-101601-EntropyCalibration2"),
     ],
 )
-def test_header_carries_the_number_of_the_version(version: tuple[int, int, int], line: str) -> None:
-    assert header(version) == line
+def test_header_carries_the_number_of_the_version(version: Version, line: str) -> None:
+    assert cache_header(version) == line
 
 
 @pytest.mark.parametrize("version", [(7, 1, 3), (11, 4, 0)])
-def test_header_refuses_versions_that_read_no_cache(version: tuple[int, int, int]) -> None:
+def test_header_refuses_versions_that_read_no_cache(version: Version) -> None:
     with pytest.raises(CalibrationError, match=r"reads no calibration cache, only 8 to 10 do; build with explicit"):
-        header(version)
+        cache_header(version)
 
 
 def test_scales_are_those_of_the_table() -> None:
@@ -106,3 +107,16 @@ def test_any_scale_comes_back_to_the_last_bit(amax: float) -> None:
     lowered = lower_fp32_tensorrt(graph, head=Head.DLA)
     cache = read_cache(calibration_cache(graph, changed, lowered, version=(10, 3, 0)))
     assert cache["stem"] == np.float32(amax / 127)
+
+
+def test_a_cache_is_readdressed_to_the_version_that_reads_it() -> None:
+    graph, table = tiny_graph(), table_of(tiny_graph())
+    lowered = lower_implicit_tensorrt(graph, table)
+    old, new = (calibration_cache(graph, table, lowered, version=version) for version in ((8, 5, 2), (10, 3, 0)))
+    assert cache_for((10, 3, 0), old) == new
+
+
+@pytest.mark.parametrize("damaged", [b"", b"TRT-8502-EntropyCalibration2\n", b"images: 3c010a14\n"])
+def test_a_file_that_is_no_cache_is_refused(damaged: bytes) -> None:
+    with pytest.raises(CalibrationError, match="has no TRT-…-EntropyCalibration2 header; build the bundle again"):
+        cache_for((8, 5, 2), damaged)
