@@ -13,7 +13,6 @@ a tensor that is missing falls back to float16; the network's outputs must be mi
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
 
 import onnx
 
@@ -68,7 +67,7 @@ def tensor_scales(graph: InferenceGraph, table: CalibrationTable, lowered: onnx.
     return {tensor: largest[tensor] / S8_STEPS for tensor in [PIXELS, *inner] if tensor in largest}
 
 
-def _joined(graph: onnx.GraphProto, table: CalibrationTable) -> Mapping[str, float]:
+def _joined(graph: onnx.GraphProto, table: CalibrationTable) -> dict[str, float]:
     """The largest absolute value of each Concat's output: that of its inputs."""
     concats = [node for node in graph.node if node.op_type == "Concat"]
     measured = {

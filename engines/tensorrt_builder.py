@@ -25,6 +25,7 @@ from googlenet_edge.engines.devices import Typing, Unit
 from googlenet_edge.engines.tensorrt_calibrator import cached_calibrator
 from googlenet_edge.engines.tensorrt_layers import Placement, PlanLayer, layers_in_log, placement_in_log
 from googlenet_edge.engines.tensorrt_library import Flavour, Library, errors_in, listening, logger_of
+from googlenet_edge.engines.tensorrt_progress import monitor_of
 from googlenet_edge.errors import EngineError
 from googlenet_edge.files import sha256_bytes, to_json
 from googlenet_edge.target import Precision
@@ -191,11 +192,13 @@ def build_plan(
         config.add_optimization_profile(profile)
         calibrator = _calibrator(library, recipe, config=config, profile=profile, request=request)
         _use_timing_cache(library, config, timing_cache)
-        _show_progress(trt, config, progress)
+        monitor = monitor_of(trt, progress) if progress else None
+        if monitor is not None:
+            config.progress_monitor = monitor
         data = builder.build_serialized_network(network, config)
         if data is None:
             raise EngineError(f"{library} could not build the plan: {errors_in(lines)}")
-        del calibrator, parser  # what TensorRT read while it built
+        del calibrator, monitor, parser  # what TensorRT read while it built
         learned = _learned(library, config)
         layers, placement = layers_in_log(lines), placement_in_log(lines)
     seconds = time.perf_counter() - started
@@ -281,32 +284,3 @@ def _use_timing_cache(library: Library, config: Any, stored: bytes) -> None:
 def _learned(library: Library, config: Any) -> bytes:
     cache = None if library.flavour is Flavour.RTX else config.get_timing_cache()
     return b"" if cache is None else bytes(cache.serialize())
-
-
-def _show_progress(trt: Any, config: Any, progress: Progress | None) -> None:
-    """Reports the steps of the outermost phase, where this TensorRT tells them."""
-    if progress is None or not hasattr(trt, "IProgressMonitor"):
-        return
-
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # (a class of the module that is there when it runs)
-        """Called by TensorRT, from any of its threads."""
-
-        def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)
-            self._outermost, self._steps = "", 0
-
-        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
-            if parent is None:
-                self._outermost, self._steps = phase, steps
-
-        def step_complete(self, phase: str, step: int) -> bool:
-            """True for: go on."""
-            if phase == self._outermost:
-                progress(min(step + 1, self._steps), self._steps)
-            return True
-
-        def phase_finish(self, phase: str) -> None:
-            if phase == self._outermost:
-                progress(self._steps, self._steps)
-
-    config.progress_monitor = Monitor()

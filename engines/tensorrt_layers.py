@@ -93,8 +93,11 @@ _TYPES = {
 
 
 def _layer_of(match: re.Match[str]) -> PlanLayer:
-    tensors = [tuple(Tensor(t["name"], _type(t["type"])) for t in _TENSOR.finditer(match[side])) for side in _SIDES]
-    return PlanLayer(match["name"], match["kind"], *tensors, match["tactic"], tuple(_NODE.findall(match["nodes"])))
+    def tensors(side: str) -> tuple[Tensor, ...]:
+        return tuple(Tensor(t["name"], _type(t["type"])) for t in _TENSOR.finditer(match[side]))
+
+    nodes = tuple(_NODE.findall(match["nodes"]))
+    return PlanLayer(match["name"], match["kind"], tensors("inputs"), tensors("outputs"), match["tactic"], nodes)
 
 
 def _inspected(layer: dict[str, Any]) -> PlanLayer:
@@ -110,6 +113,3 @@ def _inspected(layer: dict[str, Any]) -> PlanLayer:
 
 def _type(text: str) -> NumberType:
     return next((number for word, number in _TYPES.items() if word in text.lower()), NumberType.OTHER)
-
-
-_SIDES = ("inputs", "outputs")
