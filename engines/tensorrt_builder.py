@@ -215,8 +215,10 @@ def _network_flags(library: Library, recipe: Recipe) -> int:
 
 def _parse(library: Library, parser: Any, model: bytes) -> None:
     if not parser.parse(model):
-        reasons = "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors))
-        raise EngineError(f"{library} does not read the graph: {reasons or 'the parser gave no reason'}")
+        reasons = "; ".join(" ".join(str(parser.get_error(i)).split()) for i in range(parser.num_errors))
+        raise EngineError(
+            f"{library} does not read the graph: {reasons or 'the parser gave no reason'}; build a bundle for this device"
+        )
 
 
 def _configure(library: Library, recipe: Recipe, config: Any, request: PlanRequest) -> None:

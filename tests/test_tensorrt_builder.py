@@ -127,7 +127,8 @@ def test_a_damaged_calibration_cache_is_refused() -> None:
 def test_the_parser_is_quoted_word_for_word() -> None:
     script = Script(parser_errors=("In node 0 (Bar): UNSUPPORTED_NODE", "In node 3 (Foo): UNSUPPORTED_NODE"))
     assert refusal("10.3.0", REQUEST, script) == (
-        "tensorrt 10.3.0 does not read the graph: In node 0 (Bar): UNSUPPORTED_NODE; In node 3 (Foo): UNSUPPORTED_NODE"
+        "tensorrt 10.3.0 does not read the graph: In node 0 (Bar): UNSUPPORTED_NODE; In node 3 (Foo): UNSUPPORTED_NODE;"
+        " build a bundle for this device"
     )
 
 

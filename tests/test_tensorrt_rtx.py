@@ -1,0 +1,131 @@
+"""NVIDIA's own parser and compiler take our graphs: TensorRT for RTX builds plans without a GPU."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import onnx
+import pytest
+from tiny_graph import table_of, tiny_graph, whole_googlenet
+
+from googlenet_edge.calibration.lower import lower_fp32
+from googlenet_edge.calibration.lower_tensorrt import (
+    OPSETS,
+    Head,
+    lower_fp16_tensorrt,
+    lower_fp32_tensorrt,
+    lower_int8_tensorrt,
+)
+from googlenet_edge.engines.tensorrt_audit import PlanCensus, take_plan_census
+from googlenet_edge.engines.tensorrt_builder import Batches, Plan, PlanRequest, build_plan
+from googlenet_edge.engines.tensorrt_layers import NumberType
+from googlenet_edge.engines.tensorrt_library import Flavour, Library, load_library
+from googlenet_edge.errors import EngineError
+from googlenet_edge.target import Precision
+
+pytestmark = pytest.mark.rtx
+
+GENERATIONS = ("SM86", "SM89")
+WORKSPACE = 1 << 28
+ONE = Batches()
+
+
+@pytest.fixture(scope="module")
+def rtx() -> Library:
+    return load_library(Flavour.RTX)
+
+
+def request_for(model: onnx.ModelProto, precision: Precision, batches: Batches = ONE) -> PlanRequest:
+    return PlanRequest(model.SerializeToString(), precision, WORKSPACE, batches, targets=GENERATIONS)
+
+
+def built(library: Library, model: onnx.ModelProto, precision: Precision) -> tuple[Plan, PlanCensus]:
+    plan = build_plan(library, request_for(model, precision))
+    return plan, take_plan_census(plan.layers, {node.name: node.op_type for node in model.graph.node})
+
+
+@pytest.fixture(scope="module")
+def int8(rtx: Library) -> tuple[Plan, PlanCensus]:
+    graph = whole_googlenet()
+    return built(rtx, lower_int8_tensorrt(graph, table_of(graph, count=8)), Precision.INT8)
+
+
+@pytest.fixture(scope="module")
+def fp16(rtx: Library) -> tuple[Plan, PlanCensus]:
+    return built(rtx, lower_fp16_tensorrt(whole_googlenet()), Precision.FP16)
+
+
+def test_int8_all_convolutions_read_codes(int8: tuple[Plan, PlanCensus]) -> None:
+    assert int8[1].convolutions == {NumberType.INT8: 57}
+
+
+def test_int8_no_rounding_is_a_kernel_of_its_own_and_none_is_before_a_relu(int8: tuple[Plan, PlanCensus]) -> None:
+    assert int8[1].rounding_kernels == ()
+    assert int8[1].rounded_before_relu == ()
+
+
+def test_int8_pools_copy_codes_and_no_concat_copies_anything(int8: tuple[Plan, PlanCensus]) -> None:
+    pools = [layer for layer in int8[0].layers if layer.kind == "maxpool"]
+    ends = [tensor.type for layer in pools for tensor in (*layer.inputs, *layer.outputs)]
+    assert (len(pools), set(ends)) == (13, {NumberType.INT8})
+    for layer in int8[0].layers:
+        assert not layer.nodes or not all(node.startswith("inception") and "." not in node for node in layer.nodes)
+
+
+def test_int8_the_pixels_become_codes_in_one_kernel(int8: tuple[Plan, PlanCensus]) -> None:
+    first = int8[0].layers[0]
+    assert [tensor.type for tensor in first.inputs] == [NumberType.UINT8]
+    assert [tensor.type for tensor in first.outputs] == [NumberType.INT8]
+    assert {"pixels.real", "pixels.planes", "images.quantize"} <= set(first.nodes)
+
+
+def test_fp16_no_convolution_is_float32(fp16: tuple[Plan, PlanCensus]) -> None:
+    assert fp16[1].convolutions == {NumberType.HALF: 57}
+
+
+def test_fp32_all_convolutions_are_float32_and_the_plans_shrink_with_the_precision(
+    rtx: Library, fp16: tuple[Plan, PlanCensus], int8: tuple[Plan, PlanCensus]
+) -> None:
+    plan, census = built(rtx, lower_fp32_tensorrt(whole_googlenet()), Precision.FP32)
+    assert census.convolutions == {NumberType.FLOAT: 57}
+    assert len(plan.data) > 1.8 * len(fp16[0].data) > 1.8 * len(int8[0].data)
+
+
+@pytest.mark.parametrize("opset", OPSETS)
+def test_the_parser_takes_every_opset_that_we_write(rtx: Library, opset: int) -> None:
+    graph = tiny_graph()
+    _, census = built(rtx, lower_int8_tensorrt(graph, table_of(graph), opset=opset), Precision.INT8)
+    assert census.convolutions == {NumberType.INT8: 3}
+
+
+def test_the_parser_takes_the_head_for_dlas(rtx: Library) -> None:
+    _, census = built(rtx, lower_fp16_tensorrt(tiny_graph(), head=Head.DLA), Precision.FP16)
+    assert census.convolutions == {NumberType.HALF: 4}
+
+
+def test_a_repeated_build_gives_the_same_bytes(rtx: Library) -> None:
+    graph = tiny_graph()
+    request = request_for(lower_int8_tensorrt(graph, table_of(graph)), Precision.INT8)
+    assert build_plan(rtx, request).data == build_plan(rtx, request).data
+
+
+def test_one_plan_takes_from_one_to_many_images(rtx: Library) -> None:
+    model, seen = lower_fp32_tensorrt(tiny_graph()), list[tuple[int, int]]()
+    request = request_for(model, Precision.FP32, Batches(1, 4, 8))
+    assert build_plan(rtx, request, progress=lambda done, total: seen.append((done, total))).layers
+    assert seen[-1][0] == seen[-1][1] > 1
+    assert seen == sorted(seen)
+
+
+def test_a_graph_lowered_for_a_processor_is_refused_in_the_parsers_words(rtx: Library) -> None:
+    with pytest.raises(
+        EngineError,
+        match=r"tensorrt_rtx [\d.]+ does not read the graph: .*Transpose.*type UInt8.*; build a bundle for this",
+    ):
+        build_plan(rtx, request_for(lower_fp32(tiny_graph()), Precision.FP32))
+
+
+def test_a_generation_that_this_tensorrt_has_not_is_refused(rtx: Library) -> None:
+    request = replace(request_for(lower_fp32_tensorrt(tiny_graph()), Precision.FP32), targets=("SM87",))
+    with pytest.raises(EngineError, match="builds for no SM87; it knows: .*SM86, SM89"):
+        build_plan(rtx, request)
