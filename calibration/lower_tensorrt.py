@@ -34,7 +34,7 @@ from googlenet_edge.calibration.placement import NO_NODES, WITH_WEIGHTS, grids
 from googlenet_edge.calibration.ranges import S8_STEPS, Ranges
 from googlenet_edge.calibration.surgery import Index, attributes, cast, copy_for_surgery, half, model_like, renamed
 from googlenet_edge.calibration.table import CalibrationTable
-from googlenet_edge.calibration.weights import quantize_per_channel
+from googlenet_edge.calibration.weights import WeightRange, quantize_per_channel
 from googlenet_edge.errors import CalibrationError, LoweringError
 from googlenet_edge.graph import INPUT, OUTPUT, InferenceGraph
 
@@ -89,7 +89,7 @@ def lower_int8_tensorrt(
         CalibrationError: the table belongs to another graph, or has no range for a tensor.
         LoweringError: the opset is none of `OPSETS`.
     """
-    ready = prepared(graph, table)
+    ready = prepared(graph, table, weight_range=WeightRange.FULL, float_nodes=float_nodes)
     placed, scales = places(ready.model.graph, float_nodes), dict[str, np.float32]()
     for name in placed.values():
         scales[name] = symmetric_scale(table.ranges, name)
@@ -111,7 +111,8 @@ def lower_implicit_tensorrt(
         CalibrationError: the table belongs to another graph.
         LoweringError: the opset is none of `OPSETS`.
     """
-    return lower_fp32_tensorrt(prepared(graph, table), opset=opset, head=head)
+    ready = prepared(graph, table, weight_range=WeightRange.FULL)
+    return lower_fp32_tensorrt(ready, opset=opset, head=head)
 
 
 def places(graph: onnx.GraphProto, float_nodes: AbstractSet[str] = NO_NODES) -> dict[str, str]:

@@ -16,7 +16,7 @@ import struct
 
 import onnx
 
-from googlenet_edge.calibration.lower import prepared
+from googlenet_edge.calibration.lower import rescaled_by
 from googlenet_edge.calibration.pixels import PIXELS
 from googlenet_edge.calibration.placement import absorbed_in_relu, data_inputs, grids
 from googlenet_edge.calibration.ranges import S8_STEPS
@@ -55,7 +55,7 @@ def tensor_scales(graph: InferenceGraph, table: CalibrationTable, lowered: onnx.
     Raises:
         CalibrationError: the table belongs to another graph, or has no range for one of its tensors.
     """
-    source = prepared(graph, table).model.graph
+    source = rescaled_by(graph, table).model.graph
     known = {name: tensor.amax for name, tensor in table.tensors.items()} | _joined(source, table)
     grid_of = grids(source)
     missing = sorted(set(grid_of.values()) - known.keys())
