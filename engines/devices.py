@@ -63,6 +63,11 @@ class JetPack:
     python: str
 
     @property
+    def tensorrt_name(self) -> str:
+        """Such as ``10.3``."""
+        return ".".join(map(str, self.tensorrt))
+
+    @property
     def opset(self) -> int:
         """The ONNX opset that its TensorRT surely reads."""
         return _OPSET if self.tensorrt >= _FIRST_WITH_OPSET else _OLD_OPSET
@@ -149,7 +154,10 @@ _70  = JetPack("7.0–7.1", (10, 13), "13",   "3.12")
 _72  = JetPack("7.2",     (10, 16), "13",   "3.12")
 _722 = JetPack("7.2.2",   (11, 4),  "13",   "3.12")
 
+JETPACKS = (_46, _51, _60, _61, _70, _72, _722)
+
 PROFILES = (
+    _other(Device.CPU, "a processor", Platform.PROCESSOR, 0),
     #       word of --device   title                 GPU      DLA     GB         MiB  JetPacks
     _jetson(Device.NANO,       "Jetson Nano",        (5, 3),  (0,),   (2, 4),    256, _46),
     _jetson(Device.TX2,        "Jetson TX2",         (6, 2),  (0,),   (4, 8),    512, _46),
@@ -161,9 +169,10 @@ PROFILES = (
     _jetson(Device.AGX_THOR,   "Jetson AGX Thor",    (11, 0), (0,),   (128,),   2048, _70, _72, _722),
     _other(Device.CUDA, "any NVIDIA GPU, TensorRT", Platform.GPU, 2048),
     _other(Device.RTX, "any RTX GPU, TensorRT for RTX", Platform.GPU, 2048),
-    _other(Device.CPU, "this processor", Platform.PROCESSOR, 0),
 )
 # fmt: on
+
+JETSONS = tuple(profile for profile in PROFILES if profile.platform is Platform.JETSON)
 
 
 def profile_of(device: Device) -> DeviceProfile:
@@ -171,7 +180,13 @@ def profile_of(device: Device) -> DeviceProfile:
     for profile in PROFILES:
         if profile.device is device:
             return profile
-    raise EngineError(f"the device {device.value} can be any Jetson; name it with --device, one of: {_jetsons()}")
+    names = ", ".join(profile.name for profile in JETSONS)
+    raise EngineError(f"the device {device.value} can be any Jetson; name it with --device, one of: {names}")
+
+
+def jetpack_with(tensorrt: str) -> JetPack | None:
+    """The JetPack that brings a version of TensorRT such as ``10.3.0.30``; None where it is not known."""
+    return next((jetpack for jetpack in JETPACKS if f"{tensorrt}.".startswith(f"{jetpack.tensorrt_name}.")), None)
 
 
 def typing_of(tensorrt: Version) -> Typing:
@@ -195,5 +210,44 @@ def _the(profile: DeviceProfile) -> str:
     return f"the {profile.title}" if profile.platform is Platform.JETSON else f"the device {profile.name}"
 
 
-def _jetsons() -> str:
-    return ", ".join(profile.name for profile in PROFILES if profile.platform is Platform.JETSON)
+@dataclass(frozen=True, slots=True)
+class KnownDevice:
+    """A profile as people and programs list it; ``at_hand`` where this machine is one.
+
+    ``tensorrt`` is by JetPack, ``major.minor``; empty where the device has no JetPack.
+    """
+
+    name: str
+    title: str
+    platform: Platform
+    compute_capability: ComputeCapability | None
+    int8: bool
+    fp16: bool
+    dla_cores: tuple[int, ...]
+    memory_gb: tuple[int, ...]
+    tensorrt: dict[str, str]
+    opset: int
+    workspace_bytes: int
+    at_hand: bool
+
+
+def known_devices(at_hand: Device | None) -> tuple[KnownDevice, ...]:
+    """All profiles. ``at_hand`` is the Jetson that this machine is, if any; it always is a processor."""
+    here = {at_hand, Device.CPU}
+    return tuple(
+        KnownDevice(
+            name=profile.name,
+            title=profile.title,
+            platform=profile.platform,
+            compute_capability=profile.compute_capability,
+            int8=profile.int8,
+            fp16=profile.fp16,
+            dla_cores=profile.dla_cores,
+            memory_gb=profile.memory_gb,
+            tensorrt={jetpack.name: jetpack.tensorrt_name for jetpack in profile.jetpacks},
+            opset=profile.opset,
+            workspace_bytes=profile.workspace_bytes,
+            at_hand=profile.device in here,
+        )
+        for profile in PROFILES
+    )

@@ -119,7 +119,7 @@ def read_jetson(root: Path = ROOT) -> Jetson | None:
         jetpack=_upstream(packages.get("nvidia-jetpack")) or _jetpack_of(l4t),
         tensorrt=next((v for name in _TENSORRT if (v := _upstream(packages.get(name)))), None),
         cuda=_cuda(root),
-        power_mode=_power_mode(root),
+        power_mode=read_power_mode(root),
         cpu_clock=_cpu_clock(root),
         gpu_clock=_gpu_clock(root),
     )
@@ -135,6 +135,19 @@ def detect(root: Path = ROOT) -> Device | None:
             return device
     model = (_text(root / "proc/device-tree/model") or "").lower()
     return next((device for name, device in _NAMES.items() if name in model), None)
+
+
+def read_power_mode(root: Path) -> str | None:
+    """``MAXN``, ``15W`` …: from ``nvpmodel -q``, else from its notes of the mode and of what the modes are called."""
+    said = run_tool(root / "usr/sbin/nvpmodel", "-q") or ""
+    if found := re.search(r"^NV Power Mode: *(\S+)", said, re.MULTILINE):
+        return found[1]
+    number = re.search(r"pmode:(\d+)", _text(root / "var/lib/nvpmodel/status") or "")
+    if number is None:
+        return None
+    names = _text(root / "etc/nvpmodel.conf") or ""
+    name = re.search(rf"^<\s*POWER_MODEL\s+ID={int(number[1])}\s+NAME=(\S+)\s*>", names, re.MULTILINE)
+    return name[1] if name else f"mode {int(number[1])}"
 
 
 def run_tool(command: Path, *arguments: str) -> str | None:
@@ -223,19 +236,6 @@ def _cuda(root: Path) -> str | None:
         return msgspec.json.decode(_text(root / "usr/local/cuda/version.json") or "", type=_CudaFile).cuda.version
     found = re.match(r"CUDA Version ([\d.]+)", _text(root / "usr/local/cuda/version.txt") or "")
     return found[1] if found else None
-
-
-def _power_mode(root: Path) -> str | None:
-    """``MAXN``, ``15W`` …: from ``nvpmodel -q``, else from its notes of the mode and of what the modes are called."""
-    said = run_tool(root / "usr/sbin/nvpmodel", "-q") or ""
-    if found := re.search(r"^NV Power Mode: *(\S+)", said, re.MULTILINE):
-        return found[1]
-    number = re.search(r"pmode:(\d+)", _text(root / "var/lib/nvpmodel/status") or "")
-    if number is None:
-        return None
-    names = _text(root / "etc/nvpmodel.conf") or ""
-    name = re.search(rf"^< POWER_MODEL ID={int(number[1])} NAME=(\S+) >", names, re.MULTILINE)
-    return name[1] if name else f"mode {int(number[1])}"
 
 
 def _cpu_clock(root: Path) -> Clock | None:
