@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from googlenet_edge.engines.bundle import Bundle
+from googlenet_edge.engines.devices import PROFILES
 from googlenet_edge.engines.golden import check_golden
 from googlenet_edge.engines.protocol import Engine, EngineOptions
 from googlenet_edge.errors import BundleError, EngineError
@@ -46,9 +47,16 @@ def _openvino_cpu() -> Opener:
     return OpenVinoCpu
 
 
+def _simulated() -> Opener:
+    from googlenet_edge.engines.simulated import Simulated  # noqa: PLC0415  (as above)
+
+    return Simulated
+
+
 BACKENDS: tuple[Backend, ...] = (
     Backend(EngineName.ONNXRUNTIME, Device.CPU, _onnxruntime_cpu),
     Backend(EngineName.OPENVINO, Device.CPU, _openvino_cpu),
+    *(Backend(EngineName.SIMULATED, profile.device, _simulated) for profile in PROFILES if profile.has_tensorrt),
 )
 """In the order of preference: the first of a device is its default."""
 

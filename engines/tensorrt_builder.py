@@ -217,7 +217,8 @@ def _parse(library: Library, parser: Any, model: bytes) -> None:
     if not parser.parse(model):
         reasons = "; ".join(" ".join(str(parser.get_error(i)).split()) for i in range(parser.num_errors))
         raise EngineError(
-            f"{library} does not read the graph: {reasons or 'the parser gave no reason'}; build a bundle for this device"
+            f"{library} does not read the graph: {reasons or 'the parser gave no reason'}; build a bundle for this"
+            " device"
         )
 
 
