@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from googlenet_edge.engines.bundle import Bundle
-from googlenet_edge.engines.devices import PROFILES
+from googlenet_edge.engines.devices import profile_of
 from googlenet_edge.engines.golden import check_golden
 from googlenet_edge.engines.protocol import Engine, EngineOptions
 from googlenet_edge.errors import BundleError, EngineError
@@ -56,14 +56,18 @@ def _simulated() -> Opener:
 BACKENDS: tuple[Backend, ...] = (
     Backend(EngineName.ONNXRUNTIME, Device.CPU, _onnxruntime_cpu),
     Backend(EngineName.OPENVINO, Device.CPU, _openvino_cpu),
-    *(Backend(EngineName.SIMULATED, profile.device, _simulated) for profile in PROFILES if profile.has_tensorrt),
 )
 """In the order of preference: the first of a device is its default."""
+
+SIMULATION = Backend(EngineName.SIMULATED, Device.CPU, _simulated)
+"""On a processor, for whatever TensorRT will run."""
 
 
 def backends_for(device: Device) -> tuple[Backend, ...]:
     """The backends of a device, its default first. Raises `EngineError` where this version has none."""
     found = tuple(backend for backend in BACKENDS if backend.device is device)
+    if profile_of(device).has_tensorrt:
+        return (*found, SIMULATION)
     if not found:
         known = ", ".join(sorted({backend.device.value for backend in BACKENDS}))
         raise EngineError(

@@ -334,13 +334,6 @@ def test_loss_of_accuracy_above_max_drop_leaves_the_old_bundle(work: Path, monke
 # Settings, devices and what is not there
 
 
-@pytest.mark.parametrize("command", ["build", "bench"])
-def test_device_that_this_version_cannot_run_is_named(command: str, work: Path) -> None:
-    sentence = "this version has no backend for the device cuda; use --device with one of: cpu"
-    given = ("runs/photos/checkpoint.safetensors", "--data", "photos") if command == "build" else ()
-    refused_without_a_trace(sentence, command, *given, "--device", "cuda", cwd=work)
-
-
 @pytest.mark.parametrize(
     ("wish", "sentence"),
     [
