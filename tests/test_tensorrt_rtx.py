@@ -79,6 +79,22 @@ def test_int8_the_pixels_become_codes_in_one_kernel(int8: tuple[Plan, PlanCensus
     assert {"pixels.real", "pixels.planes", "images.quantize"} <= set(first.nodes)
 
 
+def test_a_pair_between_a_convolution_and_its_relu_is_seen(rtx: Library) -> None:
+    """That the census can fail: the one thing that ONNX Runtime's own placement does otherwise."""
+    graph = tiny_graph()
+    model = lower_int8_tensorrt(graph, table_of(graph))
+    nodes = list(model.graph.node)
+    place = next(i for i, node in enumerate(nodes) if node.name == "left")
+    pair = [
+        onnx.helper.make_node(f"{kind}Linear", [source, "stem.scale", "zero_point"], [target], name=target)
+        for kind, source, target in (("Quantize", "left_conv", "early"), ("Dequantize", "early", "late"))
+    ]
+    nodes[place].input[0] = "late"
+    del model.graph.node[:]
+    model.graph.node.extend([*nodes[:place], *pair, *nodes[place:]])
+    assert len(built(rtx, model, Precision.INT8)[1].rounded_before_relu) == 1
+
+
 def test_fp16_no_convolution_is_float32(fp16: tuple[Plan, PlanCensus]) -> None:
     assert fp16[1].convolutions == {NumberType.HALF: 57}
 
