@@ -30,7 +30,7 @@ from googlenet_edge.engines.bundle import Bundle, Lineage, Manifest, check_place
 from googlenet_edge.engines.devices import Unit, profile_of, refuse_impossible
 from googlenet_edge.engines.evaluate import check_classes
 from googlenet_edge.engines.recovery import Bars, Judge, Judged, first_pixels, within_budget
-from googlenet_edge.engines.registry import Backend, backend_for, backends_for
+from googlenet_edge.engines.registry import Backend, backend_for, backends_for, default_to_build_with
 from googlenet_edge.engines.sensitivity import DEFAULT_IMAGES, Probe, Sensitivity, rank_layers, try_layers
 from googlenet_edge.engines.source import CheckpointSource, Origin, Source
 from googlenet_edge.errors import EngineError, GraphError
@@ -310,8 +310,8 @@ def _held_out(
 
 def _backends(request: BuildRequest) -> tuple[Backend, ...]:
     """Those that may be taken, the default first. Raises `EngineError` where there is none of that name."""
-    if request.engine is None:
-        return backends_for(request.device)[:1]
+    if request.engine is None or profile_of(request.device).has_tensorrt:
+        return (default_to_build_with(request.device),)
     if request.engine is EngineChoice.AUTO:
         return backends_for(request.device)
     return (backend_for(request.device, EngineName(request.engine.value)),)

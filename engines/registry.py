@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
 
-from googlenet_edge.engines.bundle import Bundle
+from googlenet_edge.engines.bundle import Bundle, Manifest
 from googlenet_edge.engines.devices import profile_of
 from googlenet_edge.engines.golden import check_golden
 from googlenet_edge.engines.protocol import Engine, EngineOptions
@@ -53,6 +55,12 @@ def _simulated() -> Opener:
     return Simulated
 
 
+def _tensorrt(device: Device) -> Opener:
+    from googlenet_edge.engines.tensorrt_runtime import open_tensorrt  # noqa: PLC0415  (as above)
+
+    return partial(open_tensorrt, profile_of(device))
+
+
 BACKENDS: tuple[Backend, ...] = (
     Backend(EngineName.ONNXRUNTIME, Device.CPU, _onnxruntime_cpu),
     Backend(EngineName.OPENVINO, Device.CPU, _openvino_cpu),
@@ -67,13 +75,18 @@ def backends_for(device: Device) -> tuple[Backend, ...]:
     """The backends of a device, its default first. Raises `EngineError` where this version has none."""
     found = tuple(backend for backend in BACKENDS if backend.device is device)
     if profile_of(device).has_tensorrt:
-        return (*found, SIMULATION)
+        return (Backend(EngineName.TENSORRT, device, partial(_tensorrt, device)), SIMULATION)
     if not found:
         known = ", ".join(sorted({backend.device.value for backend in BACKENDS}))
         raise EngineError(
             f"this version has no backend for the device {device.value}; use --device with one of: {known}"
         )
     return found
+
+
+def default_to_build_with(device: Device) -> Backend:
+    """The backend that judges a build: the device's default, or the simulation where TensorRT will run it."""
+    return SIMULATION if profile_of(device).has_tensorrt else backends_for(device)[0]
 
 
 def backend_for(device: Device, engine: EngineName | None = None) -> Backend:
@@ -100,8 +113,8 @@ def open_bundle(bundle: Bundle, *, threads: int = 1, streams: int = 1, engine: E
         BundleError: the model does not fit the bundle, or gives other logits for the golden vectors.
     """
     manifest = bundle.manifest
-    options = EngineOptions(threads=threads, streams=streams, weight_bits=manifest.weight_bits)
-    opened = backend_for(manifest.device, engine or manifest.engine).open(bundle.model, options)
+    options = EngineOptions(threads, manifest.weight_bits, streams, manifest.precision)
+    opened = backend_for(manifest.device, engine or _engine_here(manifest)).open(bundle.model, options)
     try:
         _check_fit(opened, bundle)
         logits = opened.run(bundle.golden.pixels)
@@ -110,6 +123,15 @@ def open_bundle(bundle: Bundle, *, threads: int = 1, streams: int = 1, engine: E
         opened.close()
         raise
     return opened
+
+
+def _engine_here(manifest: Manifest) -> EngineName:
+    """That for which the bundle was built; of a simulated one the real one, where it can be loaded."""
+    simulated = manifest.engine is EngineName.SIMULATED
+    needed = "tensorrt_rtx" if manifest.device is Device.RTX else "tensorrt"
+    if simulated and find_spec(needed) and find_spec("pycuda"):
+        return EngineName.TENSORRT
+    return manifest.engine
 
 
 def _check_fit(engine: Engine, bundle: Bundle) -> None:

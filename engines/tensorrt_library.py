@@ -35,7 +35,7 @@ class Flavour(Enum):
 
 _INSTALL = {
     Flavour.TENSORRT: "on a Jetson it comes with JetPack: sudo apt install python3-libnvinfer; elsewhere: pip install"
-    " 'googlenet-edge[tensorrt]'",
+    " tensorrt",
     Flavour.RTX: "install it with: pip install 'googlenet-edge[rtx]'",
 }
 
