@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import traceback
 from contextlib import ExitStack
 from pathlib import Path
 from queue import LifoQueue
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from googlenet_edge.engines.cuda_device import Buffer, CudaDevice, load_driver
-from googlenet_edge.engines.devices import DeviceProfile
+from googlenet_edge.engines.devices import DeviceProfile, Typing
 from googlenet_edge.engines.protocol import EngineOptions, EngineSpec, check_batch
 from googlenet_edge.engines.tensorrt_builder import Batches, PlanRequest
 from googlenet_edge.engines.tensorrt_library import Flavour, Library, errors_in, listening, load_library, logger_of
@@ -27,7 +28,6 @@ MOST_IMAGES = 8
 """The largest batch that a plan takes; it is fastest at one image. More images are run in turns."""
 
 _PIXELS, _LOGITS = "pixels", "logits"
-_FIRST_TO_SHARE_PROFILES = (10,)
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +49,8 @@ def open_tensorrt(profile: DeviceProfile, model: bytes, options: EngineOptions) 
             _log.info("%s compiles the model where that is not done yet: minutes, once; kept in %s", library, folder)
             plan = plan_at(folder, library, request, gpu=device.name).data
             return TensorRtEngine(plan, library=library, device=device, options=options, target=profile.device)
-    except BaseException:
+    except BaseException as problem:
+        traceback.clear_frames(problem.__traceback__)  # which hold what must be released before the device
         device.close()
         raise
 
@@ -75,11 +76,13 @@ class TensorRtEngine:
                 raise EngineError(f"{library} does not load the plan: {errors_in(lines)}; remove {plans_folder()}")
         crop, classes = _interface(self._engine, library.module)
         self._most = int(self._engine.get_tensor_profile_shape(_PIXELS, 0)[2][0])
-        streams = options.streams if library.version >= _FIRST_TO_SHARE_PROFILES else 1
+        shared = library.typing is Typing.STRONG  # before, contexts cannot share an optimization profile
+        streams = options.streams if shared else 1
         version = ".".join(map(str, library.version))
         self._spec = EngineSpec(EngineName.TENSORRT.value, version, target, options.threads, crop, classes, streams)
         self._idle: LifoQueue[_Worker] = LifoQueue()
         with ExitStack() as made:
+            made.callback(self._release)
             for _ in range(streams):
                 worker = _Worker(self._engine, device.driver, most=self._most, crop=crop, classes=classes)
                 made.callback(worker.close)
@@ -119,9 +122,12 @@ class TensorRtEngine:
         with self._device.current():
             for _ in range(self._spec.streams):
                 self._idle.get().close()
-            self._engine = None
-            self._runtime = None
+            self._release()
         self._device.close()
+
+    def _release(self) -> None:
+        self._engine = None
+        self._runtime = None
 
     def __enter__(self) -> TensorRtEngine:
         return self
@@ -136,18 +142,19 @@ class _Worker:
     """What one inference at a time needs."""
 
     def __init__(self, engine: Any, driver: Any, *, most: int, crop: int, classes: int) -> None:
-        self._context = engine.create_execution_context()
-        if self._context is None:
-            raise EngineError("the GPU has no memory for another execution context; use fewer streams")
         self._stream = driver.Stream()
         with ExitStack() as made:
             self._pixels = Buffer(driver, (most, crop, crop, 3), np.uint8)
             made.callback(self._pixels.free)
             self._logits = Buffer(driver, (most, classes), np.float32)
             made.callback(self._logits.free)
+            self._context = engine.create_execution_context()
+            made.callback(self._drop_context)
+            if self._context is None:
+                raise EngineError("the GPU has no memory for another execution context; use fewer streams")
             for name, buffer in ((_PIXELS, self._pixels), (_LOGITS, self._logits)):
                 _expect(self._context.set_tensor_address(name, buffer.address), f"does not take the address of {name}")
-            self._buffers = made.pop_all()
+            self._made = made.pop_all()
 
     def run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """At most as many images as the buffers hold."""
@@ -164,9 +171,11 @@ class _Worker:
 
     def close(self) -> None:
         """The context before the memory that it reads."""
-        self._context = None
-        self._buffers.close()
+        self._made.close()
         self._stream = None
+
+    def _drop_context(self) -> None:
+        self._context = None
 
 
 def _interface(engine: Any, trt: Any) -> tuple[int, int]:

@@ -165,8 +165,8 @@ def add_runtime(trt: Any, gpu: Gpu, wrong: Runtime) -> None:
     class Context(_Tracked):
         name = "context"
 
-        def __init__(self) -> None:
-            self._addresses, self._count = dict[str, int](), 0
+        def __init__(self, engine: Any) -> None:
+            self._engine, self._addresses, self._count = engine, dict[str, int](), 0
 
         def set_tensor_address(self, name: str, address: int) -> bool:
             self._addresses[name] = address
@@ -193,8 +193,8 @@ def add_runtime(trt: Any, gpu: Gpu, wrong: Runtime) -> None:
         name = "engine"
         num_io_tensors = 2
 
-        def __init__(self) -> None:
-            self._contexts = wrong.contexts
+        def __init__(self, runtime: Any) -> None:
+            self._runtime, self._contexts = runtime, wrong.contexts  # the real one keeps its runtime alive, too
 
         def get_tensor_name(self, index: int) -> str:
             return ("pixels", "logits")[index]
@@ -211,7 +211,7 @@ def add_runtime(trt: Any, gpu: Gpu, wrong: Runtime) -> None:
         def create_execution_context(self) -> Context | None:
             gpu.here()
             self._contexts -= 1
-            return Context() if self._contexts >= 0 else None
+            return Context(self) if self._contexts >= 0 else None
 
     class TheRuntime(_Tracked):
         name = "runtime"
@@ -223,6 +223,6 @@ def add_runtime(trt: Any, gpu: Gpu, wrong: Runtime) -> None:
             gpu.here()
             if not wrong.loads:
                 self._logger.log(SimpleNamespace(name="ERROR"), "the engine plan file is not compatible with this GPU")
-            return Engine() if wrong.loads else None
+            return Engine(self) if wrong.loads else None
 
     trt.Runtime = TheRuntime

@@ -183,6 +183,7 @@ def test_contexts_that_do_not_fit_are_named_and_the_others_given_back(machine: M
     sentence = "the GPU has no memory for another execution context; use fewer streams"
     assert machine.refusal(streams=2) == sentence
     assert not machine.gpu.memory
+    assert machine.gpu.history[-3:] == ["engine released", "runtime released", "device given back"]
 
 
 def test_a_plan_of_another_kind_is_refused(machine: Machine) -> None:
