@@ -72,16 +72,10 @@ SIMULATION = Backend(EngineName.SIMULATED, Device.CPU, _simulated)
 
 
 def backends_for(device: Device) -> tuple[Backend, ...]:
-    """The backends of a device, its default first. Raises `EngineError` where this version has none."""
-    found = tuple(backend for backend in BACKENDS if backend.device is device)
+    """The backends of a device, its default first. Raises `EngineError` for ``jetson``, which can be any."""
     if profile_of(device).has_tensorrt:
         return (Backend(EngineName.TENSORRT, device, partial(_tensorrt, device)), SIMULATION)
-    if not found:
-        known = ", ".join(sorted({backend.device.value for backend in BACKENDS}))
-        raise EngineError(
-            f"this version has no backend for the device {device.value}; use --device with one of: {known}"
-        )
-    return found
+    return tuple(backend for backend in BACKENDS if backend.device is device)
 
 
 def default_to_build_with(device: Device) -> Backend:
@@ -100,13 +94,21 @@ def backend_for(device: Device, engine: EngineName | None = None) -> Backend:
     raise EngineError(f"the device {device.value} has no engine {wanted.value}; use --engine with one of: {known}")
 
 
+def engine_here(manifest: Manifest) -> EngineName:
+    """The runtime for which a bundle was built; where it was only simulated, TensorRT if that is installed here."""
+    if manifest.engine is not EngineName.SIMULATED:
+        return manifest.engine
+    needed = ("tensorrt_rtx" if manifest.device is Device.RTX else "tensorrt", "pycuda")
+    return EngineName.TENSORRT if all(map(find_spec, needed)) else EngineName.SIMULATED
+
+
 def open_bundle(bundle: Bundle, *, threads: int = 1, streams: int = 1, engine: EngineName | None = None) -> Engine:
     """Opens a bundle's model on its device and proves that it computes here what it computed where it was built.
 
     Args:
         threads: processor threads of one inference.
         streams: inferences that may run at the same time.
-        engine: the runtime, by default that for which the bundle was built.
+        engine: the runtime, by default as `engine_here`.
 
     Raises:
         EngineError: the runtime is missing or refuses the model.
@@ -114,7 +116,7 @@ def open_bundle(bundle: Bundle, *, threads: int = 1, streams: int = 1, engine: E
     """
     manifest = bundle.manifest
     options = EngineOptions(threads, manifest.weight_bits, streams, manifest.precision)
-    opened = backend_for(manifest.device, engine or _engine_here(manifest)).open(bundle.model, options)
+    opened = backend_for(manifest.device, engine or engine_here(manifest)).open(bundle.model, options)
     try:
         _check_fit(opened, bundle)
         logits = opened.run(bundle.golden.pixels)
@@ -123,15 +125,6 @@ def open_bundle(bundle: Bundle, *, threads: int = 1, streams: int = 1, engine: E
         opened.close()
         raise
     return opened
-
-
-def _engine_here(manifest: Manifest) -> EngineName:
-    """That for which the bundle was built; of a simulated one the real one, where it can be loaded."""
-    simulated = manifest.engine is EngineName.SIMULATED
-    needed = "tensorrt_rtx" if manifest.device is Device.RTX else "tensorrt"
-    if simulated and find_spec(needed) and find_spec("pycuda"):
-        return EngineName.TENSORRT
-    return manifest.engine
 
 
 def _check_fit(engine: Engine, bundle: Bundle) -> None:

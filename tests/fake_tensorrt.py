@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum
+from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -49,7 +50,9 @@ def fake_tensorrt(version: str, script: Script, *, rtx: bool = False) -> Any:
     """The module of a version."""
     number = tuple(int(part) for part in version.split("."))
     typed_only = rtx or number >= (11,)
-    trt: Any = ModuleType("tensorrt_rtx" if rtx else "tensorrt")
+    name = "tensorrt_rtx" if rtx else "tensorrt"
+    trt: Any = ModuleType(name)
+    trt.__spec__ = ModuleSpec(name, None)
     trt.__version__ = version
     trt.NetworkDefinitionCreationFlag = _enum(
         *(() if typed_only else ("EXPLICIT_BATCH",)), *(("STRONGLY_TYPED",) if typed_only or number >= (10,) else ())

@@ -6,8 +6,10 @@ import gc
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,12 +17,15 @@ import pytest
 from fake_cuda import Gpu, Runtime, add_runtime
 from fake_tensorrt import Script, fake_tensorrt
 from numpy.typing import NDArray
+from tiny_bundles import colour_bundle, with_golden_logits
 
+from googlenet_edge.engines import registry
+from googlenet_edge.engines.bundle import Bundle
 from googlenet_edge.engines.devices import profile_of
 from googlenet_edge.engines.protocol import EngineOptions
-from googlenet_edge.engines.registry import backends_for
+from googlenet_edge.engines.registry import backends_for, open_bundle
 from googlenet_edge.engines.tensorrt_runtime import TensorRtEngine, open_tensorrt, plans_folder
-from googlenet_edge.errors import EngineError
+from googlenet_edge.errors import BundleError, EngineError
 from googlenet_edge.target import Device, EngineName, Precision
 
 
@@ -33,7 +38,9 @@ class Machine:
         add_runtime(trt, self.gpu, self.wrong)
         driver = self.gpu.driver()
         patch.setitem(sys.modules, "tensorrt", trt)
-        patch.setitem(sys.modules, "pycuda", SimpleNamespace(driver=driver))  # type: ignore[arg-type]
+        package: Any = ModuleType("pycuda")
+        package.__spec__ = ModuleSpec("pycuda", None)
+        patch.setitem(sys.modules, "pycuda", package)
         patch.setitem(sys.modules, "pycuda.driver", driver)
 
     def open(self, streams: int = 1) -> TensorRtEngine:
@@ -203,3 +210,36 @@ def test_a_missing_pycuda_is_named_with_what_installs_it(machine: Machine, monke
 
 def test_a_tensorrt_device_has_the_runtime_first_and_the_simulation_beside_it() -> None:
     assert [each.name for each in backends_for(Device.ORIN_NX)] == [EngineName.TENSORRT, EngineName.SIMULATED]
+
+
+def orin_bundle() -> Bundle:
+    """A bundle that was simulated where it was built, of the network that the GPU of these tests computes."""
+    bundle = colour_bundle(Precision.INT8)
+    manifest = replace(bundle.manifest, device=Device.AGX_ORIN, engine=EngineName.SIMULATED)
+    return with_golden_logits(replace(bundle, manifest=manifest), bundle.golden.pixels.mean(axis=(1, 2)))
+
+
+def test_a_simulated_bundle_runs_on_tensorrt_where_it_is_installed_and_is_checked_there(machine: Machine) -> None:
+    machine.wrong.crop = 32
+    with open_bundle(orin_bundle(), streams=2) as engine:
+        assert (engine.spec.backend, engine.spec.device) == ("tensorrt", Device.AGX_ORIN)
+    assert machine.script.settings["WORKSPACE"] == profile_of(Device.AGX_ORIN).workspace_bytes
+    other = with_golden_logits(orin_bundle(), 2 * orin_bundle().golden.logits)
+    with pytest.raises(BundleError, match="computes something else on this machine: its golden logits differ by"):
+        open_bundle(other)
+
+
+def test_flags_are_those_of_the_bundles_precision(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    machine = Machine(monkeypatch, "8.6.2")
+    machine.wrong.crop = 32
+    open_bundle(orin_bundle()).close()
+    assert machine.script.flags == ["FP16", "INT8"]
+
+
+def test_a_simulated_bundle_stays_simulated_where_tensorrt_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "find_spec", lambda name: None)
+    bundle = colour_bundle(Precision.INT8)
+    manifest = replace(bundle.manifest, device=Device.AGX_ORIN, engine=EngineName.SIMULATED)
+    with open_bundle(replace(bundle, manifest=manifest)) as engine:
+        assert engine.spec.backend == "simulated"
