@@ -21,6 +21,7 @@ from googlenet_edge.engines.devices import PROFILES
 from googlenet_edge.engines.predictor import Predictor
 from googlenet_edge.engines.protocol import EngineOptions
 from googlenet_edge.engines.registry import Backend
+from googlenet_edge.engines.tensorrt_check import compiler_notes
 from googlenet_edge.errors import EngineError
 from googlenet_edge.graph import InferenceGraph
 from googlenet_edge.processor import read_processor
@@ -122,11 +123,11 @@ _OURS = {"QuantizeLinear", "DequantizeLinear", "Transpose", "Reshape", "Split", 
 
 
 def _fp32_tensorrt(graph: InferenceGraph, _: CalibrationTable | None, __: AbstractSet[str], opset: int) -> Lowered:
-    return _for_tensorrt(lower_fp32_tensorrt(graph, opset=opset))
+    return _for_tensorrt(lower_fp32_tensorrt(graph, opset=opset), Precision.FP32)
 
 
 def _fp16_tensorrt(graph: InferenceGraph, _: CalibrationTable | None, __: AbstractSet[str], opset: int) -> Lowered:
-    return _for_tensorrt(lower_fp16_tensorrt(graph, opset=opset))
+    return _for_tensorrt(lower_fp16_tensorrt(graph, opset=opset), Precision.FP16)
 
 
 def _int8_tensorrt(
@@ -135,13 +136,16 @@ def _int8_tensorrt(
     if table is None:
         raise EngineError("int8 needs a calibration table; give --data with images to calibrate on")
     model = lower_int8_tensorrt(graph, table, opset=opset, float_nodes=float_nodes)
-    return replace(_for_tensorrt(model), float_nodes=staying_float(graph.model.graph, float_nodes))
+    return replace(_for_tensorrt(model, Precision.INT8), float_nodes=staying_float(graph.model.graph, float_nodes))
 
 
-def _for_tensorrt(model: onnx.ModelProto) -> Lowered:
-    note = "the accuracy is simulated here, with every rounding of the model; TensorRT compiles it on the device"
-    return Lowered(model.SerializeToString(deterministic=True), (note,))
+def _for_tensorrt(model: onnx.ModelProto, precision: Precision) -> Lowered:
+    data = model.SerializeToString(deterministic=True)
+    kinds = {node.name: node.op_type for node in model.graph.node}
+    return Lowered(data, (_SIMULATED, *compiler_notes(data, kinds, precision)))
 
+
+_SIMULATED = "the accuracy is simulated here, with every rounding of the model; TensorRT compiles it on the device"
 
 _Lowering = Callable[[InferenceGraph, CalibrationTable | None, AbstractSet[str]], Lowered]
 _LOWERINGS: dict[tuple[Device, Precision], _Lowering] = {

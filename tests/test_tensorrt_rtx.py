@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import onnx
 import pytest
@@ -16,12 +17,15 @@ from googlenet_edge.calibration.lower_tensorrt import (
     lower_fp32_tensorrt,
     lower_int8_tensorrt,
 )
+from googlenet_edge.engines.lowering import lower
 from googlenet_edge.engines.tensorrt_audit import PlanCensus, take_plan_census
 from googlenet_edge.engines.tensorrt_builder import Batches, Plan, PlanRequest, build_plan
+from googlenet_edge.engines.tensorrt_check import compiler_notes
 from googlenet_edge.engines.tensorrt_layers import NumberType
 from googlenet_edge.engines.tensorrt_library import Flavour, Library, load_library
+from googlenet_edge.engines.tensorrt_plans import LAYERS, plan_at
 from googlenet_edge.errors import EngineError
-from googlenet_edge.target import Precision
+from googlenet_edge.target import Device, Precision
 
 pytestmark = pytest.mark.rtx
 
@@ -145,3 +149,27 @@ def test_a_generation_that_this_tensorrt_has_not_is_refused(rtx: Library) -> Non
     request = replace(request_for(lower_fp32_tensorrt(tiny_graph()), Precision.FP32), targets=("SM87",))
     with pytest.raises(EngineError, match="builds for no SM87; it knows: .*SM86, SM89"):
         build_plan(rtx, request)
+
+
+def test_a_plan_is_kept_with_its_layers_and_reused(rtx: Library, tmp_path: Path) -> None:
+    request = request_for(lower_fp16_tensorrt(tiny_graph()), Precision.FP16)
+    built_here = plan_at(tmp_path / "plan", rtx, request, gpu="")
+    assert plan_at(tmp_path / "plan", rtx, request, gpu="").record == built_here.record
+    assert b'"half"' in (tmp_path / "plan" / LAYERS).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("precision", "sentence"),
+    [(Precision.INT8, "3 of 3 convolutions on int8"), (Precision.FP16, "3 of 3 convolutions on half")],
+)
+def test_a_build_says_what_the_compiler_makes_of_the_model(precision: Precision, sentence: str) -> None:
+    graph = tiny_graph()
+    notes = lower(graph, device=Device.ORIN_NANO, precision=precision, table=table_of(graph)).notes
+    assert notes[1].startswith("tensorrt_rtx 1.")
+    assert f"compiles it: {sentence}" in notes[1]
+    assert "needlessly" not in notes[1]
+
+
+def test_a_model_that_the_compiler_does_not_take_is_noted_and_not_refused() -> None:
+    notes = compiler_notes(b"no model", {}, Precision.FP32)
+    assert notes[0].startswith("NVIDIA's compiler does not take it here: tensorrt_rtx")
