@@ -5,6 +5,7 @@ from __future__ import annotations
 import runpy
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import libgne
@@ -22,12 +23,16 @@ settings.load_profile("steady")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked `realdata` are skipped where the folder beside the repository is not there."""
-    if SHARED.is_dir():
-        return
+    """Skips what is marked `realdata` or `rtx` where the folder, or the package, is not there."""
+    missing = {}
+    if not SHARED.is_dir():
+        missing["realdata"] = f"{SHARED.name}/ is not beside the repository"
+    if not find_spec("tensorrt_rtx"):
+        missing["rtx"] = "TensorRT for RTX is not installed: pip install 'googlenet-edge[rtx]'"
     for item in items:
-        if item.get_closest_marker("realdata"):
-            item.add_marker(pytest.mark.skip(reason=f"{SHARED.name}/ is not beside the repository"))
+        for marker, reason in missing.items():
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session")
