@@ -1,0 +1,119 @@
+"""The process that measures on a device: ``python -m googlenet_edge.engines.remote_worker REQUEST OUT``.
+
+It is started over there by `engines/remote_agent.py`, takes a `Request` from a file, tells its progress in lines of JSON
+on stdout, and writes a `Measurement`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from googlenet_edge.dataset import Progress
+from googlenet_edge.engines.bench import bench
+from googlenet_edge.engines.measurement import write_measurement
+from googlenet_edge.engines.registry import backend_for
+from googlenet_edge.engines.remote_agent import TOLD
+from googlenet_edge.engines.rounds import BenchPlan
+from googlenet_edge.errors import ConfigError, EdgeError
+from googlenet_edge.files import from_json, read_file
+from googlenet_edge.target import Device, EngineName
+
+_MAX_REQUEST_BYTES = 1 << 20
+_BETWEEN_REPORTS_S = 0.2
+
+Say = Callable[..., None]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to measure over there.
+
+    ``bundles`` and ``image`` are paths where the worker runs, ``names`` what the measurement calls the bundles.
+    ``streams`` is one a core of the device where it is not given.
+    """
+
+    bundles: tuple[str, ...]
+    names: tuple[str, ...]
+    image: str
+    device: Device
+    engine: EngineName | None
+    threads: int
+    streams: int | None
+    rounds: int
+
+
+def run(request: Request, *, say: Say) -> Any:
+    """Builds what has to be built on the device, and measures. Raises as `bench` does."""
+    backend_for(request.device, request.engine)
+    paths = [Path(bundle) for bundle in request.bundles]
+    build_plans(paths, device=request.device, say=say)
+    say("step", message="measuring")
+    return bench(
+        paths,
+        names=request.names,
+        plan=BenchPlan(
+            threads=request.threads, streams=request.streams or len(os.sched_getaffinity(0)), rounds=request.rounds
+        ),
+        image=Path(request.image).read_bytes(),
+        engine=request.engine,
+        progress=_reporting(say),
+    )
+
+
+def build_plans(paths: list[Path], *, device: Device, say: Say) -> None:
+    """Makes on the device what only the device can make, and tells of each as a step.
+
+    For processors that is nothing: their runtimes read the bundle's model as it is. A backend whose runtime compiles a
+    plan for the very GPU belongs here, before anything is timed.
+    """
+
+
+def main() -> int:
+    """The process."""
+    say = _speaker()
+    try:
+        data = read_file(Path(sys.argv[1]), limit=_MAX_REQUEST_BYTES, error=ConfigError)
+        request = from_json(data, Request, where="the request", error=ConfigError)
+        write_measurement(Path(sys.argv[2]), run(request, say=say))
+    except EdgeError as problem:
+        say("failed", message=str(problem))
+        return TOLD
+    except KeyboardInterrupt:
+        return 1
+    return 0
+
+
+def _speaker() -> Say:
+    """Writes events where stdout was, and sends to stderr what libraries print."""
+    channel = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+
+    def say(event: str, **facts: Any) -> None:
+        channel.write(json.dumps({"event": event, **facts}).encode() + b"\n")
+
+    return say
+
+
+def _reporting(say: Say) -> Progress:
+    """At most five times a second, and of the end."""
+    last = -_BETWEEN_REPORTS_S
+
+    def report(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= _BETWEEN_REPORTS_S or done == total:
+            last = now
+            say("progress", done=done, total=total)
+
+    return report
+
+
+if __name__ == "__main__":
+    sys.exit(main())
