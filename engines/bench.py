@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +54,7 @@ def bench(
     plan: BenchPlan,
     image: bytes | None = None,
     engine: EngineName | None = None,
+    names: Sequence[str] | None = None,
     clock: Clock = time.perf_counter,
     progress: Progress | None = None,
 ) -> Measurement:
@@ -62,6 +63,7 @@ def bench(
     Args:
         image: the bytes of an image file for the stages and the cold start; by default a generated JPEG of 640×480.
         engine: the runtime for all of them; by default for each the one for which it was built.
+        names: what the measurement calls the bundles; by default their paths.
 
     Raises:
         BundleError, EngineError: a bundle cannot be opened or run.
@@ -80,7 +82,8 @@ def bench(
         tick = _ticker(len(subjects) * (plan.cold_starts + turn_count(plan)), progress)
         cold = _cold_starts(paths, image, plan=plan, engine=engine, tick=tick)
         timings = measure(predictors, image, plan=plan, clock=clock, tick=tick, streamed=streamed)
-    bundles = tuple(_bundle_measurement(s, t, c) for s, t, c in zip(subjects, timings, cold, strict=True))
+    measured = (_bundle_measurement(s, t, c) for s, t, c in zip(subjects, timings, cold, strict=True))
+    bundles = tuple(replace(m, name=name) for m, name in zip(measured, names or map(str, paths), strict=True))
     return Measurement(circumstances, described, bundles, ratios(bundles), doubts(circumstances, bundles))
 
 

@@ -1,7 +1,8 @@
 """The far end of ``gnet-edge bench --host``: the program that a device's Python is fed through SSH.
 
-It runs before anything of ours is there, so it is one file of the standard library that imports nothing of this package.
-It takes a job and the files that are missing from stdin, runs `engines/remote_worker.py` and sends on what that says.
+It runs before anything of ours is there, so it is one file that imports the standard library and nothing of this
+package. It takes a job and the missing files from stdin, runs `engines/remote_worker.py` and sends on what that
+says.
 Both ways go frames: a line of JSON, and where that names ``bytes``, as many bytes.
 
 Nothing stays behind: when stdin ends or says nothing for ``silence_s`` (the network is gone, or the other side was
@@ -34,6 +35,7 @@ from typing import IO, Any, NoReturn
 FOLDER = "gnet-edge-remote"
 TOLD = 3  # how a worker ends that has said itself what went wrong
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 _PR_SET_PDEATHSIG = 1
 _FIRST_SILENCE_S = 60.0
 _PATIENCE_S = 10.0
@@ -44,7 +46,7 @@ class TroubleError(Exception):
     """What a person can mend; the message goes to the other side."""
 
 
-class Gone(BaseException):  # noqa: N818  (no error: nobody is listening any more)
+class Gone(BaseException):
     """The other side is gone, or somebody ended this process."""
 
 
@@ -63,9 +65,12 @@ class Line:
 
     def pass_on(self, frame: bytes) -> None:
         """Sends the bytes of a frame."""
-        with self._speaking:
-            while frame:
-                frame = frame[os.write(self._sink, frame) :]
+        try:
+            with self._speaking:
+                while frame:
+                    frame = frame[os.write(self._sink, frame) :]
+        except BrokenPipeError:
+            raise Gone from None
 
     def frame(self) -> tuple[dict[str, Any], bytes]:
         """The next frame and its bytes, past those that only say that somebody is there."""
@@ -99,8 +104,7 @@ class Line:
 def main() -> None:
     """Does one job."""
     line = Line(0, 1)
-    signals = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
-    for number in signals:
+    for number in _SIGNALS:
         signal.signal(number, _leave)
     try:
         line.say("ready")
@@ -110,9 +114,8 @@ def main() -> None:
         with _own_folder(job["afterwards"]) as root:
             try:
                 _do(job, root, line)
-            finally:  # from here on nothing interrupts the cleaning
-                for number in signals:
-                    signal.signal(number, signal.SIG_IGN)
+            finally:
+                _go_on_undisturbed()
         line.say("done")
     except TroubleError as trouble:
         line.say("failed", message=str(trouble))
@@ -178,14 +181,17 @@ def _receive(wanted: dict[str, int], folder: Path, line: Line) -> None:
             path.unlink()
     missing = [digest for digest in wanted if not (folder / digest).exists()]
     line.say("missing", files=missing)
-    for digest in missing:
-        part = folder / "part"
-        with part.open("wb") as file:
-            while file.tell() < wanted[digest]:
-                file.write(line.frame()[1])
-        if _digest(part) != digest:
-            raise TroubleError("a file came over damaged; try again")
-        part.replace(folder / digest)
+    part = folder / "part"
+    try:
+        for digest in missing:
+            with part.open("wb") as file:
+                while file.tell() < wanted[digest]:
+                    file.write(line.frame()[1])
+            if _digest(part) != digest:
+                raise TroubleError("a file came over damaged; try again")
+            part.replace(folder / digest)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _digest(path: Path) -> str:
@@ -237,7 +243,9 @@ def _make_venv(venv: Path) -> None:
     try:
         import ensurepip  # noqa: F401, PLC0415  (Debian and Ubuntu leave it out of python3)
     except ImportError:
-        raise TroubleError("Python lacks its venv module there; install it with: sudo apt install python3-venv") from None
+        raise TroubleError(
+            "Python lacks its venv module there; install it with: sudo apt install python3-venv"
+        ) from None
     command = [sys.executable, "-m", "venv", "--system-site-packages", str(venv)]
     code, said = _run(command, dict(os.environ), cwd=venv.parent)
     if code != 0:
@@ -252,7 +260,7 @@ def _measure(python: str, environment: dict[str, str], work: Path, line: Line, *
     command = [python, "-m", "googlenet_edge.engines.remote_worker", "request.json", "measurement.json"]
     code, said = _run(command, environment, cwd=work, on_line=line.pass_on)
     if code == TOLD:
-        raise Gone  # the worker has said what went wrong
+        sys.exit(1)  # the worker has said what went wrong
     if code < 0:
         name = signal.Signals(-code).name
         raise TroubleError(f"the process that measures was killed ({name}); is the memory full?")
@@ -311,7 +319,7 @@ def _keep_tail(stream: IO[bytes], tail: collections.deque[str]) -> None:
 
 
 def _breathe(line: Line, every_s: float) -> None:
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(Gone, OSError):
         while True:
             time.sleep(every_s)
             line.say("alive")
@@ -329,7 +337,14 @@ def _in_background(work: Callable[..., None], *arguments: Any) -> threading.Thre
 
 
 def _leave(number: int, frame: object) -> NoReturn:
+    _go_on_undisturbed()
     raise Gone
+
+
+def _go_on_undisturbed() -> None:
+    """Lets nothing interrupt the cleaning."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 # Words

@@ -1,7 +1,7 @@
 """The process that measures on a device: ``python -m googlenet_edge.engines.remote_worker REQUEST OUT``.
 
-It is started over there by `engines/remote_agent.py`, takes a `Request` from a file, tells its progress in lines of JSON
-on stdout, and writes a `Measurement`.
+It is started over there by `engines/remote_agent.py`, takes a `Request` from a file, tells its progress in lines of
+JSON on stdout, and writes a `Measurement`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from googlenet_edge.dataset import Progress
 from googlenet_edge.engines.bench import bench
-from googlenet_edge.engines.measurement import write_measurement
+from googlenet_edge.engines.measurement import Measurement, write_measurement
 from googlenet_edge.engines.registry import backend_for
 from googlenet_edge.engines.remote_agent import TOLD
 from googlenet_edge.engines.rounds import BenchPlan
@@ -49,7 +49,7 @@ class Request:
     rounds: int
 
 
-def run(request: Request, *, say: Say) -> Any:
+def run(request: Request, *, say: Say) -> Measurement:
     """Builds what has to be built on the device, and measures. Raises as `bench` does."""
     backend_for(request.device, request.engine)
     paths = [Path(bundle) for bundle in request.bundles]
@@ -78,16 +78,23 @@ def build_plans(paths: list[Path], *, device: Device, say: Say) -> None:
 def main() -> int:
     """The process."""
     say = _speaker()
+    data = read_file(Path(sys.argv[1]), limit=_MAX_REQUEST_BYTES, error=ConfigError)
+    request = from_json(data, Request, where="the request", error=ConfigError)
     try:
-        data = read_file(Path(sys.argv[1]), limit=_MAX_REQUEST_BYTES, error=ConfigError)
-        request = from_json(data, Request, where="the request", error=ConfigError)
         write_measurement(Path(sys.argv[2]), run(request, say=say))
     except EdgeError as problem:
-        say("failed", message=str(problem))
+        say("failed", message=in_their_words(str(problem), request))
         return TOLD
     except KeyboardInterrupt:
         return 1
     return 0
+
+
+def in_their_words(message: str, request: Request) -> str:
+    """A message about bundles as the other side knows them."""
+    for place, name in zip(request.bundles, request.names, strict=True):
+        message = message.replace(place, name)
+    return message
 
 
 def _speaker() -> Say:

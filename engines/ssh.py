@@ -109,7 +109,9 @@ def why_no_connection(host: Host, code: int, said: str, *, python: str) -> str |
     for pattern, meaning in _MEANINGS:
         if re.search(pattern, said):
             return f"{host} cannot be reached: {meaning.format(login=host.login, **_mending_commands(host))}"
-    return f"{host} cannot be reached: {last_line(said) or 'ssh says nothing about why'}; try it by hand: ssh {host.login}"
+    return (
+        f"{host} cannot be reached: {last_line(said) or 'ssh says nothing about why'}; try it by hand: ssh {host.login}"
+    )
 
 
 def last_line(said: str) -> str:

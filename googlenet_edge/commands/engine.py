@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from googlenet_edge import load, workspace
+from googlenet_edge.commands import away
 from googlenet_edge.commands.options import (
     CORES,
     AboutOnnx,
@@ -231,27 +232,40 @@ def bench(
     rounds: Annotated[int, typer.Option(min=6, help="Interleaved rounds of ten runs each.")] = 20,
     image: Annotated[Path | None, typer.Option(help="For the stages; default: a generated JPEG, 640×480.")] = None,
     out: Annotated[Path | None, typer.Option(help="JSON file for every sample; default: none.")] = None,
+    host: away.HostOption = None,
+    python: away.PythonOption = None,
+    keep: away.KeepOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Latency, throughput, cold start and memory of bundles, measured in turns.
 
-    Examples: gnet-edge bench, gnet-edge bench --threads 2 --out measurement.json
+    Examples: gnet-edge bench, gnet-edge bench --threads 2 --out measurement.json,
+    gnet-edge bench --device jetson --host me@jetson.local
     """
     from googlenet_edge.engines.bench import bench as run
     from googlenet_edge.engines.measurement import write_measurement
     from googlenet_edge.engines.registry import backend_for
+    from googlenet_edge.engines.remote import RemotePlan
     from googlenet_edge.engines.rounds import BenchPlan
     from googlenet_edge.engines.tables import circumstances_sentence, latency_table, resources_table, stages_table
     from googlenet_edge.images import read_image_file
 
     settings = workspace.read_settings()
-    backend_for(chosen("--device", device, settings.device, Device.CPU))
+    remote = away.destination(host, python, keep, device=device, settings=settings)
+    wish = chosen("--device", device, settings.device, Device.CPU)
+    if not remote:
+        backend_for(wish)
     paths = [named(taken) for taken in workspace.take_bundles(bundles or ())]
     cores = chosen("--threads", threads, settings.threads, 1)
-    plan = BenchPlan(threads=cores, streams=streams or CORES, rounds=rounds)
     photo = read_image_file(image) if image else None
-    with bar("measuring") as progress:
-        measurement = run(paths, plan=plan, image=photo, engine=engine, progress=progress)
+    if remote:
+        measurement = away.measured_there(
+            paths, remote, plan=RemotePlan(wish, engine, cores, streams, rounds), image=photo
+        )
+    else:
+        plan = BenchPlan(threads=cores, streams=streams or CORES, rounds=rounds)
+        with bar("measuring") as progress:
+            measurement = run(paths, plan=plan, image=photo, engine=engine, progress=progress)
     for table in (latency_table(measurement), resources_table(measurement), stages_table(measurement)):
         shown(table)
     shown(circumstances_sentence(measurement))
