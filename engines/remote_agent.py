@@ -38,7 +38,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 _PR_SET_PDEATHSIG = 1
 _FIRST_SILENCE_S = 60.0
-_PATIENCE_S = 10.0
+_PATIENCE_S = 5.0
 _LIBC = ctypes.CDLL(None)
 
 

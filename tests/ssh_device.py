@@ -80,13 +80,10 @@ def start_device(folder: Path, *, environment: dict[str, str] | None = None, lar
     if os.geteuid() == 0:
         PRIVILEGE_SEPARATION.mkdir(mode=0o755, exist_ok=True)
 
-    def limit() -> None:
-        if largest_file is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
-
-    log = (folder / "sshd.log").open("wb")
-    server = subprocess.Popen([SSHD, "-D", "-e", "-f", folder / "sshd_config"], stderr=log, preexec_fn=limit)
-    log.close()
+    with (folder / "sshd.log").open("wb") as log:
+        server = subprocess.Popen([SSHD, "-D", "-e", "-f", folder / "sshd_config"], stderr=log)
+    if largest_file is not None:
+        resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (largest_file, largest_file))
     device = Device(folder, cache, port, server)
     device.knows((folder / "host_key.pub").read_text().strip())
     wait_until(lambda: _answers(port) or server.poll() is not None)

@@ -84,7 +84,7 @@ class Bars:
 
 @contextmanager
 def measuring(device: Device, paths: Sequence[Path], remote: Remote = HERE) -> Iterator[Future[MeasuredThere]]:
-    """An endless measurement, from the moment in which it runs over there; when it ends, nothing may be left running."""
+    """An endless measurement, from the moment in which it runs over there; when it ends, nothing is left running."""
     with ThreadPoolExecutor() as pool:
         future = pool.submit(bench_there, paths, remote, plan=ENDLESS, bars=Bars())
         wait_until(lambda: device.running("remote_worker") or future.done())

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -50,10 +52,8 @@ def agent(cache: Path) -> Iterator[Agent]:
 
 
 def close(stdin: IO[bytes]) -> None:
-    try:
+    with suppress(BrokenPipeError):
         stdin.close()
-    except BrokenPipeError:
-        pass
 
 
 def digest(data: bytes) -> str:
@@ -159,9 +159,6 @@ def test_agent_tells_the_last_error_of_a_worker_that_fails(cache: Path, tmp_path
 
 def false_wheel(folder: Path, worker: str) -> bytes:
     """A wheel whose worker is another program."""
-    import io
-    import zipfile
-
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         for package in ("googlenet_edge", "googlenet_edge/engines"):

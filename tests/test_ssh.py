@@ -31,8 +31,20 @@ def test_host_is_read_and_named_as_it_was_written(text: str, host: Host) -> None
 
 @pytest.mark.parametrize(
     "text",
-    ["", "-oProxyCommand=reboot", "me@-x", "-l@jetson", "jet son", "jetson;reboot", "$(reboot)", "a@b@c", "jetson:0"]
-    + ["jetson:65536", "jetson:٢", "jetson\n", "ssh://jetson", "fe80::1", "[jetson]", "@jetson", "jetson:", "é"],
+    [
+        *("", "-oProxyCommand=reboot", "me@-x", "-l@jetson", "jet son", "jetson;reboot", "$(reboot)", "a@b@c", "é"),
+        *(
+            "jetson:0",
+            "jetson:65536",
+            "jetson:٢",
+            "jetson:",
+            "jetson\n",
+            "ssh://jetson",
+            "fe80::1",
+            "[jetson]",
+            "@jetson",
+        ),
+    ],
 )
 def test_host_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(ConfigError) as problem:
