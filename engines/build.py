@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from googlenet_edge.calibration.calibrate import calibrate, table_at
+from googlenet_edge.calibration.domain import times_as_far, unlike
 from googlenet_edge.calibration.ranges import RangeMethod
 from googlenet_edge.calibration.table import CalibrationTable, write_table
 from googlenet_edge.dataset import (
@@ -19,6 +20,7 @@ from googlenet_edge.dataset import (
     Progress,
     WhenDamaged,
     check_images,
+    load_pixels,
     open_dataset,
     refuse_damaged,
     sample_beside,
@@ -38,6 +40,7 @@ from googlenet_edge.target import Device, EngineChoice, EngineName, Precision
 from googlenet_edge.workspace import GRAPH_FILE, TABLE_FILE
 
 _PARITY_IMAGES = 8
+_DOMAIN_IMAGES = 32
 _log = logging.getLogger(__name__)
 
 
@@ -122,7 +125,7 @@ def build(request: BuildRequest, *, bars: Bars) -> BuildReport:
         calibration=sha256_bytes(to_json(table)) if table else None,
         dataset=val.sha256,
     )
-    notes = (*_choice(table), *origin.doubts(val))
+    notes = (*_of_table(graph, table, val.images), *origin.doubts(val))
     manifest = _manifest(judge, chosen, lineage=lineage, notes=notes, seconds=steps.seconds)
     written = write_bundle(request.out, Bundle(manifest, graph.class_names, chosen.lowered.model, chosen.golden))
     return BuildReport(str(request.out), written, tuple(steps.reused))
@@ -150,9 +153,13 @@ def _manifest(
     )
 
 
-def _choice(table: CalibrationTable | None) -> tuple[str, ...]:
-    """What the calibration chose."""
-    return (str(table.choice),) if table and table.choice else ()
+def _of_table(graph: InferenceGraph, table: CalibrationTable | None, val: ImageSet) -> tuple[str, ...]:
+    """What the calibration chose, and whether its images are unlike those of the validation."""
+    if table is None:
+        return ()
+    some = load_pixels(val.take(list(range(0, len(val), -(-len(val) // _DOMAIN_IMAGES)))), graph.preprocess)
+    doubt = unlike(times_as_far(graph, table, (graph.preprocess.normalize(pixels[None]) for pixels in some)))
+    return tuple(str(each) for each in (table.choice, doubt) if each)
 
 
 def export_checked(checkpoint: Path, data: Path, out: Path, *, opset: int, seed: int) -> float:

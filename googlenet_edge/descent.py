@@ -24,11 +24,6 @@ class DescentConfig(Protocol):
         """A share of all steps."""
 
     @property
-    def require_finite_weights(self) -> None:
-        """Raises `TrainingError` where the last step left weights that no loss has shown yet."""
-        if not all(torch.isfinite(parameter).all() for parameter in self._model.parameters()):
-            raise TrainingError(f"the weights are not finite after the last step; {self._mend}")
-
     def momentum(self) -> float:
         """Nesterov's."""
 
