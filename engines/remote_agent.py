@@ -289,7 +289,7 @@ def _run(
     reader = _in_background(_keep_tail, child.stderr, tail)
     try:
         for said in child.stdout:
-            if on_line:
+            if on_line and said.endswith(b"\n"):
                 on_line(said)
         code = child.wait()
     finally:

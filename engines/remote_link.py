@@ -74,7 +74,7 @@ class Link:
     def __init__(self, host: Host, python: str, process: subprocess.Popen[bytes]) -> None:
         self._host, self._python, self._process = host, python, process
         self._stdin, self._stdout, self._stderr = _pipes(process)
-        self._buffer, self._said = b"", b""
+        self._buffer, self._said = bytearray(), b""
         self._ready = False
         self._spoke = time.monotonic()
 
@@ -104,8 +104,7 @@ class Link:
         """The bytes that follow an event."""
         while len(self._buffer) < event.bytes:
             self._more()
-        data, self._buffer = self._buffer[: event.bytes], self._buffer[event.bytes :]
-        return data
+        return self._taken(event.bytes)
 
     def start_agent(self) -> None:
         """Looks which Python answers, and gives it the agent to run."""
@@ -126,7 +125,7 @@ class Link:
         try:
             with suppress(OSError):
                 self._stdin.close()
-            deadline = time.monotonic() + _CLOSING_S
+            deadline = time.monotonic() + (_CLOSING_S if self._ready else 0)
             while self._process.poll() is None and time.monotonic() < deadline:
                 ready, _, _ = select.select([self._stdout], [], [], 0.1)
                 if ready and not os.read(self._stdout.fileno(), 1 << 16):
@@ -149,9 +148,10 @@ class Link:
             return None
 
     def _write(self, data: bytes) -> None:
+        left = memoryview(data)
         try:
-            self._stdin.write(data)
-            self._stdin.flush()
+            while left:
+                left = left[os.write(self._stdin.fileno(), left) :]
         except BrokenPipeError:
             while True:  # it has said why, or it raises
                 self.event()
@@ -162,8 +162,12 @@ class Link:
             if len(self._buffer) > _MAX_LINE:
                 raise self._nonsense("a line without an end")
             self._more()
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        return line
+        return self._taken(self._buffer.index(b"\n") + 1)
+
+    def _taken(self, size: int) -> bytes:
+        data = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        return data
 
     def _more(self) -> None:
         """Waits for bytes, and tells meanwhile that somebody is here."""
@@ -190,19 +194,18 @@ class Link:
 
     def _breathe(self) -> None:
         with suppress(BrokenPipeError):
-            self._stdin.write(b'{"do": "alive"}\n')
-            self._stdin.flush()
+            os.write(self._stdin.fileno(), b'{"do": "alive"}\n')  # a pipe takes so few bytes whole
         self._spoke = time.monotonic()
 
     def _ended(self) -> NoReturn:
         """Raises why there are no more bytes."""
         code = self._process.wait()
-        with suppress(OSError):
+        if select.select([self._stderr], [], [], 1)[0]:
             self._said += os.read(self._stderr.fileno(), _MAX_STDERR)
         said = self._said.decode(errors="replace")
         if self._ready:
-            why = last_line(said) or "the process over there was killed; is its memory full?"
-            raise RemoteError(f"the connection to {self._host} broke: {why}; what ran there is ended, so try again")
+            why = last_line(said) or "the process over there was killed (is its memory full?)"
+            raise RemoteError(f"the connection to {self._host} broke: {why}; what ran there ends by itself; try again")
         known = why_no_connection(self._host, code, said, python=self._python)
         why = last_line(said) or f"it ended with {code}"
         raise RemoteError(known or f"{self._host}: {self._python} is not usable: {why}; name another with --python")
@@ -226,6 +229,7 @@ def connect(host: Host, *, python: str) -> Iterator[Link]:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            bufsize=0,
             env={**os.environ, "LC_ALL": "C"},  # its messages are read
             start_new_session=True,  # Ctrl-C is for us, who then end both in order
         )

@@ -30,6 +30,7 @@ _OPTIONS = (
     "ServerAliveInterval=10",
     "ServerAliveCountMax=3",
     "LogLevel=ERROR",
+    "ControlMaster=no",
     "ClearAllForwardings=yes",
     "ForwardAgent=no",
     "ForwardX11=no",

@@ -287,8 +287,8 @@ def test_remote_agent_that_is_killed_takes_its_worker_along(work: Path, device: 
     with measuring(device, [work / "fp32-cpu"]) as future:
         os.kill(device.running("import sys; print(")[0], signal.SIGKILL)
         assert why(future) == (
-            f"the connection to {ALIAS} broke: the process over there was killed; is its memory full?; what ran there"
-            " is ended, so try again"
+            f"the connection to {ALIAS} broke: the process over there was killed (is its memory full?); what ran there"
+            " ends by itself; try again"
         )
 
 
@@ -297,7 +297,7 @@ def test_remote_connection_that_breaks_leaves_nothing_running(work: Path, device
         for session in device.sessions():
             os.kill(session, signal.SIGKILL)
         assert re.fullmatch(
-            f"the connection to {ALIAS} broke: .+ closed by remote host.*; what ran there is ended, so try again",
+            f"the connection to {ALIAS} broke: .+ closed by remote host.*; what ran there ends by itself; try again",
             why(future),
         )
     assert not device.kept.exists()
