@@ -15,10 +15,11 @@ from pathlib import Path
 import msgspec
 
 from googlenet_edge.dataset import Progress
+from googlenet_edge.engines import remote_link
 from googlenet_edge.engines.bench import generated_jpeg
 from googlenet_edge.engines.bundle import MANIFEST, MODEL, Manifest, read_bundle
 from googlenet_edge.engines.measurement import Measurement, parse_measurement
-from googlenet_edge.engines.remote_link import ALIVE_S, SILENCE_S, EventKind, Link, connect
+from googlenet_edge.engines.remote_link import EventKind, Link, connect
 from googlenet_edge.engines.remote_worker import Request
 from googlenet_edge.engines.ssh import Host, printable
 from googlenet_edge.engines.wheel import Wheel, pack_wheel
@@ -154,8 +155,8 @@ def _job(paths: Sequence[Path], remote: Remote, plan: RemotePlan, cargo: Cargo) 
         "environment": "given" if remote.python else "made",
         "afterwards": remote.afterwards.value,
         "request": msgspec.to_builtins(request),
-        "alive_s": ALIVE_S,
-        "silence_s": SILENCE_S,
+        "alive_s": remote_link.ALIVE_S,
+        "silence_s": remote_link.SILENCE_S,
     }
 
 

@@ -24,6 +24,7 @@ from tiny_bundles import colour_bundle, with_golden_logits, write_colour_bundle
 
 import googlenet_edge
 from googlenet_edge.dataset import Progress
+from googlenet_edge.engines import remote_link
 from googlenet_edge.engines.bundle import write_bundle
 from googlenet_edge.engines.measurement import read_measurement
 from googlenet_edge.engines.remote import Afterwards, MeasuredThere, Remote, RemotePlan, bench_there
@@ -300,6 +301,17 @@ def test_remote_connection_that_breaks_leaves_nothing_running(work: Path, device
             f"the connection to {ALIAS} broke: .+ closed by remote host.*; what ran there ends by itself; try again",
             why(future),
         )
+    assert not device.kept.exists()
+
+
+def test_remote_device_that_hangs_is_given_up(work: Path, device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in (("_CLOSING_S", 0.0), ("SILENCE_S", 4.0), ("ALIVE_S", 0.1)):
+        monkeypatch.setattr(remote_link, name, seconds)
+    with measuring(device, [work / "fp32-cpu"]) as future:
+        [agent] = device.running("import sys; print(")
+        os.kill(agent, signal.SIGSTOP)
+        assert why(future) == f"{ALIAS} has said nothing for 4 seconds; see whether it hangs, and try again"
+        os.kill(agent, signal.SIGCONT)
     assert not device.kept.exists()
 
 
