@@ -10,7 +10,10 @@ from pathlib import Path
 
 from googlenet_edge.engines.circumstances import Circumstances
 from googlenet_edge.engines.cold_start import ColdStart
+from googlenet_edge.engines.energy import Energy
 from googlenet_edge.engines.protocol import EngineSpec
+from googlenet_edge.engines.sensors import Watched
+from googlenet_edge.engines.sustained import Sustained
 from googlenet_edge.engines.timing import WarmUp, paired_ratio
 from googlenet_edge.errors import DataError
 from googlenet_edge.files import from_versioned_json, read_file, to_json, write_bytes
@@ -53,7 +56,8 @@ class BundleMeasurement:
     """What was measured of one bundle.
 
     ``latency`` is inference alone, one image, back to back. ``stages`` is the whole way of one image file, measured
-    apart from it: there the caches are as cold as decoding leaves them.
+    apart from it: there the caches are as cold as decoding leaves them. ``energy`` is None where it was not measured,
+    ``sustained`` where it was not asked for.
     """
 
     name: str
@@ -66,6 +70,8 @@ class BundleMeasurement:
     stages: dict[Stage, Samples]
     throughput: tuple[BatchThroughput, ...]
     cold_starts: tuple[ColdStart, ...]
+    energy: Energy | None = None
+    sustained: Sustained | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +96,18 @@ class MeasuredImage:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One run of the benchmark. ``warnings`` says what makes its figures doubtful, and what to do about it."""
+    """One run of the benchmark.
+
+    ``warnings`` says what makes its figures doubtful, and what to do about it. ``watched`` is None where there are no
+    sensors.
+    """
 
     circumstances: Circumstances
     image: MeasuredImage
     bundles: tuple[BundleMeasurement, ...]
     ratios: tuple[LatencyRatio, ...]
     warnings: tuple[str, ...]
+    watched: Watched | None = None
     schema: int = SCHEMA
 
 

@@ -20,16 +20,17 @@ from googlenet_edge.engines.bench import generated_jpeg
 from googlenet_edge.engines.bundle import MANIFEST, MODEL, Manifest, read_bundle
 from googlenet_edge.engines.measurement import Measurement, parse_measurement
 from googlenet_edge.engines.remote_link import EventKind, Link, connect
-from googlenet_edge.engines.remote_worker import Request
+from googlenet_edge.engines.remote_worker import RemotePlan, Request
 from googlenet_edge.engines.ssh import Host, printable
 from googlenet_edge.engines.wheel import Wheel, pack_wheel
 from googlenet_edge.errors import ConfigError, RemoteError
 from googlenet_edge.files import sha256_bytes
-from googlenet_edge.target import Device, EngineName
+from googlenet_edge.target import EngineName
 
 SYSTEM_PYTHON = "python3"
 _IMAGE = "image"
 _PIECE = 1 << 18
+_PATIENCE_S = 15.0  # for setting clocks back
 _EXTRAS = {EngineName.OPENVINO: "openvino"}
 
 Bars = Callable[[str], AbstractContextManager[Progress]]
@@ -57,17 +58,6 @@ class Remote:
     def __post_init__(self) -> None:
         if self.python is not None and (not self.python.isprintable() or self.python[:1] in ("", "-")):
             raise ConfigError(f"{self.python!r} is no Python; give --python the path of one on the device")
-
-
-@dataclass(frozen=True, slots=True)
-class RemotePlan:
-    """What to measure; as in `remote_worker.Request`."""
-
-    device: Device
-    engine: EngineName | None
-    threads: int
-    streams: int | None
-    rounds: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,11 +130,7 @@ def _job(paths: Sequence[Path], remote: Remote, plan: RemotePlan, cargo: Cargo) 
         bundles=tuple(_folder(number) for number in range(len(paths))),
         names=tuple(map(str, paths)),
         image=_IMAGE,
-        device=plan.device,
-        engine=plan.engine,
-        threads=plan.threads,
-        streams=plan.streams,
-        rounds=plan.rounds,
+        plan=plan,
     )
     engines = {plan.engine or manifest.engine for manifest in cargo.manifests}
     return {
@@ -155,6 +141,7 @@ def _job(paths: Sequence[Path], remote: Remote, plan: RemotePlan, cargo: Cargo) 
         "environment": "given" if remote.python else "made",
         "afterwards": remote.afterwards.value,
         "request": msgspec.to_builtins(request),
+        "patience_s": _PATIENCE_S,
         "alive_s": remote_link.ALIVE_S,
         "silence_s": remote_link.SILENCE_S,
     }

@@ -7,7 +7,7 @@ Both ways go frames: a line of JSON, and where that names ``bytes``, as many byt
 
 Nothing stays behind: when stdin ends or says nothing for ``silence_s`` (the network is gone, or the other side was
 killed), and after any signal, the process that measures is ended and the files are removed, unless they are to be kept.
-A process whose agent is killed is ended by the kernel. One lock lets one agent at a time into the folder.
+A process whose agent is killed gets Ctrl-C from the kernel. One lock lets one agent at a time into the folder.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 FOLDER = "gnet-edge-remote"
+_WORKER = ["-m", "googlenet_edge.engines.remote_worker", "request.json", "measurement.json"]
 TOLD = 3  # how a worker ends that has said itself what went wrong
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 _PR_SET_PDEATHSIG = 1
 _FIRST_SILENCE_S = 60.0
-_PATIENCE_S = 5.0
 _LIBC = ctypes.CDLL(None)
 
 
@@ -139,7 +139,7 @@ def _do(job: dict[str, Any], root: Path, line: Line) -> None:
     else:
         python, environment = _made(wheel, job["extras"], root / "venv", line), dict(os.environ)
     line.say("step", message="starting")
-    _measure(python, environment, work, line, given=job["environment"] == "given")
+    _measure([python, *_WORKER], environment, work, line, job)
     line.say("result", payload=(work / "measurement.json").read_bytes())
 
 
@@ -256,23 +256,32 @@ def _make_venv(venv: Path) -> None:
 # Processes
 
 
-def _measure(python: str, environment: dict[str, str], work: Path, line: Line, *, given: bool) -> None:
-    command = [python, "-m", "googlenet_edge.engines.remote_worker", "request.json", "measurement.json"]
-    code, said = _run(command, environment, cwd=work, on_line=line.pass_on)
+def _measure(command: list[str], environment: dict[str, str], work: Path, line: Line, job: dict[str, Any]) -> None:
+    code, said = _run(command, environment, cwd=work, on_line=line.pass_on, patience_s=job["patience_s"])
     if code == TOLD:
         sys.exit(1)  # the worker has said what went wrong
     if code < 0:
         name = signal.Signals(-code).name
         raise TroubleError(f"the process that measures was killed ({name}); is the memory full?")
     if code > 0:
-        mend = "; install it there, or leave out --python" if given and "ModuleNotFoundError" in said[-1] else ""
-        raise TroubleError(f"the process that measures failed: {_last(said, 'Error')}{mend}")
+        why = _last(said, "Error")
+        lacks = job["environment"] == "given" and "ModuleNotFoundError" in why
+        mend = "; install it there, or leave out --python" if lacks else ""
+        raise TroubleError(f"the process that measures failed: {why}{mend}")
 
 
 def _run(
-    command: list[str], environment: dict[str, str], *, cwd: Path, on_line: Callable[[bytes], None] | None = None
+    command: list[str],
+    environment: dict[str, str],
+    *,
+    cwd: Path,
+    on_line: Callable[[bytes], None] | None = None,
+    patience_s: float = 1.0,
 ) -> tuple[int, list[str]]:
-    """Runs a process to its end: its exit code, and the last lines of its stderr. On any exception it is ended."""
+    """Runs a process to its end: its exit code, and the last lines of its stderr.
+
+    On any exception it is asked to end, and after ``patience_s`` made to.
+    """
     child = subprocess.Popen(
         command,
         env=environment,
@@ -293,21 +302,21 @@ def _run(
                 on_line(said)
         code = child.wait()
     finally:
-        _end(child)
-    reader.join(timeout=_PATIENCE_S)
+        _end(child, patience_s)
+    reader.join(timeout=1.0)
     return code, list(tail)
 
 
 def _die_with_parent() -> None:
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGINT)  # as Ctrl-C does: it sets clocks back and ends
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
+def _end(child: subprocess.Popen[bytes], patience_s: float) -> None:
     """Asks a process and its children to end, and makes them."""
     if child.poll() is None:
         with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
             os.killpg(child.pid, signal.SIGINT)
-            child.wait(_PATIENCE_S)
+            child.wait(patience_s)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()

@@ -29,7 +29,7 @@ from googlenet_edge.errors import ConfigError, RemoteError
 ALIVE_S = 5.0
 SILENCE_S = 30.0
 _STARTING_S = 60.0
-_CLOSING_S = 20.0
+_CLOSING_S = 25.0
 _MAX_LINE = 1 << 16
 _MAX_STDERR = 1 << 14
 _OLDEST_PYTHON = (3, 10)
@@ -121,7 +121,7 @@ class Link:
         self._ready = True
 
     def close(self) -> None:
-        """Lets the agent end, which ends what it runs and cleans up; after 20 seconds the connection is cut."""
+        """Lets the agent end, which ends what it runs and cleans up; after 25 seconds the connection is cut."""
         try:
             with suppress(OSError):
                 self._stdin.close()

@@ -10,17 +10,23 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from googlenet_edge.dataset import Progress
+from googlenet_edge.engines.at_hand import device_to_measure
 from googlenet_edge.engines.bench import bench
+from googlenet_edge.engines.clocks import fixed_clocks, power_mode
+from googlenet_edge.engines.jetson import ROOT
 from googlenet_edge.engines.measurement import Measurement, write_measurement
 from googlenet_edge.engines.registry import backend_for
 from googlenet_edge.engines.remote_agent import TOLD
 from googlenet_edge.engines.rounds import BenchPlan
+from googlenet_edge.engines.sustained import SustainedPlan
 from googlenet_edge.errors import ConfigError, EdgeError
 from googlenet_edge.files import from_json, read_file
 from googlenet_edge.target import Device, EngineName
@@ -31,40 +37,82 @@ _BETWEEN_REPORTS_S = 0.2
 Say = Callable[..., None]
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What to measure over there.
+class Clocks(Enum):
+    """What becomes of a Jetson's clocks meanwhile."""
 
-    ``bundles`` and ``image`` are paths where the worker runs, ``names`` what the measurement calls the bundles.
-    ``streams`` is one a core of the device where it is not given.
+    MOVING = "moving"
+    FIXED = "fixed"
+
+
+@dataclass(frozen=True, slots=True)
+class RemotePlan:
+    """What to measure on another machine.
+
+    ``streams`` is one for each of its cores where it is not given, ``power_mode`` the one it has. The rest is as in
+    `BenchPlan`.
     """
 
-    bundles: tuple[str, ...]
-    names: tuple[str, ...]
-    image: str
     device: Device
     engine: EngineName | None
     threads: int
     streams: int | None
     rounds: int
+    sustained: SustainedPlan | None = None
+    power_mode: str | None = None
+    clocks: Clocks = Clocks.MOVING
 
 
-def run(request: Request, *, say: Say) -> Measurement:
-    """Builds what has to be built on the device, and measures. Raises as `bench` does."""
-    backend_for(request.device, request.engine)
+@dataclass(frozen=True, slots=True)
+class Request:
+    """``bundles`` and ``image`` are paths where the worker runs, ``names`` what the measurement calls the bundles."""
+
+    bundles: tuple[str, ...]
+    names: tuple[str, ...]
+    image: str
+    plan: RemotePlan
+
+
+def run(request: Request, *, say: Say, root: Path = ROOT) -> Measurement:
+    """Builds what has to be built on the device, and measures. ``root`` is where this machine describes itself.
+
+    Raises:
+        EngineError: this machine is another device, or cannot do what is asked.
+        EdgeError: as `bench` does.
+    """
+    wish = request.plan
+    device = device_to_measure(wish.device, root=root)
+    backend_for(device, wish.engine)
     paths = [Path(bundle) for bundle in request.bundles]
-    build_plans(paths, device=request.device, say=say)
-    say("step", message="measuring")
-    return bench(
-        paths,
-        names=request.names,
-        plan=BenchPlan(
-            threads=request.threads, streams=request.streams or len(os.sched_getaffinity(0)), rounds=request.rounds
-        ),
-        image=Path(request.image).read_bytes(),
-        engine=request.engine,
-        progress=_reporting(say),
+    build_plans(paths, device=device, say=say)
+    plan = BenchPlan(
+        threads=wish.threads,
+        streams=wish.streams or len(os.sched_getaffinity(0)),
+        rounds=wish.rounds,
+        sustained=wish.sustained,
     )
+    image = Path(request.image).read_bytes()
+    with _held(wish, root):
+        say("step", message="measuring")
+        return bench(
+            paths,
+            names=request.names,
+            plan=plan,
+            image=image,
+            engine=wish.engine,
+            progress=_reporting(say),
+            root=root,
+        )
+
+
+@contextmanager
+def _held(wish: RemotePlan, root: Path) -> Iterator[None]:
+    """A Jetson in a power mode, and its clocks fixed; both are set back when the agent interrupts, too."""
+    with ExitStack() as stack:
+        if wish.power_mode:
+            stack.enter_context(power_mode(root, wish.power_mode))
+        if wish.clocks is Clocks.FIXED:
+            stack.enter_context(fixed_clocks(root))
+        yield
 
 
 def build_plans(paths: list[Path], *, device: Device, say: Say) -> None:

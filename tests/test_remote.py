@@ -27,7 +27,8 @@ from googlenet_edge.dataset import Progress
 from googlenet_edge.engines import remote_link
 from googlenet_edge.engines.bundle import write_bundle
 from googlenet_edge.engines.measurement import read_measurement
-from googlenet_edge.engines.remote import Afterwards, MeasuredThere, Remote, RemotePlan, bench_there
+from googlenet_edge.engines.remote import Afterwards, MeasuredThere, Remote, bench_there
+from googlenet_edge.engines.remote_worker import RemotePlan
 from googlenet_edge.engines.ssh import Host, parse_host
 from googlenet_edge.errors import ConfigError, EdgeError, RemoteError
 from googlenet_edge.target import Device as Target

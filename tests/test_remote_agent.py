@@ -70,6 +70,7 @@ def job(*files: bytes, afterwards: str = "keep", silence_s: float = 60, **others
         "environment": "given",
         "request": {},
         "afterwards": afterwards,
+        "patience_s": 0.2,
         "alive_s": 60,
         "silence_s": silence_s,
         **others,

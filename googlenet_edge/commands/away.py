@@ -14,7 +14,8 @@ from googlenet_edge.workspace import Settings
 
 if TYPE_CHECKING:
     from googlenet_edge.engines.measurement import Measurement
-    from googlenet_edge.engines.remote import Remote, RemotePlan
+    from googlenet_edge.engines.remote import Remote
+    from googlenet_edge.engines.remote_worker import RemotePlan
 
 _PANEL = "On another machine, through SSH"
 _MEGABYTE = 1e6
@@ -50,6 +51,11 @@ def destination(
         chosen("--python", python, settings.host_python, "") or None,
         Afterwards.KEEP if kept else Afterwards.CLEAN,
     )
+
+
+def device_there(given: Device | None, settings: Settings) -> Device:
+    """What the other machine has to be; it looks itself whether it is that."""
+    return chosen("--device", given, settings.device, Device.CPU)
 
 
 def measured_there(paths: Sequence[Path], remote: Remote, *, plan: RemotePlan, image: bytes | None) -> Measurement:
