@@ -219,11 +219,13 @@ def _unpacked(wheel: Path, folder: Path) -> dict[str, str]:
 def _made(wheel: Path, extras: list[str], venv: Path, line: Line) -> str:
     """The interpreter of a virtual environment that sees the system's packages and has the wheel and what it needs."""
     python, receipt = str(venv / "bin" / "python"), venv / "gnet-edge.json"
-    made_of = {"python": sys.version, "from": sys.executable, "wheel": _digest(wheel), "extras": extras}
     before = json.loads(receipt.read_text()) if receipt.exists() else {}
+    same_python = [before.get(key) for key in ("python", "from")] == [sys.version, sys.executable]
+    extras = sorted({*extras, *(before["extras"] if same_python else ())})
+    made_of = {"python": sys.version, "from": sys.executable, "wheel": _digest(wheel), "extras": extras}
     if before == made_of:
         return python
-    if [before.get(key) for key in ("python", "from")] != [sys.version, sys.executable]:
+    if not same_python:
         line.say("step", message="making an environment")
         shutil.rmtree(venv, ignore_errors=True)
         _make_venv(venv)
