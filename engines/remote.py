@@ -18,6 +18,7 @@ from googlenet_edge.dataset import Progress
 from googlenet_edge.engines import remote_link
 from googlenet_edge.engines.bench import generated_jpeg
 from googlenet_edge.engines.bundle import MANIFEST, MODEL, Manifest, read_bundle
+from googlenet_edge.engines.devices import Platform, profile_of
 from googlenet_edge.engines.measurement import Measurement, parse_measurement
 from googlenet_edge.engines.remote_link import EventKind, Link, connect
 from googlenet_edge.engines.remote_worker import RemotePlan, Request
@@ -32,6 +33,7 @@ _IMAGE = "image"
 _PIECE = 1 << 18
 _PATIENCE_S = 15.0  # for setting clocks back
 _EXTRAS = {EngineName.OPENVINO: "openvino"}
+_PACKAGES_OF_GPUS = ["pycuda"]  # TensorRT itself comes with the system
 
 Bars = Callable[[str], AbstractContextManager[Progress]]
 
@@ -137,6 +139,7 @@ def _job(paths: Sequence[Path], remote: Remote, plan: RemotePlan, cargo: Cargo) 
         "files": {digest: len(data) for digest, data in cargo.files.items()},
         "layout": cargo.layout,
         "wheel": cargo.wheel,
+        "packages": _PACKAGES_OF_GPUS if any(_on_gpu(manifest) for manifest in cargo.manifests) else [],
         "extras": sorted(_EXTRAS[engine] for engine in engines if engine in _EXTRAS),
         "environment": "given" if remote.python else "made",
         "afterwards": remote.afterwards.value,
@@ -145,6 +148,10 @@ def _job(paths: Sequence[Path], remote: Remote, plan: RemotePlan, cargo: Cargo) 
         "alive_s": remote_link.ALIVE_S,
         "silence_s": remote_link.SILENCE_S,
     }
+
+
+def _on_gpu(manifest: Manifest) -> bool:
+    return profile_of(manifest.device).platform is not Platform.PROCESSOR
 
 
 def _missing(link: Link, cargo: Cargo, host: Host) -> list[bytes]:

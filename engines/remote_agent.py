@@ -137,7 +137,9 @@ def _do(job: dict[str, Any], root: Path, line: Line) -> None:
     if job["environment"] == "given":
         python, environment = sys.executable, _unpacked(wheel, work / "package")
     else:
-        python, environment = _made(wheel, job["extras"], root / "venv", line), dict(os.environ)
+        wish = {"extras": job["extras"], "packages": job["packages"]}
+        python, environment = _made(wheel, wish, root / "venv", line), dict(os.environ)
+    environment["XDG_CACHE_HOME"] = str(root / "cache")  # for what runtimes and plans keep
     line.say("step", message="starting")
     _measure([python, *_WORKER], environment, work, line, job)
     line.say("result", payload=(work / "measurement.json").read_bytes())
@@ -216,13 +218,17 @@ def _unpacked(wheel: Path, folder: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
-def _made(wheel: Path, extras: list[str], venv: Path, line: Line) -> str:
-    """The interpreter of a virtual environment that sees the system's packages and has the wheel and what it needs."""
+def _made(wheel: Path, wish: dict[str, list[str]], venv: Path, line: Line) -> str:
+    """The interpreter of a virtual environment that sees the system's packages and has the wheel and what it needs.
+
+    ``wish`` names extras of the wheel and packages beside it; what the environment has already, it keeps.
+    """
     python, receipt = str(venv / "bin" / "python"), venv / "gnet-edge.json"
     before = json.loads(receipt.read_text()) if receipt.exists() else {}
     same_python = [before.get(key) for key in ("python", "from")] == [sys.version, sys.executable]
-    extras = sorted({*extras, *(before["extras"] if same_python else ())})
-    made_of = {"python": sys.version, "from": sys.executable, "wheel": _digest(wheel), "extras": extras}
+    made_of: dict[str, Any] = {"python": sys.version, "from": sys.executable, "wheel": _digest(wheel)}
+    for kind, names in wish.items():
+        made_of[kind] = sorted({*names, *(before[kind] if same_python else ())})
     if before == made_of:
         return python
     if not same_python:
@@ -232,9 +238,9 @@ def _made(wheel: Path, extras: list[str], venv: Path, line: Line) -> str:
     receipt.unlink(missing_ok=True)
     line.say("step", message="installing")
     pip = [python, "-m", "pip", "--disable-pip-version-check", "--no-input", "install", "--quiet"]
-    named = f"{wheel}[{','.join(extras)}]" if extras else str(wheel)
-    for rest in (["--no-deps", "--force-reinstall", str(wheel)], [named]):
-        code, said = _run([*pip, *rest], dict(os.environ), cwd=venv)
+    named = f"{wheel}[{','.join(made_of['extras'])}]" if made_of["extras"] else str(wheel)
+    for rest in (["--no-deps", "--force-reinstall", str(wheel)], [named, *made_of["packages"]]):
+        code, said = _run([*pip, *rest], _with_cuda(), cwd=venv)
         if code != 0:
             raise TroubleError(f"pip could not install what is needed: {_last(said, 'ERROR')}")
     receipt.write_text(json.dumps(made_of))
@@ -253,6 +259,16 @@ def _make_venv(venv: Path) -> None:
     if code != 0:
         shutil.rmtree(venv, ignore_errors=True)
         raise TroubleError(f"no virtual environment could be made: {_last(said, 'Error')}")
+
+
+def _with_cuda() -> dict[str, str]:
+    """A login without a terminal lacks the paths of CUDA, which pycuda is compiled with."""
+    cuda = Path("/usr/local/cuda")
+    if not cuda.is_dir():
+        return dict(os.environ)
+    more = {"PATH": cuda / "bin", "CPATH": cuda / "include", "LIBRARY_PATH": cuda / "lib64"}
+    paths = {name: [os.environ.get(name, ""), str(path)] for name, path in more.items()}
+    return {**os.environ, **{name: os.pathsep.join(filter(None, both)) for name, both in paths.items()}}
 
 
 # Processes

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -20,10 +20,12 @@ from typing import Any
 from googlenet_edge.dataset import Progress
 from googlenet_edge.engines.at_hand import device_to_measure
 from googlenet_edge.engines.bench import bench
+from googlenet_edge.engines.bundle import read_bundle
 from googlenet_edge.engines.clocks import fixed_clocks, power_mode
+from googlenet_edge.engines.devices import Platform, profile_of
 from googlenet_edge.engines.jetson import ROOT
 from googlenet_edge.engines.measurement import Measurement, write_measurement
-from googlenet_edge.engines.registry import backend_for
+from googlenet_edge.engines.registry import backend_for, open_bundle
 from googlenet_edge.engines.remote_agent import TOLD
 from googlenet_edge.engines.rounds import BenchPlan
 from googlenet_edge.engines.sustained import SustainedPlan
@@ -83,7 +85,8 @@ def run(request: Request, *, say: Say, root: Path = ROOT) -> Measurement:
     device = device_to_measure(wish.device, root=root)
     backend_for(device, wish.engine)
     paths = [Path(bundle) for bundle in request.bundles]
-    build_plans(paths, device=device, say=say)
+    if profile_of(device).platform is not Platform.PROCESSOR:
+        build_plans(paths, engine=wish.engine, say=say)
     plan = BenchPlan(
         threads=wish.threads,
         streams=wish.streams or len(os.sched_getaffinity(0)),
@@ -115,12 +118,14 @@ def _held(wish: RemotePlan, root: Path) -> Iterator[None]:
         yield
 
 
-def build_plans(paths: list[Path], *, device: Device, say: Say) -> None:
-    """Makes on the device what only the device can make, and tells of each as a step.
+def build_plans(paths: Sequence[Path], *, engine: EngineName | None, say: Say) -> None:
+    """Opens every bundle once, which compiles for this very GPU what is not compiled yet, before anything is timed.
 
-    For processors that is nothing: their runtimes read the bundle's model as it is. A backend whose runtime compiles a
-    plan for the very GPU belongs here, before anything is timed.
+    Plans are kept where runtimes keep such things, so that they are there when the bundle is opened again.
     """
+    for number, path in enumerate(paths, 1):
+        say("step", message=f"building plan {number} of {len(paths)}")
+        open_bundle(read_bundle(path), engine=engine).close()
 
 
 def main() -> int:

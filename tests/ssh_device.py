@@ -24,6 +24,8 @@ SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
 needs_sshd = pytest.mark.skipif(SSHD is None, reason="there is no sshd: sudo apt install openssh-server")
 
 ALIAS = "device"
+_SSH = shutil.which("ssh")
+_MARK = "TESTED_DEVICE"
 PRIVILEGE_SEPARATION = Path("/run/sshd")  # which sshd wants, where it runs as root
 
 
@@ -43,7 +45,7 @@ class Device:
     @property
     def mark(self) -> bytes:
         """A line of the environment of everything that runs over there."""
-        return f"XDG_CACHE_HOME={self.cache}".encode()
+        return f"{_MARK}={self.folder}".encode()
 
     def running(self, *words: str) -> list[int]:
         """The processes over there whose command lines have all of ``words``."""
@@ -52,6 +54,10 @@ class Device:
     def sessions(self) -> list[int]:
         """The processes of the server that hold a connection."""
         return [pid for pid in _pids() if _parent(pid) == self.server.pid]
+
+    def keeps(self) -> set[str]:
+        """What is left of a measurement, but for what runtimes have cached."""
+        return {path.name for path in self.kept.iterdir()} - {"cache"}
 
     def knows(self, *host_keys: str) -> None:
         """What the client takes for the keys of the device."""
@@ -74,7 +80,7 @@ def start_device(folder: Path, *, environment: dict[str, str] | None = None, lar
     for key in ("host_key", "other_host_key", "login_key"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / key], check=True)
     shutil.copy(folder / "login_key.pub", folder / "authorized_keys")
-    variables = {"XDG_CACHE_HOME": str(cache), **(environment or {})}
+    variables = {_MARK: str(folder), "XDG_CACHE_HOME": str(cache), **(environment or {})}
     (folder / "sshd_config").write_text(_server_configuration(folder, port, variables))
     (folder / "ssh_config").write_text(_client_configuration(folder, port))
     if os.geteuid() == 0:
@@ -102,10 +108,9 @@ def stop_device(device: Device) -> None:
 
 def with_client(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets ``ssh`` be the system's, with the configuration of this device and not with a person's."""
-    client = shutil.which("ssh")
     folder = device.folder / "bin"
     folder.mkdir(exist_ok=True)
-    (folder / "ssh").write_text(f'#!/bin/sh\nexec {client} -F {device.folder / "ssh_config"} "$@"\n')
+    (folder / "ssh").write_text(f'#!/bin/sh\nexec {_SSH} -F {device.folder / "ssh_config"} "$@"\n')
     (folder / "ssh").chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
 

@@ -112,7 +112,7 @@ def test_remote_bench_brings_a_measurement_home_and_copies_only_what_changed(wor
     done, total = bars.last[f"measuring on {ALIAS}"] or (0, 0)
     assert done == total > 0
     assert bars.last[f"copying to {ALIAS}"] == (first.copied_bytes, first.copied_bytes)
-    assert sorted(path.name for path in device.kept.iterdir()) == ["files"]
+    assert device.keeps() == {"files"}
 
     again = gnet_edge(*BENCH, *GIVEN, "--out", "measurement.json", cwd=work)
     assert again.code == 0, again.err
@@ -230,7 +230,7 @@ def test_remote_python_without_the_packages_says_which(work: Path, tmp_path: Pat
     )
 
 
-def test_remote_environment_is_made_once_and_kept(work: Path, tmp_path: Path) -> None:
+def test_remote_environment_is_made_once_and_kept(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the wheel needs is found beside it, as on a device where the system has it: pip reaches no network here."""
     for name in ("python", "needs", "device"):
         (tmp_path / name).mkdir()
@@ -243,12 +243,12 @@ def test_remote_environment_is_made_once_and_kept(work: Path, tmp_path: Path) ->
         "PIP_NO_INDEX": "1",
     }
     for fresh in running(start_device(tmp_path / "device", environment=environment)):
-        with_client(fresh, pytest.MonkeyPatch())
+        with_client(fresh, monkeypatch)
         bars, keeping = Bars(), Remote(Host(ALIAS), afterwards=Afterwards.KEEP)
         found = bench_there([work / "fp32-cpu"], keeping, plan=BRIEF, bars=bars)
         assert found.measurement.circumstances.packages["googlenet-edge"] == googlenet_edge.__version__
         assert {f"making an environment on {ALIAS}", f"installing on {ALIAS}"} < bars.last.keys()
-        assert sorted(path.name for path in fresh.kept.iterdir()) == ["files", "venv"]
+        assert fresh.keeps() == {"files", "venv"}
 
         other, bars = replace(BRIEF, engine=EngineName.OPENVINO), Bars()
         with pytest.raises(RemoteError, match=f"^{ALIAS}: pip could not install what is needed: .*openvino"):
@@ -263,10 +263,12 @@ def program(path: Path, text: str) -> Path:
     return path
 
 
-def test_remote_disk_that_is_full_is_reported_and_emptied(work: Path, tmp_path: Path) -> None:
+def test_remote_disk_that_is_full_is_reported_and_emptied(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "small").mkdir()
     for small in running(start_device(tmp_path / "small", largest_file=50_000)):
-        with_client(small, pytest.MonkeyPatch())
+        with_client(small, monkeypatch)
         with pytest.raises(RemoteError) as problem:
             bench_there([work / "fp32-cpu"], HERE, plan=BRIEF, bars=Bars())
         assert str(problem.value) == (

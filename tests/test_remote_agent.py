@@ -67,6 +67,7 @@ def job(*files: bytes, afterwards: str = "keep", silence_s: float = 60, **others
         "layout": {},
         "wheel": "wheel",
         "extras": [],
+        "packages": [],
         "environment": "given",
         "request": {},
         "afterwards": afterwards,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_jetson import ORIN_NANO, fake_jetson, fake_pc
+from tiny_bundles import write_colour_bundle
 
 from googlenet_edge.engines import remote_worker
 from googlenet_edge.engines.jetson import read_jetson, read_power_mode
@@ -22,6 +24,17 @@ PLAN = RemotePlan(Device.CPU, None, threads=1, streams=None, rounds=7, sustained
 def asked(plan: RemotePlan, tmp_path: Path) -> Request:
     (tmp_path / "image").write_bytes(b"an image")
     return Request(("bundles/000", "bundles/001"), ("runs/fp32", "runs/int8"), str(tmp_path / "image"), plan)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An engine that is only opened and closed."""
+
+    done: list[str]
+    where: str
+
+    def close(self) -> None:
+        self.done.append(f"compiled {self.where}")
 
 
 def gpu_locked(root: Path) -> bool:
@@ -44,6 +57,17 @@ def test_worker_measures_as_it_was_asked_with_a_stream_for_each_core(
     assert given["names"] == ("runs/fp32", "runs/int8")
     assert given["image"] == b"an image"
     assert said == [("step", {"message": "measuring"})]
+
+
+def test_worker_compiles_for_a_gpu_before_anything_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(remote_worker, "backend_for", lambda device, engine: done.append(device.value))
+    monkeypatch.setattr(remote_worker, "open_bundle", lambda bundle, **_: Opened(done, bundle.where))
+    monkeypatch.setattr(remote_worker, "bench", lambda *_, **__: done.append("timed"))
+    paths = [str(write_colour_bundle(tmp_path / name)) for name in ("fp32", "int8")]
+    request = replace(asked(RemotePlan(Device.JETSON, None, 1, 1, 6), tmp_path), bundles=tuple(paths))
+    run(request, say=lambda *_, **__: None, root=fake_jetson(tmp_path / "root", ORIN_NANO))
+    assert done == ["orin-nano", *(f"compiled {path}" for path in paths), "timed"]
 
 
 def test_worker_that_is_interrupted_sets_the_jetson_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
