@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +59,7 @@ def bench(
     plan: BenchPlan,
     image: bytes | None = None,
     engine: EngineName | None = None,
+    names: Sequence[str] | None = None,
     clock: Clock = time.perf_counter,
     progress: Progress | None = None,
     root: Path = ROOT,
@@ -68,6 +69,7 @@ def bench(
     Args:
         image: the bytes of an image file for the stages and the cold start; by default a generated JPEG of 640×480.
         engine: the runtime for all of them; by default for each the one for which it was built.
+        names: what the measurement calls the bundles; by default their paths.
         root: where this machine describes itself.
 
     Raises:
@@ -97,7 +99,7 @@ def bench(
     watched = watching.watched() if watching else None
     energies = _energies(watched, stretches, len(subjects))
     measured = zip(subjects, timings, cold, energies, sustained, strict=True)
-    bundles = tuple(_bundle_measurement(*parts) for parts in measured)
+    bundles = _renamed([_bundle_measurement(*parts) for parts in measured], names)
     warnings = doubts(circumstances, bundles, watched)
     return Measurement(circumstances, described, bundles, ratios(bundles), warnings, watched)
 
@@ -249,6 +251,12 @@ def _bundle_measurement(
         energy=energy,
         sustained=sustained,
     )
+
+
+def _renamed(bundles: Sequence[BundleMeasurement], names: Sequence[str] | None) -> tuple[BundleMeasurement, ...]:
+    if names is None:
+        return tuple(bundles)
+    return tuple(replace(bundle, name=name) for bundle, name in zip(bundles, names, strict=True))
 
 
 def _ticker(total: int, progress: Progress | None) -> Tick:

@@ -21,7 +21,7 @@ from googlenet_edge.statistics import Interval, Summary, summarize
 from googlenet_edge.target import Precision
 
 SCHEMA = 1
-_MAX_BYTES = 64 << 20
+MAX_BYTES = 64 << 20
 
 
 class Stage(Enum):
@@ -129,5 +129,9 @@ def write_measurement(path: Path, measurement: Measurement) -> None:
 
 def read_measurement(path: Path) -> Measurement:
     """Reads what `write_measurement` wrote. Raises `DataError`: missing, damaged, or of a newer schema."""
-    data = read_file(path, limit=_MAX_BYTES, error=DataError)
-    return from_versioned_json(data, Measurement, schema=SCHEMA, where=str(path), error=DataError)
+    return parse_measurement(read_file(path, limit=MAX_BYTES, error=DataError), str(path))
+
+
+def parse_measurement(data: bytes, where: str) -> Measurement:
+    """The same of the bytes of a file; ``where`` names it. Raises `DataError`."""
+    return from_versioned_json(data, Measurement, schema=SCHEMA, where=where, error=DataError)

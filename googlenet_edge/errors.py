@@ -56,3 +56,7 @@ class EngineError(EdgeError):
 
 class OutputError(EdgeError):
     """A file or folder cannot be written."""
+
+
+class RemoteError(EdgeError):
+    """A device at the other end of an SSH connection cannot be reached, or failed over there."""

@@ -38,6 +38,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threads: Annotated[int, msgspec.Meta(ge=1)] | None = None
     calibration_images: Annotated[int, msgspec.Meta(ge=1)] | None = None
     max_drop: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    host: str | None = None
+    host_python: str | None = None
+    host_keep: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,6 +130,27 @@ def test_wheel_from_the_source_distribution_is_the_same(source: Path, wheel: Pat
     assert files_in(setuptools_build("wheel", unpacked, tmp_path / "wheel")) == files_in(wheel)
 
 
+def test_wheel_that_goes_to_a_device_is_the_one_that_is_built(base_python: Path, wheel: Path, tmp_path: Path) -> None:
+    """Packed by the installed package itself, where there are neither sources nor setuptools."""
+    program = """
+import sys
+from pathlib import Path
+from googlenet_edge.engines.wheel import pack_wheel
+packed = pack_wheel()
+Path(packed.name).write_bytes(packed.data)
+"""
+    run(base_python, "-c", program, cwd=tmp_path)
+    packed, built = (zipfile.ZipFile(path) for path in (tmp_path / wheel.name, wheel))
+    about_itself = (".dist-info/RECORD", ".dist-info/WHEEL", ".dist-info/top_level.txt", ".dist-info/licenses/LICENSE")
+    names = [name for name in built.namelist() if not name.endswith(about_itself)]
+    assert sorted(name for name in packed.namelist() if not name.endswith(about_itself)) == sorted(names)
+    assert [packed.read(name) for name in names] == [built.read(name) for name in names]
+    run(
+        sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", "there", wheel.name, cwd=tmp_path
+    )
+    assert (tmp_path / "there" / "googlenet_edge" / "engines" / "remote_worker.py").exists()
+
+
 def test_installed_command_shows_its_help_in_another_folder(base_python: Path, tmp_path: Path) -> None:
     shown = run(base_python.with_name("gnet-edge"), "--help", cwd=tmp_path)
     for command in ("train", "build", "bench", "predict"):

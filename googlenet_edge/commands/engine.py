@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from googlenet_edge import load, workspace
-from googlenet_edge.commands import machine
+from googlenet_edge.commands import away, machine
 from googlenet_edge.commands.options import (
     CORES,
     AboutOnnx,
@@ -241,28 +241,41 @@ def bench(
     power_mode: machine.ModeOption = None,
     image: Annotated[Path | None, typer.Option(help="For the stages; default: a generated JPEG, 640×480.")] = None,
     out: Annotated[Path | None, typer.Option(help="JSON file for every sample; default: none.")] = None,
+    host: away.HostOption = None,
+    python: away.PythonOption = None,
+    keep: away.KeepOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Latency, throughput, cold start and memory of bundles, measured in turns.
 
-    Examples: gnet-edge bench, gnet-edge bench --threads 2 --out measurement.json
+    Examples: gnet-edge bench, gnet-edge bench --threads 2 --out measurement.json,
+    gnet-edge bench --device jetson --host me@jetson.local
     """
     from googlenet_edge.engines.bench import bench as run
     from googlenet_edge.engines.measurement import write_measurement
     from googlenet_edge.engines.registry import backend_for
+    from googlenet_edge.engines.remote_worker import Clocks, RemotePlan
     from googlenet_edge.engines.rounds import BenchPlan
     from googlenet_edge.engines.tables import circumstances_sentence, latency_table, resources_table, stages_table
     from googlenet_edge.images import read_image_file
 
     lasting = machine.sustained_plan(sustained, fps)
     settings = workspace.read_settings()
-    backend_for(machine.device_for_bench(device, settings))
+    remote = away.destination(host, python, keep, device=device, settings=settings)
+    wish = away.device_there(device, settings) if remote else machine.device_for_bench(device, settings)
+    if not remote:
+        backend_for(wish)
     paths = [named(taken) for taken in workspace.take_bundles(bundles or ())]
     cores = chosen("--threads", threads, settings.threads, 1)
-    plan = BenchPlan(threads=cores, streams=streams or CORES, rounds=rounds, sustained=lasting)
     photo = read_image_file(image) if image else None
-    with machine.held(power_mode, lock_clocks), bar("measuring") as progress:
-        measurement = run(paths, plan=plan, image=photo, engine=engine, progress=progress, root=machine.ROOT)
+    if remote:
+        clocks = Clocks.FIXED if lock_clocks else Clocks.MOVING
+        there = RemotePlan(wish, engine, cores, streams, rounds, lasting, power_mode, clocks)
+        measurement = away.measured_there(paths, remote, plan=there, image=photo)
+    else:
+        plan = BenchPlan(threads=cores, streams=streams or CORES, rounds=rounds, sustained=lasting)
+        with machine.held(power_mode, lock_clocks), bar("measuring") as progress:
+            measurement = run(paths, plan=plan, image=photo, engine=engine, progress=progress, root=machine.ROOT)
     for table in (latency_table(measurement), resources_table(measurement), stages_table(measurement)):
         shown(table)
     machine.show_sustained(measurement)
