@@ -8,6 +8,8 @@ from enum import Enum
 from itertools import chain
 from pathlib import Path
 
+from googlenet_edge.engines.accuracy import Accuracy, Comparison
+from googlenet_edge.engines.bundle import Lineage, Sha256
 from googlenet_edge.engines.circumstances import Circumstances
 from googlenet_edge.engines.cold_start import ColdStart
 from googlenet_edge.engines.protocol import EngineSpec
@@ -18,7 +20,7 @@ from googlenet_edge.statistics import Interval, Summary, summarize
 from googlenet_edge.target import Precision
 
 SCHEMA = 1
-_MAX_BYTES = 64 << 20
+MAX_BYTES = 64 << 20
 
 
 class Stage(Enum):
@@ -53,7 +55,8 @@ class BundleMeasurement:
     """What was measured of one bundle.
 
     ``latency`` is inference alone, one image, back to back. ``stages`` is the whole way of one image file, measured
-    apart from it: there the caches are as cold as decoding leaves them.
+    apart from it: there the caches are as cold as decoding leaves them. ``labels_sha256`` and what follows is what the
+    bundle's manifest says; files written before that was kept lack it.
     """
 
     name: str
@@ -66,6 +69,10 @@ class BundleMeasurement:
     stages: dict[Stage, Samples]
     throughput: tuple[BatchThroughput, ...]
     cold_starts: tuple[ColdStart, ...]
+    labels_sha256: Sha256 | None = None
+    lineage: Lineage | None = None
+    accuracy: Accuracy | None = None
+    against_fp32: Comparison | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,5 +125,9 @@ def write_measurement(path: Path, measurement: Measurement) -> None:
 
 def read_measurement(path: Path) -> Measurement:
     """Reads what `write_measurement` wrote. Raises `DataError`: missing, damaged, or of a newer schema."""
-    data = read_file(path, limit=_MAX_BYTES, error=DataError)
-    return from_versioned_json(data, Measurement, schema=SCHEMA, where=str(path), error=DataError)
+    return parse_measurement(read_file(path, limit=MAX_BYTES, error=DataError), str(path))
+
+
+def parse_measurement(data: bytes, where: str) -> Measurement:
+    """The same of the bytes of a file; ``where`` names it. Raises `DataError`."""
+    return from_versioned_json(data, Measurement, schema=SCHEMA, where=where, error=DataError)
