@@ -56,3 +56,7 @@ class EngineError(EdgeError):
 
 class OutputError(EdgeError):
     """A file or folder cannot be written."""
+
+
+class RegressionError(EdgeError):
+    """A measurement is worse than its baseline by more than was allowed."""
