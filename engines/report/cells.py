@@ -183,8 +183,6 @@ def _value(value: object) -> str:
     """Any field of a measurement as text; what could not be read says so."""
     if value is None:
         return "not read"
-    if isinstance(value, Enum):
-        return shown_text(str(value.value))
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, Mapping):
@@ -193,4 +191,4 @@ def _value(value: object) -> str:
         return ", ".join(_value(item) for item in value) or "none"
     if is_dataclass(value):
         return ", ".join(f"{_words(field.name)} {_value(getattr(value, field.name))}" for field in fields(value))
-    return shown_text(str(value))
+    return shown_text(str(value.value if isinstance(value, Enum) else value))

@@ -66,7 +66,9 @@ def _problems_of_samples(what: str, samples: Samples) -> Iterator[str]:
 
 
 def _problems_of_accuracy(accuracy: Accuracy | None, comparison: Comparison | None) -> Iterator[str]:
-    for found in filter(None, (accuracy, comparison and comparison.reference)):
+    for found in (accuracy, comparison.reference if comparison else None):
+        if found is None:
+            continue
         interval = found.top1_interval
         yield from _counts("accuracy", (found.images,))
         if not 0 <= interval.low <= found.top1 <= interval.high <= 1 or not 0 <= found.top5 <= 1:

@@ -39,7 +39,7 @@ class Rule:
 
 
 def parse_rules(text: str) -> tuple[Rule, ...]:
-    """``METRIC>LIMIT`` or ``METRIC<LIMIT``, with commas between. Raises `ConfigError`, which says what would be right."""
+    """``METRIC>LIMIT`` or ``METRIC<LIMIT``, with commas between. Raises `ConfigError`."""
     return tuple(_parse_rule(part.strip()) for part in text.split(","))
 
 

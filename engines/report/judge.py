@@ -71,7 +71,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Matched:
-    """A bundle of the baseline and the bundle of that name today, with what changed; empty where neither measured it."""
+    """A bundle of the baseline and the bundle of that name today, with what changed between them."""
 
     before: Subject
     after: Subject

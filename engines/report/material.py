@@ -1,4 +1,4 @@
-"""The files of a report: measurements of ``bench --out``, answers of ``eval --out``, layers of ``sensitivity --json``."""
+"""The files of a report: of ``bench --out``, of ``eval --out``, and of ``sensitivity --json``."""
 
 from __future__ import annotations
 

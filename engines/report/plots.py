@@ -27,6 +27,7 @@ _MOST_BINS = 48
 _AXIS_QUANTILE = 0.995
 MOST_CONFUSION_CLASSES = 30
 _NAME_LENGTH = 13
+COLOURS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ def histogram(times_ms: Sequence[float], summary: Summary, *, colour: int) -> st
         rectangle(
             (frame.x(left) + 0.5, frame.y(count / top)),
             (frame.x(right) - frame.x(left) - 1, frame.y(0) - frame.y(count / top)),
-            kind=f"fill c{colour}",
+            kind=f"fill {_hue(colour)}",
             title=f"{left:.3g} to {right:.3g} ms: {count}",
         )
         for count, left, right in zip(counts.tolist(), edges[:-1].tolist(), edges[1:].tolist(), strict=True)
@@ -84,8 +85,8 @@ def by_round(rounds_ms: Sequence[Sequence[float]], *, colour: int) -> str:
     parts = [*y_axis(frame, "ms, round by round", most=2)]
     for number, (bottom, median, top) in enumerate(zip(low.tolist(), middle.tolist(), high.tolist(), strict=True), 1):
         x = frame.x(number)
-        parts.append(line((x, frame.y(bottom)), (x, frame.y(top)), kind=f"range c{colour}"))
-        parts.append(circle((x, frame.y(median)), 2.4, kind=f"fill c{colour}"))
+        parts.append(line((x, frame.y(bottom)), (x, frame.y(top)), kind=f"range {_hue(colour)}"))
+        parts.append(circle((x, frame.y(median)), 2.4, kind=f"fill {_hue(colour)}"))
     return drawing(88, parts, label="latency of every round, median and middle 80 percent")
 
 
@@ -100,9 +101,9 @@ def accuracy_against_latency(spots: Sequence[Spot]) -> str:
     for spot in spots:
         x, y = frame.x(spot.latency_ms), frame.y(spot.accuracy)
         across, along = spot.latency_interval, spot.accuracy_interval
-        parts.append(line((frame.x(across.low), y), (frame.x(across.high), y), kind=f"whisker c{spot.colour}"))
-        parts.append(line((x, frame.y(along.low)), (x, frame.y(along.high)), kind=f"whisker c{spot.colour}"))
-        parts.append(circle((x, y), 9, kind=f"fill c{spot.colour}"))
+        parts.append(line((frame.x(across.low), y), (frame.x(across.high), y), kind=f"whisker {_hue(spot.colour)}"))
+        parts.append(line((x, frame.y(along.low)), (x, frame.y(along.high)), kind=f"whisker {_hue(spot.colour)}"))
+        parts.append(circle((x, y), 9, kind=f"fill {_hue(spot.colour)}"))
         parts.append(text(x, y + 3.5, str(spot.colour), kind="badge-number"))
     return drawing(264, parts, label="top-1 accuracy against latency, with 95 percent intervals")
 
@@ -115,9 +116,9 @@ def curves(found: Sequence[Curve], *, across: str, along: str, at: Sequence[floa
     parts = [*y_axis(frame, along), *x_axis(frame, across, at=at)]
     for curve in found:
         places = [(frame.x(x), frame.y(y)) for x, y in curve.points]
-        parts.append(polyline(places, kind=f"curve c{curve.colour}"))
+        parts.append(polyline(places, kind=f"curve {_hue(curve.colour)}"))
         if len(places) <= 16:
-            parts += [circle(place, 3, kind=f"fill c{curve.colour}") for place in places]
+            parts += [circle(place, 3, kind=f"fill {_hue(curve.colour)}") for place in places]
     return drawing(228, parts, label=f"{along} over {across}")
 
 
@@ -147,6 +148,11 @@ def confusion(counts: NDArray[np.int64], class_names: Sequence[str]) -> str:
                 deep = " deep" if _depth(count / total) >= 6 else ""
                 parts.append(text(corner[0] + cell / 2, corner[1] + cell / 2 + 3.5, str(count), kind=f"count{deep}"))
     return drawing(top + classes * cell + 22, parts, label="confusion matrix")
+
+
+def _hue(number: int) -> str:
+    """The class of a bundle's colour: six, and then again from the first."""
+    return f"c{(number - 1) % COLOURS + 1}"
 
 
 def _bin_count(values: NDArray[np.float64], low: float, high: float) -> int:

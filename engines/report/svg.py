@@ -116,6 +116,6 @@ def y_axis(frame: Frame, words: str, *, most: int = 4) -> list[str]:
     step = places[1] - places[0] if len(places) > 1 else 1.0
     parts = [text(frame.x.start, frame.y.end - 8, words, kind="unit", anchor="start")]
     for value in places:
-        parts.append(line((frame.x.start, frame.y(value)), (frame.x.end, frame.y(value)), kind="grid"))
+        parts.append(line((frame.x.start, frame.y(value)), (frame.x.end, frame.y(value)), kind="rule"))
         parts.append(text(frame.x.start - 6, frame.y(value) + 4, tick_label(value, step), anchor="end"))
     return parts

@@ -32,7 +32,7 @@ class Verdict:
 
 
 def verdict_of(subjects: Sequence[Subject], matched: Sequence[Matched] = ()) -> Verdict:
-    """Against the baseline where there is one; else of the fastest bundle against its reference; else of what is there."""
+    """Against the baseline, or else the fastest bundle against its reference, or else what is there."""
     if matched:
         return _against_baseline(matched)
     compared = [subject for subject in subjects if subject.ratio]
