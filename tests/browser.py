@@ -15,7 +15,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
 _FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
     " --disable-component-update --disable-sync --hide-scrollbars --remote-debugging-pipe"
@@ -96,7 +98,9 @@ def running(profile: Path) -> Iterator[Browser]:
     (given, to_end), (back_end, received) = _pipe_above_9(), _pipe_above_9()
     wired = f'exec "$@" 3<&{given} 4>&{received}'
     command = ["bash", "-c", wired, "chromium", CHROMIUM, *_FLAGS, f"--user-data-dir={profile}", "about:blank"]
-    process = subprocess.Popen(command, pass_fds=(given, received), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, pass_fds=(given, received), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     os.close(given)
     os.close(received)
     try:

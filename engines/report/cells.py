@@ -38,7 +38,7 @@ class Table:
 
 def glance_table(subjects: Sequence[Subject]) -> Table:
     """Every bundle in one row."""
-    head = ("bundle", "p50", "p90", "p99", "against reference", "top-1", "change of top-1", "images/s", "cold start",
+    head = ("bundle", "p50", "p90", "p99", "against reference", "top-1", "change, points", "images/s", "cold start",
             "peak memory", "size")  # fmt: skip
     return Table(head, tuple(_glance_row(number, subject) for number, subject in enumerate(subjects, start=1)))
 
@@ -89,10 +89,10 @@ def layers_table(found: Layers) -> Table:
     for row in found.layers:
         interval = row.slowdown_interval
         cells = (
-            f"{row.noise_share:.1%}",
+            f"{100 * row.noise_share:.1f} %",
             str(row.flips),
             f"{row.extra_ms:+.2f} ms",
-            f"{row.slowdown - 1:+.1%} ({interval.low - 1:+.1%} to {interval.high - 1:+.1%})",
+            f"{100 * row.slowdown - 100:+.1f} % ({100 * interval.low - 100:+.1f} to {100 * interval.high - 100:+.1f})",
         )
         rows.append(Row(shown_text(row.layer), cells))
     return Table(("layer", "noise when rounded", "flips", "time in float", "slower in float (95 %)"), tuple(rows))
@@ -133,9 +133,9 @@ def lineage_table(subjects: Sequence[Subject]) -> Table:
             str(bundle.engine.threads),
             f"{bundle.warm_up.runs} runs{steady}",
             f"{subject.latency_ms.count} in {len(bundle.latency.rounds_ms)} rounds",
-            f"{subject.latency_ms.spread:.1%}",
-            shown_text(bundle.model_sha256)[:16],
-            (lineage.graph if lineage and lineage.graph else "not known")[:16],
+            f"{100 * subject.latency_ms.spread:.1f} %",
+            shown_text(bundle.model_sha256)[:12],
+            (lineage.graph if lineage and lineage.graph else "not known")[:12],
         )
         rows.append(Row(shown_text(bundle.name), cells, number))
     return Table(head, tuple(rows))
@@ -162,7 +162,9 @@ def _glance_row(number: int, subject: Subject) -> Row:
         *(milliseconds(time) for time in (latency.p50, latency.p90, latency.p99)),
         "the reference" if subject.is_reference else against or NOT_MEASURED,
         accuracy_words(subject.accuracy),
-        "" if subject.is_reference and not subject.comparison else change_words(subject.comparison),
+        ""
+        if subject.is_reference and not subject.comparison
+        else change_words(subject.comparison).replace(" points", ""),
         _rate(best),
         milliseconds(median(starts)) if starts else NOT_MEASURED,
         f"{max(peaks)} MB" if peaks else NOT_MEASURED,
@@ -176,7 +178,8 @@ def _rate(value: float | None) -> str:
 
 
 def _words(name: str) -> str:
-    return name.replace("_", " ")
+    words = name.replace("_", " ")
+    return f"{words.removesuffix(' mb')}, MB" if words.endswith(" mb") else words
 
 
 def _value(value: object) -> str:
@@ -186,7 +189,13 @@ def _value(value: object) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, Mapping):
-        return ", ".join(f"{shown_text(str(key))} {_value(item)}" for key, item in value.items()) or "none"
+        return (
+            ", ".join(
+                f"{shown_text(str(key))} {'not installed' if item is None else _value(item)}"
+                for key, item in value.items()
+            )
+            or "none"
+        )
     if isinstance(value, tuple | list):
         return ", ".join(_value(item) for item in value) or "none"
     if is_dataclass(value):

@@ -197,7 +197,7 @@ def _latency_cards(subjects: Sequence[Subject]) -> tuple[LatencyCard, ...]:
                 p99=milliseconds(summary.p99),
                 share=round(100 * summary.p50 / slowest, 2),
                 share_p99=round(100 * summary.p99 / slowest, 2),
-                spread=f"{summary.spread:.1%}",
+                spread=f"{100 * summary.spread:.1f} %",
                 histogram=plots.histogram(times, summary, colour=colour),
                 rounds=plots.by_round(rounds, colour=colour),
             )
@@ -239,13 +239,15 @@ def _accuracy_plot(subjects: Sequence[Subject]) -> str:
 def _throughput_plot(subjects: Sequence[Subject]) -> str:
     """One line for each bundle: at every number of images at once, the best way."""
     found = []
+    ways = sorted({batch.batch for subject in subjects for batch in subject.bundle.throughput})
     for colour, subject in enumerate(subjects, start=1):
         best: dict[int, float] = {}
         for batch in subject.bundle.throughput:
             best[batch.batch] = max(best.get(batch.batch, 0.0), cells.images_per_s(batch))
         if len(best) > 1:
-            found.append(plots.Curve(colour, tuple((float(at), rate) for at, rate in sorted(best.items()))))
-    return plots.curves(found, across="images at once", along="images/s") if found else ""
+            found.append(plots.Curve(colour, tuple((ways.index(at), rate) for at, rate in sorted(best.items()))))
+    named = {float(place): str(images) for place, images in enumerate(ways)}
+    return plots.curves(found, across="images at once", along="images/s", named=named) if found else ""
 
 
 def _answered(pair: Pair, subjects: Sequence[Subject]) -> Answered:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,7 +82,7 @@ def by_round(rounds_ms: Sequence[Sequence[float]], *, colour: int) -> str:
     span = max(float(high.max() - low.min()), 1e-3 * float(high.max()))
     y = Scale(float(low.min()) - 0.05 * span, float(high.max()) + 0.05 * span, 78, 18)
     frame = Frame(Scale(0.5, len(table) + 0.5, 52, WIDTH - 8), y)
-    parts = [*y_axis(frame, "ms, round by round", most=2)]
+    parts = [*y_axis(frame, "ms, round by round", most=4)]
     for number, (bottom, median, top) in enumerate(zip(low.tolist(), middle.tolist(), high.tolist(), strict=True), 1):
         x = frame.x(number)
         parts.append(line((x, frame.y(bottom)), (x, frame.y(top)), kind=f"range {_hue(colour)}"))
@@ -108,12 +108,12 @@ def accuracy_against_latency(spots: Sequence[Spot]) -> str:
     return drawing(264, parts, label="top-1 accuracy against latency, with 95 percent intervals")
 
 
-def curves(found: Sequence[Curve], *, across: str, along: str, at: Sequence[float] | None = None) -> str:
-    """Lines over one axis each way, from zero upwards; ``at`` are the places of ticks below."""
+def curves(found: Sequence[Curve], *, across: str, along: str, named: Mapping[float, str] | None = None) -> str:
+    """Lines over one axis each way, from zero upwards; ``named`` are ticks below with other words than their place."""
     xs = [x for curve in found for x, _ in curve.points]
     ys = [y for curve in found for _, y in curve.points]
     frame = Frame(Scale(min(xs), max(xs), 52, WIDTH - 14), Scale(min(0.0, *ys), 1.05 * max(*ys, 1e-9), 190, 26))
-    parts = [*y_axis(frame, along), *x_axis(frame, across, at=at)]
+    parts = [*y_axis(frame, along), *x_axis(frame, across, named=named)]
     for curve in found:
         places = [(frame.x(x), frame.y(y)) for x, y in curve.points]
         parts.append(polyline(places, kind=f"curve {_hue(curve.colour)}"))

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-WIDTH = 400
+WIDTH = 360
 """Units of every drawing's width: about the CSS pixels of a phone, so that letters have their size there."""
 
 
@@ -97,15 +97,17 @@ def tick_label(value: float, step: float) -> str:
     return f"{value:,.{min(digits, 9)}f}" if abs(value) < 1e7 else f"{value:.3g}"
 
 
-def x_axis(frame: Frame, words: str, *, at: Sequence[float] | None = None) -> list[str]:
-    """The line below, its ticks, and what it measures."""
+def x_axis(frame: Frame, words: str, *, named: Mapping[float, str] | None = None) -> list[str]:
+    """The line below, its ticks (round values, or ``named`` ones), and what it measures."""
     bottom = frame.y.start
-    places = list(at) if at is not None else ticks(frame.x.low, frame.x.high)
-    step = places[1] - places[0] if len(places) > 1 else 1.0
+    if named is None:
+        places = ticks(frame.x.low, frame.x.high)
+        step = places[1] - places[0] if len(places) > 1 else 1.0
+        named = {value: tick_label(value, step) for value in places}
     parts = [line((frame.x.start, bottom), (frame.x.end, bottom), kind="axis")]
-    for value in places:
+    for value, label in named.items():
         parts.append(line((frame.x(value), bottom), (frame.x(value), bottom + 4), kind="axis"))
-        parts.append(text(frame.x(value), bottom + 16, tick_label(value, step)))
+        parts.append(text(frame.x(value), bottom + 16, label))
     parts.append(text((frame.x.start + frame.x.end) / 2, bottom + 32, words, kind="unit"))
     return parts
 

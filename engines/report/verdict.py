@@ -93,7 +93,7 @@ def _of_comparison(subject: Subject, subjects: Sequence[Subject]) -> Verdict:
         details.append(
             f"Top-1 {accuracy_words(subject.accuracy)} on {subject.accuracy.images} images:"
             f" {change_words(subject.comparison)} against {accuracy_words(subject.comparison.reference)} in FP32;"
-            f" {subject.comparison.agreement:.2%} of the predictions are equal."
+            f" {100 * subject.comparison.agreement:.2f} % of the predictions are equal."
         )
     return Verdict(f"{subject.label} {speed}, {accuracy}.", tuple(details), tone)
 
