@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
+_MOST_REDRAWN = 1 << 20
 Z = 1.959963984540054
 """The 97.5 % point of the normal distribution: ± Z holds 95 %."""
 
@@ -153,10 +154,7 @@ def bootstrap_ratio_interval(
         ValueError: no round, or rounds of different lengths.
     """
     random = np.random.default_rng(0)
-    ratios = [
-        _resampled_quantile(rounds, quantile, random) / _resampled_quantile(reference, quantile, random)
-        for _ in range(resamples)
-    ]
+    ratios = _resampled(rounds, quantile, resamples, random) / _resampled(reference, quantile, resamples, random)
     low, high = np.quantile(ratios, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
     return Interval(float(low), float(high))
 
@@ -181,12 +179,17 @@ def sqnr_db(exact: NDArray[np.float32], found: NDArray[np.float32]) -> float:
     return 10 * math.log10(signal / noise) if noise and signal else math.inf
 
 
-def _resampled_quantile(rounds: Sequence[Sequence[float]], quantile: float, random: np.random.Generator) -> float:
-    count = len(rounds)
+def _resampled(
+    rounds: Sequence[Sequence[float]], quantile: float, resamples: int, random: np.random.Generator
+) -> NDArray[np.float64]:
+    """float64 ``(resamples,)``: the quantile of as many redrawn samples, a few at a time so that memory is bounded."""
+    table = np.asarray(rounds, np.float64)
+    count = len(table)
     block = round(count ** (1 / 3))
-    starts = random.integers(0, count, -(-count // block))
-    drawn = (starts[:, None] + np.arange(block)).ravel()[:count] % count
-    return float(np.quantile(np.asarray(rounds, np.float64)[drawn], quantile))
+    starts = random.integers(0, count, (resamples, -(-count // block)))
+    chosen = (starts[:, :, None] + np.arange(block)).reshape(resamples, -1)[:, :count] % count
+    parts = np.array_split(chosen, min(resamples, 1 + resamples * table.size // _MOST_REDRAWN))
+    return np.concatenate([np.quantile(table[part].reshape(len(part), -1), quantile, axis=1) for part in parts])
 
 
 def _binomial_tail(most: int, trials: int) -> int:

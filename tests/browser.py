@@ -1,4 +1,4 @@
-"""Headless Chromium, driven over two pipes with its DevTools protocol: the page as a person sees it, and what it lacks."""
+"""Headless Chromium, driven over two pipes with its DevTools protocol: a page as a person sees it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,17 @@ CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
 )
 _FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    " --disable-component-update --disable-sync --hide-scrollbars --remote-debugging-pipe"
-).split()
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--remote-debugging-pipe",
+)
 
 
 class Theme(Enum):

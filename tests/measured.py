@@ -1,4 +1,4 @@
-"""Measurements whose samples were recorded on a real machine, and answers about drawn images: what reports are made of."""
+"""What reports are made of: measurements of recorded samples, and answers about drawn images."""
 
 from __future__ import annotations
 

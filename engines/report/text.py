@@ -13,7 +13,7 @@ from googlenet_edge.engines.report.cells import Table, images_per_s, stage_ms
 from googlenet_edge.engines.report.page import Page
 from googlenet_edge.engines.report.subjects import Subject, shown_text
 
-_MARKUP = re.compile(r"([\\`*_{}\[\]<>()#+!|~&])")
+_MARKUP = re.compile(r"([\\`*_\[\]<>#|~&])")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
