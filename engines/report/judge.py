@@ -22,9 +22,9 @@ from googlenet_edge.statistics import (
     unpaired_difference_interval,
 )
 
-RUN_TO_RUN_PERCENT = 2.0
+RUN_TO_RUN_PERCENT = 1.5
 """Two processes of one bundle differ by so much for reasons that no round of either shows, such as where in memory its
-weights lie. Less than this is never a difference."""
+weights lie: intervals of times are that much wider on both sides than what the rounds say."""
 
 _MAY_DIFFER = {"date", "load_average", "memory_mb", "system", "python", "packages"}
 """What a gate is there to compare (software), or what differs from boot to boot and from minute to minute."""
@@ -124,17 +124,17 @@ def software_changes(before: Source, after: Source) -> tuple[str, ...]:
 
 
 def latency_change(metric: Metric, before: Samples, after: Samples) -> Change:
-    """A quantile of all samples against the baseline's, with the interval of a bootstrap over rounds."""
+    """A quantile of all samples against the baseline's, with the interval of a bootstrap over rounds, widened."""
     quantile = _QUANTILES[metric]
     old, new = _quantile(before, metric), _quantile(after, metric)
     found = bootstrap_ratio_interval(after.rounds_ms, before.rounds_ms, quantile=quantile)
-    interval = Interval(100 * (found.low - 1), 100 * (found.high - 1))
+    interval = Interval(100 * (found.low - 1) - RUN_TO_RUN_PERCENT, 100 * (found.high - 1) + RUN_TO_RUN_PERCENT)
     change = 100 * (new / old - 1)
-    return Change(metric, old, new, change, interval, _is_real(change, interval))
+    return Change(metric, old, new, change, interval, _without_zero(interval))
 
 
-def _is_real(change: float, interval: Interval) -> bool:
-    return abs(change) >= RUN_TO_RUN_PERCENT and not interval.low <= 0 <= interval.high
+def _without_zero(interval: Interval) -> bool:
+    return not interval.low <= 0 <= interval.high
 
 
 def _quantile(samples: Samples, metric: Metric) -> float:
@@ -165,7 +165,7 @@ def _throughput_change(before: BundleMeasurement, after: BundleMeasurement) -> C
     old_rate, new_rate = (1e3 * best.batch / ms for ms in (time.before, time.after))
     low, high = (100 * (1 / (1 + percent / 100) - 1) for percent in (time.interval.high, time.interval.low))
     change, interval = 100 * (new_rate / old_rate - 1), Interval(low, high)
-    return Change(Metric.THROUGHPUT, old_rate, new_rate, change, interval, _is_real(change, interval))
+    return Change(Metric.THROUGHPUT, old_rate, new_rate, change, interval, _without_zero(interval))
 
 
 def _memory_change(before: BundleMeasurement, after: BundleMeasurement) -> Change | None:
@@ -208,7 +208,7 @@ def _top1_change(before: Subject, after: Subject) -> Change | None:
     counts = [Proportion(round(found.top1 * found.images), found.images) for found in (new, old)]
     interval = unpaired_difference_interval(*counts)
     low, high = 100 * interval.low, 100 * interval.high
-    return Change(Metric.TOP1, *shares, shares[1] - shares[0], Interval(low, high), not low <= 0 <= high)
+    return Change(Metric.TOP1, *shares, shares[1] - shares[0], Interval(low, high), _without_zero(Interval(low, high)))
 
 
 def _answers_of(bundle: BundleMeasurement, answers: Sequence[Answers]) -> tuple[Answers, BundleAnswers] | None:
