@@ -33,6 +33,7 @@ class LatencyCard:
     share: float
     share_p99: float
     spread: str
+    slowest: str
     histogram: str
     rounds: str
 
@@ -198,6 +199,7 @@ def _latency_cards(subjects: Sequence[Subject]) -> tuple[LatencyCard, ...]:
                 share=round(100 * summary.p50 / slowest, 2),
                 share_p99=round(100 * summary.p99 / slowest, 2),
                 spread=f"{100 * summary.spread:.1f} %",
+                slowest=milliseconds(max(times)),
                 histogram=plots.histogram(times, summary, colour=colour),
                 rounds=plots.by_round(rounds, colour=colour),
             )
