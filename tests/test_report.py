@@ -389,7 +389,7 @@ def test_report_takes_the_newest_measurement_with_its_answers(folder: Path) -> N
 
 def test_answers_and_measurement_of_real_bundles_make_a_page(built: Built, tmp_path: Path) -> None:
     work = copy_of(built.folder, tmp_path / "work")
-    done("bench", "--rounds", "6", "--out", "m.json", cwd=work)
+    done("bench", "--rounds", "6", "--streams", "1", "--out", "m.json", cwd=work)
     done("eval", "runs/photos/fp32-cpu", "runs/photos/int8-cpu", "--out", "a.json", cwd=work)
     done("report", "m.json", "a.json", cwd=work)
     page = (work / "report.html").read_text()

@@ -88,8 +88,7 @@ MATERIALS = {
 
 
 @pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("theme", list(Theme))
-@pytest.mark.parametrize("name", MATERIALS)
+@pytest.mark.parametrize(("name", "theme"), [("whole", Theme.DARK), *((name, Theme.LIGHT) for name in MATERIALS)])
 def test_page_fits_its_window(name: str, theme: Theme, width: int, browser: Browser, tmp_path: Path) -> None:
     page = tmp_path / f"{name}.html"
     write_report(page, MATERIALS[name])

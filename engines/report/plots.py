@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from unicodedata import east_asian_width
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,7 @@ from googlenet_edge.statistics import Interval, Summary
 _MOST_BINS = 48
 _AXIS_QUANTILE = 0.995
 MOST_CONFUSION_CLASSES = 30
-_NAME_LENGTH = 13
+_NAME_EM = 6.5
 COLOURS = 6
 
 
@@ -80,14 +81,14 @@ def by_round(rounds_ms: Sequence[Sequence[float]], *, colour: int) -> str:
     table = np.asarray(rounds_ms, np.float64)
     low, middle, high = np.quantile(table, (0.1, 0.5, 0.9), axis=1)
     span = max(float(high.max() - low.min()), 1e-3 * float(high.max()))
-    y = Scale(float(low.min()) - 0.05 * span, float(high.max()) + 0.05 * span, 78, 18)
+    y = Scale(float(low.min()) - 0.05 * span, float(high.max()) + 0.05 * span, 82, 24)
     frame = Frame(Scale(0.5, len(table) + 0.5, 52, WIDTH - 8), y)
     parts = [*y_axis(frame, "ms, round by round", most=4)]
     for number, (bottom, median, top) in enumerate(zip(low.tolist(), middle.tolist(), high.tolist(), strict=True), 1):
         x = frame.x(number)
         parts.append(line((x, frame.y(bottom)), (x, frame.y(top)), kind=f"range {_hue(colour)}"))
         parts.append(circle((x, frame.y(median)), 2.4, kind=f"fill {_hue(colour)}"))
-    return drawing(88, parts, label="latency of every round, median and middle 80 percent")
+    return drawing(92, parts, label="latency of every round, median and middle 80 percent")
 
 
 def accuracy_against_latency(spots: Sequence[Spot]) -> str:
@@ -168,4 +169,14 @@ def _depth(share: float) -> int:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= _NAME_LENGTH else f"{name[: _NAME_LENGTH - 1]}…"
+    """As much of a name as has place beside the matrix."""
+    widths = np.cumsum([_em(letter) for letter in name])
+    fitting = int((widths <= _NAME_EM).sum())
+    return name if fitting == len(name) else f"{name[:fitting]}…"
+
+
+def _em(letter: str) -> float:
+    """About how wide a letter of a sans-serif typeface is, in units of its size: rather too wide than too narrow."""
+    if letter in "MW@%mw" or east_asian_width(letter) in "WF":
+        return 1.0
+    return 0.72 if letter.isupper() else 0.6

@@ -12,6 +12,7 @@ from html import escape
 
 WIDTH = 360
 """Units of every drawing's width: about the CSS pixels of a phone, so that letters have their size there."""
+_EDGE = 20  # where half a label would stand outside
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,8 @@ def x_axis(frame: Frame, words: str, *, named: Mapping[float, str] | None = None
     parts = [line((frame.x.start, bottom), (frame.x.end, bottom), kind="axis")]
     for value, label in named.items():
         parts.append(line((frame.x(value), bottom), (frame.x(value), bottom + 4), kind="axis"))
-        parts.append(text(frame.x(value), bottom + 16, label))
+        anchor = "end" if frame.x(value) > WIDTH - _EDGE else "start" if frame.x(value) < _EDGE else "middle"
+        parts.append(text(frame.x(value), bottom + 16, label, anchor=anchor))
     parts.append(text((frame.x.start + frame.x.end) / 2, bottom + 32, words, kind="unit"))
     return parts
 
