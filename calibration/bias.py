@@ -7,31 +7,36 @@ Source: Nagel et al., arXiv 1906.04721, section 4.2, with means measured on imag
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 
-from googlenet_edge.calibration.placement import WITH_WEIGHTS
+from googlenet_edge.calibration.placement import NO_NODES, WITH_WEIGHTS
+from googlenet_edge.calibration.session import open_session
 from googlenet_edge.graph import INPUT, InferenceGraph
 
 Rounded = Callable[[onnx.NodeProto], NDArray[np.float32]]
 """The weights of a node as INT8 holds them, in float and of the same shape."""
+Means = Mapping[str, NDArray[np.float32]]
 
 
 def bias_corrections(
-    graph: InferenceGraph, rounded: Rounded, images: Iterable[NDArray[np.float32]]
+    graph: InferenceGraph,
+    rounded: Rounded,
+    means: Means,
+    *,
+    float_nodes: AbstractSet[str] = NO_NODES,
 ) -> dict[str, NDArray[np.float32]]:
     """What to add to the biases: float32 ``(output channels,)`` by the name of the convolution or classifier.
 
     Args:
-        images: float32 ``(1, 3, crop, crop)`` after preprocessing.
+        means: see `channel_means`.
+        float_nodes: names of nodes whose weights are not rounded.
     """
-    nodes = [node for node in graph.model.graph.node if node.op_type in WITH_WEIGHTS]
-    means, weights = _channel_means(graph, {node.input[0] for node in nodes}, images), graph.weights
-    corrections = {}
-    for node in nodes:
+    weights, corrections = graph.weights, {}
+    for node in with_weights(graph, float_nodes):
         error = weights[node.input[1]].astype(np.float64) - rounded(node)
         by_channel = error.reshape(*error.shape[:2], -1).sum(axis=2)
         mean = means[node.input[0]]
@@ -47,17 +52,22 @@ def corrected(graph: InferenceGraph, corrections: Mapping[str, NDArray[np.float3
     return graph.with_weights({bias_of[name]: weights[bias_of[name]] + value for name, value in corrections.items()})
 
 
-def _channel_means(
-    graph: InferenceGraph, tensors: Iterable[str], images: Iterable[NDArray[np.float32]]
-) -> dict[str, NDArray[np.float64]]:
-    """The mean of every channel of some tensors, float64 ``(channels,)``."""
-    names = sorted(set(tensors) - {INPUT})
+def with_weights(graph: InferenceGraph, float_nodes: AbstractSet[str] = NO_NODES) -> list[onnx.NodeProto]:
+    """The convolutions and classifiers that are not among the float nodes."""
+    return [node for node in graph.model.graph.node if node.op_type in WITH_WEIGHTS and node.name not in float_nodes]
+
+
+def channel_means(graph: InferenceGraph, images: Iterable[NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+    """The mean of every channel of the tensors that weights are applied to: float32 ``(channels,)`` by their names.
+
+    Args:
+        images: float32 ``(1, 3, crop, crop)`` after preprocessing.
+    """
+    names = sorted({node.input[0] for node in with_weights(graph)} - {INPUT})
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = open_session(model)
     sums: dict[str, NDArray[np.float64]] = {}
     count = 0
     for image in images:
@@ -65,4 +75,4 @@ def _channel_means(
             mean = values[0].reshape(values.shape[1], -1).mean(axis=1, dtype=np.float64)
             sums[name] = sums[name] + mean if name in sums else mean
         count += 1
-    return {name: value / count for name, value in sums.items()}
+    return {name: (value / count).astype(np.float32) for name, value in sums.items()}

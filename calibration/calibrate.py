@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from googlenet_edge import __version__
+from googlenet_edge.calibration.bias import channel_means
 from googlenet_edge.calibration.choose import STRENGTHS, Trials, encoded
 from googlenet_edge.calibration.collect import collect, require_content, require_ranges
 from googlenet_edge.calibration.ranges import RangeMethod
@@ -61,9 +62,9 @@ def calibrate(
     )
     table = make_table(graph, statistics, images_sha256=images.sha256, method=RangeMethod.MINMAX)
     table = trials.method(prepared, table)
-    corrections = trials.corrections(prepared, table.ranges, report.each(some[:_BIAS_IMAGES]))
+    means = trials.means(prepared, table.ranges, channel_means(prepared, report.each(some[:_BIAS_IMAGES])))
     choice = Choice(len(held_out), tuple(trials.tried))
-    return replace(table, rescale=encoded(factors), corrections=encoded(corrections), choice=choice)
+    return replace(table, rescale=encoded(factors), means=encoded(means), choice=choice)
 
 
 def table_at(

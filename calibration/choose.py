@@ -1,27 +1,25 @@
 """How to quantize a graph, by trial: what counts is the noise that is left in the logits of held-out images.
 
 First how far channels are rescaled, then the range method, then bias correction; each stands on what was taken before
-it, and must win clearly over doing without.
+it, and must win clearly over doing without. All are judged with 8-bit weights and exact sums, so that the choice is the
+same on every machine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 
-from googlenet_edge.calibration.bias import bias_corrections, corrected
-from googlenet_edge.calibration.lower import quantized, rounded_weights
+from googlenet_edge.calibration.lower import bias_corrected, quantized
 from googlenet_edge.calibration.ranges import RangeMethod, Ranges
 from googlenet_edge.calibration.rescale import ChannelExtremes, rescale_factors, rescaled, rescaled_extremes
+from googlenet_edge.calibration.session import open_session
 from googlenet_edge.calibration.table import CalibrationTable, Trial, encode_floats
-from googlenet_edge.calibration.weights import weight_range_for
 from googlenet_edge.graph import INPUT, OUTPUT, InferenceGraph
-from googlenet_edge.processor import read_processor
 from googlenet_edge.statistics import sqnr_db
 
 STRENGTHS = (0.25, 0.5, 0.75, 1.0)
@@ -41,7 +39,6 @@ class Trials:
     tried: list[Trial] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.weight_range = weight_range_for(read_processor())
         self._exact = self._logits(self.graph.model)
 
     def rescaling(self, extremes: Mapping[str, ChannelExtremes]) -> Factors:
@@ -63,21 +60,16 @@ class Trials:
         tables = {method.value: table.with_method(method) for method in RangeMethod}
         return tables[self._best({name: self._score(prepared, each.ranges) for name, each in tables.items()})]
 
-    def corrections(
-        self, prepared: InferenceGraph, ranges: Mapping[str, Ranges], images: Iterable[NDArray[np.float32]]
-    ) -> Factors:
-        """What to add to the biases, from some calibration images; nothing where that does not help."""
-        found = bias_corrections(
-            prepared, lambda node: rounded_weights(prepared, node, ranges, self.weight_range), images
-        )
+    def means(self, prepared: InferenceGraph, ranges: Mapping[str, Ranges], found: Factors) -> Factors:
+        """The channel means that were found; none where correcting the biases by them does not help."""
         scores = {
             "no bias correction": self._score(prepared, ranges),
-            "bias correction": self._score(corrected(prepared, found), ranges),
+            "bias correction": self._score(bias_corrected(prepared, ranges, found), ranges),
         }
         return found if self._best(scores) == "bias correction" else {}
 
     def _score(self, graph: InferenceGraph, ranges: Mapping[str, Ranges]) -> float:
-        return sqnr_db(self._exact, self._logits(quantized(graph, ranges, weight_range=self.weight_range)))
+        return sqnr_db(self._exact, self._logits(quantized(graph, ranges)))
 
     def _best(self, scores: dict[str, float]) -> str:
         """The highest score, or the first where nothing is clearly above it."""
@@ -88,9 +80,7 @@ class Trials:
         return taken
 
     def _logits(self, model: onnx.ModelProto) -> NDArray[np.float32]:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        session = open_session(model)
         name, rows = session.get_inputs()[0].name, []
         for pixels in self.images:
             image = self.graph.preprocess.normalize(pixels) if name == INPUT else pixels

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 
 from googlenet_edge.calibration.histogram import Extremes, Histogram, HistogramCounter, Scratch, extremes
 from googlenet_edge.calibration.placement import measured_tensors
+from googlenet_edge.calibration.session import open_session
 from googlenet_edge.dataset import Progress
 from googlenet_edge.errors import CalibrationError
 from googlenet_edge.graph import INPUT, InferenceGraph
@@ -69,10 +69,7 @@ class Network:
         model.CopyFrom(graph.model)
         for name in self._names:
             model.graph.output.append(onnx.ValueInfoProto(name=name))
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        data = model.SerializeToString()
-        self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        self._session = open_session(model)
 
     @staticmethod
     def shape_of(graph: InferenceGraph) -> tuple[int, ...]:

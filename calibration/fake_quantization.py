@@ -58,7 +58,8 @@ class FakeQuantized(nn.Module):
         grid = {tensor: _grid(ranges, name) for tensor, name in measured.items()}
         constants = {w.name: numpy_helper.to_array(w) for w in graph.model.graph.initializer}
         last = {tensor: i for i, node in enumerate(nodes) for tensor in data_inputs(node)}
-        self._input_grid = None if absorb_normalization(graph) else grid[INPUT]  # pixels are codes then, as they are
+        absorbed = absorb_normalization(graph)
+        self._input_grid = None if absorbed else grid[INPUT]  # pixels are codes then, as they are
         self._steps = [
             _Step(
                 inputs=tuple(data_inputs(node)),
@@ -69,6 +70,10 @@ class FakeQuantized(nn.Module):
             for i, node in enumerate(nodes)
         ]
         self._operators = nn.ModuleList(_operator(node, constants, grid, weight_range) for node in nodes)
+        for node, operator in zip(nodes, self._operators, strict=True):
+            if absorbed and INPUT in node.input:
+                assert isinstance(operator, _Convolution)  # or there was nothing to absorb
+                operator.weights.offset = torch.from_numpy(absorbed.border)
 
     def forward(self, images: Tensor) -> Tensor:
         """See the class."""
@@ -108,7 +113,12 @@ class _Step:
 
 
 class _Weights(nn.Module):
-    """Weight and bias, which come out rounded as `quantize_weights` rounds them."""
+    """Weight and bias, which come out rounded as `quantize_weights` rounds them.
+
+    With an ``offset``, float32 ``(3, 1, 1)``, they are those of an input that is less by it.
+    """
+
+    offset: Tensor | None
 
     def __init__(
         self,
@@ -120,16 +130,18 @@ class _Weights(nn.Module):
     ) -> None:
         super().__init__()
         self._names, self._input_scale, self._largest_code = names, input_scale, weight_range.value
+        self.register_buffer("offset", None, persistent=False)
         self.weight, self.bias = (nn.Parameter(torch.from_numpy(constants[name].copy())) for name in names)
 
     def forward(self) -> tuple[Tensor, Tensor]:
         for_weight = self.weight.abs().flatten(1).amax(1) / self._largest_code
-        for_bias = self.bias.abs() / (self._input_scale * MAX_BIAS)
+        bias = self.bias if self.offset is None else self.bias + (self.weight * self.offset).sum((1, 2, 3))
+        for_bias = bias.abs() / (self._input_scale * MAX_BIAS)
         scale = torch.maximum(for_weight, for_bias)
         scale = torch.where(scale < torch.finfo(scale.dtype).tiny, 1.0, scale)
         bias_scale = scale * self._input_scale
         scale = scale.reshape(-1, *[1] * (self.weight.ndim - 1))
-        return _rounded(self.weight / scale) * scale, _rounded(self.bias / bias_scale) * bias_scale
+        return _rounded(self.weight / scale) * scale, _rounded(bias / bias_scale) * bias_scale
 
     def named(self) -> tuple[tuple[str, Tensor], tuple[str, Tensor]]:
         return (self._names[0], self.weight), (self._names[1], self.bias)
@@ -142,6 +154,8 @@ class _Convolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.weights()
+        if self.weights.offset is not None:
+            x = x - self.weights.offset
         return F.conv2d(x, weight, bias, stride=self._stride, padding=self._padding)
 
 

@@ -8,8 +8,9 @@ DequantizeLinear. `placement` says where; this module writes it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from googlenet_edge import __version__
-from googlenet_edge.calibration.bias import corrected
+from googlenet_edge.calibration.bias import Means, bias_corrections, corrected
 from googlenet_edge.calibration.pixels import absorb_normalization, taking_codes, taking_pixels
 from googlenet_edge.calibration.placement import NO_NODES, WITH_WEIGHTS, data_inputs, grids
 from googlenet_edge.calibration.ranges import U8_STEPS, Ranges
@@ -49,7 +50,7 @@ def lower_int8_cpu(
     Raises:
         CalibrationError: the table belongs to another graph.
     """
-    ready = prepared(graph, table)
+    ready = prepared(graph, table, weight_range=weight_range, float_nodes=float_nodes)
     return quantized(ready, table.ranges, weight_range=weight_range, float_nodes=float_nodes)
 
 
@@ -59,7 +60,7 @@ def lower_rounding(graph: InferenceGraph, table: CalibrationTable, tensors: Abst
     Raises:
         CalibrationError: the table belongs to another graph.
     """
-    ready, source = prepared(graph, table), graph.model.graph
+    ready, source = rescaled_by(graph, table), graph.model.graph
     exact_input = {INPUT} if absorb_normalization(ready) else NO_NODES
     placed = {tensor: name for tensor, name in grids(source).items() if tensor in tensors - exact_input}
     grid_of = {tensor: _grid(table.ranges, name) for tensor, name in placed.items()}
@@ -68,8 +69,27 @@ def lower_rounding(graph: InferenceGraph, table: CalibrationTable, tensors: Abst
     return taking_pixels(writer.model_of(ready), graph.preprocess)
 
 
-def prepared(graph: InferenceGraph, table: CalibrationTable) -> InferenceGraph:
-    """The float graph that the table's ranges are for: channels rescaled and biases corrected as the table says.
+def prepared(
+    graph: InferenceGraph,
+    table: CalibrationTable,
+    *,
+    weight_range: WeightRange,
+    float_nodes: AbstractSet[str] = NO_NODES,
+) -> InferenceGraph:
+    """The float graph that is to be quantized: channels rescaled, and biases corrected for the rounding of weights.
+
+    Raises:
+        CalibrationError: the table belongs to another graph.
+    """
+    found, means = rescaled_by(graph, table), {name: decode_floats(text) for name, text in table.means.items()}
+    if not means:
+        return found
+    with _fitting():
+        return bias_corrected(found, table.ranges, means, weight_range=weight_range, float_nodes=float_nodes)
+
+
+def rescaled_by(graph: InferenceGraph, table: CalibrationTable) -> InferenceGraph:
+    """The float graph that the table's ranges are for, of which every channel is as large as the table says.
 
     Raises:
         CalibrationError: the table belongs to another graph.
@@ -80,9 +100,31 @@ def prepared(graph: InferenceGraph, table: CalibrationTable) -> InferenceGraph:
             " calibrate this graph"
         )
     factors = {name: decode_floats(text) for name, text in table.rescale.items()}
-    corrections = {name: decode_floats(text) for name, text in table.corrections.items()}
+    with _fitting():
+        return rescaled(graph, factors) if factors else graph
+
+
+def bias_corrected(
+    graph: InferenceGraph,
+    ranges: Mapping[str, Ranges],
+    means: Means,
+    *,
+    weight_range: WeightRange = WeightRange.FULL,
+    float_nodes: AbstractSet[str] = NO_NODES,
+) -> InferenceGraph:
+    """The graph with biases that take back what rounding its weights does to the mean of each channel."""
+
+    def rounded(node: onnx.NodeProto) -> NDArray[np.float32]:
+        return rounded_weights(graph, node, ranges, weight_range)
+
+    return corrected(graph, bias_corrections(graph, rounded, means, float_nodes=float_nodes))
+
+
+@contextmanager
+def _fitting() -> Iterator[None]:
+    """Factors or means of a table that do not fit its graph become a `CalibrationError`."""
     try:
-        return corrected(rescaled(graph, factors) if factors else graph, corrections)
+        yield
     except (KeyError, ValueError) as problem:
         raise CalibrationError(
             f"the calibration table does not fit the graph ({problem}); calibrate again"

@@ -47,10 +47,14 @@ def taking_codes(model: onnx.ModelProto, codes: str, *, crop: int) -> onnx.Model
 
 @dataclass(frozen=True, slots=True)
 class Absorbed:
-    """A model whose ``images`` are ``pixel - zero_point``, and no longer normalized."""
+    """A model whose ``images`` are ``pixel - zero_point``, and no longer normalized.
+
+    ``border``, float32 ``(3, 1, 1)``, is what its padding stands for after normalization.
+    """
 
     model: onnx.ModelProto
     zero_point: int
+    border: NDArray[np.float32]
 
 
 def absorb_normalization(graph: InferenceGraph) -> Absorbed | None:
@@ -80,7 +84,7 @@ def absorb_normalization(graph: InferenceGraph) -> Absorbed | None:
     shifted = numpy_helper.to_array(bias) + (scaled * offset[:, None, None]).sum(axis=(1, 2, 3))
     _store(weight, scaled)
     _store(bias, shifted)
-    return Absorbed(model, zero_point)
+    return Absorbed(model, zero_point, (offset / std).astype(np.float32).reshape(3, 1, 1))
 
 
 def _first_convolution(graph: onnx.GraphProto) -> onnx.NodeProto | None:

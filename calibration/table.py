@@ -81,8 +81,9 @@ class CalibrationTable:
     The same graph, images in any order, preprocessing, method and version give the same bytes.
 
     ``rescale`` holds the factors of each convolution's channels (see `rescale`), and the ranges are those of the
-    rescaled tensors; ``corrections`` is what to add to the biases then. Both are float32 ``(output channels,)`` by the
-    name of the node, little-endian, in base64. ``wished`` is the method that was asked for, ``method`` the one taken.
+    rescaled tensors; ``means`` holds the channel means of the tensors that weights are applied to then, where biases
+    are to be corrected by them (see `bias`). Both are float32 ``(channels,)``, little-endian, in base64, by the name of
+    the node or of the tensor. ``wished`` is the method that was asked for, ``method`` the one taken.
     """
 
     tool_version: str
@@ -94,7 +95,7 @@ class CalibrationTable:
     tensors: dict[str, TensorCalibration]
     wished: RangeMethod | None = None
     rescale: dict[str, str] = field(default_factory=dict)
-    corrections: dict[str, str] = field(default_factory=dict)
+    means: dict[str, str] = field(default_factory=dict)
     choice: Choice | None = None
     schema: int = SCHEMA
 
@@ -104,9 +105,9 @@ class CalibrationTable:
         return {name: tensor.ranges for name, tensor in self.tensors.items()}
 
     def with_method(self, method: RangeMethod) -> CalibrationTable:
-        """The ranges by another method, from the same histograms; corrections are for the ranges that they had."""
+        """The ranges by another method, from the same histograms, and nothing else of what was chosen changed."""
         tensors = {name: _calibration(t.histogram, t.counts, method) for name, t in self.tensors.items()}
-        return replace(self, method=method, tensors=tensors, corrections={})
+        return replace(self, method=method, tensors=tensors)
 
 
 def make_table(
@@ -143,7 +144,7 @@ def read_table(path: Path) -> CalibrationTable:
     table = from_versioned_json(data, CalibrationTable, schema=SCHEMA, where=str(path), error=CalibrationError)
     for name, tensor in table.tensors.items():
         _check(tensor, f"{path}: the tensor {name}")
-    for name, text in [*table.rescale.items(), *table.corrections.items()]:
+    for name, text in [*table.rescale.items(), *table.means.items()]:
         if not np.isfinite(decode_floats(text)).all():
             raise CalibrationError(f"{path}: the factors of {name} are not finite; calibrate again")
     return table

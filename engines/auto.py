@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,13 +121,13 @@ def _fastest(ratios: Sequence[Ratio], holding: Sequence[int]) -> int | None:
 
 
 def _trial(timed: Timed, ratio: Ratio, found: Comparison, verdict: Verdict) -> EngineTrial:
-    samples = list(chain.from_iterable(timed.rounds_ms))
+    medians_ms = [statistics.median(round_ms) for round_ms in timed.rounds_ms]
     return EngineTrial(
         engine=timed.backend.name,
         version=timed.spec.version,
         threads=timed.spec.threads,
-        p50_ms=statistics.median(samples),
-        p50_interval_ms=median_interval(samples),
+        p50_ms=statistics.median(medians_ms),
+        p50_interval_ms=median_interval(medians_ms),
         ratio=ratio.ratio,
         ratio_interval=ratio.interval,
         top1_change_points=found.top1_change_points,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from googlenet_edge.calibration.calibrate import calibrate, table_at
+from googlenet_edge.calibration.domain import times_as_far, unlike
 from googlenet_edge.calibration.ranges import RangeMethod
 from googlenet_edge.calibration.table import CalibrationTable, write_table
 from googlenet_edge.dataset import (
@@ -19,6 +20,7 @@ from googlenet_edge.dataset import (
     Progress,
     WhenDamaged,
     check_images,
+    load_pixels,
     open_dataset,
     refuse_damaged,
     sample_beside,
@@ -26,7 +28,7 @@ from googlenet_edge.dataset import (
 )
 from googlenet_edge.engines.bundle import Bundle, Lineage, Manifest, check_place, write_bundle
 from googlenet_edge.engines.evaluate import check_classes
-from googlenet_edge.engines.recovery import Bars, Judge, first_pixels, within_budget
+from googlenet_edge.engines.recovery import Bars, Judge, Judged, first_pixels, within_budget
 from googlenet_edge.engines.registry import Backend, backend_for, backends_for
 from googlenet_edge.engines.sensitivity import DEFAULT_IMAGES, Probe, Sensitivity, rank_layers, try_layers
 from googlenet_edge.engines.source import CheckpointSource, Origin, Source
@@ -38,6 +40,7 @@ from googlenet_edge.target import Device, EngineChoice, EngineName, Precision
 from googlenet_edge.workspace import GRAPH_FILE, TABLE_FILE
 
 _PARITY_IMAGES = 8
+_DOMAIN_IMAGES = 32
 _log = logging.getLogger(__name__)
 
 
@@ -116,34 +119,47 @@ def build(request: BuildRequest, *, bars: Bars) -> BuildReport:
     )
     held_out = partial(_held_out, dataset.train, graph.preprocess, calibration, steps)
     chosen = within_budget(judge, held_out=held_out)
-    manifest = Manifest(
-        precision=request.precision,
-        device=request.device,
-        preprocess=graph.preprocess,
-        lineage=Lineage(
-            checkpoint=origin.checkpoint,
-            graph=graph.sha256,
-            calibration=sha256_bytes(to_json(table)) if table else None,
-            dataset=val.sha256,
-        ),
-        accuracy=chosen.accuracy,
-        against_fp32=chosen.against_fp32,
-        weight_bits=chosen.lowered.weight_bits,
-        float_layers=chosen.float_layers,
-        notes=(*chosen.lowered.notes, *chosen.notes, *_choice(table), *origin.doubts(val)),
-        rewrites=chosen.lowered.rewrites,
-        engine=chosen.engine,
-        engine_trials=chosen.trials,
-        fp32_model_bytes=len(graph.bytes),
-        build_seconds={name: round(seconds, 3) for name, seconds in steps.seconds.items()},
+    lineage = Lineage(
+        checkpoint=origin.checkpoint,
+        graph=graph.sha256,
+        calibration=sha256_bytes(to_json(table)) if table else None,
+        dataset=val.sha256,
     )
+    notes = (*_of_table(graph, table, val.images), *origin.doubts(val))
+    manifest = _manifest(judge, chosen, lineage=lineage, notes=notes, seconds=steps.seconds)
     written = write_bundle(request.out, Bundle(manifest, graph.class_names, chosen.lowered.model, chosen.golden))
     return BuildReport(str(request.out), written, tuple(steps.reused))
 
 
-def _choice(table: CalibrationTable | None) -> tuple[str, ...]:
-    """What the calibration chose."""
-    return (str(table.choice),) if table and table.choice else ()
+def _manifest(
+    judge: Judge, chosen: Judged, *, lineage: Lineage, notes: Sequence[str], seconds: Mapping[str, float]
+) -> Manifest:
+    """What the bundle says of itself."""
+    return Manifest(
+        precision=judge.precision,
+        device=judge.device,
+        preprocess=judge.graph.preprocess,
+        lineage=lineage,
+        accuracy=chosen.accuracy,
+        against_fp32=chosen.against_fp32,
+        weight_bits=chosen.lowered.weight_bits,
+        float_layers=chosen.float_layers,
+        notes=(*chosen.lowered.notes, *chosen.notes, *notes),
+        rewrites=chosen.lowered.rewrites,
+        engine=chosen.engine,
+        engine_trials=chosen.trials,
+        fp32_model_bytes=len(judge.graph.bytes),
+        build_seconds={name: round(took, 3) for name, took in seconds.items()},
+    )
+
+
+def _of_table(graph: InferenceGraph, table: CalibrationTable | None, val: ImageSet) -> tuple[str, ...]:
+    """What the calibration chose, and whether its images are unlike those of the validation."""
+    if table is None:
+        return ()
+    some = load_pixels(val.take(list(range(0, len(val), -(-len(val) // _DOMAIN_IMAGES)))), graph.preprocess)
+    doubt = unlike(times_as_far(graph, table, (graph.preprocess.normalize(pixels[None]) for pixels in some)))
+    return tuple(str(each) for each in (table.choice, doubt) if each)
 
 
 def export_checked(checkpoint: Path, data: Path, out: Path, *, opset: int, seed: int) -> float:

@@ -68,7 +68,7 @@ class Verdict(Enum):
 
     TAKEN = "taken"
     NOT_FASTER = "not faster"
-    INACCURATE = "loses too much"
+    INACCURATE = "inaccurate"
 
 
 @dataclass(frozen=True, slots=True)

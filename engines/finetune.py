@@ -93,14 +93,15 @@ def finetune(
     table = judge.table_beside(request.checkpoint, graph) or judge.table(graph)
     fp32 = judge.evaluation(graph, Precision.FP32)
     before = judge.evaluation(graph, Precision.INT8, table)
+    weight_range = weight_range_for(read_processor())
     with watch() as observer:
         tuned = finetuned(
             checkpoint,
-            prepared(graph, table),
+            prepared(graph, table, weight_range=weight_range),
             table.ranges,
             data,
             request.config,
-            weight_range=weight_range_for(read_processor()),
+            weight_range=weight_range,
             observer=observer,
             workers=request.workers,
         )

@@ -62,6 +62,11 @@ class Descent:
             raise TrainingError(f"the loss is {value} at step {number + 1}; {self._mend}")
         return value
 
+    def require_finite_weights(self) -> None:
+        """Raises `TrainingError` where the last step left weights that no loss has shown yet."""
+        if not all(torch.isfinite(parameter).all() for parameter in self._model.parameters()):
+            raise TrainingError(f"the weights are not finite after the last step; {self._mend}")
+
     def momentum(self) -> dict[str, Tensor]:
         """The optimizer's buffers by parameter name."""
         state = self._optimizer.state

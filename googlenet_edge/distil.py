@@ -73,7 +73,7 @@ def distil(
         workers: processes that load images.
 
     Raises:
-        TrainingError: the loss is not finite; the student cannot be used any more.
+        TrainingError: the loss or a weight is not finite; the student cannot be used any more.
         StoppedError: the observer asked to stop.
     """
     with _seeded(config.seed):
@@ -138,6 +138,7 @@ class _Lessons:
                     f"stopped in epoch {epoch + 1} of {self.config.epochs} after step {done} of {self.steps}; nothing"
                     " was written, the same command starts again"
                 )
+        self.descent.require_finite_weights()
         means = self.meter.means()
         top1, top5 = evaluate_model(self.student.eval(), self.data.val, self.data.preprocess)
         return EpochReport(

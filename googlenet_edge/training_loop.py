@@ -164,6 +164,7 @@ class _Loop:
                 if self.rank.first:
                     save(self.state(epoch, step + 1))
                 raise _stopped(f"in epoch {epoch + 1} after step {step + 1} of {self.steps}")
+        self.descent.require_finite_weights()
         means = self.meter.means()
         loss, train_top1 = mean_of_ranks([means.loss, means.top1], self.rank, self.device)
         top1, top5 = self.evaluate()

@@ -48,8 +48,11 @@ NEED_ONNX = {
     "googlenet_edge.graph",
     "googlenet_edge.calibration",
     "googlenet_edge.engines.build",
+    "googlenet_edge.engines.finetune",
     "googlenet_edge.engines.lowering",
+    "googlenet_edge.engines.recovery",
     "googlenet_edge.engines.rewriting",
+    "googlenet_edge.engines.sensitivity",
     "googlenet_edge.engines.source",
 }
 # The only ones that need the extra [openvino].

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -48,7 +49,10 @@ def test_int8_bundle_of_a_foreign_file_names_what_stays_float(files: Path, int8:
     manifest = report["manifest"]
     assert manifest["lineage"]["checkpoint"] is None
     assert any("LRN pool1/norm1_1, LRN conv2/norm2_1" in note for note in manifest["notes"])
-    assert "on integers: 15 of 15 Conv, 5 of 5 MaxPool, 2 of 2 Concat" in manifest["notes"]
+    # 15 convolutions, or 11 where merging those of one input pays on this machine
+    assert any(
+        re.match(r"on integers: (1[15]) of \1 Conv, 5 of 5 MaxPool, 2 of 2 Concat", n) for n in manifest["notes"]
+    )
     assert manifest["against_fp32"]["agreement"] > 0.6
     assert {path.name for path in (files / "runs/caffe").iterdir()} == {
         "googlenet.onnx", "calibration.json", "int8-cpu",

@@ -53,7 +53,7 @@ def test_calibrate_takes_one_of_each_kind_by_its_score(table: CalibrationTable) 
     assert taken[1] == table.method.value
     assert scores[taken[0]] > scores["no rescale"] + 5
     assert max(scores[each.value] for each in RangeMethod) <= scores[taken[1]] + 0.1
-    assert bool(table.corrections) == (taken[2] == "bias correction")
+    assert bool(table.means) == (taken[2] == "bias correction")
 
 
 def test_calibrate_by_trial_loses_less_on_other_images_than_plain_ranges(table: CalibrationTable) -> None:
@@ -79,7 +79,7 @@ def test_calibrate_with_a_method_tries_nothing(images: Checked) -> None:
     table = calibrate(GRAPH, images, method=RangeMethod.ENTROPY)
     assert (table.method, table.wished, table.choice, table.image_count) == (RangeMethod.ENTROPY,) * 2 + (None, 50)
     assert not table.rescale
-    assert not table.corrections
+    assert not table.means
 
 
 def test_calibrate_on_few_images_takes_the_extremes(tmp_path: Path) -> None:

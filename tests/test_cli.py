@@ -26,6 +26,7 @@ from googlenet_edge.engines.measurement import read_measurement
 COMMANDS = (
     "demo",
     "train",
+    "finetune",
     "prune",
     "export",
     "calibrate",

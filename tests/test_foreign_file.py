@@ -188,10 +188,9 @@ def test_file_of_another_kind_is_refused(
         ((1, 64, 64, 3), r"float \(1, 64, 64, 3\)"),
         (("N", 1, 64, 64), r"float \(\?, 1, 64, 64\)"),
         (("N", 3, "H", 64), r"float \(\?, 3, \?, 64\)"),
-        (None, "float a shape that is not known"),
     ],
 )
-def test_images_of_another_shape_are_refused(shape: tuple[int | str, ...] | None, found: str, tmp_path: Path) -> None:
+def test_images_of_another_shape_are_refused(shape: tuple[int | str, ...], found: str, tmp_path: Path) -> None:
     model = torchvision_style()
     model.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", TensorProto.FLOAT, shape))
     sentence = rf"takes {found}, expected images float32 \(N, 3, size, size\); export it so"
@@ -219,8 +218,8 @@ def test_older_files_with_words_that_are_not_known_are_refused(tmp_path: Path) -
     make.node("Add", ["x", make.constant("b", [1.0, 2.0, 3.0])], "y", broadcast=1, axis=1)
     model = model_of(make, [tensor("x", 1, 3, 8, 8), tensor("b", 3)], [tensor("y", 1, 3, 8, 8)], opset=6, ir_version=3)
     sentence = (
-        r"is of opset 6, and not all of it can be read \(.*broadcast.*\); convert it to opset 8 or newer with"
-        r" onnx\.version_converter"
+        r"is of opset 6, and not all of it can be read \(.*axis for operator Add.*\); convert it to opset 8 or newer"
+        r" with onnx\.version_converter"
     )
     refused(saved(model, tmp_path / "net.onnx"), sentence)
 

@@ -16,6 +16,7 @@ from tiny_graph import table_of, tiny_graph, tiny_pixels, whole_googlenet
 
 from googlenet_edge.calibration.lower import covering_grid, lower_fp16, lower_fp16_storage, lower_fp32, lower_int8_cpu
 from googlenet_edge.calibration.ranges import RangeMethod
+from googlenet_edge.calibration.session import open_session
 from googlenet_edge.calibration.weights import WeightRange, quantize_weights, weight_range_for
 from googlenet_edge.errors import CalibrationError, LoweringError
 from googlenet_edge.processor import Processor
@@ -25,10 +26,7 @@ FUSED = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
 
 
 def logits(model: onnx.ModelProto, pixels: NDArray[np.uint8], level: object = FUSED) -> NDArray[np.float32]:
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = level
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return session.run(["logits"], {"pixels": pixels})[0]
+    return open_session(model, level).run(["logits"], {"pixels": pixels})[0]
 
 
 def signal_to_noise_db(expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:

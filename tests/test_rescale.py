@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from tiny_graph import one_by_one, tiny_graph, tiny_images, whole_googlenet
 
-from googlenet_edge.calibration.bias import bias_corrections, corrected
-from googlenet_edge.calibration.lower import quantized, rounded_weights
+from googlenet_edge.calibration.bias import channel_means
+from googlenet_edge.calibration.lower import bias_corrected, quantized
 from googlenet_edge.calibration.placement import grids
 from googlenet_edge.calibration.rescale import (
     LARGEST_FACTOR,
@@ -19,14 +18,14 @@ from googlenet_edge.calibration.rescale import (
     rescaled,
     rescaled_extremes,
 )
-from googlenet_edge.calibration.weights import WeightRange
+from googlenet_edge.calibration.session import open_session
 from googlenet_edge.graph import InferenceGraph
 from googlenet_edge.statistics import sqnr_db
 
 
 def logits(model: onnx.ModelProto, images: NDArray[np.float32]) -> NDArray[np.float32]:
     """Of a float model, or of a lowered one, which takes the pixels."""
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = open_session(model)
     name = session.get_inputs()[0].name
     pixels = np.rint((images + 1) * 127.5).astype(np.uint8).transpose(0, 2, 3, 1)
     found: NDArray[np.float32] = session.run(["logits"], {name: images if name == "images" else pixels})[0]
@@ -108,18 +107,14 @@ def test_bias_correction_takes_back_the_shift_of_rounded_weights() -> None:
     graph = graph.with_weights({name: value.astype(np.float32) for name, value in weights.items()})
     seen = channel_extremes(graph, one_by_one(images)())
     ranges = {name: found.ranges for name, found in seen.items()}
-
-    def rounded(node: onnx.NodeProto) -> NDArray[np.float32]:
-        return rounded_weights(graph, node, ranges, WeightRange.FULL)
-
-    corrections = bias_corrections(graph, rounded, one_by_one(images)())
-    assert corrections.keys() == {"stem_conv", "left_conv", "right_conv", "logits"}
+    means = channel_means(graph, one_by_one(images)())
+    assert means.keys() == {"images", "pool", "flatten"}
     expected = logits(graph.model, images)
 
     def shift(model: InferenceGraph) -> float:
         return float(np.abs((logits(quantized(model, ranges), images) - expected).mean(axis=0)).max())
 
-    assert shift(corrected(graph, corrections)) < shift(graph) / 3
+    assert shift(bias_corrected(graph, ranges, means)) < shift(graph) / 3
 
 
 def test_rescale_covers_every_grid_but_the_input_and_the_head() -> None:

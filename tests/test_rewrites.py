@@ -17,6 +17,7 @@ from googlenet_edge.calibration.audit import missing, take_census
 from googlenet_edge.calibration.lower import lower_fp16_storage, lower_fp32, lower_int8_cpu
 from googlenet_edge.calibration.pointwise import merge_pointwise
 from googlenet_edge.calibration.rewrites import Rewrite, rewrite
+from googlenet_edge.calibration.session import open_session
 from googlenet_edge.calibration.stem import space_to_depth
 from googlenet_edge.graph import InferenceGraph
 from googlenet_edge.preprocess import imagenet_normalization
@@ -77,10 +78,7 @@ def run(
     shown.CopyFrom(model)
     if output != "logits":
         shown.graph.output.append(onnx.ValueInfoProto(name=output))
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = level
-    session = onnxruntime.InferenceSession(shown.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return session.run([output], {"pixels": pixels})[0]
+    return open_session(shown, level).run([output], {"pixels": pixels})[0]
 
 
 def noise(count: int, *, crop: int = CROP) -> NDArray[np.uint8]:

@@ -64,8 +64,8 @@ def test_table_of_the_whole_network_stays_small(tmp_path: Path) -> None:
 
 
 def test_table_of_a_newer_schema_is_refused_whatever_it_holds(tmp_path: Path) -> None:
-    (tmp_path / "t").write_text('{"schema": 2, "tensors": "in another form"}')
-    with pytest.raises(CalibrationError, match="schema 2, this version reads up to 1; upgrade googlenet-edge"):
+    (tmp_path / "t").write_text('{"schema": 3, "tensors": "in another form"}')
+    with pytest.raises(CalibrationError, match="schema 3, this version reads up to 2; upgrade googlenet-edge"):
         read_table(tmp_path / "t")
 
 

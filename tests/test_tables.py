@@ -30,13 +30,13 @@ from googlenet_edge.engines.tables import (
     accuracy_table,
     circumstances_sentence,
     comparison_sentence,
+    engines_table,
     evaluation_table,
     facts_table,
     latency_table,
     predictions_table,
     resources_table,
     stages_table,
-    trials_table,
 )
 from googlenet_edge.engines.timing import WarmUp
 from googlenet_edge.preprocess import Preprocess
@@ -116,9 +116,9 @@ def test_table_of_tried_engines_shows_every_figure(width: int) -> None:
         Verdict.INACCURATE,
     )  # fmt: skip
     second = replace(first, engine=EngineName.OPENVINO, version="2026.4.1", ratio=0.8968, verdict=Verdict.TAKEN)
-    text = shown(trials_table([first, second]), width)
+    text = shown(engines_table([first, second]), width)
     assert [re.split(r"  +", line.strip()) for line in text.splitlines()][1:] == [
-        ["onnxruntime 1.31.1", "104.47 (103.43 to 105.50)", "1.000", "-0.12", "99.55%", "loses too much"],
+        ["onnxruntime 1.31.1", "104.47 (103.43 to 105.50)", "1.000", "-0.12", "99.55%", "inaccurate"],
         ["openvino 2026.4.1", "104.47 (103.43 to 105.50)", "0.897", "-0.12", "99.55%", "taken"],
     ]
 

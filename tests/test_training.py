@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from watching import Watching
 
-from googlenet_edge.augment import Augmentation, Epoch, random_colours, random_crop, to_input
+from googlenet_edge.augment import Augmentation, Epoch, erase_rectangle, random_colours, random_crop, to_input
 from googlenet_edge.checkpoint import Checkpoint, CheckpointInfo, read_checkpoint
 from googlenet_edge.dataset import Checked, check_images, open_dataset
 from googlenet_edge.descent import learning_rate_at
@@ -254,6 +254,20 @@ def test_colours_without_change_leave_the_plain_normalization() -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (1, 8, 8, 3), np.uint8)
     expected = PREPROCESS.normalize(pixels)
     assert np.abs(to_input(torch.from_numpy(pixels), PREPROCESS, maps).numpy() - expected).max() < 1e-5
+
+
+def test_erasing_puts_noise_in_one_rectangle_of_the_asked_share_of_images() -> None:
+    erased = 0
+    for seed in range(200):
+        pixels = np.full((32, 32, 3), 255, np.uint8)
+        erase_rectangle(pixels, Augmentation(erase=0.25), np.random.default_rng(seed))
+        rows, columns = np.nonzero((pixels < 255).any(axis=2))
+        if len(rows):
+            erased += 1
+            height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
+            assert 0.01 <= height * width / 32**2 <= 0.36
+            assert len(rows) >= 0.97 * height * width  # it is full of noise, of which few pixels are white
+    assert 30 <= erased <= 70
 
 
 def test_images_hash_is_that_of_the_checked_files(data: TrainingData, photos: Path) -> None:

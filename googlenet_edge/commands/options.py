@@ -33,13 +33,13 @@ ImagesOption = Annotated[int | None, typer.Option("--calibration-images", min=1,
 
 _OTHERS = "Somebody else's network"
 OnnxOption = Annotated[
-    Path | None, typer.Option(rich_help_panel=_OTHERS, help="Start from this ONNX file, not from a checkpoint.")
+    Path | None, typer.Option(rich_help_panel=_OTHERS, help="Start from this file; default: a checkpoint.")
 ]
 LabelsOption = Annotated[
     Path | None, typer.Option(rich_help_panel=_OTHERS, help="Its classes, one a line; default: the folders' names.")
 ]
 SizeOption = Annotated[
-    int | None, typer.Option(rich_help_panel=_OTHERS, min=1, max=4096, help="Side of its images, if it leaves it open.")
+    int | None, typer.Option(rich_help_panel=_OTHERS, min=1, max=4096, help="Side of its images; default: as it says.")
 ]
 ResizeOption = Annotated[
     int | None, typer.Option(rich_help_panel=_OTHERS, min=1, max=4096, help="Short side; default: size × 8/7.")

@@ -177,8 +177,11 @@ class _Rewriter:
         return True
 
     def concat(self, node: NodeProto) -> bool:
-        if any(name in self._network.weights for name in node.input):
+        constants = [self._network.weights[name] for name in node.input if name in self._network.weights]
+        if any(constant.dtype == np.float32 for constant in constants):
             raise self._refused(node, "joins a constant")
+        if constants:
+            return False  # a shape, which whoever reads it does without
         self._emit(node, "Concat", inputs=node.input, axis=_attributes(node)["axis"])
         return True
 
