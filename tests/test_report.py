@@ -92,10 +92,7 @@ def test_verdict_of_one_bundle_and_of_several_machines() -> None:
         Tone.NEUTRAL,
     )
     slow = measured(measured_bundle("runs/signs/int8-cpu", factor=4.0))
-    assert (
-        verdict(slow, measured(INT8)).headline
-        == "The fastest of 2 is int8-cpu (onnxruntime, m1): 4.65 ms for an image."
-    )
+    assert verdict(slow, measured(INT8)).headline == "The fastest of 2 is int8-cpu (m1): 4.65 ms for an image."
 
 
 # The page
@@ -214,7 +211,7 @@ def test_page_leaves_out_thumbnails_that_are_no_pictures() -> None:
 
 def test_page_tells_bundles_of_the_same_name_apart() -> None:
     labels = [subject.label for subject in subjects_of(material(measured(INT8), measured(INT8)))]
-    assert labels == ["int8-cpu (onnxruntime, m0)", "int8-cpu (onnxruntime, m1)"]
+    assert labels == ["int8-cpu (m0)", "int8-cpu (m1)"]
 
 
 # Text

@@ -12,7 +12,7 @@ from googlenet_edge.engines.measurement import BatchThroughput, BundleMeasuremen
 from googlenet_edge.engines.report.judge import Matched, Metric
 from googlenet_edge.engines.report.layers import Layers
 from googlenet_edge.engines.report.material import Source
-from googlenet_edge.engines.report.subjects import Subject, shown_text
+from googlenet_edge.engines.report.subjects import Subject, shown_name, shown_text
 from googlenet_edge.engines.report.verdict import accuracy_words, change_words, milliseconds
 from googlenet_edge.statistics import summarize
 
@@ -94,14 +94,14 @@ def layers_table(found: Layers) -> Table:
             f"{row.extra_ms:+.2f} ms",
             f"{100 * row.slowdown - 100:+.1f} % ({100 * interval.low - 100:+.1f} to {100 * interval.high - 100:+.1f})",
         )
-        rows.append(Row(shown_text(row.layer), cells))
+        rows.append(Row(shown_name(row.layer), cells))
     return Table(("layer", "noise when rounded", "flips", "time in float", "slower in float (95 %)"), tuple(rows))
 
 
 def confused_table(evaluation: Evaluation, *, most: int = 12) -> Table:
     """The pairs of classes that are mistaken most often."""
     counts = evaluation.confusion
-    names = [shown_text(name) for name in evaluation.class_names]
+    names = [shown_name(name) for name in evaluation.class_names]
     pairs = [
         (int(counts[i, j]), i, j) for i, j in zip(*counts.nonzero(), strict=True) if i != j
     ]  # int64 indices index lists, too

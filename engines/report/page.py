@@ -13,7 +13,7 @@ from googlenet_edge.engines.report import cells, plots
 from googlenet_edge.engines.report.cells import Table
 from googlenet_edge.engines.report.judge import Matched, software_changes
 from googlenet_edge.engines.report.material import Material, Source
-from googlenet_edge.engines.report.subjects import Pair, Subject, pairs_of, shown_text, subjects_of
+from googlenet_edge.engines.report.subjects import Pair, Subject, pairs_of, shown_name, shown_text, subjects_of
 from googlenet_edge.engines.report.verdict import Verdict, milliseconds, verdict_of
 from googlenet_edge.errors import DamagedImageError
 from googlenet_edge.statistics import median_interval
@@ -255,7 +255,7 @@ def _throughput_plot(subjects: Sequence[Subject]) -> str:
 def _answered(pair: Pair, subjects: Sequence[Subject]) -> Answered:
     about, evaluation = pair.answers, pair.answers.evaluation(pair.candidate)
     right, expected = evaluation.correct, about.evaluation(pair.reference).correct
-    names = [shown_text(name) for name in about.class_names]
+    names = [shown_name(name) for name in about.class_names]
     small = len(names) <= plots.MOST_CONFUSION_CLASSES
     lost = (expected & ~right).nonzero()[0].tolist()
     labels = {subject.bundle.model_sha256: subject.label for subject in subjects}
@@ -280,9 +280,9 @@ def _mistakes(about: Answers, pair: Pair, images: Sequence[int]) -> tuple[Mistak
     return tuple(
         Mistake(
             picture=_data_uri(jpegs.get(i)),
-            path=shown_text(about.images[i]),
-            truth=shown_text(about.class_names[about.labels[i]]),
-            answered=shown_text(about.class_names[pair.candidate.predicted[i]]),
+            path=shown_text(about.images[i], most=120),
+            truth=shown_name(about.class_names[about.labels[i]]),
+            answered=shown_name(about.class_names[pair.candidate.predicted[i]]),
         )
         for i in images
     )

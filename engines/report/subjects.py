@@ -72,10 +72,15 @@ def pairs_of(answers: Sequence[Answers]) -> tuple[Pair, ...]:
     return tuple(found)
 
 
-def shown_text(text: str) -> str:
+def shown_text(text: str, *, most: int = 300) -> str:
     """Text of a file as it may be shown anywhere: without control characters, and not endless."""
-    clean = "".join(letter if letter.isprintable() else "�" for letter in text)
-    return clean if len(clean) <= 300 else f"{clean[:299]}…"
+    clean = "".join(letter if letter.isprintable() else "�" for letter in text[: most + 1])
+    return clean if len(clean) <= most else f"{clean[: most - 1]}…"
+
+
+def shown_name(name: str) -> str:
+    """The same for the name of a class or a layer, of which a page holds many."""
+    return shown_text(name, most=_LONGEST_NAME)
 
 
 def _subject(label: str, source: Source, bundle: BundleMeasurement, answers: Sequence[Answers]) -> Subject:
@@ -106,18 +111,16 @@ def _labels(measured: Sequence[tuple[Source, BundleMeasurement]]) -> list[str]:
         (_short(bundle.name), bundle.engine.backend, _short(source.name.removesuffix(".json")), str(number))
         for number, (source, bundle) in enumerate(measured, start=1)
     ]
-    for length in range(1, 5):
-        labels = [_joined(part[:length]) for part in parts]
-        if len(set(labels)) == len(labels):
-            break
-    return labels
+    tried = ([_joined(part, which) for part in parts] for which in ((), (1,), (2,), (1, 2)))
+    unique = (labels for labels in tried if len(set(labels)) == len(labels))
+    return next(unique, [_joined(part, (1, 2, 3)) for part in parts])
 
 
-def _joined(parts: Sequence[str]) -> str:
-    first, *others = (shown_text(part) for part in parts)
+def _joined(parts: Sequence[str], which: Sequence[int]) -> str:
+    first, others = shown_text(parts[0]), [shown_text(parts[place]) for place in which]
     return f"{first} ({', '.join(others)})" if others else first
 
 
 def _short(path: str) -> str:
     name = PurePath(path).name or path
-    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
+    return shown_name(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import groupby
 
 from googlenet_edge.engines.accuracy import Accuracy, Comparison
 from googlenet_edge.engines.measurement import LatencyRatio
@@ -35,20 +36,13 @@ def verdict_of(subjects: Sequence[Subject], matched: Sequence[Matched] = ()) -> 
     """Against the baseline, or else the fastest bundle against its reference, or else what is there."""
     if matched:
         return _against_baseline(matched)
-    compared = [subject for subject in subjects if subject.ratio]
-    sources = {subject.source.name for subject in subjects}
-    if len(sources) == 1 and compared:
-        return _of_comparison(min(compared, key=_ratio), subjects)
-    fastest = min(subjects, key=lambda subject: subject.latency_ms.p50)
-    details = [_figures(subject) for subject in subjects]
-    if len(subjects) == 1:
-        return Verdict(
-            f"{fastest.label} answers in {milliseconds(fastest.latency_ms.p50)}.", tuple(details), Tone.NEUTRAL
-        )
-    headline = (
-        f"The fastest of {len(subjects)} is {fastest.label}: {milliseconds(fastest.latency_ms.p50)} for an image."
-    )
-    return Verdict(headline, tuple(details), Tone.NEUTRAL)
+    machines = [list(group) for _, group in groupby(subjects, key=lambda subject: subject.source.name)]
+    verdicts = [_of_one_measurement(group) for group in machines]
+    if len(verdicts) == 1:
+        return verdicts[0]
+    fastest = min(subjects, key=_p50)
+    headline = f"The fastest of {len(subjects)} is {fastest.label}: {milliseconds(_p50(fastest))} for an image."
+    return Verdict(headline, tuple(verdict.headline for verdict in verdicts), Tone.NEUTRAL)
 
 
 def milliseconds(value: float) -> str:
@@ -76,6 +70,15 @@ def is_worse(change: Change) -> bool:
     """Whether the change is real, and in the direction that nobody wants."""
     more_is_better = change.metric in (Metric.THROUGHPUT, Metric.TOP1)
     return change.real and (change.change < 0) == more_is_better
+
+
+def _of_one_measurement(subjects: Sequence[Subject]) -> Verdict:
+    compared = [subject for subject in subjects if subject.ratio]
+    if compared:
+        return _of_comparison(min(compared, key=_ratio), subjects)
+    fastest = min(subjects, key=_p50)
+    details = tuple(_figures(subject) for subject in subjects)
+    return Verdict(f"{fastest.label} answers in {milliseconds(_p50(fastest))}.", details, Tone.NEUTRAL)
 
 
 def _of_comparison(subject: Subject, subjects: Sequence[Subject]) -> Verdict:
@@ -143,6 +146,10 @@ def _figures(subject: Subject) -> str:
     accuracy = f", top-1 {accuracy_words(subject.accuracy)}" if subject.accuracy else ""
     latency = subject.latency_ms
     return f"{subject.label}: {milliseconds(latency.p50)} (p50), {milliseconds(latency.p99)} (p99){accuracy}."
+
+
+def _p50(subject: Subject) -> float:
+    return subject.latency_ms.p50
 
 
 def _ratio(subject: Subject) -> float:
