@@ -11,12 +11,14 @@ import typer
 from googlenet_edge import __version__
 from googlenet_edge.commands.demo import demo
 from googlenet_edge.commands.engine import bench, build, calibrate, evaluate, inspect, predict, sensitivity
+from googlenet_edge.commands.machine import devices, doctor
 from googlenet_edge.commands.model import export, finetune, prune, train
 from googlenet_edge.commands.report import report
 from googlenet_edge.console import run_command
 
 MODEL: tuple[Callable[..., None], ...] = (demo, train, finetune, prune, export)
 ENGINE: tuple[Callable[..., None], ...] = (calibrate, build, sensitivity, evaluate, predict, inspect, bench, report)
+MACHINE: tuple[Callable[..., None], ...] = (devices, doctor)
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
 
 
@@ -34,7 +36,7 @@ def _all(version: Annotated[bool, typer.Option("--version", callback=_print_vers
     """
 
 
-for panel, verbs in (("The model", MODEL), ("The engine", ENGINE)):
+for panel, verbs in (("The model", MODEL), ("The engine", ENGINE), ("The machine", MACHINE)):
     for verb in verbs:
         app.command("eval" if verb is evaluate else verb.__name__, rich_help_panel=panel)(verb)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from googlenet_edge.dataset import Progress
 from googlenet_edge.engines.bundle import LABELS, MODEL, Manifest, read_bundle
 from googlenet_edge.engines.circumstances import Circumstances, read_circumstances
 from googlenet_edge.engines.cold_start import ColdStart, cold_start
+from googlenet_edge.engines.energy import Energy, Stretch, energy_of, take_stretches
+from googlenet_edge.engines.jetson import ROOT
 from googlenet_edge.engines.measurement import (
     BundleMeasurement,
     LatencyRatio,
@@ -26,7 +28,8 @@ from googlenet_edge.engines.measurement import (
 )
 from googlenet_edge.engines.predictor import Predictor, open_rgb
 from googlenet_edge.engines.registry import open_bundle
-from googlenet_edge.engines.rounds import BenchPlan, Timings, measure, turn_count
+from googlenet_edge.engines.rounds import BenchPlan, Timings, inference, measure, turn_count
+from googlenet_edge.engines.sensors import Watch, Watched
 from googlenet_edge.engines.timing import Clock, Tick
 from googlenet_edge.errors import ConfigError
 from googlenet_edge.files import sha256_bytes
@@ -34,6 +37,7 @@ from googlenet_edge.target import EngineName, Precision
 
 _BUSY_LOAD = 0.5
 _WIDE_SPREAD = 0.05
+_HEAVY_WATCH = 0.01
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,12 +59,14 @@ def bench(
     engine: EngineName | None = None,
     clock: Clock = time.perf_counter,
     progress: Progress | None = None,
+    root: Path = ROOT,
 ) -> Measurement:
-    """Measures bundles side by side.
+    """Measures bundles side by side; on a Jetson also power, energy and heat.
 
     Args:
         image: the bytes of an image file for the stages and the cold start; by default a generated JPEG of 640×480.
         engine: the runtime for all of them; by default for each the one for which it was built.
+        root: where this machine describes itself.
 
     Raises:
         BundleError, EngineError: a bundle cannot be opened or run.
@@ -69,18 +75,25 @@ def bench(
     """
     if not paths or len(set(paths)) < len(paths):
         raise ConfigError("give one or more bundles to measure, each once")
-    circumstances = read_circumstances()  # before the load that the benchmark itself makes
+    circumstances = read_circumstances(root)  # before the load that the benchmark itself makes
     image = generated_jpeg() if image is None else image
     with ExitStack() as stack:
         subjects = [_open(path, stack, plan=plan, engine=engine) for path in paths]
         predictors = [subject.predictor for subject in subjects]
         streamed = [subject.streamed for subject in subjects if subject.streamed]
         described = _describe(image, predictors[0])
-        tick = _ticker(len(subjects) * (plan.cold_starts + turn_count(plan)), progress)
-        cold = _cold_starts(paths, image, plan=plan, engine=engine, tick=tick)
-        timings = measure(predictors, image, plan=plan, clock=clock, tick=tick, streamed=streamed)
-    bundles = tuple(_bundle_measurement(s, t, c) for s, t, c in zip(subjects, timings, cold, strict=True))
-    return Measurement(circumstances, described, bundles, ratios(bundles), doubts(circumstances, bundles))
+        turns = len(subjects) * (plan.cold_starts + turn_count(plan))
+        watching = Watch(root, clock=clock, hz=plan.energy.hz) if circumstances.jetson else None
+        tick = _ticker(turns + (plan.energy.turn_count(len(subjects)) if watching else 0), progress)
+        with watching or nullcontext():
+            cold = _cold_starts(paths, image, plan=plan, engine=engine, tick=tick)
+            timings = measure(predictors, image, plan=plan, clock=clock, tick=tick, streamed=streamed)
+            stretches = _stretches(predictors, image, plan=plan, watching=watching, tick=tick)
+    watched = watching.watched() if watching else None
+    measured = zip(subjects, timings, cold, _energies(watched, stretches, len(subjects)), strict=True)
+    bundles = tuple(_bundle_measurement(*parts) for parts in measured)
+    warnings = doubts(circumstances, bundles, watched)
+    return Measurement(circumstances, described, bundles, ratios(bundles), warnings, watched)
 
 
 def ratios(bundles: Sequence[BundleMeasurement]) -> tuple[LatencyRatio, ...]:
@@ -89,7 +102,9 @@ def ratios(bundles: Sequence[BundleMeasurement]) -> tuple[LatencyRatio, ...]:
     return tuple(latency_ratio(b, reference) for b in bundles if b is not reference)
 
 
-def doubts(circumstances: Circumstances, bundles: Sequence[BundleMeasurement]) -> tuple[str, ...]:
+def doubts(
+    circumstances: Circumstances, bundles: Sequence[BundleMeasurement], watched: Watched | None = None
+) -> tuple[str, ...]:
     """What makes the figures doubtful, and what to do about it."""
     found = []
     if circumstances.load_average is not None and circumstances.load_average > _BUSY_LOAD:
@@ -97,6 +112,10 @@ def doubts(circumstances: Circumstances, bundles: Sequence[BundleMeasurement]) -
         found.append(f"the machine was busy before the start ({load}); close other programs and measure again")
     if circumstances.governor not in (None, "performance"):
         found.append(f"the clock governor is {circumstances.governor!r}; set 'performance' for steady clocks")
+    gpu = circumstances.jetson.gpu_clock if circumstances.jetson else None
+    if gpu and not gpu.locked:
+        found.append(f"the GPU's clock moves from {gpu.low_mhz} to {gpu.high_mhz} MHz; fix it with: sudo jetson_clocks")
+    found += _doubts_of_sensors(watched) if watched else ()
     for bundle in bundles:
         spread = bundle.latency.summary_ms.spread
         if not bundle.warm_up.steady:
@@ -106,6 +125,14 @@ def doubts(circumstances: Circumstances, bundles: Sequence[BundleMeasurement]) -
                 f"{bundle.name} varied by {spread:.0%} (middle half of its runs); measure again with more rounds"
             )
     return tuple(found)
+
+
+def _doubts_of_sensors(watched: Watched) -> Iterator[str]:
+    for cause, count in (watched.throttle_events or {}).items():
+        if count:
+            yield f"the hardware throttled {count} times ({cause}); use a stronger supply or a lower power mode"
+    if watched.core_share > _HEAVY_WATCH:
+        yield f"watching the sensors took {watched.core_share:.1%} of a core; quiet the machine"
 
 
 def generated_jpeg(*, width: int = 640, height: int = 480) -> bytes:
@@ -159,7 +186,26 @@ def _cold_starts(
     return [tuple(starts) for starts in zip(*rounds, strict=True)]
 
 
-def _bundle_measurement(subject: Subject, timings: Timings, cold: tuple[ColdStart, ...]) -> BundleMeasurement:
+def _stretches(
+    predictors: Sequence[Predictor], image: bytes, *, plan: BenchPlan, watching: Watch | None, tick: Tick
+) -> list[list[Stretch]]:
+    """See `take_stretches`; none where nothing is watched."""
+    if watching is None:
+        return []
+    runs = [inference(predictor, image, batch=1) for predictor in predictors]
+    return take_stretches(runs, plan=plan.energy, elapsed_s=watching.elapsed_s, pause=time.sleep, tick=tick)
+
+
+def _energies(watched: Watched | None, stretches: list[list[Stretch]], subjects: int) -> list[Energy | None]:
+    if watched is None:
+        return [None] * subjects
+    idle, *busy = stretches
+    return [energy_of(watched, of_one, idle) for of_one in busy]
+
+
+def _bundle_measurement(
+    subject: Subject, timings: Timings, cold: tuple[ColdStart, ...], energy: Energy | None
+) -> BundleMeasurement:
     manifest = subject.manifest
     return BundleMeasurement(
         name=str(subject.path),
@@ -176,6 +222,7 @@ def _bundle_measurement(subject: Subject, timings: Timings, cold: tuple[ColdStar
         lineage=manifest.lineage,
         accuracy=manifest.accuracy,
         against_fp32=manifest.against_fp32,
+        energy=energy,
     )
 
 

@@ -27,6 +27,7 @@ from googlenet_edge.dataset import (
     stratified_sample,
 )
 from googlenet_edge.engines.bundle import Bundle, Lineage, Manifest, check_place, write_bundle
+from googlenet_edge.engines.devices import Unit, profile_of, refuse_impossible
 from googlenet_edge.engines.evaluate import check_classes
 from googlenet_edge.engines.recovery import Bars, Judge, Judged, first_pixels, within_budget
 from googlenet_edge.engines.registry import Backend, backend_for, backends_for
@@ -77,6 +78,7 @@ class BuildRequest:
     threads: int = 1
     engine: EngineChoice = EngineChoice.ONNXRUNTIME
     timed_threads: int = 1
+    unit: Unit = Unit.MAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +250,8 @@ class _Steps:
 
 
 def _check_possible(request: BuildRequest) -> None:
-    """Refuses what this version cannot run, and what cannot be written, before any work."""
+    """Refuses what the device or this version cannot do, and what cannot be written, before any work."""
+    refuse_impossible(profile_of(request.device), request.precision, request.unit)
     _backends(request)[0].load()
     check_place(request.out)
 

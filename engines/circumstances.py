@@ -9,6 +9,8 @@ from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from googlenet_edge.engines.jetson import Jetson, read_jetson
+
 _PACKAGES = ("googlenet-edge", "onnxruntime", "openvino", "numpy", "pillow")
 _GOVERNOR = "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"
 
@@ -18,7 +20,7 @@ class Circumstances:
     """``None`` stands for what could not be read.
 
     ``date`` is ISO 8601 in UTC, ``cores`` the processors that this process may use, ``load_average`` the mean number of
-    running processes over the last minute before the measurement.
+    running processes over the last minute before the measurement. ``jetson`` is None on any other machine.
     """
 
     date: str
@@ -30,6 +32,7 @@ class Circumstances:
     system: str
     python: str
     packages: dict[str, str | None]
+    jetson: Jetson | None = None
 
 
 def read_circumstances(root: Path = Path("/")) -> Circumstances:
@@ -44,6 +47,7 @@ def read_circumstances(root: Path = Path("/")) -> Circumstances:
         system=platform.platform(),
         python=platform.python_version(),
         packages={name: _version(name) for name in _PACKAGES},
+        jetson=read_jetson(root),
     )
 
 

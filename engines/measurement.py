@@ -12,7 +12,9 @@ from googlenet_edge.engines.accuracy import Accuracy, Comparison
 from googlenet_edge.engines.bundle import Lineage, Sha256
 from googlenet_edge.engines.circumstances import Circumstances
 from googlenet_edge.engines.cold_start import ColdStart
+from googlenet_edge.engines.energy import Energy
 from googlenet_edge.engines.protocol import EngineSpec
+from googlenet_edge.engines.sensors import Watched
 from googlenet_edge.engines.timing import WarmUp, paired_ratio
 from googlenet_edge.errors import DataError
 from googlenet_edge.files import from_versioned_json, read_file, to_json, write_bytes
@@ -55,8 +57,8 @@ class BundleMeasurement:
     """What was measured of one bundle.
 
     ``latency`` is inference alone, one image, back to back. ``stages`` is the whole way of one image file, measured
-    apart from it: there the caches are as cold as decoding leaves them. ``labels_sha256`` and what follows is what the
-    bundle's manifest says; files written before that was kept lack it.
+    apart from it: there the caches are as cold as decoding leaves them. ``energy`` is None where it was not measured.
+    ``labels_sha256`` and what follows is what the bundle's manifest says; files written before that was kept lack it.
     """
 
     name: str
@@ -69,6 +71,7 @@ class BundleMeasurement:
     stages: dict[Stage, Samples]
     throughput: tuple[BatchThroughput, ...]
     cold_starts: tuple[ColdStart, ...]
+    energy: Energy | None = None
     labels_sha256: Sha256 | None = None
     lineage: Lineage | None = None
     accuracy: Accuracy | None = None
@@ -97,13 +100,18 @@ class MeasuredImage:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One run of the benchmark. ``warnings`` says what makes its figures doubtful, and what to do about it."""
+    """One run of the benchmark.
+
+    ``warnings`` says what makes its figures doubtful, and what to do about it. ``watched`` is None where there are no
+    sensors.
+    """
 
     circumstances: Circumstances
     image: MeasuredImage
     bundles: tuple[BundleMeasurement, ...]
     ratios: tuple[LatencyRatio, ...]
     warnings: tuple[str, ...]
+    watched: Watched | None = None
     schema: int = SCHEMA
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 
 import numpy as np
 
 from googlenet_edge.dataset import in_threads
+from googlenet_edge.engines.energy import EnergyPlan
 from googlenet_edge.engines.measurement import BatchThroughput, Samples, Stage, samples
 from googlenet_edge.engines.predictor import DEFAULT_TOP_K, Predictor, open_rgb, rank
 from googlenet_edge.engines.timing import Clock, Tick, WarmUp, settled, take_turns, warm_up
@@ -23,6 +24,7 @@ class BenchPlan:
     In each of ``rounds`` rounds every bundle takes a turn: a run that does not count, then ``runs`` that do.
     Throughput has ``batch_rounds`` rounds with one counted run for each of ``batches``: on one stream of ``threads``
     threads, and where ``streams`` is more than 1, as many images on each of that many streams of one thread.
+    ``energy`` is for machines with sensors.
     """
 
     threads: int = 1
@@ -32,6 +34,7 @@ class BenchPlan:
     batches: tuple[int, ...] = (1, 2, 4, 8)
     batch_rounds: int = 10
     cold_starts: int = 3
+    energy: EnergyPlan = field(default_factory=EnergyPlan)
 
     def __post_init__(self) -> None:
         if self.rounds < 6 or min(self.runs, self.batch_rounds, self.cold_starts, self.streams, *self.batches) < 1:

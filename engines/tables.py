@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from googlenet_edge.engines.accuracy import Accuracy, Comparison
 from googlenet_edge.engines.bundle import MODEL, EngineTrial, Manifest
+from googlenet_edge.engines.devices import KnownDevice
+from googlenet_edge.engines.energy import total_power
+from googlenet_edge.engines.jetson import Jetson
 from googlenet_edge.engines.measurement import BundleMeasurement, Measurement, Stage
 from googlenet_edge.engines.predictor import Prediction
 from googlenet_edge.statistics import Interval, wilson_interval
 
 if TYPE_CHECKING:
     from googlenet_edge.calibration.table import Choice
+    from googlenet_edge.engines.doctor import Diagnosis
     from googlenet_edge.engines.finetune import FinetuneReport
     from googlenet_edge.engines.report.cells import Table as Cells
     from googlenet_edge.engines.sensitivity import Sensitivity
@@ -124,6 +128,58 @@ def stages_table(measurement: Measurement) -> Table:
     return table
 
 
+def energy_table(measurement: Measurement) -> Table:
+    """What an inference of one image costs on a machine with power sensors, and the mean power meanwhile."""
+    table = _table("energy", "an inference", "above idle", "power", "idle")
+    for bundle in measurement.bundles:
+        energy = bundle.energy
+        mj, above_idle = (energy.mj, energy.mj_above_idle) if energy else (None, None)
+        power, idle = (energy.power_mw, energy.idle_mw) if energy else (None, None)
+        costs = _measured(mj, "mJ"), _measured(above_idle, "mJ"), _measured(power, "mW"), _measured(idle, "mW")
+        table.add_row(_name(bundle, measurement), *costs)
+    return table
+
+
+def sensors_table(measurement: Measurement) -> Table:
+    """Power by rail and temperature by zone over the whole benchmark."""
+    table = _table("sensor", "least", "mean", "most")
+    watched = measurement.watched
+    if watched is None:
+        return table
+    rows = [(name, values, "mW") for name, values in watched.power.values.items()]
+    if len(watched.total) > 1:
+        rows.append(("all rails", total_power(watched), "mW"))
+    rows += [(name, values, "°C") for name, values in watched.heat.values.items()]
+    for name, values, unit in rows:
+        said = [value for value in values if value is not None]
+        least, most = min(said, default=None), max(said, default=None)
+        average = fmean(said) if said else None
+        table.add_row(name, _measured(least, unit), _measured(average, unit), _measured(most, unit))
+    return table
+
+
+def throttling_sentence(measurement: Measurement) -> str:
+    """How often the hardware throttled meanwhile."""
+    events = measurement.watched.throttle_events if measurement.watched else None
+    if events is None:
+        return "throttle events: not measured"
+    return "throttle events: " + (", ".join(f"{n} of {cause}" for cause, n in events.items() if n) or "none")
+
+
+def jetson_sentence(jetson: Jetson) -> str:
+    """Which Jetson, with which system, in which power mode."""
+    parts = [
+        jetson.model or "Jetson",
+        f"JetPack {jetson.jetpack or 'not found'}",
+        f"TensorRT {jetson.tensorrt or 'not found'}",
+        f"power mode {jetson.power_mode or 'not found'}",
+    ]
+    if jetson.gpu_clock:
+        low, high = jetson.gpu_clock.low_mhz, jetson.gpu_clock.high_mhz
+        parts.append(f"GPU at {high} MHz" if jetson.gpu_clock.locked else f"GPU at {low} to {high} MHz")
+    return ", ".join(parts)
+
+
 def circumstances_sentence(measurement: Measurement) -> str:
     """Where and how it was measured."""
     here, image = measurement.circumstances, measurement.image
@@ -166,6 +222,35 @@ def predictions_table(rows: Sequence[tuple[str, Sequence[Prediction]]]) -> Table
     for name, predictions in rows:
         for i, prediction in enumerate(predictions):
             table.add_row(name if i == 0 else "", prediction.label, f"{prediction.probability:.1%}")
+    return table
+
+
+def devices_table(devices: Sequence[KnownDevice]) -> Table:
+    """The known devices; what this machine is has a star."""
+    table = _table("device (* here)", "", "GPU", "INT8", "DLA cores", "memory", "TensorRT")
+    table.columns[1].justify = "left"
+    for device in devices:
+        tensorrt = list(device.tensorrt.values())
+        table.add_row(
+            f"{device.name} *" if device.at_hand else device.name,
+            device.title,
+            ".".join(map(str, device.compute_capability or ())),
+            "yes" if device.int8 else "no",
+            "/".join(map(str, device.dla_cores)),
+            "/".join(map(str, device.memory_gb)) + (" GB" if device.memory_gb else ""),
+            "–".join(dict.fromkeys((*tensorrt[:1], *tensorrt[-1:]))),
+        )
+    return table
+
+
+def diagnosis_table(diagnosis: Diagnosis) -> Table:
+    """What was found."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for finding in diagnosis.findings:
+        table.add_row(finding.state.value, finding.topic, finding.says)
     return table
 
 
@@ -220,6 +305,10 @@ def _name(bundle: BundleMeasurement, measurement: Measurement) -> str:
     short = "/".join(Path(bundle.name).parts[-2:])
     engines = {other.engine.backend for other in measurement.bundles}
     return short if len(engines) == 1 else f"{short} ({bundle.engine.backend})"
+
+
+def _measured(value: float | None, unit: str) -> str:
+    return "not measured" if value is None else f"{value:.1f} {unit}"
 
 
 def _memory(bundle: BundleMeasurement) -> str:

@@ -6,10 +6,24 @@ from enum import Enum
 
 
 class Device(Enum):
-    """What a model is lowered for and runs on."""
+    """What a model is lowered for and runs on: the words of ``--device``.
+
+    ``JETSON`` stands for the Jetson at hand, and is resolved to one of the modules before anything is built, measured
+    or written down (`engines.devices.resolve`).
+    """
 
     CPU = "cpu"
     JETSON = "jetson"
+    NANO = "nano"
+    TX2 = "tx2"
+    XAVIER_NX = "xavier-nx"
+    AGX_XAVIER = "agx-xavier"
+    ORIN_NANO = "orin-nano"
+    ORIN_NX = "orin-nx"
+    AGX_ORIN = "agx-orin"
+    AGX_THOR = "agx-thor"
+    CUDA = "cuda"
+    RTX = "rtx"
 
 
 class Precision(Enum):

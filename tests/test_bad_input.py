@@ -13,6 +13,7 @@ import onnx
 import pytest
 import torch
 from command import Built, Outcome, copy_of, done, refused, refused_without_a_trace
+from fake_jetson import fake_pc
 from PIL import Image
 from safetensors.torch import save_file
 from tiny_bundles import hide_openvino, solid, write_colour_bundle
@@ -20,6 +21,7 @@ from tiny_bundles import hide_openvino, solid, write_colour_bundle
 from googlenet_edge.calibration.layers import layers
 from googlenet_edge.calibration.table import CalibrationTable
 from googlenet_edge.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from googlenet_edge.commands import machine
 from googlenet_edge.dataset import Progress
 from googlenet_edge.engines import recovery
 from googlenet_edge.engines.accuracy import Comparison, Evaluation, compare
@@ -334,9 +336,36 @@ def test_loss_of_accuracy_above_max_drop_leaves_the_old_bundle(work: Path, monke
 
 @pytest.mark.parametrize("command", ["build", "bench"])
 def test_device_that_this_version_cannot_run_is_named(command: str, work: Path) -> None:
-    sentence = "this version has no backend for the device jetson; use --device with one of: cpu"
+    sentence = "this version has no backend for the device cuda; use --device with one of: cpu"
     given = ("runs/photos/checkpoint.safetensors", "--data", "photos") if command == "build" else ()
-    refused_without_a_trace(sentence, command, *given, "--device", "jetson", cwd=work)
+    refused_without_a_trace(sentence, command, *given, "--device", "cuda", cwd=work)
+
+
+@pytest.mark.parametrize(
+    ("wish", "sentence"),
+    [
+        (
+            ("--device", "nano"),
+            r"the Jetson Nano \(compute capability 5\.3\) has no INT8; build with --precision fp16",
+        ),
+        (
+            ("--device", "orin-nano", "--dla"),
+            "the Jetson Orin Nano has no DLA; build without --dla, or for one of: xavier-nx, agx-xavier, orin-nx,"
+            " agx-orin",
+        ),
+        (
+            ("--device", "jetson"),
+            "this machine is no Jetson; name the one to build for, with --device or as device in gnet-edge.toml: one of"
+            " nano, tx2, xavier-nx, agx-xavier, orin-nano, orin-nx, agx-orin, agx-thor",
+        ),
+    ],
+)
+def test_impossible_wish_is_refused_before_any_work(
+    wish: tuple[str, ...], sentence: str, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "ROOT", fake_pc(tmp_path))
+    given = ("runs/photos/checkpoint.safetensors", "--data", "photos")
+    refused_without_a_trace(sentence, "build", *given, *wish, cwd=work)
 
 
 @pytest.mark.parametrize("command", [("build", "--engine", "openvino"), ("eval", "--engine", "openvino")])

@@ -10,12 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_jetson import ORIN_NANO, XAVIER_NX, break_file, fake_jetson, fake_pc
 from PIL import Image
 from tiny_bundles import COLOURS, PREPROCESS, write_colour_bundle
 
 from googlenet_edge.engines.bench import bench, doubts, generated_jpeg, ratios
 from googlenet_edge.engines.circumstances import Circumstances, peak_memory_mb, read_circumstances
 from googlenet_edge.engines.cold_start import ColdStart, cold_start
+from googlenet_edge.engines.energy import EnergyPlan
+from googlenet_edge.engines.jetson import read_jetson
 from googlenet_edge.engines.measurement import (
     SCHEMA,
     BundleMeasurement,
@@ -30,8 +33,10 @@ from googlenet_edge.engines.measurement import (
 from googlenet_edge.engines.predictor import Predictor
 from googlenet_edge.engines.protocol import EngineSpec
 from googlenet_edge.engines.rounds import BenchPlan, measure, turn_count
+from googlenet_edge.engines.sensors import Series, Watched
 from googlenet_edge.engines.timing import WarmUp, settled, take_turns, timed, warm_up
 from googlenet_edge.errors import BundleError, ConfigError, DamagedImageError, DataError, EngineError
+from googlenet_edge.files import to_json
 from googlenet_edge.target import Device, EngineName, Precision
 
 TICK_S = 1e-9  # what a look at the clock costs, so that nothing takes no time at all
@@ -400,6 +405,73 @@ def test_bench_refuses_a_missing_bundle(tmp_path: Path) -> None:
 def test_cold_start_hands_on_what_went_wrong_in_the_fresh_process(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="a fresh process could not predict with .*: .*gone is not a bundle"):
         cold_start(tmp_path / "gone", tmp_path / "image.png", threads=1)
+
+
+WATCHING = BenchPlan(
+    rounds=6, runs=1, batches=(1,), batch_rounds=1, cold_starts=1, energy=EnergyPlan(1, 0.05, settle_s=0.0, hz=500)
+)
+
+
+def test_bench_on_a_jetson_measures_power_energy_and_heat(bundles: list[Path], tmp_path: Path) -> None:
+    root = fake_jetson(tmp_path / "root", ORIN_NANO)
+    seen: list[tuple[int, int]] = []
+    found = bench(bundles, plan=WATCHING, progress=lambda *at: seen.append(at), root=root)
+    assert found.circumstances.jetson == read_jetson(root)
+    assert found.watched is not None
+    assert found.watched.total == ("VDD_IN",)
+    assert len(found.watched.power.times_s) == len(found.watched.power.values["VDD_IN"]) > 20
+    assert found.watched.throttle_events == dict.fromkeys(found.watched.throttle_events or {}, 0)
+    for bundle in found.bundles:
+        assert bundle.energy is not None
+        assert bundle.energy.inferences > 0
+        assert bundle.energy.power_mw == pytest.approx(4805.696)
+        assert bundle.energy.idle_mw == pytest.approx(4805.696)
+        assert bundle.energy.mj_above_idle == pytest.approx(0, abs=1e-6)
+        assert bundle.energy.mj == pytest.approx(bundle.energy.power_mw * 0.05 / bundle.energy.inferences, rel=0.5), (
+            "of about 0.05 s"
+        )
+    assert seen[-1] == (len(seen), len(seen))
+    assert "the GPU's clock moves from 306 to 918 MHz; fix it with: sudo jetson_clocks" in found.warnings
+    write_measurement(tmp_path / "m.json", found)
+    assert read_measurement(tmp_path / "m.json") == found
+
+
+def test_bench_on_a_jetson_whose_sensors_are_broken_has_no_figure_for_them(bundles: list[Path], tmp_path: Path) -> None:
+    root = fake_jetson(tmp_path, XAVIER_NX)
+    for file in [*root.glob("sys/bus/i2c/**/in1_input"), *root.glob("sys/devices/virtual/thermal/*/temp")]:
+        break_file(file)
+    found = bench(bundles[:1], plan=WATCHING, root=root)
+    assert found.bundles[0].energy is None
+    assert found.watched is not None
+    assert set(found.watched.power.values["VDD_IN"]) == {None}
+    assert {value for values in found.watched.heat.values.values() for value in values} == {None}
+    assert found.watched.throttle_events is None
+
+
+def test_bench_elsewhere_watches_nothing(bundles: list[Path], tmp_path: Path) -> None:
+    found = bench(bundles[:1], plan=WATCHING, root=fake_pc(tmp_path))
+    assert (found.watched, found.bundles[0].energy, found.circumstances.jetson) == (None, None, None)
+
+
+def test_measurement_from_before_there_were_sensors_is_read(
+    measurement: tuple[Measurement, list[tuple[int, int]]], tmp_path: Path
+) -> None:
+    old = json.loads(to_json(measurement[0]))
+    del old["watched"], old["circumstances"]["jetson"]
+    for bundle in old["bundles"]:
+        del bundle["energy"]
+    (tmp_path / "old.json").write_text(json.dumps(old))
+    assert read_measurement(tmp_path / "old.json") == measurement[0]
+
+
+def test_doubts_of_a_jetson_that_throttled_say_why(tmp_path: Path) -> None:
+    jetson = read_jetson(fake_jetson(tmp_path, ORIN_NANO))
+    watched = Watched(Series((), {}), Series((), {}), (), {"under-voltage": 0, "average over-current": 3}, 0.021)
+    assert doubts(replace(QUIET, jetson=jetson), [measured("a", [(1.0, 1.01)] * 6)], watched) == (
+        "the GPU's clock moves from 306 to 918 MHz; fix it with: sudo jetson_clocks",
+        "the hardware throttled 3 times (average over-current); use a stronger supply or a lower power mode",
+        "watching the sensors took 2.1% of a core; quiet the machine",
+    )
 
 
 def test_samples_keep_the_rounds_apart() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -12,7 +13,8 @@ from typing import Any
 
 import onnx
 import pytest
-from command import Built, contents, copy_of, done, gnet_edge
+from command import Built, contents, copy_of, done, gnet_edge, refused
+from fake_jetson import ORIN_NANO, XAVIER_NX, fake_jetson, fake_pc
 from PIL import Image
 from tiny_bundles import solid, write_colour_bundle
 from typer.main import get_command
@@ -20,8 +22,12 @@ from typer.main import get_command
 from googlenet_edge import __version__
 from googlenet_edge.checkpoint import read_checkpoint, write_checkpoint
 from googlenet_edge.cli import app
+from googlenet_edge.commands import machine
 from googlenet_edge.engines import rounds
+from googlenet_edge.engines.energy import EnergyPlan
+from googlenet_edge.engines.jetson import Clock, read_jetson
 from googlenet_edge.engines.measurement import read_measurement
+from googlenet_edge.target import Device
 
 COMMANDS = (
     "demo",
@@ -36,6 +42,8 @@ COMMANDS = (
     "inspect",
     "bench",
     "sensitivity",
+    "devices",
+    "doctor",
 )
 
 
@@ -253,6 +261,66 @@ def test_inspect_tells_of_every_kind_of_file(path: str, kind: str, fact: tuple[s
     assert re.search(rf"^{fact[0]} +{fact[1]} *$", outcome.err, re.MULTILINE), outcome.err
 
 
+# Machines
+
+
+def test_devices_lists_what_can_be_named_and_marks_what_is_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "ROOT", fake_jetson(tmp_path, XAVIER_NX))
+    outcome = done("devices", "--json", cwd=tmp_path)
+    found = {device["name"]: device for device in json.loads(outcome.out)}
+    assert list(found) == [device.value for device in Device if device is not Device.JETSON]
+    assert [name for name, device in found.items() if device["at_hand"]] == ["cpu", "xavier-nx"]
+    assert found["nano"]["int8"] is False
+    assert found["orin-nx"]["dla_cores"] == [1, 2]
+    assert found["agx-orin"]["tensorrt"]["7.2.2"] == "11.4"
+    assert re.search(r"^nano +Jetson Nano +5\.3 +no +0 +2/4 GB +8\.2 *$", outcome.err, re.MULTILINE), outcome.err
+    assert re.search(r"^xavier-nx \* +Jetson Xavier NX +7\.2 +yes +2 +8/16 GB +8\.2–8\.5 *$", outcome.err, re.MULTILINE)
+
+
+def test_bench_of_the_jetson_at_hand_says_which_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "ROOT", fake_jetson(tmp_path, ORIN_NANO))
+    assert gnet_edge("bench", "--device", "jetson", cwd=tmp_path).err.startswith(
+        "using --device orin-nano (Jetson Orin Nano)\n"
+    )
+
+
+def test_bench_on_a_jetson_shows_what_its_sensors_said(
+    colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    energy = EnergyPlan(1, 0.05, settle_s=0.0, hz=500)
+    quick = partial(rounds.BenchPlan, rounds=6, runs=1, batches=(1,), batch_rounds=1, cold_starts=1, energy=energy)
+    monkeypatch.setattr(rounds, "BenchPlan", lambda **given: quick(threads=given["threads"]))
+    monkeypatch.setattr(machine, "ROOT", fake_jetson(tmp_path, ORIN_NANO))
+    said = done("bench", "--device", "cpu", "--lock-clocks", "--power-mode", "15W", cwd=colours).err
+    assert re.search(r"^colours/fp32-cpu +\d+\.\d mJ +-?\d\.\d mJ +4805\.7 mW +4805\.7 mW$", said, re.MULTILINE), said
+    assert re.search(r"^VDD_IN +4805\.7 mW +4805\.7 mW +4805\.7 mW$", said, re.MULTILINE)
+    assert re.search(r"^cv0-thermal +not measured +not measured +not measured$", said, re.MULTILINE)
+    assert "throttle events: none\n" in said
+    assert "JetPack 6.2, TensorRT 10.3.0.30, power mode 15W, GPU at 918 MHz\n" in said
+    after = read_jetson(machine.ROOT)
+    assert after is not None
+    assert (after.power_mode, after.gpu_clock) == ("25W", Clock(306, 306, 918)), "set back"
+
+
+def test_bench_that_is_ended_sets_the_clocks_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "ROOT", fake_jetson(tmp_path, ORIN_NANO))
+    with pytest.raises(SystemExit), machine.held("15W", lock_clocks=True):
+        signal.raise_signal(signal.SIGTERM)
+    after = read_jetson(machine.ROOT)
+    assert after is not None
+    assert (after.power_mode, after.gpu_clock) == ("25W", Clock(306, 306, 918))
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_bench_cannot_set_the_clocks_of_another_machine(
+    colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "ROOT", fake_pc(tmp_path))
+    refused(gnet_edge("bench", "runs/colours/fp32-cpu", "--lock-clocks", cwd=colours), ".*jetson_clocks is missing; .*")
+
+
 # Settings
 
 
@@ -260,7 +328,7 @@ def test_settings_are_used_and_the_command_line_wins(colours: Path, tmp_path: Pa
     (tmp_path / "gnet-edge.toml").write_text('device = "jetson"\ndata = "photos"\n')
     from_settings, given = gnet_edge("bench", cwd=tmp_path), gnet_edge("bench", "--device", "cpu", cwd=tmp_path)
     assert from_settings.err.startswith("using --device jetson (gnet-edge.toml says so)\n")
-    assert "this version has no backend for the device jetson" in from_settings.err
+    assert re.search(r"^gnet-edge: this machine is no Jetson; copy the bundle to one ", from_settings.err, re.MULTILINE)
     assert given.err.startswith("gnet-edge: there is no bundle under")
     bundle = colours / "runs" / "colours" / "fp32-cpu"
     assert "photos is not a folder" in gnet_edge("eval", bundle, cwd=tmp_path).err

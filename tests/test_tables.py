@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fake_jetson import AGX_ORIN, ORIN_NANO, fake_jetson
 from rich.console import Console, RenderableType
 
 from googlenet_edge import console
@@ -15,6 +16,8 @@ from googlenet_edge.engines.accuracy import Accuracy, Comparison
 from googlenet_edge.engines.bundle import MODEL, EngineTrial, FileRecord, Manifest, Verdict
 from googlenet_edge.engines.circumstances import read_circumstances
 from googlenet_edge.engines.cold_start import ColdStart
+from googlenet_edge.engines.energy import Energy
+from googlenet_edge.engines.jetson import read_jetson
 from googlenet_edge.engines.measurement import (
     BatchThroughput,
     BundleMeasurement,
@@ -26,17 +29,22 @@ from googlenet_edge.engines.measurement import (
 )
 from googlenet_edge.engines.predictor import Prediction
 from googlenet_edge.engines.protocol import EngineSpec
+from googlenet_edge.engines.sensors import Series, Watched
 from googlenet_edge.engines.tables import (
     accuracy_table,
     circumstances_sentence,
     comparison_sentence,
+    energy_table,
     engines_table,
     evaluation_table,
     facts_table,
+    jetson_sentence,
     latency_table,
     predictions_table,
     resources_table,
+    sensors_table,
     stages_table,
+    throttling_sentence,
 )
 from googlenet_edge.engines.timing import WarmUp
 from googlenet_edge.preprocess import Preprocess
@@ -141,6 +149,49 @@ def test_table_of_resources_says_on_how_many_streams(measurement: Measurement) -
     lines = shown(resources_table(found), 80).splitlines()
     assert "778  32 on 4 streams" in lines[1]
     assert "streams" not in "".join(lines[2:])
+
+
+@pytest.mark.parametrize("width", [80, console.PIPED_WIDTH])
+def test_tables_of_power_and_heat_show_every_figure(measurement: Measurement, width: int) -> None:
+    first, second = measurement.bundles
+    energy = Energy(800, power_mw=11_234.56, mj=55.04, turns_mj=(55.0,), idle_mw=4_000.0, mj_above_idle=35.44)
+    watched = Watched(
+        Series((0.0, 0.1, 0.2), {"GPU": (1000.0, None, 3000.0), "CPU": (500.0, 500.0, 1500.0)}),
+        Series((0.0, 1.0), {"tj": (41.0, 43.54), "cv0": (None, None)}),
+        ("GPU", "CPU"),
+        {"under-voltage": 0, "average over-current": 2},
+        0.002,
+    )
+    found = replace(measurement, bundles=(replace(first, energy=energy), second), watched=watched)
+    text = shown(energy_table(found), width)
+    for figure in ("55.0 mJ", "35.4 mJ", "11234.6 mW", "4000.0 mW"):
+        assert figure in text, text
+    assert text.count("not measured") == 4
+    rows = [re.split(r"  +", line.strip()) for line in shown(sensors_table(found), width).splitlines()][1:]
+    assert rows == [
+        ["GPU", "1000.0 mW", "2000.0 mW", "3000.0 mW"],
+        ["CPU", "500.0 mW", "833.3 mW", "1500.0 mW"],
+        ["all rails", "1500.0 mW", "3000.0 mW", "4500.0 mW"],
+        ["tj", "41.0 °C", "42.3 °C", "43.5 °C"],
+        ["cv0", "not measured", "not measured", "not measured"],
+    ]
+    assert throttling_sentence(found) == "throttle events: 2 of average over-current"
+    assert throttling_sentence(replace(found, watched=replace(watched, throttle_events={"x": 0}))).endswith(": none")
+    assert throttling_sentence(measurement) == "throttle events: not measured"
+
+
+def test_sentence_about_a_jetson_says_what_decides_its_speed(tmp_path: Path) -> None:
+    moving, fixed = (read_jetson(fake_jetson(tmp_path / kind.gpu, kind)) for kind in (ORIN_NANO, AGX_ORIN))
+    assert moving is not None
+    assert fixed is not None
+    assert jetson_sentence(moving) == (
+        "NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super, JetPack 6.2, TensorRT 10.3.0.30,"
+        " power mode 25W, GPU at 306 to 918 MHz"
+    )
+    assert jetson_sentence(fixed).endswith("JetPack 6.0, TensorRT 8.6.2.3, power mode MAXN, GPU at 1300 MHz")
+    assert "TensorRT not found, power mode not found" in jetson_sentence(
+        replace(fixed, tensorrt=None, power_mode=None, gpu_clock=None)
+    )
 
 
 def test_table_of_a_single_precision_has_no_comparison() -> None:

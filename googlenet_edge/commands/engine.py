@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from googlenet_edge import load, workspace
+from googlenet_edge.commands import machine
 from googlenet_edge.commands.options import (
     CORES,
     AboutOnnx,
@@ -32,7 +33,7 @@ from googlenet_edge.commands.options import (
 )
 from googlenet_edge.console import bar, chosen, named, shown
 from googlenet_edge.files import check_writable
-from googlenet_edge.target import Device, EngineChoice, Precision
+from googlenet_edge.target import EngineChoice, Precision
 
 
 def calibrate(
@@ -63,7 +64,7 @@ def calibrate(
 def build(
     checkpoint: Annotated[Path | None, typer.Argument(help="Default: the newest under runs/.")] = None,
     precision: Annotated[Precision | None, typer.Option(help="Default: int8.")] = None,
-    device: Annotated[Device | None, typer.Option(help="What to build for; default: cpu.")] = None,
+    device: machine.DeviceOption = None,
     data: DataOption = None,
     images: ImagesOption = None,
     method: MethodOption = None,
@@ -71,6 +72,7 @@ def build(
     out: Annotated[Path | None, typer.Option(help="Default: PRECISION-DEVICE beside the graph.")] = None,
     engine: Annotated[EngineChoice | None, typer.Option(help="auto: the fastest here; default: onnxruntime.")] = None,
     threads: ThreadsOption = None,
+    dla: Annotated[bool, typer.Option("--dla", help="On the DLA of a Jetson, not on its GPU.")] = False,
     skip_damaged: SkipOption = False,
     onnx: OnnxOption = None,
     labels: LabelsOption = None,
@@ -89,12 +91,13 @@ def build(
     gnet-edge build --onnx googlenet-9.onnx --labels synsets.txt --data photos --mean 123,117,104 --std 1,1,1 --bgr
     """
     from googlenet_edge.engines import build as building
+    from googlenet_edge.engines.devices import Unit
     from googlenet_edge.engines.tables import accuracy_table, comparison_sentence, engines_table
 
     settings = workspace.read_settings()
     source = source_of(checkpoint, onnx, AboutOnnx(labels, size, resize, mean, std, bgr), settings)
     precision = chosen("--precision", precision, settings.precision, Precision.INT8)
-    device = chosen("--device", device, settings.device, Device.CPU)
+    device = machine.device_for_build(device, settings)
     request = building.BuildRequest(
         source=source,
         out=out or source.folder / f"{precision.value}-{device.value}",
@@ -104,6 +107,7 @@ def build(
         threads=chosen("--threads", threads, settings.threads, CORES),
         engine=chosen("--engine", engine, settings.engine, EngineChoice.ONNXRUNTIME),
         timed_threads=threads or settings.threads or 1,
+        unit=Unit.DLA if dla else Unit.MAIN,
         calibration=calibration_request(source.folder / workspace.GRAPH_FILE, data, images, method, skip_damaged),
     )
     report = building.build(request, bars=bar)
@@ -233,11 +237,13 @@ def inspect(
 
 def bench(
     bundles: Annotated[list[Path] | None, typer.Argument(help="Default: all of the newest run, interleaved.")] = None,
-    device: Annotated[Device | None, typer.Option(help="Where to measure; default: cpu.")] = None,
+    device: machine.DeviceOption = None,
     engine: EngineOption = None,
     threads: OneThreadOption = None,
     streams: Annotated[int | None, typer.Option(min=1, help="For throughput; default: one for each core.")] = None,
     rounds: Annotated[int, typer.Option(min=6, help="Interleaved rounds of ten runs each.")] = 20,
+    lock_clocks: machine.LockOption = False,
+    power_mode: machine.ModeOption = None,
     image: Annotated[Path | None, typer.Option(help="For the stages; default: a generated JPEG, 640×480.")] = None,
     out: Annotated[Path | None, typer.Option(help="JSON file for every sample; default: none.")] = None,
     as_json: JsonOption = False,
@@ -254,15 +260,16 @@ def bench(
     from googlenet_edge.images import read_image_file
 
     settings = workspace.read_settings()
-    backend_for(chosen("--device", device, settings.device, Device.CPU))
+    backend_for(machine.device_for_bench(device, settings))
     paths = [named(taken) for taken in workspace.take_bundles(bundles or ())]
     cores = chosen("--threads", threads, settings.threads, 1)
     plan = BenchPlan(threads=cores, streams=streams or CORES, rounds=rounds)
     photo = read_image_file(image) if image else None
-    with bar("measuring") as progress:
-        measurement = run(paths, plan=plan, image=photo, engine=engine, progress=progress)
+    with machine.held(power_mode, lock_clocks), bar("measuring") as progress:
+        measurement = run(paths, plan=plan, image=photo, engine=engine, progress=progress, root=machine.ROOT)
     for table in (latency_table(measurement), resources_table(measurement), stages_table(measurement)):
         shown(table)
+    machine.show_sensors(measurement)
     shown(circumstances_sentence(measurement))
     for warning in measurement.warnings:
         shown(f"warning: {warning}")

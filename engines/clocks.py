@@ -1,0 +1,99 @@
+"""The clocks and the power mode of a Jetson, set for a measurement and always set back.
+
+NVIDIA's order: ``nvpmodel`` first, which sets the limits, then ``jetson_clocks``, which goes to the upper ones.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from googlenet_edge.engines.jetson import read_power_mode
+from googlenet_edge.errors import EngineError
+
+_NVPMODEL = Path("usr/sbin/nvpmodel")
+_JETSON_CLOCKS = Path("usr/bin/jetson_clocks")
+_TIMEOUT_S = 60.0
+
+
+@contextmanager
+def power_mode(root: Path, name: str) -> Iterator[None]:
+    """Has the Jetson whose file system has this root in a power mode, by its name, while the block lasts.
+
+    Raises:
+        EngineError: there is no such mode, or nvpmodel does not change to it, or back.
+    """
+    modes, before = _modes(root), read_power_mode(root)
+    if name not in modes or before not in modes:
+        known = ", ".join(modes) or "none"
+        raise EngineError(f"this machine has no power mode {name}; nvpmodel knows: {known}")
+    with ExitStack() as stack:
+        if name != before:
+            stack.callback(_set_mode, root, modes, before)
+            _set_mode(root, modes, name)
+        yield
+
+
+@contextmanager
+def fixed_clocks(root: Path) -> Iterator[None]:
+    """Has all clocks at their upper limits while the block lasts.
+
+    Raises:
+        EngineError: jetson_clocks is missing or fails; where it fails to set back, with the command that does.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="gnet-edge-clocks-"))
+    stored = folder / "clocks"  # a new name: for one that exists, jetson_clocks asks whether it may overwrite it
+    try:
+        _run(root / _JETSON_CLOCKS, "--store", str(stored))
+    except EngineError:
+        shutil.rmtree(folder)
+        raise
+    try:
+        _run(root / _JETSON_CLOCKS)
+        yield
+    finally:
+        _restore(root, stored)
+        shutil.rmtree(folder)
+
+
+def _restore(root: Path, stored: Path) -> None:
+    try:
+        _run(root / _JETSON_CLOCKS, "--restore", str(stored))
+    except EngineError as problem:
+        raise EngineError(f"the clocks are still fixed: {problem}; sudo jetson_clocks --restore {stored}") from problem
+
+
+def _modes(root: Path) -> dict[str, int]:
+    """The power modes of this board and release, by name."""
+    try:
+        text = (root / "etc/nvpmodel.conf").read_text(errors="replace")
+    except OSError:
+        return {}
+    found = re.finditer(r"^<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)\s*>", text, re.MULTILINE)
+    return {mode[2]: int(mode[1]) for mode in found}
+
+
+def _set_mode(root: Path, modes: dict[str, int], name: str) -> None:
+    _run(root / _NVPMODEL, "-m", str(modes[name]))
+    if read_power_mode(root) != name:
+        raise EngineError(
+            f"the power mode did not change to {name}, which may need a restart; run: sudo nvpmodel -m {modes[name]}"
+        )
+
+
+def _run(command: Path, *arguments: str) -> None:
+    words = [str(command), *arguments]
+    try:
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=_TIMEOUT_S, check=False)
+    except FileNotFoundError as problem:
+        raise EngineError(f"{command} is missing; clocks can be set on a Jetson only") from problem
+    except (OSError, subprocess.TimeoutExpired) as problem:
+        raise EngineError(f"{command.name} cannot be run ({problem})") from problem
+    if done.returncode:
+        said = (done.stderr + done.stdout).decode(errors="replace").split("\n")[0].strip()
+        raise EngineError(f"{command.name} failed ({said or f'code {done.returncode}'}); it needs root, so use sudo")

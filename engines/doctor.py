@@ -1,0 +1,191 @@
+"""What this machine can build and run, what is missing, and the command that mends it.
+
+Packages are looked for and not imported: a heavy or a broken one costs nothing here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from enum import Enum
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+from googlenet_edge.engines.circumstances import Circumstances, read_circumstances
+from googlenet_edge.engines.devices import jetpack_with, profile_of
+from googlenet_edge.engines.jetson import Jetson
+from googlenet_edge.engines.jetson_sensors import OpenSensor, Sensor, find_sensors
+from googlenet_edge.engines.registry import BACKENDS
+from googlenet_edge.processor import Processor, read_processor
+from googlenet_edge.target import Device, EngineName
+
+Installed = Callable[[str], str | None]
+"""The version of a package that could be imported, by the name of its module; None where it is not there."""
+
+_BUILD = ("torch", "onnx", "safetensors")
+_RUNTIMES = tuple(backend.name for backend in BACKENDS if backend.device is Device.CPU)
+_MEND_RUNTIMES = {EngineName.OPENVINO: "pip install 'googlenet-edge[openvino]'"}
+_TOO_OLD = {"3.6", "3.8"}
+_MEND_PYCUDA = "CPATH=/usr/local/cuda/include LIBRARY_PATH=/usr/local/cuda/lib64 pip install pycuda"
+
+
+class State(Enum):
+    """How a finding is meant."""
+
+    GOOD = "ok"
+    NOTE = "note"
+    """It works, but not as well as it could, or not for everything."""
+    MISSING = "missing"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at. ``mend`` is a command, where there is one that helps."""
+
+    topic: str
+    state: State
+    says: str
+    mend: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """This machine.
+
+    ``device`` is the Jetson that it is, else the processor. ``builds`` says whether it can train, export, calibrate and
+    build; ``runs`` names the engines that are installed.
+    """
+
+    device: Device
+    builds: bool
+    runs: tuple[EngineName, ...]
+    findings: tuple[Finding, ...]
+
+
+def installed(module: str) -> str | None:
+    """See `Installed`. The version is "unknown" where the package does not record it under the name of its module."""
+    try:
+        return version(module) if find_spec(module) else None
+    except PackageNotFoundError:
+        return "unknown"
+    except (ImportError, ValueError):
+        return None
+
+
+def examine(root: Path, *, installed: Installed = installed) -> Diagnosis:
+    """Looks at the machine whose file system has this root."""
+    here = read_circumstances(root)
+    device = (here.jetson and here.jetson.device) or Device.CPU
+    return Diagnosis(
+        device=device,
+        builds=all(map(installed, _BUILD)),
+        runs=tuple(name for name in _RUNTIMES if installed(name.value)),
+        findings=(
+            _machine(here),
+            *(_jetson(root, here.jetson) if here.jetson else ()),
+            _governor(here),
+            _integers(read_processor(root / "proc/cpuinfo")),
+            *(_runtime(name, installed) for name in _RUNTIMES),
+            _build(installed),
+            *_tensorrt(root, here.jetson, installed),
+        ),
+    )
+
+
+def _machine(here: Circumstances) -> Finding:
+    memory = f", {here.memory_mb / 1e3:.1f} GB" if here.memory_mb else ""
+    says = (
+        f"{here.cpu_model or 'an unknown processor'}, {here.cores} cores{memory}; {here.system}; Python {here.python}"
+    )
+    return Finding("machine", State.GOOD, says)
+
+
+def _governor(here: Circumstances) -> Finding:
+    if here.governor is None:
+        return Finding("clocks", State.NOTE, "the processor's clock governor is hidden, as in a virtual machine")
+    if here.governor == "performance":
+        return Finding("clocks", State.GOOD, "the processor's clock governor is performance")
+    mend = "echo performance | sudo tee /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor"
+    return Finding("clocks", State.NOTE, f"the governor {here.governor} moves the clock, so figures vary", mend)
+
+
+def _integers(processor: Processor) -> Finding:
+    if processor.saturates_u8s8:
+        says = "no VNNI: 16-bit sums saturate with 8-bit weights, so onnxruntime's int8 models get 7-bit weights here"
+        return Finding("int8", State.NOTE, says)
+    return Finding("int8", State.GOOD, "sums do not saturate, so weights have all 8 bits")
+
+
+def _runtime(name: EngineName, installed: Installed) -> Finding:
+    topic = f"engine {name.value}"
+    if found := installed(name.value):
+        return Finding(topic, State.GOOD, f"version {found}: fp32, fp16 (storage only) and int8 on this processor")
+    mend = _MEND_RUNTIMES.get(name, f"pip install {name.value}")
+    return Finding(topic, State.MISSING, "not installed; its bundles cannot be built or run here", mend)
+
+
+def _build(installed: Installed) -> Finding:
+    found = {name: installed(name) for name in _BUILD}
+    missing = [name for name, present in found.items() if not present]
+    if missing:
+        says = f"{', '.join(missing)} not installed; this machine runs bundles, but cannot train or build them"
+        return Finding("build", State.MISSING, says, "pip install 'googlenet-edge[build]'")
+    names = ", ".join(f"{name} {present}" for name, present in found.items())
+    return Finding("build", State.GOOD, f"train, export, calibrate and build ({names})")
+
+
+def _tensorrt(root: Path, jetson: Jetson | None, installed: Installed) -> Iterator[Finding]:
+    """What stands between this machine and TensorRT; one note where it has no NVIDIA GPU at all."""
+    if jetson is None and not (root / "proc/driver/nvidia/version").is_file():
+        yield Finding("TensorRT", State.NOTE, "no NVIDIA GPU here; plans are built and run on the device they are for")
+        return
+    tensorrt = _python_tensorrt(jetson, installed)
+    yield tensorrt
+    if found := installed("pycuda"):
+        yield Finding("pycuda", State.GOOD, f"version {found}")
+    elif tensorrt.state is State.GOOD or tensorrt.mend:
+        yield Finding("pycuda", State.MISSING, "not installed; plans cannot be run", _MEND_PYCUDA)
+    device = (jetson.device if jetson else Device.CUDA) or Device.CUDA
+    if not any(backend.device is device for backend in BACKENDS):
+        says = f"this version has no engine for the device {device.value}; bundles for cpu run here"
+        yield Finding(f"engine for {device.value}", State.NOTE, says)
+
+
+def _python_tensorrt(jetson: Jetson | None, installed: Installed) -> Finding:
+    if found := installed("tensorrt"):
+        return Finding("TensorRT", State.GOOD, f"version {found}")
+    if jetson is None:
+        return Finding("TensorRT", State.MISSING, "there is an NVIDIA GPU and no TensorRT", "pip install tensorrt")
+    if jetson.tensorrt is None:
+        return Finding("TensorRT", State.MISSING, "not installed", "sudo apt install nvidia-jetpack")
+    jetpack = jetpack_with(jetson.tensorrt)
+    python = jetpack.python if jetpack else "3"
+    if python in _TOO_OLD:
+        says = f"version {jetson.tensorrt} is for Python {python}, which is too old for this tool; bundles for cpu run"
+        return Finding("TensorRT", State.MISSING, says)
+    says = f"version {jetson.tensorrt} is installed, but this Python does not see it"
+    return Finding("TensorRT", State.MISSING, says, f"python{python} -m venv --system-site-packages .venv")
+
+
+def _jetson(root: Path, jetson: Jetson) -> Iterator[Finding]:
+    title = profile_of(jetson.device).title if jetson.device else "a module that this version does not know"
+    system = f"JetPack {jetson.jetpack or 'not found'}, power mode {jetson.power_mode or 'not found'}"
+    yield Finding("Jetson", State.GOOD if jetson.device else State.NOTE, f"{title}; {system}")
+    if jetson.gpu_clock and not jetson.gpu_clock.locked:
+        low, high = jetson.gpu_clock.low_mhz, jetson.gpu_clock.high_mhz
+        says = f"the GPU's clock moves from {low} to {high} MHz, so figures vary"
+        yield Finding("GPU clock", State.NOTE, says, "sudo jetson_clocks")
+    sensors = find_sensors(root)
+    silent = [sensor.name for sensor in sensors.power if sensor.name in sensors.total and not _speaks(sensor)]
+    if silent or not sensors.total:
+        reason = f"{', '.join(silent)} cannot be read" if silent else "there is no sensor"
+        yield Finding("power", State.NOTE, f"cannot be measured: {reason}")
+    else:
+        yield Finding("power", State.GOOD, f"measured at {', '.join(sensors.total)}")
+
+
+def _speaks(sensor: Sensor) -> bool:
+    with closing(OpenSensor(sensor)) as opened:
+        return opened.read() is not None

@@ -1,0 +1,121 @@
+"""Commands about machines: which are known, and what this one can do."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from googlenet_edge.commands.options import JsonOption, output
+from googlenet_edge.console import chosen, shown
+from googlenet_edge.target import Device
+from googlenet_edge.workspace import Settings
+
+if TYPE_CHECKING:
+    from googlenet_edge.engines.measurement import Measurement
+
+ROOT = Path("/")
+"""Where this machine describes itself: ``proc``, ``sys``, ``etc``."""
+
+DeviceOption = Annotated[
+    Device | None,
+    typer.Option(metavar="NAME", help="cpu, jetson (the one at hand), or one of gnet-edge devices; default: cpu."),
+]
+
+LockOption = Annotated[
+    bool, typer.Option("--lock-clocks", help="A Jetson's clocks at their limits meanwhile; needs root.")
+]
+ModeOption = Annotated[
+    str | None, typer.Option(help="A Jetson's power mode meanwhile, such as 15W; default: as it is.")
+]
+
+
+def device_for_build(given: Device | None, settings: Settings) -> Device:
+    """What to build for, after telling which Jetson that is. Raises `EngineError` where it cannot be known."""
+    from googlenet_edge.engines.at_hand import jetson_to_build_for
+
+    wish = chosen("--device", given, settings.device, Device.CPU)
+    if wish is not Device.JETSON:
+        return wish
+    return _told(jetson_to_build_for(set_to=settings.device, root=ROOT))
+
+
+def device_for_bench(given: Device | None, settings: Settings) -> Device:
+    """Where to measure, which is here. Raises `EngineError` where this machine is another."""
+    from googlenet_edge.engines.at_hand import device_to_measure
+
+    wish = chosen("--device", given, settings.device, Device.CPU)
+    device = device_to_measure(wish, root=ROOT)
+    return device if device is wish else _told(device)
+
+
+@contextmanager
+def held(power_mode: str | None, lock_clocks: bool) -> Iterator[None]:
+    """Has a Jetson in a power mode, and its clocks fixed, and sets both back: after Ctrl-C and SIGTERM, too."""
+    from googlenet_edge.engines import clocks
+
+    with ExitStack() as stack:
+        if power_mode or lock_clocks:
+            before = signal.signal(signal.SIGTERM, _end)
+            stack.callback(signal.signal, signal.SIGTERM, before)
+        if power_mode:
+            stack.enter_context(clocks.power_mode(ROOT, power_mode))
+        if lock_clocks:
+            stack.enter_context(clocks.fixed_clocks(ROOT))
+        yield
+
+
+def _end(number: int, _: object) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def show_sensors(measurement: Measurement) -> None:
+    """Which Jetson it was, and its energy, power and heat; nothing of another machine."""
+    from googlenet_edge.engines.tables import energy_table, jetson_sentence, sensors_table, throttling_sentence
+
+    jetson = measurement.circumstances.jetson
+    if jetson:
+        for line in (energy_table(measurement), sensors_table(measurement), throttling_sentence(measurement)):
+            shown(line)
+        shown(jetson_sentence(jetson))
+
+
+def devices(as_json: JsonOption = False) -> None:
+    """The devices that can be named with --device, and what each can do.
+
+    Example: gnet-edge devices --json
+    """
+    from googlenet_edge.engines.devices import known_devices
+    from googlenet_edge.engines.jetson import detect
+    from googlenet_edge.engines.tables import devices_table
+
+    found = known_devices(detect(ROOT))
+    shown(devices_table(found))
+    output(found, as_json)
+
+
+def doctor(as_json: JsonOption = False) -> None:
+    """What this machine is, what it can build and run, what is missing, and the commands that mend it.
+
+    Example: gnet-edge doctor
+    """
+    from googlenet_edge.engines.doctor import examine
+    from googlenet_edge.engines.tables import diagnosis_table
+
+    found = examine(ROOT)
+    shown(diagnosis_table(found))
+    for finding in found.findings:
+        if finding.mend:
+            shown(f"mend {finding.topic}: {finding.mend}")
+    output(found, as_json)
+
+
+def _told(device: Device) -> Device:
+    from googlenet_edge.engines.devices import profile_of
+
+    shown(f"using --device {device.value} ({profile_of(device).title})")
+    return device

@@ -1,0 +1,92 @@
+"""Clocks and power modes are what was asked for within the block, and what they were before after it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fake_jetson import ORIN_NANO, XAVIER_NX, fake_jetson, fake_pc
+
+from googlenet_edge.engines.clocks import fixed_clocks, power_mode
+from googlenet_edge.engines.jetson import Clock, read_jetson, read_power_mode
+from googlenet_edge.errors import EngineError
+
+
+def gpu_clock(root: Path) -> Clock | None:
+    jetson = read_jetson(root)
+    return jetson.gpu_clock if jetson else None
+
+
+@pytest.fixture
+def temporaries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where what jetson_clocks stores is kept."""
+    folder = tmp_path / "temporaries"
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    return folder
+
+
+def test_clocks_are_fixed_within_the_block_and_move_again_after_it(tmp_path: Path, temporaries: Path) -> None:
+    root = fake_jetson(tmp_path / "root", ORIN_NANO)
+    before = gpu_clock(root)
+    with fixed_clocks(root):
+        assert gpu_clock(root) == Clock(306, 918, 918)
+    assert gpu_clock(root) == before == Clock(306, 306, 918)
+    assert list(temporaries.iterdir()) == []
+
+
+@pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt, SystemExit])
+def test_clocks_and_mode_are_set_back_whatever_happens(
+    failure: type[BaseException], tmp_path: Path, temporaries: Path
+) -> None:
+    root = fake_jetson(tmp_path / "root", ORIN_NANO)
+    with pytest.raises(failure), power_mode(root, "MAXN_SUPER"), fixed_clocks(root):
+        assert read_power_mode(root) == "MAXN_SUPER"
+        raise failure
+    assert gpu_clock(root) == Clock(306, 306, 918)
+    assert read_power_mode(root) == "25W"
+    assert list(temporaries.iterdir()) == []
+
+
+def test_mode_that_is_set_already_is_left_alone(tmp_path: Path) -> None:
+    root = fake_jetson(tmp_path, XAVIER_NX)
+    (root / "usr/sbin/nvpmodel").write_text("#!/bin/sh\n[ \"$1\" = -q ] && echo 'NV Power Mode: MODE_15W_6CORE'\n")
+    with power_mode(root, "MODE_15W_6CORE"):
+        pass
+
+
+def test_mode_that_there_is_not_is_answered_with_those_there_are(tmp_path: Path) -> None:
+    sentence = "^this machine has no power mode 5W; nvpmodel knows: 15W, 25W, MAXN_SUPER$"
+    with pytest.raises(EngineError, match=sentence), power_mode(fake_jetson(tmp_path, ORIN_NANO), "5W"):
+        pass
+    with pytest.raises(EngineError, match="knows: none$"), power_mode(fake_pc(tmp_path / "pc"), "5W"):
+        pass
+
+
+def test_mode_that_needs_a_restart_says_so(tmp_path: Path) -> None:
+    root = fake_jetson(tmp_path, ORIN_NANO)
+    (root / "usr/sbin/nvpmodel").write_text("#!/bin/sh\n[ \"$1\" = -q ] && echo 'NV Power Mode: 25W'; exit 0\n")
+    sentence = "^the power mode did not change to 15W, which may need a restart; run: sudo nvpmodel -m 0$"
+    with pytest.raises(EngineError, match=sentence), power_mode(root, "15W"):
+        pass
+
+
+def test_clocks_without_root_or_without_a_jetson_are_refused(tmp_path: Path, temporaries: Path) -> None:
+    root = fake_jetson(tmp_path / "root", ORIN_NANO)
+    (root / "usr/bin/jetson_clocks").write_text("#!/bin/sh\necho 'Error: Please run as root' >&2; exit 1\n")
+    sentence = r"^jetson_clocks failed \(Error: Please run as root\); it needs root, so use sudo$"
+    with pytest.raises(EngineError, match=sentence), fixed_clocks(root):
+        pass
+    (root / "usr/bin/jetson_clocks").unlink()
+    with pytest.raises(EngineError, match=r"jetson_clocks is missing; clocks can be set on a Jetson only$"):
+        fixed_clocks(root).__enter__()
+    assert list(temporaries.iterdir()) == []
+
+
+def test_clocks_that_cannot_be_set_back_say_how_it_is_done(tmp_path: Path, temporaries: Path) -> None:
+    root = fake_jetson(tmp_path / "root", ORIN_NANO)
+    tool = root / "usr/bin/jetson_clocks"
+    sentence = r"^the clocks are still fixed: .*; sudo jetson_clocks --restore "
+    with pytest.raises(EngineError, match=sentence) as refused, fixed_clocks(root):
+        tool.write_text("#!/bin/sh\nexit 7\n")
+    assert Path(str(refused.value).rpartition(" ")[2]).is_file(), "what it needs is still there"

@@ -1,0 +1,112 @@
+"""The known devices, and wishes that they cannot fulfil."""
+
+from __future__ import annotations
+
+import pytest
+
+from googlenet_edge.engines.devices import (
+    PROFILES,
+    Platform,
+    Typing,
+    Unit,
+    has_fp16,
+    has_int8,
+    profile_of,
+    refuse_impossible,
+    typing_of,
+)
+from googlenet_edge.errors import EngineError
+from googlenet_edge.target import Device, Precision
+
+
+def test_every_word_of_device_has_a_profile_but_the_jetson_at_hand() -> None:
+    assert {profile.device for profile in PROFILES} == set(Device) - {Device.JETSON}
+    assert len({profile.title for profile in PROFILES}) == len(PROFILES)
+    with pytest.raises(EngineError, match=r"^the device jetson can be any Jetson; name it .*: nano, tx2, .*agx-thor$"):
+        profile_of(Device.JETSON)
+
+
+def test_profiles_say_what_the_modules_have() -> None:
+    with_int8 = {profile.name for profile in PROFILES if profile.int8}
+    assert with_int8 == {profile.name for profile in PROFILES} - {"nano", "tx2"}
+    assert all(profile.fp16 for profile in PROFILES)
+    assert {p.name for p in PROFILES if p.has_dla} == {"xavier-nx", "agx-xavier", "orin-nx", "agx-orin"}
+    assert profile_of(Device.NANO).workspace_bytes == 256 << 20
+
+
+def test_opset_is_one_that_the_oldest_tensorrt_of_the_device_reads() -> None:
+    opsets = {profile.name: profile.opset for profile in PROFILES}
+    assert {name for name, opset in opsets.items() if opset == 13} == {"nano", "tx2", "xavier-nx", "agx-xavier"}
+    assert {opsets[name] for name in ("orin-nano", "agx-thor", "cuda", "rtx", "cpu")} == {17}
+
+
+@pytest.mark.parametrize(
+    ("tensorrt", "typing"),
+    [((8, 2), Typing.FLAGS), ((8, 6, 2), Typing.FLAGS), ((10, 3), Typing.STRONG), ((11, 4), Typing.STRONG)],
+)
+def test_precision_is_told_by_types_where_flags_go_away(tensorrt: tuple[int, ...], typing: Typing) -> None:
+    assert typing_of(tensorrt) is typing
+
+
+def test_precision_of_a_gpu_follows_from_its_compute_capability() -> None:
+    assert [has_int8(capability) for capability in ((5, 3), (6, 1), (6, 2), (7, 0), (12, 1))] == [
+        False,
+        True,
+        False,
+        True,
+        True,
+    ]
+    assert [has_fp16(capability) for capability in ((5, 3), (6, 1), (8, 9))] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "unit", "sentence"),
+    [
+        (
+            Device.NANO,
+            Precision.INT8,
+            Unit.MAIN,
+            "the Jetson Nano (compute capability 5.3) has no INT8; build with --precision fp16",
+        ),
+        (
+            Device.TX2,
+            Precision.INT8,
+            Unit.MAIN,
+            "the Jetson TX2 (compute capability 6.2) has no INT8; build with --precision fp16",
+        ),
+        (
+            Device.ORIN_NANO,
+            Precision.INT8,
+            Unit.DLA,
+            "the Jetson Orin Nano has no DLA; build without --dla, or for one of: xavier-nx, agx-xavier, orin-nx,"
+            " agx-orin",
+        ),
+        (
+            Device.CPU,
+            Precision.FP16,
+            Unit.DLA,
+            "the device cpu has no DLA; build without --dla, or for one of: xavier-nx, agx-xavier, orin-nx, agx-orin",
+        ),
+        (
+            Device.AGX_ORIN,
+            Precision.FP32,
+            Unit.DLA,
+            "a DLA has no fp32; build with --precision int8 or fp16, or without --dla",
+        ),
+    ],
+)
+def test_impossible_wish_is_refused_with_what_is_possible(
+    device: Device, precision: Precision, unit: Unit, sentence: str
+) -> None:
+    with pytest.raises(EngineError) as refused:
+        refuse_impossible(profile_of(device), precision, unit)
+    assert str(refused.value) == sentence
+
+
+def test_possible_wishes_pass() -> None:
+    for profile in PROFILES:
+        refuse_impossible(profile, Precision.FP16)
+        refuse_impossible(profile, Precision.FP32)
+        if profile.has_dla:
+            refuse_impossible(profile, Precision.INT8, Unit.DLA)
+    assert [p.name for p in PROFILES if p.platform is Platform.PROCESSOR] == ["cpu"]
