@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from googlenet_edge.engines.accuracy import Accuracy, compare
 from googlenet_edge.engines.answers import Answers, BundleAnswers, Thumbnail
 from googlenet_edge.engines.circumstances import Circumstances
 from googlenet_edge.engines.cold_start import ColdStart
+from googlenet_edge.engines.energy import Energy
+from googlenet_edge.engines.jetson import Clock, Jetson
 from googlenet_edge.engines.measurement import (
     BatchThroughput,
     BundleMeasurement,
@@ -25,6 +28,7 @@ from googlenet_edge.engines.measurement import (
     samples,
 )
 from googlenet_edge.engines.protocol import EngineSpec
+from googlenet_edge.engines.sensors import Series, Watched
 from googlenet_edge.engines.timing import WarmUp
 from googlenet_edge.statistics import wilson_interval
 from googlenet_edge.target import Device, Precision
@@ -89,6 +93,25 @@ def measured(*bundles: BundleMeasurement) -> Measurement:
     )
     ratios = tuple(latency_ratio(bundle, taken[0]) for bundle in taken[1:])
     return Measurement(CIRCUMSTANCES, MeasuredImage("e" * 64, 45_678, 640, 480), taken, ratios, ())
+
+
+def on_a_jetson(measurement: Measurement) -> Measurement:
+    """The same with a minute of power and heat, in which one sensor is silent and another falls silent."""
+    times, seconds = tuple(i / 10 for i in range(600)), tuple(float(i) for i in range(60))
+    power: dict[str, tuple[float | None, ...]] = {
+        "VDD_IN": tuple(6500 + 2500 * math.sin(time / 4) ** 2 for time in times),
+        "VDD_CPU_GPU_CV": tuple(2000 + 1800 * math.sin(time / 4) ** 2 if time < 50 else None for time in times),
+        "VDD_SOC": (None,) * 600,
+    }
+    heat = {"cpu-thermal": tuple(45 + second / 6 for second in seconds)}
+    watched = Watched(Series(times, power), Series(seconds, heat), ("VDD_IN",), {"oc1": 3, "oc2": 0}, 0.004)
+    clock = Clock(now_mhz=612, low_mhz=306, high_mhz=624)
+    jetson = Jetson(Device.ORIN_NANO, "NVIDIA Jetson Orin Nano", "36.4.3", "6.2", "10.3.0", "12.6", "15W", clock, clock)
+    bundles = tuple(
+        replace(bundle, energy=Energy(300, 7200.0, 33.5, (33.0, 34.0), 4100.0, 14.4)) for bundle in measurement.bundles
+    )
+    here = replace(measurement.circumstances, cpu_model="NVIDIA Jetson Orin Nano", cores=6, jetson=jetson)
+    return replace(measurement, circumstances=here, bundles=bundles, watched=watched)
 
 
 def with_accuracy(bundle: BundleMeasurement, right: int, images: int = 2000) -> BundleMeasurement:

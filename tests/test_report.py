@@ -17,7 +17,7 @@ import pytest
 from command import Built, copy_of, done, gnet_edge, refused_without_a_trace
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from measured import answered, lost_and_gained, measured, measured_bundle, scaled, with_accuracy
+from measured import answered, lost_and_gained, measured, measured_bundle, on_a_jetson, scaled, with_accuracy
 
 from googlenet_edge.engines.answers import Thumbnail, write_answers
 from googlenet_edge.engines.measurement import Measurement, Stage, samples, write_measurement
@@ -122,6 +122,19 @@ def test_page_holds_everything_that_is_there(folder: Path) -> None:
 def test_page_shows_the_doubts_of_the_measurement() -> None:
     doubtful = replace(measured(), warnings=("the machine was busy",))
     assert "<li>the machine was busy</li>" in to_html(page_of(material(doubtful))).decode()
+
+
+def test_page_draws_power_and_heat_of_the_sensors_that_said_something() -> None:
+    page = to_html(page_of(material(on_a_jetson(measured())))).decode()
+    assert "VDD_IN (most 9.0 W)" in page
+    assert "VDD_CPU_GPU_CV" in page
+    assert "VDD_SOC" not in page
+    assert "cpu-thermal (most 54.8 °C)" in page
+    assert "33.50 mJ" in page
+    assert "Throttle events: oc1 3." in page
+    assert "model NVIDIA Jetson Orin Nano" in page
+    assert "power mode 15W" in page
+    assert "## Power and heat" in to_markdown(page_of(material(on_a_jetson(measured())))).decode()
 
 
 class Elements(HTMLParser):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from browser import CHROMIUM, Browser, Theme, running
-from measured import answered, measured, measured_bundle, with_accuracy
+from measured import answered, measured, measured_bundle, on_a_jetson, with_accuracy
 from test_report import renamed
 
 from googlenet_edge.engines.report.judge import judge
@@ -82,6 +82,7 @@ def many() -> Material:
 MATERIALS = {
     "whole": whole(),
     "many": many(),
+    "jetson": Material((Source("m.json", on_a_jetson(measured())),)),
     "bare": Material((Source("m.json", measured()),)),
     "long": renamed("W" * 400),
 }

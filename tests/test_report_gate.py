@@ -13,6 +13,7 @@ from measured import (
     answered,
     measured,
     measured_bundle,
+    on_a_jetson,
     recorded_rounds,
     scaled,
     with_accuracy,
@@ -233,6 +234,23 @@ def test_gate_refuses_other_circumstances_unless_it_is_forced(old: Path) -> None
         r" with --force",
     )
     assert "Nothing that changed" in done(*arguments, "--force", cwd=old.parent).err
+
+
+def test_gate_refuses_other_power_modes_and_clocks(tmp_path: Path) -> None:
+    first = on_a_jetson(one(BUNDLE))
+    jetson = first.circumstances.jetson
+    assert jetson is not None
+    assert jetson.gpu_clock is not None
+    moved = replace(jetson, gpu_clock=replace(jetson.gpu_clock, now_mhz=400))
+    locked = replace(jetson, power_mode="25W", gpu_clock=replace(jetson.gpu_clock, low_mhz=624))
+    for name, found in (("first", jetson), ("moved", moved), ("locked", locked)):
+        there = replace(first.circumstances, jetson=found)
+        write_measurement(tmp_path / f"{name}.json", replace(first, circumstances=there))
+    done("report", "moved.json", "--baseline", "first.json", cwd=tmp_path)
+    refused(
+        gnet_edge("report", "locked.json", "--baseline", "first.json", cwd=tmp_path),
+        r"first\.json and locked\.json .* power mode 15W against 25W, GPU clock \(306, 624\) against \(624, 624\); .*",
+    )
 
 
 def test_gate_compares_other_versions_and_tells_which(old: Path) -> None:

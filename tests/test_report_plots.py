@@ -100,7 +100,7 @@ def test_curves_go_through_every_point(points: list[tuple[float, float]]) -> Non
 def test_confusion_shows_counts_and_shortens_names_that_are_too_long() -> None:
     root = drawn(confusion(np.array([[9, 1], [0, 5]]), ["<b>bold</b> & long", "b"]))
     assert [count.text for count in parts(root, "count")] == ["9", "1", "5"]
-    assert "<b>bold</b> … 1" in [text.text for text in root.iter("text")]
+    assert "<b>bold</b… 1" in [text.text for text in root.iter("text")]
     titles = [title.text for title in root.iter("title")]
     assert "<b>bold</b> & long: 1 of 10 answered b" in titles
     assert [cell.attrib["class"] for cell in parts(root, "cell")] == [

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from googlenet_edge.engines.accuracy import Accuracy, Comparison
 from googlenet_edge.engines.measurement import BundleMeasurement, Measurement, Samples
+from googlenet_edge.engines.sensors import Series
 from googlenet_edge.errors import DataError
 
 LEAST_ROUNDS = 6
@@ -33,6 +34,9 @@ def _problems(measurement: Measurement) -> Iterator[str]:
         yield from _figures("load_average", (here.load_average,), least=0)
     if here.memory_mb is not None:
         yield from _counts("memory_mb", (here.memory_mb,))
+    if measurement.watched:
+        yield from _problems_of_series("power", measurement.watched.power)
+        yield from _problems_of_series("heat", measurement.watched.heat)
     for bundle in measurement.bundles:
         for problem in _problems_of(bundle):
             yield f"{problem} of {bundle.name!r}"
@@ -54,6 +58,10 @@ def _problems_of(bundle: BundleMeasurement) -> Iterator[str]:
     for start in bundle.cold_starts:
         yield from _figures("cold start", (start.start_ms, start.load_ms, start.first_ms), least=0)
         yield from _counts("memory", () if start.peak_memory_mb is None else (start.peak_memory_mb,))
+    if bundle.energy:
+        energy = bundle.energy
+        values = (energy.mj, energy.power_mw, energy.idle_mw, energy.mj_above_idle)
+        yield from _figures("energy", [value for value in values if value is not None], least=-_MOST)
     yield from _problems_of_accuracy(bundle.accuracy, bundle.against_fp32)
 
 
@@ -63,6 +71,14 @@ def _problems_of_samples(what: str, samples: Samples) -> Iterator[str]:
         yield f"{what} has no samples, or rounds of different lengths"
     for times in samples.rounds_ms:
         yield from _figures(what, times, least=1e-9)
+
+
+def _problems_of_series(what: str, series: Series) -> Iterator[str]:
+    yield from _figures(f"the time of {what}", series.times_s, least=0)
+    for values in series.values.values():
+        if len(values) != len(series.times_s):
+            yield f"{what} has other moments than values"
+        yield from _figures(what, [value for value in values if value is not None], least=-_MOST)
 
 
 def _problems_of_accuracy(accuracy: Accuracy | None, comparison: Comparison | None) -> Iterator[str]:

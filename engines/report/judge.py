@@ -10,6 +10,7 @@ from pathlib import PurePath
 from googlenet_edge.engines.accuracy import compare
 from googlenet_edge.engines.answers import Answers, BundleAnswers
 from googlenet_edge.engines.circumstances import Circumstances
+from googlenet_edge.engines.jetson import Jetson
 from googlenet_edge.engines.measurement import BundleMeasurement, Samples
 from googlenet_edge.engines.report.material import Material, Source
 from googlenet_edge.engines.report.subjects import Subject, subjects_of
@@ -26,8 +27,10 @@ RUN_TO_RUN_PERCENT = 1.5
 """Two processes of one bundle differ by so much for reasons that no round of either shows, such as where in memory its
 weights lie: intervals of times are that much wider on both sides than what the rounds say."""
 
-_MAY_DIFFER = {"date", "load_average", "memory_mb", "system", "python", "packages"}
-"""What a gate is there to compare (software), or what differs from boot to boot and from minute to minute."""
+_MAY_DIFFER = {"date", "load_average", "memory_mb", "system", "python", "packages", "jetson"}
+"""What a gate is there to compare (software), or what differs from boot to boot and from minute to minute.
+
+``jetson`` has a comparison of its own."""
 
 
 class Metric(Enum):
@@ -105,6 +108,7 @@ def differing_circumstances(before: Subject, after: Subject) -> tuple[str, ...]:
         for field in fields(Circumstances)
         if field.name not in _MAY_DIFFER
     ]
+    found += _jetson_differences(theirs.jetson, ours.jetson)
     a, b = before.bundle.engine, after.bundle.engine
     found += [
         _difference("engine", a.backend, b.backend),
@@ -114,11 +118,31 @@ def differing_circumstances(before: Subject, after: Subject) -> tuple[str, ...]:
     return tuple(text for text in found if text)
 
 
+def _jetson_differences(before: Jetson | None, after: Jetson | None) -> list[str]:
+    """Module, power mode, and the limits of the clocks, not where they happened to be."""
+    if before is None or after is None:
+        return [_difference("Jetson", before and before.model, after and after.model)]
+    clocks = [
+        _difference(name, a and (a.low_mhz, a.high_mhz), b and (b.low_mhz, b.high_mhz))
+        for name, a, b in (
+            ("CPU clock", before.cpu_clock, after.cpu_clock),
+            ("GPU clock", before.gpu_clock, after.gpu_clock),
+        )
+    ]
+    return [
+        _difference("Jetson", before.model, after.model),
+        _difference("power mode", before.power_mode, after.power_mode),
+        *clocks,
+    ]
+
+
 def software_changes(before: Source, after: Source) -> tuple[str, ...]:
     """Versions that differ: no reason to refuse, but to be told."""
     old, new = before.measurement.circumstances, after.measurement.circumstances
     names = sorted({*old.packages, *new.packages})
     found = [_difference(name, old.packages.get(name), new.packages.get(name)) for name in names]
+    jetsons = old.jetson, new.jetson
+    found += [_difference("JetPack", *(jetson and jetson.jetpack for jetson in jetsons))]
     found += [_difference("Python", old.python, new.python), _difference("system", old.system, new.system)]
     return tuple(text for text in found if text)
 

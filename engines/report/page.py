@@ -14,6 +14,7 @@ from googlenet_edge.engines.report.cells import Table
 from googlenet_edge.engines.report.judge import Matched, software_changes
 from googlenet_edge.engines.report.material import Material, Source
 from googlenet_edge.engines.report.subjects import Pair, Subject, pairs_of, shown_name, shown_text, subjects_of
+from googlenet_edge.engines.report.telemetry import Telemetry, telemetry_of
 from googlenet_edge.engines.report.verdict import Verdict, milliseconds, verdict_of
 from googlenet_edge.errors import DamagedImageError
 from googlenet_edge.statistics import median_interval
@@ -107,6 +108,7 @@ class Page:
     accuracy: str
     throughput: str
     throughput_table: Table
+    telemetry: tuple[Telemetry, ...]
     layers: tuple[Table, ...]
     answers: tuple[Answered, ...]
     circumstances: tuple[Circumstance, ...]
@@ -132,6 +134,7 @@ def page_of(material: Material, matched: Sequence[Matched] = ()) -> Page:
         accuracy=_accuracy_plot(subjects),
         throughput=_throughput_plot(subjects),
         throughput_table=cells.throughput_table(subjects),
+        telemetry=tuple(found for s in material.sources if (found := telemetry_of(s, subjects))),
         layers=tuple(cells.layers_table(found) for found in material.layers),
         answers=tuple(_answered(pair, subjects) for pair in pairs_of(material.answers)),
         circumstances=tuple(Circumstance(shown_text(s.name), cells.circumstances_table(s)) for s in material.sources),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from unicodedata import east_asian_width
 
 import numpy as np
@@ -48,6 +49,13 @@ class Curve:
 
     colour: int
     points: tuple[tuple[float, float], ...]
+
+
+class Floor(Enum):
+    """Where an axis upwards begins."""
+
+    ZERO = "zero"
+    LEAST = "the least value"
 
 
 def histogram(times_ms: Sequence[float], summary: Summary, *, colour: int) -> str:
@@ -109,11 +117,18 @@ def accuracy_against_latency(spots: Sequence[Spot]) -> str:
     return drawing(264, parts, label="top-1 accuracy against latency, with 95 percent intervals")
 
 
-def curves(found: Sequence[Curve], *, across: str, along: str, named: Mapping[float, str] | None = None) -> str:
-    """Lines over one axis each way, from zero upwards; ``named`` are ticks below with other words than their place."""
+def curves(
+    found: Sequence[Curve],
+    *,
+    across: str,
+    along: str,
+    named: Mapping[float, str] | None = None,
+    floor: Floor = Floor.ZERO,
+) -> str:
+    """Lines over one axis each way; ``named`` are ticks below with other words than their place."""
     xs = [x for curve in found for x, _ in curve.points]
     ys = [y for curve in found for _, y in curve.points]
-    frame = Frame(Scale(min(xs), max(xs), 52, WIDTH - 14), Scale(min(0.0, *ys), 1.05 * max(*ys, 1e-9), 190, 26))
+    frame = Frame(Scale(min(xs), max(xs), 52, WIDTH - 14), _upwards(ys, floor))
     parts = [*y_axis(frame, along), *x_axis(frame, across, named=named)]
     for curve in found:
         places = [(frame.x(x), frame.y(y)) for x, y in curve.points]
@@ -149,6 +164,13 @@ def confusion(counts: NDArray[np.int64], class_names: Sequence[str]) -> str:
                 deep = " deep" if _depth(count / total) >= 6 else ""
                 parts.append(text(corner[0] + cell / 2, corner[1] + cell / 2 + 3.5, str(count), kind=f"count{deep}"))
     return drawing(top + classes * cell + 22, parts, label="confusion matrix")
+
+
+def _upwards(values: Sequence[float], floor: Floor) -> Scale:
+    least, most = min(values), max(values)
+    pad = 0.05 * max(most - least, 1e-3 * abs(most), 1e-9)
+    low = min(0.0, least) if floor is Floor.ZERO else least - pad
+    return Scale(low, most + pad, 190, 26)
 
 
 def _hue(number: int) -> str:

@@ -26,7 +26,11 @@ def to_markdown(page: Page) -> bytes:
         parts += ["## Against the baseline", _table(page.changes)]
     parts += ["## At a glance", _table(page.glance), "## From an image file to labels", _table(page.stages_table)]
     parts += ["## Throughput", _table(page.throughput_table)]
-    parts += ["## Power and heat", "Not measured."]
+    parts.append("## Power and heat")
+    for watched in page.telemetry:
+        parts += [_plain(watched.name), _table(watched.energy), _plain(watched.throttling)]
+    if not page.telemetry:
+        parts.append("Not measured.")
     for found in page.layers:
         parts += ["## Layers", _table(found)]
     for answered in page.answers:
@@ -81,6 +85,8 @@ def _csv_row(subject: Subject) -> dict[str, str | float | None]:
         "images_per_s": max((images_per_s(batch) for batch in bundle.throughput), default=None),
         "cold_start_ms": median(start.total_ms for start in bundle.cold_starts) if bundle.cold_starts else None,
         "peak_memory_mb": max((s.peak_memory_mb or 0 for s in bundle.cold_starts), default=0) or None,
+        "energy_mj": bundle.energy.mj if bundle.energy else None,
+        "energy_above_idle_mj": bundle.energy.mj_above_idle if bundle.energy else None,
         "bundle_bytes": bundle.bundle_bytes,
         "model_sha256": _harmless(bundle.model_sha256),
     }

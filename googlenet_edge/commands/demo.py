@@ -34,11 +34,8 @@ def demo(
     for precision in (Precision.FP32, Precision.INT8):
         build(checkpoint, precision, Device.CPU, images)
     bundle = folder / "int8-cpu"
-    bundles, measurement, answers = (
-        [folder / "fp32-cpu", bundle],
-        folder / workspace.MEASUREMENT_FILE,
-        folder / workspace.ANSWERS_FILE,
-    )
+    bundles = [folder / "fp32-cpu", bundle]
+    measurement, answers = folder / workspace.MEASUREMENT_FILE, folder / workspace.ANSWERS_FILE
     bench(bundles, Device.CPU, out=measurement)
     evaluate(bundles, images, out=answers)
     predict(images=sorted((images / "val").glob("*/00000.jpg"))[:3], bundle=bundle, top_k=1)
