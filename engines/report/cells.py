@@ -115,7 +115,10 @@ def confused_table(evaluation: Evaluation, *, most: int = 12) -> Table:
 def circumstances_table(source: Source) -> Table:
     """Everything that the file says about where and how, whatever fields its version has."""
     here, image = source.measurement.circumstances, source.measurement.image
-    rows = [Row(_words(field.name), (_value(getattr(here, field.name)),)) for field in fields(here)]
+    facts = {_words(field.name): getattr(here, field.name) for field in fields(here) if field.name != "jetson"}
+    if here.jetson:
+        facts |= {_words(field.name): getattr(here.jetson, field.name) for field in fields(here.jetson)}
+    rows = [Row(name, (_value(value),)) for name, value in facts.items()]
     rows.append(Row("image of the stages", (f"{image.width}×{image.height}, {image.size_bytes:,} bytes",)))
     return Table(("circumstance", "value"), tuple(rows))
 
