@@ -56,6 +56,7 @@ def test_ticks_are_labelled_with_as_many_decimals_as_tell_them_apart() -> None:
     assert ticks(13.4, 15.6) == pytest.approx([13.5, 14, 14.5, 15, 15.5])
     assert [tick_label(tick, 0.5) for tick in (13.5, 14.0)] == ["13.5", "14.0"]
     assert [tick_label(tick, 500.0) for tick in (500.0, 1000.0)] == ["500", "1,000"]
+    assert [tick_label(2e6, 1e6), tick_label(2e-6, 1e-6)] == ["2e+06", "2e-06"]
 
 
 def test_scale_maps_ends_to_ends_and_one_value_to_the_middle() -> None:

@@ -93,9 +93,9 @@ def ticks(low: float, high: float, *, most: int = 5) -> list[float]:
 
 
 def tick_label(value: float, step: float) -> str:
-    """As many decimals as tell neighbours apart."""
+    """As many decimals as tell neighbours apart; very large and very small values in powers of ten."""
     digits = max(0, -math.floor(math.log10(step) + 1e-9)) if step > 0 else 0
-    return f"{value:,.{min(digits, 9)}f}" if abs(value) < 1e7 else f"{value:.3g}"
+    return f"{value:,.{digits}f}" if abs(value) < 1e5 and digits < 5 else f"{value:.3g}"
 
 
 def x_axis(frame: Frame, words: str, *, named: Mapping[float, str] | None = None) -> list[str]:

@@ -36,10 +36,10 @@ def report(
         Path | None, typer.Option("--out", "-o", help=".html, .md or .csv; default: report.html beside the first.")
     ] = None,
     baseline: Annotated[
-        list[Path] | None, typer.Option(help="An older measurement, and again for its answers: what has changed?")
+        list[Path] | None, typer.Option(help="An older measurement, and again for its answers; default: none.")
     ] = None,
     fail_if: Annotated[
-        str | None, typer.Option(metavar="RULES", help="Exit with 1 where the baseline is missed by more than this.")
+        str | None, typer.Option(metavar="RULES", help="Exit with 1 where one is broken; default: none.")
     ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Compare what was measured in different circumstances.")
