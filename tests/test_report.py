@@ -121,6 +121,7 @@ def test_page_holds_everything_that_is_there(folder: Path) -> None:
 
 def test_page_shows_the_doubts_of_the_measurement() -> None:
     doubtful = replace(measured(), warnings=("the machine was busy",))
+    assert (verdict(measured()).tone, verdict(doubtful).tone) == (Tone.GOOD, Tone.MIXED)
     assert "<li>the machine was busy</li>" in to_html(page_of(material(doubtful))).decode()
 
 

@@ -86,7 +86,8 @@ def _of_comparison(subject: Subject, subjects: Sequence[Subject]) -> Verdict:
     assert subject.ratio is not None
     speed, faster = _speed(subject.ratio, reference.label)
     accuracy, lost = _accuracy(subject.comparison)
-    tone = Tone.BAD if not faster and lost else Tone.MIXED if not faster or lost else Tone.GOOD
+    good = faster and not lost and not subject.source.measurement.warnings
+    tone = Tone.GOOD if good else Tone.BAD if not faster and lost else Tone.MIXED
     interval = subject.ratio.interval
     details = [
         f"{milliseconds(subject.latency_ms.p50)} against {milliseconds(reference.latency_ms.p50)} for an image (p50):"
