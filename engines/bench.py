@@ -30,6 +30,7 @@ from googlenet_edge.engines.predictor import Predictor, open_rgb
 from googlenet_edge.engines.registry import open_bundle
 from googlenet_edge.engines.rounds import BenchPlan, Timings, inference, measure, turn_count
 from googlenet_edge.engines.sensors import Watch, Watched
+from googlenet_edge.engines.sustained import Sustained, sustain
 from googlenet_edge.engines.timing import Clock, Tick
 from googlenet_edge.errors import ConfigError
 from googlenet_edge.files import sha256_bytes
@@ -83,14 +84,18 @@ def bench(
         streamed = [subject.streamed for subject in subjects if subject.streamed]
         described = _describe(image, predictors[0])
         turns = len(subjects) * (plan.cold_starts + turn_count(plan))
+        turns += len(subjects) * plan.sustained.window_count if plan.sustained else 0
         watching = Watch(root, clock=clock, hz=plan.energy.hz) if circumstances.jetson else None
         tick = _ticker(turns + (plan.energy.turn_count(len(subjects)) if watching else 0), progress)
         with watching or nullcontext():
             cold = _cold_starts(paths, image, plan=plan, engine=engine, tick=tick)
             timings = measure(predictors, image, plan=plan, clock=clock, tick=tick, streamed=streamed)
             stretches = _stretches(predictors, image, plan=plan, watching=watching, tick=tick)
+            elapsed_s = watching.elapsed_s if watching else clock
+            sustained = _sustained(predictors, image, plan=plan, elapsed_s=elapsed_s, tick=tick)
     watched = watching.watched() if watching else None
-    measured = zip(subjects, timings, cold, _energies(watched, stretches, len(subjects)), strict=True)
+    energies = _energies(watched, stretches, len(subjects))
+    measured = zip(subjects, timings, cold, energies, sustained, strict=True)
     bundles = tuple(_bundle_measurement(*parts) for parts in measured)
     warnings = doubts(circumstances, bundles, watched)
     return Measurement(circumstances, described, bundles, ratios(bundles), warnings, watched)
@@ -124,6 +129,9 @@ def doubts(
             found.append(
                 f"{bundle.name} varied by {spread:.0%} (middle half of its runs); measure again with more rounds"
             )
+        if bundle.sustained and bundle.sustained.slowdown > 1 + _WIDE_SPREAD:
+            slower, seconds = bundle.sustained.slowdown - 1, bundle.sustained.plan.seconds
+            found.append(f"{bundle.name} became {slower:.0%} slower within {seconds:g} s; cool the device")
     return tuple(found)
 
 
@@ -196,6 +204,16 @@ def _stretches(
     return take_stretches(runs, plan=plan.energy, elapsed_s=watching.elapsed_s, pause=time.sleep, tick=tick)
 
 
+def _sustained(
+    predictors: Sequence[Predictor], image: bytes, *, plan: BenchPlan, elapsed_s: Clock, tick: Tick
+) -> list[Sustained | None]:
+    """One after the other, each as long as the plan says."""
+    if plan.sustained is None:
+        return [None] * len(predictors)
+    runs = [inference(predictor, image, batch=1) for predictor in predictors]
+    return [sustain(run, plan=plan.sustained, elapsed_s=elapsed_s, pause=time.sleep, tick=tick) for run in runs]
+
+
 def _energies(watched: Watched | None, stretches: list[list[Stretch]], subjects: int) -> list[Energy | None]:
     if watched is None:
         return [None] * subjects
@@ -204,7 +222,11 @@ def _energies(watched: Watched | None, stretches: list[list[Stretch]], subjects:
 
 
 def _bundle_measurement(
-    subject: Subject, timings: Timings, cold: tuple[ColdStart, ...], energy: Energy | None
+    subject: Subject,
+    timings: Timings,
+    cold: tuple[ColdStart, ...],
+    energy: Energy | None,
+    sustained: Sustained | None,
 ) -> BundleMeasurement:
     manifest = subject.manifest
     return BundleMeasurement(
@@ -223,6 +245,7 @@ def _bundle_measurement(
         accuracy=manifest.accuracy,
         against_fp32=manifest.against_fp32,
         energy=energy,
+        sustained=sustained,
     )
 
 

@@ -15,6 +15,7 @@ from googlenet_edge.engines.cold_start import ColdStart
 from googlenet_edge.engines.energy import Energy
 from googlenet_edge.engines.protocol import EngineSpec
 from googlenet_edge.engines.sensors import Watched
+from googlenet_edge.engines.sustained import Sustained
 from googlenet_edge.engines.timing import WarmUp, paired_ratio
 from googlenet_edge.errors import DataError
 from googlenet_edge.files import from_versioned_json, read_file, to_json, write_bytes
@@ -57,8 +58,9 @@ class BundleMeasurement:
     """What was measured of one bundle.
 
     ``latency`` is inference alone, one image, back to back. ``stages`` is the whole way of one image file, measured
-    apart from it: there the caches are as cold as decoding leaves them. ``energy`` is None where it was not measured.
-    ``labels_sha256`` and what follows is what the bundle's manifest says; files written before that was kept lack it.
+    apart from it: there the caches are as cold as decoding leaves them. ``energy`` is None where it was not measured,
+    ``sustained`` where it was not asked for. ``labels_sha256`` and what follows is what the bundle's manifest says; files
+    written before that was kept lack it.
     """
 
     name: str
@@ -72,6 +74,7 @@ class BundleMeasurement:
     throughput: tuple[BatchThroughput, ...]
     cold_starts: tuple[ColdStart, ...]
     energy: Energy | None = None
+    sustained: Sustained | None = None
     labels_sha256: Sha256 | None = None
     lineage: Lineage | None = None
     accuracy: Accuracy | None = None

@@ -13,6 +13,7 @@ from googlenet_edge.dataset import in_threads
 from googlenet_edge.engines.energy import EnergyPlan
 from googlenet_edge.engines.measurement import BatchThroughput, Samples, Stage, samples
 from googlenet_edge.engines.predictor import DEFAULT_TOP_K, Predictor, open_rgb, rank
+from googlenet_edge.engines.sustained import SustainedPlan
 from googlenet_edge.engines.timing import Clock, Tick, WarmUp, settled, take_turns, warm_up
 from googlenet_edge.errors import ConfigError
 
@@ -24,7 +25,7 @@ class BenchPlan:
     In each of ``rounds`` rounds every bundle takes a turn: a run that does not count, then ``runs`` that do.
     Throughput has ``batch_rounds`` rounds with one counted run for each of ``batches``: on one stream of ``threads``
     threads, and where ``streams`` is more than 1, as many images on each of that many streams of one thread.
-    ``energy`` is for machines with sensors.
+    ``energy`` is for machines with sensors, ``sustained`` for each bundle by itself, after everything else.
     """
 
     threads: int = 1
@@ -35,6 +36,7 @@ class BenchPlan:
     batch_rounds: int = 10
     cold_starts: int = 3
     energy: EnergyPlan = field(default_factory=EnergyPlan)
+    sustained: SustainedPlan | None = None
 
     def __post_init__(self) -> None:
         if self.rounds < 6 or min(self.runs, self.batch_rounds, self.cold_starts, self.streams, *self.batches) < 1:

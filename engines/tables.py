@@ -158,6 +158,18 @@ def sensors_table(measurement: Measurement) -> Table:
     return table
 
 
+def sustained_table(measurement: Measurement) -> Table:
+    """What became of a load that lasted: medians of its first and its last tenth, and frames without an answer."""
+    table = _table("sustained", "p50 ms at first", "at last", "slower", "worst ms", "frames missed")
+    for bundle in measurement.bundles:
+        if load := bundle.sustained:
+            missed = f"{load.missed} of {load.frames} at {load.plan.fps:g} fps" if load.plan.fps else "no camera"
+            times = (load.first_ms, load.last_ms, max(window.worst_ms for window in load.windows))
+            first, last, worst = (f"{time:.2f}" for time in times)
+            table.add_row(_name(bundle, measurement), first, last, f"{load.slowdown - 1:+.1%}", worst, missed)
+    return table
+
+
 def throttling_sentence(measurement: Measurement) -> str:
     """How often the hardware throttled meanwhile."""
     events = measurement.watched.throttle_events if measurement.watched else None

@@ -341,6 +341,11 @@ def test_device_that_this_version_cannot_run_is_named(command: str, work: Path) 
     refused_without_a_trace(sentence, command, *given, "--device", "cuda", cwd=work)
 
 
+def test_load_too_short_to_warm_anything_is_refused(colours: Path) -> None:
+    sentence = "sustained for 5 s says nothing about heat; give 10s or more"
+    refused_without_a_trace(sentence, "bench", "--sustained", "5s", cwd=colours)
+
+
 @pytest.mark.parametrize(
     ("wish", "sentence"),
     [

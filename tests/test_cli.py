@@ -97,6 +97,8 @@ def test_version_is_that_of_the_package(tmp_path: Path) -> None:
         (("build", "--precision", "int4"), "'int4' is not one of 'fp32', 'fp16', 'int8'"),
         (("build", "--max-drop", "-1"), "Invalid value for '--max-drop'"),
         (("bench", "--rounds", "1"), "Invalid value for '--rounds'"),
+        (("bench", "--sustained", "10"), "10 is no duration; write it as 90s, 10m or 1h"),
+        (("bench", "--fps", "30"), "--fps is about a load that lasts: give --sustained, such as 10m"),
         (("predict",), "Missing argument '"),
         (("train", "--data", "photos", "--size", "64", "--resize", "32"), "--resize 32 is below --size 64"),
     ],
@@ -290,7 +292,7 @@ def test_bench_of_the_jetson_at_hand_says_which_it_is(tmp_path: Path, monkeypatc
 def test_bench_on_a_jetson_shows_what_its_sensors_said(
     colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    energy = EnergyPlan(1, 0.05, settle_s=0.0, hz=500)
+    energy = EnergyPlan(1, 0.25, settle_s=0.0, hz=200)
     quick = partial(rounds.BenchPlan, rounds=6, runs=1, batches=(1,), batch_rounds=1, cold_starts=1, energy=energy)
     monkeypatch.setattr(rounds, "BenchPlan", lambda **given: quick(threads=given["threads"]))
     monkeypatch.setattr(machine, "ROOT", fake_jetson(tmp_path, ORIN_NANO))

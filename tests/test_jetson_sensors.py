@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import subprocess
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -43,6 +45,21 @@ def test_rails_are_in_milliwatts(name: str, power_mw: dict[str, float], total: t
     sensors = find_sensors(fake_jetson(tmp_path, FAKES[name]))
     assert values(sensors.power) == pytest.approx(power_mw)
     assert sensors.total == total
+
+
+@pytest.mark.parametrize("name", FAKES)
+def test_rails_and_temperatures_are_those_that_tegrastats_shows(name: str, tmp_path: Path) -> None:
+    root = fake_jetson(tmp_path, FAKES[name])
+    with subprocess.Popen([root / "usr/bin/tegrastats"], stdout=subprocess.PIPE, text=True) as tegrastats:
+        assert tegrastats.stdout is not None
+        line = tegrastats.stdout.readline()
+        tegrastats.kill()
+    sensors = find_sensors(root)
+    rails = {rail: float(mw) for rail, mw in re.findall(r"(\w+) (\d+)mW/", line)}
+    assert values(sensors.power) == pytest.approx(rails, abs=1)
+    zones = {zone: float(celsius) for zone, celsius in re.findall(r"(\S+)@(\d[\d.]*)C", line) if zone != "PMIC-Die"}
+    ours = {name.removesuffix("-thermal"): value for name, value in values(sensors.temperatures).items()}
+    assert {zone: value for zone, value in ours.items() if value is not None} == pytest.approx(zones, abs=0.01)
 
 
 def test_temperatures_are_in_degrees_and_what_is_no_sensor_is_left_out(tmp_path: Path) -> None:

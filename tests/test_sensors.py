@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from googlenet_edge.engines.energy import EnergyPlan, Stretch, energy_of, integral, take_stretches, total_power
 from googlenet_edge.engines.jetson_sensors import OpenSensor, Sensor
 from googlenet_edge.engines.sensors import Recording, Series, Watch, Watched, deadlines, record, throttled
+from googlenet_edge.errors import ConfigError
 
 
 @dataclass
@@ -226,6 +227,12 @@ def test_stretches_take_turns_and_count_what_was_run() -> None:
     assert len(ticks) == 6
     starts = [idle[0].start_s, fast[0].start_s, slow[0].start_s, fast[1].start_s, slow[1].start_s, idle[1].start_s]
     assert starts == sorted(starts)
+
+
+@pytest.mark.parametrize("wrong", [{"rounds": 0}, {"seconds": 0.5}, {"hz": 2.0}, {"hz": 0.0}, {"settle_s": -1.0}])
+def test_energy_plan_refuses_too_little(wrong: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=r"^energy takes 1 round or more of 6 samples or more, not \d of"):
+        EnergyPlan(**wrong)  # type: ignore[arg-type]
 
 
 def test_total_of_a_module_is_missing_where_a_rail_is(tmp_path: Path) -> None:

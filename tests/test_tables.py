@@ -30,6 +30,7 @@ from googlenet_edge.engines.measurement import (
 from googlenet_edge.engines.predictor import Prediction
 from googlenet_edge.engines.protocol import EngineSpec
 from googlenet_edge.engines.sensors import Series, Watched
+from googlenet_edge.engines.sustained import Sustained, SustainedPlan, SustainedWindow
 from googlenet_edge.engines.tables import (
     accuracy_table,
     circumstances_sentence,
@@ -44,6 +45,7 @@ from googlenet_edge.engines.tables import (
     resources_table,
     sensors_table,
     stages_table,
+    sustained_table,
     throttling_sentence,
 )
 from googlenet_edge.engines.timing import WarmUp
@@ -178,6 +180,20 @@ def test_tables_of_power_and_heat_show_every_figure(measurement: Measurement, wi
     assert throttling_sentence(found) == "throttle events: 2 of average over-current"
     assert throttling_sentence(replace(found, watched=replace(watched, throttle_events={"x": 0}))).endswith(": none")
     assert throttling_sentence(measurement) == "throttle events: not measured"
+
+
+@pytest.mark.parametrize("width", [80, console.PIPED_WIDTH])
+def test_table_of_a_load_shows_every_figure(measurement: Measurement, width: int) -> None:
+    first, second = measurement.bundles
+    windows = tuple(SustainedWindow(float(i), 30, 10.0 if i < 10 else 11.0, 12.0 + i, i % 2) for i in range(20))
+    with_camera = Sustained(SustainedPlan(20, fps=29.97), 0.0, windows, 600, 601, 10)
+    without = replace(with_camera, plan=SustainedPlan(20), frames=0, missed=0)
+    found = replace(measurement, bundles=(replace(first, sustained=with_camera), replace(second, sustained=without)))
+    rows = [re.split(r"  +", line.strip()) for line in shown(sustained_table(found), width).splitlines()]
+    assert [row[-5:] for row in rows if "+10.0%" in row] == [
+        ["10.00", "11.00", "+10.0%", "31.00", "10 of 601 at 29.97 fps"],
+        ["10.00", "11.00", "+10.0%", "31.00", "no camera"],
+    ]
 
 
 def test_sentence_about_a_jetson_says_what_decides_its_speed(tmp_path: Path) -> None:

@@ -242,6 +242,8 @@ def bench(
     threads: OneThreadOption = None,
     streams: Annotated[int | None, typer.Option(min=1, help="For throughput; default: one for each core.")] = None,
     rounds: Annotated[int, typer.Option(min=6, help="Interleaved rounds of ten runs each.")] = 20,
+    sustained: machine.SustainedOption = None,
+    fps: machine.FpsOption = None,
     lock_clocks: machine.LockOption = False,
     power_mode: machine.ModeOption = None,
     image: Annotated[Path | None, typer.Option(help="For the stages; default: a generated JPEG, 640×480.")] = None,
@@ -259,16 +261,18 @@ def bench(
     from googlenet_edge.engines.tables import circumstances_sentence, latency_table, resources_table, stages_table
     from googlenet_edge.images import read_image_file
 
+    lasting = machine.sustained_plan(sustained, fps)
     settings = workspace.read_settings()
     backend_for(machine.device_for_bench(device, settings))
     paths = [named(taken) for taken in workspace.take_bundles(bundles or ())]
     cores = chosen("--threads", threads, settings.threads, 1)
-    plan = BenchPlan(threads=cores, streams=streams or CORES, rounds=rounds)
+    plan = BenchPlan(threads=cores, streams=streams or CORES, rounds=rounds, sustained=lasting)
     photo = read_image_file(image) if image else None
     with machine.held(power_mode, lock_clocks), bar("measuring") as progress:
         measurement = run(paths, plan=plan, image=photo, engine=engine, progress=progress, root=machine.ROOT)
     for table in (latency_table(measurement), resources_table(measurement), stages_table(measurement)):
         shown(table)
+    machine.show_sustained(measurement)
     machine.show_sensors(measurement)
     shown(circumstances_sentence(measurement))
     for warning in measurement.warnings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,6 +18,7 @@ from googlenet_edge.workspace import Settings
 
 if TYPE_CHECKING:
     from googlenet_edge.engines.measurement import Measurement
+    from googlenet_edge.engines.sustained import SustainedPlan
 
 ROOT = Path("/")
 """Where this machine describes itself: ``proc``, ``sys``, ``etc``."""
@@ -26,6 +28,21 @@ DeviceOption = Annotated[
     typer.Option(metavar="NAME", help="cpu, jetson (the one at hand), or one of gnet-edge devices; default: cpu."),
 ]
 
+
+def _seconds(text: str) -> float:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h)", text)
+    if found is None:
+        raise typer.BadParameter(f"{text} is no duration; write it as 90s, 10m or 1h")
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
+
+
+SustainedOption = Annotated[
+    float | None,
+    typer.Option(parser=_seconds, metavar="DURATION", help="Then a load for as long, such as 10m; default: none."),
+]
+FpsOption = Annotated[
+    float | None, typer.Option(help="The load is a camera's, of so many frames a second; default: back to back.")
+]
 LockOption = Annotated[
     bool, typer.Option("--lock-clocks", help="A Jetson's clocks at their limits meanwhile; needs root.")
 ]
@@ -51,6 +68,25 @@ def device_for_bench(given: Device | None, settings: Settings) -> Device:
     wish = chosen("--device", given, settings.device, Device.CPU)
     device = device_to_measure(wish, root=ROOT)
     return device if device is wish else _told(device)
+
+
+def sustained_plan(seconds: float | None, fps: float | None) -> SustainedPlan | None:
+    """The load that should last, if any. Raises `ConfigError` where it is too short."""
+    from googlenet_edge.engines.sustained import SustainedPlan
+
+    if seconds is None:
+        if fps is not None:
+            raise typer.BadParameter("--fps is about a load that lasts: give --sustained, such as 10m")
+        return None
+    return SustainedPlan(seconds, fps)
+
+
+def show_sustained(measurement: Measurement) -> None:
+    """What became of the load, where there was one."""
+    from googlenet_edge.engines.tables import sustained_table
+
+    if any(bundle.sustained for bundle in measurement.bundles):
+        shown(sustained_table(measurement))
 
 
 @contextmanager
