@@ -59,8 +59,8 @@ class BundleMeasurement:
 
     ``latency`` is inference alone, one image, back to back. ``stages`` is the whole way of one image file, measured
     apart from it: there the caches are as cold as decoding leaves them. ``energy`` is None where it was not measured,
-    ``sustained`` where it was not asked for. ``labels_sha256`` and what follows is what the bundle's manifest says; files
-    written before that was kept lack it.
+    ``sustained`` where it was not asked for. ``labels_sha256`` and what follows is what the bundle's manifest says;
+    files written before that was kept lack it.
     """
 
     name: str

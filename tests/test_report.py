@@ -132,6 +132,8 @@ def test_page_draws_power_and_heat_of_the_sensors_that_said_something() -> None:
     assert "VDD_SOC" not in page
     assert "cpu-thermal (most 54.8 °C)" in page
     assert "33.50 mJ" in page
+    assert "+17.8 %" in page
+    assert "60 of 3,600" in page
     assert "Throttle events: oc1 3." in page
     assert re.search(r"power mode</th><td[^>]*>15W<", page)
     assert re.search(r"gpu clock</th><td[^>]*>now mhz 612, low mhz 306, high mhz 624<", page)

@@ -108,7 +108,8 @@ def test_page_shows_every_section_and_drawing(browser: Browser, tmp_path: Path) 
     browser.open(tmp_path / "page.html", width=1280, theme=Theme.LIGHT)
     assert browser.value(SECTIONS) == [
         "What makes these figures doubtful", "Against the baseline", "At a glance", "Latency",
-        "From an image file to labels", "Accuracy against latency", "Throughput", "Power and heat", "Layers",
+        "From an image file to labels", "Accuracy against latency", "Throughput", "Under a load that lasts",
+        "Power and heat", "Layers",
         "What int8-cpu answers", "Circumstances", "How to repeat this",
     ]  # fmt: skip
     assert browser.value('document.querySelectorAll("svg").length') == 2 * 2 + 3

@@ -65,6 +65,21 @@ def throughput_table(subjects: Sequence[Subject]) -> Table:
     return Table(("images/s, images at once", *words), tuple(rows))
 
 
+def sustained_table(subjects: Sequence[Subject]) -> Table:
+    """What became of the latency under a load that lasted, and of the frames of a camera."""
+    rows = []
+    for number, subject in enumerate(subjects, start=1):
+        load = subject.bundle.sustained
+        if load is None:
+            rows.append(Row(subject.label, (NOT_MEASURED,) * 5, number))
+            continue
+        camera = f"{load.missed:,} of {load.frames:,}" if load.frames else "no camera"
+        times = (f"{load.plan.seconds:g} s", milliseconds(load.first_ms), milliseconds(load.last_ms))
+        rows.append(Row(subject.label, (*times, f"{100 * load.slowdown - 100:+.1f} %", camera), number))
+    head = ("p50 under a load that lasts", "load", "first tenth", "last tenth", "change", "frames missed")
+    return Table(head, tuple(rows))
+
+
 def changes_table(matched: Sequence[Matched]) -> Table:
     """Every change since the baseline."""
     rows = []

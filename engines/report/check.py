@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from googlenet_edge.engines.accuracy import Accuracy, Comparison
 from googlenet_edge.engines.measurement import BundleMeasurement, Measurement, Samples
 from googlenet_edge.engines.sensors import Series
+from googlenet_edge.engines.sustained import Sustained
 from googlenet_edge.errors import DataError
 
 LEAST_ROUNDS = 6
@@ -58,6 +59,8 @@ def _problems_of(bundle: BundleMeasurement) -> Iterator[str]:
     for start in bundle.cold_starts:
         yield from _figures("cold start", (start.start_ms, start.load_ms, start.first_ms), least=0)
         yield from _counts("memory", () if start.peak_memory_mb is None else (start.peak_memory_mb,))
+    if bundle.sustained:
+        yield from _problems_of_load(bundle.sustained)
     if bundle.energy:
         energy = bundle.energy
         values = (energy.mj, energy.power_mw, energy.idle_mw, energy.mj_above_idle)
@@ -79,6 +82,14 @@ def _problems_of_series(what: str, series: Series) -> Iterator[str]:
         if len(values) != len(series.times_s):
             yield f"{what} has other moments than values"
         yield from _figures(what, [value for value in values if value is not None], least=-_MOST)
+
+
+def _problems_of_load(load: Sustained) -> Iterator[str]:
+    if not load.windows:
+        yield "the sustained load has no windows"
+    yield from _figures("the sustained load", [window.start_s for window in load.windows], least=0)
+    times = [ms for window in load.windows for ms in (window.p50_ms, window.worst_ms)]
+    yield from _figures("the sustained load", times, least=1e-9)
 
 
 def _problems_of_accuracy(accuracy: Accuracy | None, comparison: Comparison | None) -> Iterator[str]:

@@ -108,6 +108,8 @@ class Page:
     accuracy: str
     throughput: str
     throughput_table: Table
+    sustained: str
+    sustained_table: Table
     telemetry: tuple[Telemetry, ...]
     layers: tuple[Table, ...]
     answers: tuple[Answered, ...]
@@ -134,6 +136,8 @@ def page_of(material: Material, matched: Sequence[Matched] = ()) -> Page:
         accuracy=_accuracy_plot(subjects),
         throughput=_throughput_plot(subjects),
         throughput_table=cells.throughput_table(subjects),
+        sustained=_sustained_plot(subjects),
+        sustained_table=cells.sustained_table(subjects),
         telemetry=tuple(found for s in material.sources if (found := telemetry_of(s, subjects))),
         layers=tuple(cells.layers_table(found) for found in material.layers),
         answers=tuple(_answered(pair, subjects) for pair in pairs_of(material.answers)),
@@ -253,6 +257,16 @@ def _throughput_plot(subjects: Sequence[Subject]) -> str:
             found.append(plots.Curve(colour, tuple((ways.index(at), rate) for at, rate in sorted(best.items()))))
     named = {float(place): str(images) for place, images in enumerate(ways)}
     return plots.curves(found, across="images at once", along="images/s", named=named) if found else ""
+
+
+def _sustained_plot(subjects: Sequence[Subject]) -> str:
+    """The medians of the windows, over the time since the load of each bundle began."""
+    found = [
+        plots.Curve(colour, tuple((window.start_s, window.p50_ms) for window in load.windows))
+        for colour, subject in enumerate(subjects, start=1)
+        if (load := subject.bundle.sustained)
+    ]
+    return plots.curves(found, across="seconds", along="p50, ms") if found else ""
 
 
 def _answered(pair: Pair, subjects: Sequence[Subject]) -> Answered:
