@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from measured import answered, lost_and_gained, measured, measured_bundle, on_a_jetson, scaled, with_accuracy
 
+from googlenet_edge.commands import demo as demonstration
 from googlenet_edge.engines.answers import Thumbnail, write_answers
 from googlenet_edge.engines.measurement import Measurement, Stage, samples, write_measurement
 from googlenet_edge.engines.report.html import to_html
@@ -281,6 +282,13 @@ def first_round(found: dict[str, Any]) -> list[float]:
         (lambda m: m["bundles"][0].update(bundle_bytes=0), "the size or engine holds a number that is not between 1"),
         (lambda m: m["bundles"][0].update(bundle_bytes=10**400), "the size or engine holds a number that is not"),
         (lambda m: m["bundles"][1]["stages"]["decode"].update(rounds_ms=[]), "stage decode has no samples"),
+        (lambda m: m["bundles"][0].update(sustained={"plan": {"seconds": 1.0}, "started_s": 0.0, "windows": [],
+         "inferences": 1, "frames": 0, "missed": 0}), "cannot be read: sustained for 1 s says nothing about heat"),
+        (lambda m: m["bundles"][0].update(sustained={"plan": {"seconds": 60.0}, "started_s": 0.0, "windows": [],
+         "inferences": 1, "frames": 0, "missed": 0}), "the sustained load has no windows of"),
+        (lambda m: m.update(watched={"power": {"times_s": [0.0, 1.0], "values": {"VDD_IN": [1.0]}}, "total": [],
+         "heat": {"times_s": [], "values": {}}, "throttle_events": None, "core_share": 0.0}),
+         "power has other moments than values"),
         (lambda m: m["circumstances"].update(cores=0), "circumstances holds a number that is not between 1"),
         (lambda m: m["bundles"][0].update(accuracy={"images": 10, "top1": 1.7, "top5": 1.0,
          "top1_interval": {"low": 0.5, "high": 1.8}}), "accuracy is no share between 0 and 1 within its interval of"),
@@ -398,6 +406,29 @@ def test_report_takes_the_newest_measurement_with_its_answers(folder: Path) -> N
     found = json.loads(outcome.out)
     assert (found["report"], found["changes"]) == ("runs/signs/report.html", {})
     assert found["verdict"]["headline"].startswith("int8-cpu is 3.0×")
+
+
+def test_demo_ends_with_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its steps before that have tests of their own; they take minutes together."""
+    steps: list[str] = []
+
+    def step(name: str, write: Callable[[Path], None] | None = None) -> Callable[..., None]:
+        def taken(*_: object, out: Path | None = None, **__: object) -> None:
+            steps.append(name)
+            if write and out:
+                write(out)
+
+        return taken
+
+    monkeypatch.setattr("googlenet_edge.pictograms.write_pictograms", step("draw"))
+    for name in ("train", "build", "predict"):
+        monkeypatch.setattr(demonstration, name, step(name))
+    monkeypatch.setattr(demonstration, "bench", step("bench", lambda out: write_measurement(out, measured())))
+    monkeypatch.setattr(demonstration, "evaluate", step("evaluate", lambda out: write_answers(out, answered())))
+    outcome = done("demo", "here", cwd=tmp_path)
+    assert steps == ["draw", "train", "build", "build", "bench", "evaluate", "predict"]
+    assert "report: here/report.html\nbundle: here/int8-cpu\n" in outcome.err
+    assert "What int8-cpu answers" in (tmp_path / "here" / "report.html").read_text()
 
 
 def test_answers_and_measurement_of_real_bundles_make_a_page(built: Built, tmp_path: Path) -> None:

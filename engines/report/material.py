@@ -12,7 +12,7 @@ from googlenet_edge.engines.answers import Answers, parse_answers
 from googlenet_edge.engines.measurement import MAX_BYTES, BundleMeasurement, Measurement, parse_measurement
 from googlenet_edge.engines.report.check import check_measurement
 from googlenet_edge.engines.report.layers import Layers, parse_layers
-from googlenet_edge.errors import DataError
+from googlenet_edge.errors import ConfigError, DataError
 from googlenet_edge.files import from_json, read_file
 
 
@@ -70,7 +70,10 @@ def _read(path: Path) -> Source | Answers | Layers:
         return parse_answers(data, where)
     if kind.layers is not None:
         return parse_layers(data, where)
-    measurement = parse_measurement(data, where)
+    try:
+        measurement = parse_measurement(data, where)
+    except ConfigError as problem:  # a plan in it is one that nobody can follow
+        raise DataError(f"{where} cannot be read: {problem}") from problem
     check_measurement(measurement, where)
     return Source(where, measurement)
 
