@@ -7,13 +7,15 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint fuzz tsan clean
 .NOTPARALLEL:
 
 help:
 	@echo 'make demo    the whole flow on a small generated data set, in minutes, ending with a report'
 	@echo 'make test    all tests'
 	@echo 'make lint    style, formatting and types'
+	@echo 'make fuzz    made-up bundles and images for the C++ library, 60 s each; needs clang'
+	@echo 'make tsan    threads that share an engine of the C++ library: BUNDLE=... IMAGE=...jpg; needs clang'
 	@echo 'make clean   remove what make and Python made; runs/ stays'
 
 demo: $(VENV)/.build-installed
@@ -26,6 +28,23 @@ lint: $(VENV)/.dev-installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+SECONDS ?= 60
+CLANG := -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++ -DCMAKE_BUILD_TYPE=RelWithDebInfo
+RUNTIME = $$($(BIN)/python -c 'import onnxruntime, pathlib; print(*pathlib.Path(onnxruntime.__file__).parent.glob("capi/libonnxruntime.so.*"))')
+
+fuzz:
+	cmake -S engines/cpp -B build/fuzz $(CLANG) -DGNE_FUZZ=ON -DGNE_SANITIZE=address,undefined
+	cmake --build build/fuzz --parallel
+	for target in bundle image; do \
+	  mkdir -p build/fuzz/$$target && \
+	  build/fuzz/tests/fuzz_$$target -max_total_time=$(SECONDS) -max_len=8192 -timeout=10 build/fuzz/$$target || exit 1; \
+	done
+
+tsan: $(VENV)/.dev-installed
+	cmake -S engines/cpp -B build/tsan $(CLANG) -DGNE_TESTS=ON -DGNE_SANITIZE=thread
+	cmake --build build/tsan --parallel --target crowd
+	GNE_ONNXRUNTIME=$(RUNTIME) build/tsan/tests/crowd $(BUNDLE) $(IMAGE) 6 2 $(SECONDS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -27,12 +27,12 @@ from googlenet_edge.engines.measurement import (
     latency_ratio,
 )
 from googlenet_edge.engines.predictor import Predictor, open_rgb
-from googlenet_edge.engines.registry import open_bundle
+from googlenet_edge.engines.registry import engine_here, open_bundle
 from googlenet_edge.engines.rounds import BenchPlan, Timings, inference, measure, turn_count
 from googlenet_edge.engines.sensors import Watch, Watched
 from googlenet_edge.engines.sustained import Sustained, sustain
 from googlenet_edge.engines.timing import Clock, Tick
-from googlenet_edge.errors import ConfigError
+from googlenet_edge.errors import ConfigError, EngineError
 from googlenet_edge.files import sha256_bytes
 from googlenet_edge.target import EngineName, Precision
 
@@ -156,6 +156,11 @@ def generated_jpeg(*, width: int = 640, height: int = 480) -> bytes:
 
 def _open(path: Path, stack: ExitStack, *, plan: BenchPlan, engine: EngineName | None) -> Subject:
     bundle = read_bundle(path)
+    if (engine or engine_here(bundle.manifest)) is EngineName.SIMULATED:
+        raise EngineError(
+            f"{path} is for the device {bundle.manifest.device.value} and only simulated here, so its speed says"
+            " nothing; measure it on the device, or build one for this machine with --device cpu"
+        )
 
     def predictor(*, threads: int, streams: int) -> Predictor:
         opened = open_bundle(bundle, threads=threads, streams=streams, engine=engine)

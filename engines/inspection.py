@@ -8,6 +8,7 @@ from pathlib import Path
 from googlenet_edge.engines.bundle import read_bundle
 from googlenet_edge.errors import DataError
 from googlenet_edge.preprocess import Preprocess
+from googlenet_edge.target import EngineName
 
 Facts = dict[str, str]
 
@@ -43,7 +44,8 @@ def _bundle(path: Path) -> Facts:
         "written by": f"googlenet-edge {manifest.tool_version}",
     }
     if manifest.accuracy:
-        facts["top-1"] = f"{manifest.accuracy.top1:.2%} of {manifest.accuracy.images} images"
+        simulated = ", simulated" if manifest.engine is EngineName.SIMULATED else ""
+        facts["top-1"] = f"{manifest.accuracy.top1:.2%} of {manifest.accuracy.images} images{simulated}"
     if manifest.against_fp32:
         facts["against fp32"] = f"{manifest.against_fp32.top1_change_points:+.2f} points of top-1"
     if manifest.float_layers:

@@ -17,6 +17,7 @@ from googlenet_edge.engines.jetson import Jetson
 from googlenet_edge.engines.measurement import BundleMeasurement, Measurement, Stage
 from googlenet_edge.engines.predictor import Prediction
 from googlenet_edge.statistics import Interval, wilson_interval
+from googlenet_edge.target import EngineName
 
 if TYPE_CHECKING:
     from googlenet_edge.calibration.table import Choice
@@ -34,7 +35,9 @@ def accuracy_table(manifest: Manifest) -> Table:
     if manifest.against_fp32 and manifest.fp32_model_bytes:
         table.add_row("fp32", *_accuracy(manifest.against_fp32.reference), _megabytes(manifest.fp32_model_bytes))
     if manifest.accuracy:
-        table.add_row(manifest.precision.value, *_accuracy(manifest.accuracy), _megabytes(manifest.files[MODEL].size))
+        simulated = ", simulated" if manifest.engine is EngineName.SIMULATED else ""
+        name, size = manifest.precision.value + simulated, _megabytes(manifest.files[MODEL].size)
+        table.add_row(name, *_accuracy(manifest.accuracy), size)
     return table
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
+import libgne
 import pytest
 from command import Built, copy_of, done
 from hypothesis import settings
+from scripts import FOLDER, Answer
 
 from googlenet_edge.pictograms import write_pictograms
 
@@ -19,12 +23,16 @@ settings.load_profile("steady")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked `realdata` are skipped where the folder beside the repository is not there."""
-    if SHARED.is_dir():
-        return
+    """Skips what is marked `realdata` or `rtx` where the folder, or the package, is not there."""
+    missing = {}
+    if not SHARED.is_dir():
+        missing["realdata"] = f"{SHARED.name}/ is not beside the repository"
+    if not find_spec("tensorrt_rtx"):
+        missing["rtx"] = "TensorRT for RTX is not installed: pip install 'googlenet-edge[rtx]'"
     for item in items:
-        if item.get_closest_marker("realdata"):
-            item.add_marker(pytest.mark.skip(reason=f"{SHARED.name}/ is not beside the repository"))
+        for marker, reason in missing.items():
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session")
@@ -47,6 +55,38 @@ def built(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
     folder = copy_of(tiny_run, tmp_path_factory.mktemp("built") / "work")
     (folder / "gnet-edge.toml").write_text("max_drop = 100\ncalibration_images = 24\n")
     return Built(folder, done("build", "--precision", "fp32", cwd=folder), done("build", "--json", cwd=folder))
+
+
+@pytest.fixture(scope="session")
+def gne_prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where libgne is installed: ``include``, ``lib``, ``lib/cmake/gne``, ``lib/pkgconfig``."""
+    libgne.need_tools()
+    folder = tmp_path_factory.mktemp("libgne")
+    prefix = folder / "installed"
+    options = ("-DGNE_WERROR=ON", "-DGNE_TESTS=ON", f"-DCMAKE_INSTALL_PREFIX={prefix}", "-DCMAKE_INSTALL_LIBDIR=lib")
+    libgne.cmake(libgne.CPP, folder / "build", *options)
+    libgne.done("cmake", "--install", folder / "build")
+    return prefix
+
+
+@pytest.fixture(scope="session")
+def gne(gne_prefix: Path) -> libgne.Library:
+    """libgne, loaded by `ctypes`."""
+    return libgne.load(gne_prefix / "lib" / "libgne.so")
+
+
+@pytest.fixture
+def answer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Answer:
+    """Runs a script of benchmarks/ that ends early, in this process: (exit code, stdout, stderr)."""
+    monkeypatch.syspath_prepend(FOLDER)
+
+    def ask(script: str, *arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [str(FOLDER / script), *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(FOLDER / script), run_name="__main__")
+        return int(str(end.value.code)), *capsys.readouterr()
+
+    return ask
 
 
 def gnet_edge(*arguments: str, cwd: Path) -> None:

@@ -33,7 +33,7 @@ from googlenet_edge.commands.options import (
 )
 from googlenet_edge.console import bar, chosen, named, shown
 from googlenet_edge.files import check_writable
-from googlenet_edge.target import EngineChoice, Precision
+from googlenet_edge.target import Device, EngineChoice, Precision
 
 
 def calibrate(
@@ -105,7 +105,9 @@ def build(
         device=device,
         max_drop_points=chosen("--max-drop", max_drop, settings.max_drop, 1.0),
         threads=chosen("--threads", threads, settings.threads, CORES),
-        engine=chosen("--engine", engine, settings.engine, EngineChoice.ONNXRUNTIME),
+        engine=engine
+        if device is not Device.CPU
+        else chosen("--engine", engine, settings.engine, EngineChoice.ONNXRUNTIME),
         timed_threads=threads or settings.threads or 1,
         unit=Unit.DLA if dla else Unit.MAIN,
         calibration=calibration_request(source.folder / workspace.GRAPH_FILE, data, images, method, skip_damaged),

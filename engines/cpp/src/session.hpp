@@ -1,0 +1,52 @@
+// A model that is loaded by ONNX Runtime on the CPU: uint8 (count, crop, crop, 3) → float (count, classes).
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "bytes.hpp"
+#include "onnxruntime.hpp"
+
+namespace gne_sdk {
+
+struct SessionSettings {
+  uint32_t threads = 1;
+  int weight_bits = 8;  // with 8, a processor whose 16-bit sums overflow takes an exact, slower way
+  std::string runtime;  // see ort::load
+};
+
+class Session {
+ public:
+  // Loads and optimizes the bytes of a model.onnx, with the settings of engines/onnxruntime_cpu.py.
+  // Throws Failure: GNE_BAD_RUNTIME, or GNE_BAD_BUNDLE where the model is of another kind.
+  Session(Bytes model, const SessionSettings& settings);
+
+  uint32_t crop() const { return crop_; }
+  size_t classes() const { return classes_; }
+  const std::string& runtime_version() const { return api_.version; }
+
+  // `count` images → `count` rows of logits. From any number of threads at once. Throws Failure: GNE_BAD_RUNTIME.
+  void run(const uint8_t* pixels, size_t count, float* logits) const;
+
+ private:
+  template <typename T>
+  using Owned = std::unique_ptr<T, void (*)(T*)>;
+
+  void check(ort::Status* status, const char* doing) const;
+  Owned<ort::SessionOptions> make_options(const SessionSettings& settings) const;
+  void read_interface();
+  std::vector<int64_t> shape_of(ort::TypeInfo* info, int wanted_type) const;
+  std::string owned_name(char* name) const;
+  Owned<ort::Value> tensor(void* data, size_t bytes, const std::vector<int64_t>& shape, int type) const;
+
+  ort::Api api_;
+  Owned<ort::Env> env_;
+  Owned<ort::Session> session_;
+  Owned<ort::MemoryInfo> memory_;
+  std::string input_, output_;
+  uint32_t crop_ = 0;
+  size_t classes_ = 0;
+};
+
+}  // namespace gne_sdk

@@ -1,0 +1,273 @@
+"""libgne computes what Python computes: the same pixels, the same logits bit for bit, the same classes."""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import tarfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import libgne
+import numpy as np
+import PIL
+import pytest
+from conftest import SHARED
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from libgne import BGR, NV12, NV12_BT709, RGB, Engine, Frame, Library, address, interleaved, size
+from packaging.version import Version
+from PIL import Image
+from tiny_bundles import COLOUR_NET, COLOURS, colour_bundle, onnx_bytes, solid, write_colour_bundle
+from tiny_graph import table_of, tiny_pixels, whole_googlenet
+
+import googlenet_edge
+from googlenet_edge.calibration.lower import lower_fp16_storage, lower_fp32, lower_int8_cpu
+from googlenet_edge.calibration.weights import WeightRange
+from googlenet_edge.engines.bundle import Bundle, Manifest, write_bundle
+from googlenet_edge.engines.golden import Golden
+from googlenet_edge.engines.predictor import Predictor, open_rgb
+from googlenet_edge.engines.protocol import EngineOptions
+from googlenet_edge.engines.registry import backend_for
+from googlenet_edge.preprocess import Preprocess
+from googlenet_edge.target import Device, Precision
+
+GEOMETRIES = (Preprocess(resize=36, crop=32), Preprocess(resize=256, crop=224), Preprocess(resize=48, crop=48))
+
+
+def whole_bundle(path: Path, kind: str) -> Path:
+    """GoogLeNet with random weights, as a build lowers it."""
+    graph = whole_googlenet()
+    table = table_of(graph)
+    precision, model, bits = {
+        "fp32": lambda: (Precision.FP32, lower_fp32(graph), 8),
+        "fp16": lambda: (Precision.FP16, lower_fp16_storage(graph), 8),
+        "int8": lambda: (Precision.INT8, lower_int8_cpu(graph, table, weight_range=WeightRange.FULL), 8),
+        "int8 in 7 bits": lambda: (Precision.INT8, lower_int8_cpu(graph, table, weight_range=WeightRange.REDUCED), 7),
+    }[kind]()
+    data, pixels = model.SerializeToString(deterministic=True), tiny_pixels(2, crop=64)
+    with backend_for(Device.CPU).open(data, EngineOptions(weight_bits=bits)) as engine:
+        golden = Golden(pixels, engine.run(pixels))
+    manifest = Manifest(precision, Device.CPU, graph.preprocess, weight_bits=bits)
+    write_bundle(path, Bundle(manifest, graph.class_names, data, golden))
+    return path
+
+
+def geometry_bundle(path: Path, preprocess: Preprocess) -> Path:
+    """The colour network for another size of the image."""
+    crop = preprocess.crop
+    model = onnx_bytes(COLOUR_NET.replace("N, 32, 32, 3", f"N, {crop}, {crop}, 3"))
+    pixels = np.full((1, crop, crop, 3), 255, np.uint8)
+    bundle = replace(colour_bundle(), model=model, golden=Golden(pixels, np.full((1, 3), 4, np.float32)))
+    write_bundle(path, replace(bundle, manifest=replace(bundle.manifest, preprocess=preprocess)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def colours(gne: Library, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Engine, Predictor]]:
+    """The colour bundle, open in both languages."""
+    path = write_colour_bundle(tmp_path_factory.mktemp("cpp") / "colours")
+    with gne.open(path) as engine, googlenet_edge.load(path) as predictor:
+        yield engine, predictor
+
+
+@pytest.fixture(scope="module", params=GEOMETRIES, ids=lambda p: f"{p.crop} of {p.resize}")
+def geometry(
+    gne: Library, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[tuple[Engine, Preprocess]]:
+    path = geometry_bundle(tmp_path_factory.mktemp("cpp") / "bundle", request.param)
+    with gne.open(path) as engine:
+        yield engine, request.param
+
+
+def photo(width: int, height: int, seed: int = 0) -> Image.Image:
+    """Soft colours and noise."""
+    random = np.random.default_rng(seed)
+    coarse = Image.fromarray(random.integers(0, 256, (height // 16 + 2, width // 16 + 2, 3), np.uint8))
+    smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), np.float32)
+    return Image.fromarray((smooth + random.normal(0, 12, smooth.shape)).clip(0, 255).astype(np.uint8))
+
+
+def jpeg(image: Image.Image, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+def shapes() -> Iterator[tuple[int, int]]:
+    """70 sizes: thin and small ones, those at which decoding begins to shrink, and random ones."""
+    yield from [
+        (1, 1),
+        (1, 700),
+        (700, 1),
+        (2, 3),
+        (33, 50),
+        (3000, 300),
+        (300, 3000),
+        (97, 2500),
+        (224, 224),
+        (256, 256),
+    ]
+    for side in (71, 72, 73, 143, 144, 145, 287, 288, 289, 511, 512, 513, 575, 576, 577, 1023, 1024, 1025):
+        yield from [(side, side + 40), (side + 40, side)]
+    random = np.random.default_rng(1)
+    yield from (tuple(random.integers(3, 900, 2).tolist()) for _ in range(24))
+
+
+def jpegs() -> Iterator[tuple[str, bytes]]:
+    """JPEGs of all shapes and kinds, each with a name for the message."""
+    qualities, samplings = (60, 85, 95), ("4:2:0", "4:4:4", "4:2:2", "4:1:1")
+    for i, (width, height) in enumerate(shapes()):
+        kind = {"quality": qualities[i % 3], "subsampling": samplings[i % 4], "progressive": i % 5 == 0}
+        yield f"{width}×{height} {kind}", jpeg(photo(width, height, i), **kind)
+    for orientation in range(10):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        yield f"orientation {orientation}", jpeg(photo(301, 200), exif=exif)
+        yield f"orientation {orientation} in XMP", jpeg(photo(90, 200), xmp=b'<x tiff:Orientation="%d"/>' % orientation)
+    for mode in ("L", "CMYK"):
+        yield from ((f"{mode} {w}", jpeg(photo(w, 211).convert(mode))) for w in (40, 333, 1500))
+
+
+def rounds_as_libgne(image: Image.Image, preprocess: Preprocess) -> bool:
+    """Whether this Pillow resizes in the order of Pillow 13, which goes along the columns of a tall image first."""
+    width, height = (side - preprocess.crop for side in image.size)
+    return Version(PIL.__version__) >= Version("13") or height <= max(0, 2 * width)
+
+
+def test_cpp_pixels_of_jpegs_of_all_shapes_are_pythons(geometry: tuple[Engine, Preprocess]) -> None:
+    engine, preprocess = geometry
+    different, images = {}, dict(jpegs())
+    for name, data in images.items():
+        image = open_rgb(data, preprocess)
+        values = int((engine.pixels_of_jpeg(data) != preprocess.pixels(image)).sum())
+        different |= {name: values} if values and rounds_as_libgne(image, preprocess) else {}
+    assert different == {}
+    assert len(images) >= 90, "together the three geometries see more than 200 images"
+
+
+@given(width=st.integers(1, 300), height=st.integers(1, 300), seed=st.integers(0, 9), padding=st.integers(0, 9))
+def test_cpp_pixels_of_frames_of_all_shapes_are_pythons(
+    geometry: tuple[Engine, Preprocess], width: int, height: int, seed: int, padding: int
+) -> None:
+    engine, preprocess = geometry
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    rows = np.zeros((height, width * 3 + padding), np.uint8)
+    rows[:, : width * 3] = pixels.reshape(height, -1)
+    frame = Frame(
+        ctypes.sizeof(Frame), RGB, width, height, rows.ctypes.data, rows.nbytes - padding, rows.shape[1], None, 0, 0
+    )
+    image = Image.fromarray(pixels)
+    assume(rounds_as_libgne(image, preprocess))
+    assert np.array_equal(engine.pixels_of_frame(frame), preprocess.pixels(image))
+
+
+@pytest.mark.realdata
+def test_cpp_pixels_of_real_photos_are_pythons(geometry: tuple[Engine, Preprocess]) -> None:
+    engine, preprocess = geometry
+    with tarfile.open(SHARED / "data" / "flowers" / "val.tar") as archive:
+        files = [archive.extractfile(member) for member in archive if member.isfile()][::5]
+        for data in (file.read() for file in files if file):
+            image = open_rgb(data, preprocess)
+            if rounds_as_libgne(image, preprocess):
+                assert np.array_equal(engine.pixels_of_jpeg(data), preprocess.pixels(image))
+
+
+def test_cpp_bgr_frames_are_rgb_frames_with_swapped_channels(colours: tuple[Engine, Predictor]) -> None:
+    engine, _ = colours
+    pixels = np.asarray(photo(61, 43))
+    swapped = np.ascontiguousarray(pixels[..., ::-1])
+    assert np.array_equal(
+        engine.pixels_of_frame(interleaved(swapped, kind=BGR)), engine.pixels_of_frame(interleaved(pixels))
+    )
+
+
+BT601 = ((1.164, 0.0, 1.596), (1.164, -0.392, -0.813), (1.164, 2.017, 0.0))
+BT709 = ((1.164, 0.0, 1.793), (1.164, -0.213, -0.533), (1.164, 2.112, 0.0))
+
+
+@pytest.mark.parametrize(("kind", "matrix"), [(NV12, BT601), (NV12_BT709, BT709)], ids=["BT.601", "BT.709"])
+@pytest.mark.parametrize(("width", "height"), [(64, 48), (35, 37)], ids=["even", "odd"])
+def test_cpp_nv12_frames_are_what_the_standard_says(
+    colours: tuple[Engine, Predictor], kind: int, matrix: tuple[tuple[float, ...], ...], width: int, height: int
+) -> None:
+    engine, predictor = colours
+    random = np.random.default_rng(0)
+    luma = random.integers(0, 256, (height, width + 5), np.uint8)  # with padding at the end of a row
+    chroma = random.integers(0, 256, ((height + 1) // 2, (width + 1) // 2, 2), np.uint8)
+    frame = Frame(
+        *(ctypes.sizeof(Frame), kind, width, height, luma.ctypes.data, luma.nbytes, luma.shape[1]),
+        *(chroma.ctypes.data, chroma.nbytes, chroma.shape[1] * 2),
+    )
+    spread = chroma.repeat(2, axis=0).repeat(2, axis=1)[:height, :width].astype(np.float64) - 128
+    planes = np.concatenate([luma[:, :width, None].astype(np.float64) - 16, spread], axis=2)
+    rgb = (planes @ np.array(matrix).T).round().clip(0, 255).astype(np.uint8)
+    expected = predictor.preprocess.pixels(Image.fromarray(rgb)).astype(int)
+    assert np.abs(engine.pixels_of_frame(frame) - expected).max() <= 1, "integers round other than these decimals"
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("kind", ["fp32", "fp16", "int8", "int8 in 7 bits"])
+def test_cpp_logits_of_googlenet_are_pythons_bit_for_bit(gne: Library, tmp_path: Path, kind: str, threads: int) -> None:
+    path, pixels = whole_bundle(tmp_path / "bundle", kind), tiny_pixels(5, crop=64, seed=3)
+    with gne.open(path, threads=threads) as engine, googlenet_edge.load(path, threads=threads) as predictor:
+        assert np.array_equal(engine.run(pixels), predictor.run(pixels))
+        data = jpeg(photo(120, 90))
+        found, expected = engine.classify("jpeg", data, size(len(data)), k=10), predictor.predict(data, 10)
+        assert [each[:2] for each in found] == [(each.label, each.index) for each in expected]
+        assert [each[2] for each in found] == pytest.approx([each.probability for each in expected], rel=1e-12)
+
+
+def test_cpp_classifies_a_file_bytes_and_a_frame_alike(colours: tuple[Engine, Predictor], tmp_path: Path) -> None:
+    engine, predictor = colours
+    image = solid((10, 200, 30))
+    data = jpeg(image, quality=100)
+    (tmp_path / "grün.jpg").write_bytes(data)
+    from_file = engine.classify("file", bytes(tmp_path / "grün.jpg"))
+    assert from_file == engine.classify("jpeg", data, size(len(data)))
+    pixels = np.asarray(open_rgb(data, predictor.preprocess))
+    assert from_file == engine.classify("frame", ctypes.byref(interleaved(pixels)))
+    assert from_file[0][:2] == ("green", 1)
+
+
+def test_cpp_ranks_equal_scores_by_the_lowest_index(colours: tuple[Engine, Predictor]) -> None:
+    engine, _ = colours
+    logits, found = np.array([7, 9, 9], np.float32), (libgne.Prediction * 3)()
+    engine.call("rank", address(logits), size(3), size(3), found)
+    assert [each.index for each in found] == [1, 2, 0]
+    assert found[0].probability == found[1].probability
+
+
+def test_cpp_describes_the_bundle(colours: tuple[Engine, Predictor]) -> None:
+    engine, predictor = colours
+    info = engine.info
+    assert (info.crop, info.resize, info.classes, info.threads, info.precision) == (32, 36, 3, 1, b"fp32")
+    assert info.runtime_version.decode() == predictor.engine.spec.version
+    label, labels = ctypes.c_char_p(), []
+    for index in range(3):
+        engine.call("label", size(index), ctypes.byref(label))
+        labels.append(label.value.decode() if label.value else "")
+    assert tuple(labels) == COLOURS
+
+
+def test_cpp_one_engine_serves_many_threads(gne: Library, tmp_path: Path) -> None:
+    path, pixels = whole_bundle(tmp_path / "bundle", "int8"), tiny_pixels(24, crop=64, seed=4)[:, None]
+    with gne.open(path) as engine, ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(engine.run, pixels))
+        assert np.array_equal(np.stack(together), np.stack([engine.run(each) for each in pixels]))
+
+
+def test_cpp_an_engine_closed_by_one_thread_finishes_what_others_compute(gne: Library, tmp_path: Path) -> None:
+    path, pixels = whole_bundle(tmp_path / "bundle", "int8"), tiny_pixels(16, crop=64)
+    with gne.open(path) as engine, ThreadPoolExecutor(1) as pool:
+        expected = engine.run(pixels)
+        running = pool.submit(engine.run, pixels)
+        gne.check(gne.c.gne_close(engine.handle))
+        try:
+            assert np.array_equal(running.result(), expected)
+        except libgne.Failed as problem:  # it came after the closing
+            assert problem.status == libgne.CLOSED
+        with pytest.raises(libgne.Failed, match="the engine is closed, or was never opened; open the bundle again"):
+            engine.run(pixels)

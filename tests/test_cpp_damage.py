@@ -1,0 +1,279 @@
+"""libgne given damaged, forged and odd files: it refuses what Python refuses, and never crashes."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import libgne
+import numpy as np
+import pytest
+from libgne import CPP, Library, done
+from PIL import Image
+from tiny_bundles import COLOUR_NET, colour_bundle, onnx_bytes, solid, with_golden_logits, write_colour_bundle
+
+import googlenet_edge
+from googlenet_edge.engines.bundle import write_bundle
+from googlenet_edge.engines.golden import Golden
+from googlenet_edge.errors import EdgeError
+from googlenet_edge.files import sha256_bytes
+from googlenet_edge.images import decode_rgb
+from googlenet_edge.target import Device
+
+FILES = ("manifest.json", "model.onnx", "labels.txt", "golden.bin")
+Change = Callable[[bytes], bytes]
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return write_colour_bundle(tmp_path / "bundle")
+
+
+def refusal(gne: Library, bundle: Path) -> str:
+    """The text with which a bundle is refused."""
+    with pytest.raises(libgne.Failed) as caught, gne.open(bundle):
+        pass
+    assert caught.value.status == libgne.BAD_BUNDLE
+    return str(caught.value)
+
+
+def opens(gne: Library, bundle: Path) -> bool:
+    try:
+        with gne.open(bundle):
+            return True
+    except libgne.Failed:
+        return False
+
+
+def opens_in_python(bundle: Path) -> bool:
+    try:
+        with googlenet_edge.load(bundle):
+            return True
+    except EdgeError:
+        return False
+
+
+def sealed(manifest: dict[str, object]) -> bytes:
+    """A manifest whose own hash is right, whatever it says."""
+    text = json.dumps({**manifest, "sha256": ""}, indent=2) + "\n"
+    return text.replace('"sha256": ""\n}', f'"sha256": "{sha256_bytes(text.encode())}"\n}}').encode()
+
+
+def forge(bundle: Path, **changes: object) -> None:
+    """Writes other members into the manifest, and the hash that fits."""
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    (bundle / "manifest.json").write_bytes(sealed({**manifest, **changes}))
+
+
+def test_cpp_refuses_every_changed_byte_of_a_manifest_as_python_does(gne: Library, bundle: Path) -> None:
+    file = bundle / "manifest.json"
+    whole = file.read_bytes()
+    for place in range(len(whole)):
+        changed = bytearray(whole)
+        changed[place] ^= 0x02
+        file.write_bytes(changed)
+        assert not opens(gne, bundle), f"byte {place}"
+
+
+@pytest.mark.parametrize("name", FILES[1:])
+@pytest.mark.parametrize(
+    "change", [lambda b: b[:-1], lambda b: b + b"\n", lambda b: bytes([b[0] ^ 1]) + b[1:], lambda _: b""]
+)
+def test_cpp_names_the_file_that_was_changed(gne: Library, bundle: Path, name: str, change: Change) -> None:
+    (bundle / name).write_bytes(change((bundle / name).read_bytes()))
+    text = refusal(gne, bundle)
+    assert text.startswith(f"{bundle / name} ")
+    assert "was changed or damaged since it was written" in text or "it is not what it should be" in text
+
+
+def swapped(bundle: Path) -> None:
+    labels = (bundle / "labels.txt").read_bytes()
+    (bundle / "labels.txt").write_bytes((bundle / "golden.bin").read_bytes())
+    (bundle / "golden.bin").write_bytes(labels)
+
+
+def piped(bundle: Path) -> None:
+    (bundle / "labels.txt").unlink()
+    os.mkfifo(bundle / "labels.txt")
+
+
+ODD: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing model": (lambda b: (b / "model.onnx").unlink(), "model.onnx is missing; copy the whole bundle again"),
+    "extra file": (lambda b: (b / "x.plan").touch(), "x.plan does not belong to the bundle; remove it"),
+    "swapped": (swapped, "labels.txt"),
+    "a pipe": (piped, "labels.txt is not a file"),
+    "no manifest": (lambda b: (b / "manifest.json").unlink(), "is not a bundle: it has no manifest.json; give a"),
+    "a folder": (lambda b: ((b / "model.onnx").unlink(), (b / "model.onnx").mkdir()), "model.onnx is not a file"),
+    "newer schema": (lambda b: forge(b, schema=3), "has schema 3, this libgne reads 2; upgrade libgne"),
+    "older schema": (lambda b: forge(b, schema=1), "has schema 1, this libgne reads 2; build the bundle again"),
+    "schema of a float": (lambda b: forge(b, schema=2.5), "2.5 is not a whole number"),
+    "device": (lambda b: forge(b, device="jetson"), "is built for the device jetson, this libgne runs bundles for cpu"),
+    "precision": (lambda b: forge(b, precision="int4"), 'the precision "int4" is unknown'),
+    "crop": (lambda b: forge(b, preprocess={"resize": 36, "crop": 37}), "37 is not a whole number of 1 to 36"),
+    "crop of the model": (lambda b: forge(b, preprocess={"resize": 36, "crop": 16}), "golden vectors that do not fit"),
+    "no weight bits": (lambda b: forge(b, weight_bits=None), "a value is not a number"),
+    "files": (lambda b: forge(b, files={}), "lists the wrong files; build the bundle again"),
+    "up and away": (lambda b: forge(b, files={"../x": {"size": 1, "sha256": "a" * 64}}), "lists the wrong files"),
+}
+
+
+@pytest.mark.parametrize(("change", "words"), ODD.values(), ids=ODD)
+def test_cpp_says_what_is_odd_about_a_bundle(
+    gne: Library, bundle: Path, change: Callable[[Path], object], words: str
+) -> None:
+    change(bundle)
+    assert words in refusal(gne, bundle)
+    assert not opens_in_python(bundle)
+
+
+def test_cpp_refuses_a_model_that_computes_something_else_here(gne: Library, tmp_path: Path) -> None:
+    bundle = colour_bundle()
+    write_bundle(tmp_path / "b", with_golden_logits(bundle, bundle.golden.logits + 0.01))
+    assert refusal(gne, tmp_path / "b") == (
+        f"{tmp_path / 'b'} computes something else on this machine: its golden logits differ by 0.01, at most 0.00401"
+        " is allowed for fp32; upgrade ONNX Runtime, or build the bundle here"
+    )
+
+
+def test_cpp_refuses_what_is_no_model(gne: Library, tmp_path: Path) -> None:
+    write_bundle(tmp_path / "b", replace(colour_bundle(), model=b"no model"))
+    with pytest.raises(libgne.Failed, match="ONNX Runtime cannot load the model") as caught, gne.open(tmp_path / "b"):
+        pass
+    assert caught.value.status == libgne.BAD_RUNTIME
+
+
+def test_cpp_refuses_a_model_of_another_kind(gne: Library, tmp_path: Path) -> None:
+    model = onnx_bytes(COLOUR_NET.replace("Cast <to = 1> (planes)", "Identity (planes)").replace("uint8[", "float["))
+    write_bundle(tmp_path / "b", replace(colour_bundle(), model=model))
+    assert "expected one input uint8 (N, crop, crop, 3) and one output float32 (N, classes)" in refusal(
+        gne, tmp_path / "b"
+    )
+
+
+def test_cpp_refuses_a_model_with_other_classes(gne: Library, tmp_path: Path) -> None:
+    bundle = colour_bundle()
+    golden = Golden(bundle.golden.pixels, np.ones((2, 4), np.float32))
+    write_bundle(tmp_path / "b", replace(bundle, class_names=("a", "b", "c", "d"), golden=golden))
+    assert "the model takes 32 pixels and gives 3 classes, the manifest says 32 and 4" in refusal(gne, tmp_path / "b")
+
+
+def test_cpp_opens_no_forged_manifest_that_python_refuses(gne: Library, bundle: Path) -> None:
+    """Values of every kind in the place of every member that libgne reads."""
+    values = (None, True, -1, 0, 2, 8.0, 1e400, 2**70, "", "cpu", "ü", [], {}, {"resize": 36, "crop": 33})
+    whole = (bundle / "manifest.json").read_bytes()
+    for member in ("precision", "device", "preprocess", "weight_bits", "files"):
+        for value in values:
+            (bundle / "manifest.json").write_bytes(whole)
+            forge(bundle, **{member: value})
+            assert not (opens(gne, bundle) and not opens_in_python(bundle)), (member, value)
+
+
+def test_cpp_hashes_are_sha256_with_the_processors_instructions_and_without(gne_prefix: Path, tmp_path: Path) -> None:
+    data = np.random.default_rng(0).integers(0, 256, 200, np.uint8).tobytes()
+    (tmp_path / "data").write_bytes(data)
+    lines = done(gne_prefix.parent / "build" / "tests" / "hashes", tmp_path / "data").splitlines()
+    assert lines == [" ".join([sha256_bytes(data[:size])] * 2) for size in range(201)]
+
+
+def damaged(data: bytes, seed: int) -> bytes:
+    """A few flipped bits, a cut, or a piece too few."""
+    dice = random.Random(seed)
+    changed = bytearray(data)
+    match seed % 3:
+        case 0:
+            for _ in range(dice.randint(1, 4)):
+                changed[dice.randrange(len(changed))] ^= 1 << dice.randrange(8)
+        case 1:
+            del changed[dice.randrange(len(changed)) :]
+        case _:
+            start = dice.randrange(len(changed))
+            del changed[start : start + dice.randint(1, 40)]
+    return bytes(changed)
+
+
+def test_cpp_reads_and_refuses_damaged_jpegs_as_python_does(gne: Library, bundle: Path) -> None:
+    file = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
+    Image.fromarray(noise).resize((90, 70)).save(file, "JPEG", quality=80)
+    agree = differ = 0
+    with gne.open(bundle) as engine, googlenet_edge.load(bundle) as predictor:
+        for seed in range(900):
+            data = damaged(file.getvalue(), seed)
+            try:
+                expected = predictor.preprocess.pixels(decode_rgb(data, short_side=36)).tobytes()
+            except EdgeError:
+                expected = b"refused"
+            try:
+                found = engine.pixels_of_jpeg(data).tobytes()
+            except libgne.Failed as problem:
+                assert problem.status == libgne.BAD_IMAGE
+                found = b"refused"
+            agree, differ = agree + (found == expected), differ + (found != expected)
+    assert differ <= 5, "but for headers that only one of the two decoders puts up with"
+    assert agree >= 895
+
+
+def with_clang(folder: Path) -> tuple[str, ...]:
+    """Options for clang where it is installed with its sanitizers, so that its warnings are seen, too."""
+    command = ("-fsanitize=address", "-x", "c++", "-", "-o", str(folder / "probe"))
+    probe = subprocess.run(
+        ["sh", "-c", 'echo "int main() {}" | clang++ "$@"', "sh", *command], capture_output=True, check=False
+    )
+    return ("-DCMAKE_C_COMPILER=clang", "-DCMAKE_CXX_COMPILER=clang++") if probe.returncode == 0 else ()
+
+
+@pytest.fixture(scope="module")
+def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs of ``engines/cpp/tests`` with AddressSanitizer and UndefinedBehaviorSanitizer."""
+    libgne.need_tools()
+    build = tmp_path_factory.mktemp("sanitized")
+    options = ("-DCMAKE_BUILD_TYPE=Debug", "-DGNE_WERROR=ON", "-DGNE_TESTS=ON", "-DGNE_SANITIZE=address,undefined")
+    done("cmake", "-S", CPP, "-B", build, *options, *with_clang(build))
+    done("cmake", "--build", build, "--target", "torture", "--target", "crowd", "--parallel", "2")
+    return build / "tests"
+
+
+def tally(*command: object) -> dict[str, int]:
+    """How often each status came."""
+    environment = {**os.environ, "GNE_ONNXRUNTIME": str(libgne.wheel_runtime())}
+    return {name: int(count) for name, count in (line.split() for line in done(*command, env=environment).splitlines())}
+
+
+def test_cpp_under_sanitizers_every_damaged_bundle_ends_with_a_status(
+    sanitized: Path, bundle: Path, tmp_path: Path
+) -> None:
+    found = tally(sanitized / "torture", "bundles", bundle, tmp_path / "damaged", 2000)
+    assert sum(found.values()) == 2000
+    assert min(found[name] for name in ("GNE_OK", "GNE_BAD_BUNDLE", "GNE_BAD_RUNTIME")) >= 20, "all layers are reached"
+
+
+@pytest.mark.parametrize("kind", [{}, {"progressive": True}, {"mode": "CMYK"}, {"orientation": 6}], ids=str)
+def test_cpp_under_sanitizers_every_damaged_image_ends_with_a_status(
+    sanitized: Path, bundle: Path, tmp_path: Path, kind: dict[str, object]
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = kind.get("orientation", 1)
+    image = solid("red", (70, 50)).convert(str(kind.get("mode", "RGB")))
+    image.save(tmp_path / "image.jpg", progressive="progressive" in kind, exif=exif)
+    found = tally(sanitized / "torture", "images", bundle, tmp_path / "image.jpg", 1000)
+    assert sum(found.values()) == 1000
+    assert min(found[name] for name in ("GNE_OK", "GNE_BAD_IMAGE")) >= 20
+
+
+def test_cpp_under_sanitizers_many_threads_get_the_same_logits(sanitized: Path, bundle: Path, tmp_path: Path) -> None:
+    solid("red").save(tmp_path / "image.jpg")
+    environment = {**os.environ, "GNE_ONNXRUNTIME": str(libgne.wheel_runtime())}
+    runs, _, _ = done(sanitized / "crowd", bundle, tmp_path / "image.jpg", 6, 2, 0.5, env=environment).split()
+    assert int(runs) > 8
+
+
+def test_cpp_bundle_of_another_device_is_one_that_python_refuses_too(gne: Library, tmp_path: Path) -> None:
+    bundle = colour_bundle()
+    write_bundle(tmp_path / "b", replace(bundle, manifest=replace(bundle.manifest, device=Device.ORIN_NANO)))
+    assert "build it with --device cpu" in refusal(gne, tmp_path / "b")

@@ -1,0 +1,210 @@
+"""libgne as a package: found by CMake and pkg-config, used from C and C++, nothing exported but ``gne_*``."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import libgne
+import pytest
+from libgne import CPP, Library, done
+from tiny_bundles import solid, write_colour_bundle
+
+import googlenet_edge
+
+WARNINGS = ("-Wall", "-Wextra", "-Wpedantic", "-Werror")
+MAX_STRIPPED_BYTES = 200_000
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return write_colour_bundle(tmp_path / "colours")
+
+
+@pytest.fixture
+def red(tmp_path: Path) -> Path:
+    solid((250, 5, 10), (64, 48)).save(tmp_path / "red.jpg", quality=95)
+    return tmp_path / "red.jpg"
+
+
+def with_runtime(prefix: Path | None = None) -> dict[str, str]:
+    """The environment in which a program finds ONNX Runtime, and libgne where it is not linked to its place."""
+    found = {"LD_LIBRARY_PATH": str(prefix / "lib")} if prefix else {}
+    return {**os.environ, "GNE_ONNXRUNTIME": str(libgne.wheel_runtime()), **found}
+
+
+def compiled(compiler: str, *sources: Path, prefix: Path, out: Path) -> Path:
+    """A program, built with the flags that pkg-config tells."""
+    environment = {**os.environ, "PKG_CONFIG_PATH": str(prefix / "lib" / "pkgconfig")}
+    flags = done("pkg-config", "--cflags", "--libs", "gne", env=environment).split()
+    done(compiler, *WARNINGS, *sources, "-o", out, *flags)
+    return out
+
+
+def test_cpp_c_program_is_refused_what_makes_no_sense(
+    gne_prefix: Path, bundle: Path, red: Path, tmp_path: Path
+) -> None:
+    program = compiled("cc", CPP / "tests" / "consumer.c", prefix=gne_prefix, out=tmp_path / "consumer")
+    shown = done(program, bundle, red, env=with_runtime(gne_prefix)).splitlines()
+    with googlenet_edge.load(bundle) as predictor:
+        assert shown == [f"{p.label} {p.index} {p.probability:.9f}" for p in predictor.predict(red)]
+
+
+def test_cpp_cpp_program_owns_moves_and_throws(gne_prefix: Path, bundle: Path, red: Path, tmp_path: Path) -> None:
+    program = compiled("c++", CPP / "tests" / "consumer.cpp", prefix=gne_prefix, out=tmp_path / "consumer")
+    shown = done(program, bundle, red, cwd=tmp_path, env=with_runtime(gne_prefix)).splitlines()
+    assert shown[:6] == [*["red"] * 5, "red green blue 3 fp32"]
+    assert shown[6:] == [
+        "GNE_BAD_ARGUMENT: the engine is NULL; give one from gne_open",
+        "GNE_BAD_ARGUMENT: k is 4, but the bundle has 3 classes; ask for 1 to 3",
+        "GNE_BAD_IMAGE: none.jpg is missing",
+        "GNE_BAD_ARGUMENT: pixels is NULL; give a pointer",
+        "GNE_BAD_BUNDLE: none is not a bundle: it has no manifest.json; give a folder that gnet-edge build wrote",
+    ]
+
+
+@pytest.fixture(scope="module")
+def examples(gne_prefix: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The examples, built as a user does who copied their folder."""
+    folder = tmp_path_factory.mktemp("examples")
+    shutil.copytree(CPP / "examples", folder / "source")
+    libgne.cmake(folder / "source", folder / "build", f"-DCMAKE_PREFIX_PATH={gne_prefix}", "-DCMAKE_CXX_FLAGS=-Werror")
+    return folder / "build"
+
+
+def test_cpp_example_classify_shows_labels_and_reports_damaged_files(
+    examples: Path, bundle: Path, red: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "letter.jpg").write_text("Dear dog")
+    command = [examples / "classify", bundle, tmp_path / "letter.jpg", red]
+    ended = subprocess.run(command, env=with_runtime(), capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert re.fullmatch(rf"{red}\n +[\d.]+ %  red\n( .*\n){{2}}", ended.stdout), ended.stdout
+    reason = "is no JPEG; decode other formats elsewhere and give the pixels as a frame"
+    assert ended.stderr == f"classify: {tmp_path / 'letter.jpg'} {reason}\n"
+
+
+def test_cpp_example_camera_counts_the_frames_of_a_folder(examples: Path, bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "frames").mkdir()
+    for i, colour in enumerate(("red", "green", "blue")):
+        solid(colour).save(tmp_path / "frames" / f"{i}.jpg")
+    shown = done(examples / "camera", bundle, tmp_path / "frames", "1000", env=with_runtime()).splitlines()
+    assert [line.split("  ")[:2] for line in shown[:3]] == [["0.jpg", "red"], ["1.jpg", "green"], ["2.jpg", "blue"]]
+    assert re.fullmatch(r"3 frames, p50 [\d.]+ ms, p99 [\d.]+ ms, [0-3] later than 1\.0 ms", shown[3])
+
+
+def test_cpp_library_exports_only_its_functions_and_is_small(gne_prefix: Path, tmp_path: Path) -> None:
+    if shutil.which("nm") is None or shutil.which("strip") is None:
+        pytest.skip("binutils is not installed; sudo apt install binutils")
+    library = gne_prefix / "lib" / "libgne.so"
+    lines = done("nm", "-D", "--defined-only", library).splitlines()
+    exported = {line.split()[2].partition("@")[0] for line in lines if line.split()[1] != "A"}
+    header = (gne_prefix / "include" / "gne" / "gne.h").read_text()
+    assert exported == set(re.findall(r"^GNE_API [^;(]*?(gne_\w+)\(", header, re.MULTILINE))
+    done("strip", library, "-o", tmp_path / "stripped.so")
+    assert (tmp_path / "stripped.so").stat().st_size <= MAX_STRIPPED_BYTES
+
+
+def test_cpp_library_says_its_version_and_names_its_statuses(gne: Library, gne_prefix: Path) -> None:
+    assert gne.c.gne_version().decode() == googlenet_edge.__version__
+    assert (gne_prefix / "lib" / f"libgne.so.{gne.c.gne_abi()}").exists()
+    header = (gne_prefix / "include" / "gne" / "gne.h").read_text()
+    statuses = re.findall(r"^  (GNE_\w+) = (\d+)", header[: header.index("} gne_status")], re.MULTILINE)
+    assert len(statuses) == 8
+    assert [gne.c.gne_status_name(int(value)).decode() for _, value in statuses] == [name for name, _ in statuses]
+    assert gne.c.gne_status_name(99) == b"an unknown status"
+
+
+def test_cpp_package_of_another_minor_version_is_refused(gne_prefix: Path, tmp_path: Path) -> None:
+    (tmp_path / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.18)\nproject(other CXX)\nfind_package(gne 0.9 REQUIRED)\n"
+    )
+    command = ["cmake", "-S", tmp_path, "-B", tmp_path / "build", f"-DCMAKE_PREFIX_PATH={gne_prefix}"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode != 0
+    assert 'compatible with requested version "0.9"' in " ".join(ended.stderr.split())
+
+
+def test_cpp_headers_have_no_warnings_with_clang() -> None:
+    """The sources themselves are built with clang by the tests under sanitizers."""
+    libgne.need_tools()
+    if shutil.which("clang++") is None:
+        pytest.skip("clang is not installed; sudo apt install clang")
+    include = f"-I{CPP / 'include'}"
+    done("clang", "-std=c11", "-fsyntax-only", *WARNINGS, include, CPP / "tests" / "consumer.c")
+    done("clang++", "-std=c++17", "-fsyntax-only", *WARNINGS, include, CPP / "tests" / "consumer.cpp")
+
+
+def test_cpp_slots_of_the_runtimes_table_are_those_of_its_header(tmp_path: Path) -> None:
+    libgne.need_tools()
+    folders = [f"-I{folder}" for folder in ("/usr/include/onnxruntime", "/usr/local/include/onnxruntime")]
+    if not libgne.run_quietly("c++", "-E", *folders, "-include", "onnxruntime_c_api.h", "-x", "c++", "/dev/null"):
+        pytest.skip("ONNX Runtime's header is not installed; sudo apt install libonnxruntime-dev, where there is one")
+    done("c++", "-std=c++17", "-fsyntax-only", *folders, f"-I{CPP}/src", CPP / "tests" / "slots.cpp")
+
+
+def fake_runtime(folder: Path, source: str | Path, *flags: str) -> Path:
+    """A shared library in the place of ONNX Runtime."""
+    done("cc", "-shared", "-fPIC", *flags, source, "-o", folder / "fake.so")
+    return folder / "fake.so"
+
+
+def refused_runtime(gne: Library, bundle: Path, runtime: Path) -> str:
+    """The text with which a runtime is refused."""
+    with pytest.raises(libgne.Failed) as caught, gne.open(bundle, runtime=runtime):
+        pass
+    assert caught.value.status == libgne.BAD_RUNTIME
+    text, _, advice = str(caught.value).rpartition("; ")
+    assert advice == (
+        "install ONNX Runtime 1.19 or newer and name its libonnxruntime.so in options.runtime or $GNE_ONNXRUNTIME"
+    )
+    return text
+
+
+def test_cpp_missing_runtime_says_what_to_install(gne: Library, bundle: Path, tmp_path: Path) -> None:
+    text = refused_runtime(gne, bundle, tmp_path / "none.so")
+    assert text.startswith(f"ONNX Runtime cannot be loaded ({tmp_path / 'none.so'}: cannot open shared object file")
+
+
+def test_cpp_other_library_is_no_runtime(gne: Library, bundle: Path, gne_prefix: Path) -> None:
+    library = gne_prefix / "lib" / "libgne.so"
+    assert refused_runtime(gne, bundle, library) == f"{library} is not ONNX Runtime"
+
+
+@pytest.mark.parametrize("version", ["1.18.1", "0.20.0", "1", "one.two", ""])
+def test_cpp_too_old_runtime_is_refused_by_its_version(
+    gne: Library, bundle: Path, tmp_path: Path, version: str
+) -> None:
+    fake = fake_runtime(tmp_path, CPP / "tests" / "fake_runtime.c", f'-DFAKE_VERSION="{version}"')
+    assert refused_runtime(gne, bundle, fake) == f"{fake} is ONNX Runtime {version}"
+
+
+def test_cpp_runtime_without_the_api_is_refused(gne: Library, bundle: Path, tmp_path: Path) -> None:
+    fake = fake_runtime(tmp_path, CPP / "tests" / "fake_runtime.c", '-DFAKE_VERSION="2.0.0"')
+    assert refused_runtime(gne, bundle, fake) == f"{fake} has no C API of version 16"
+
+
+def test_cpp_runtime_is_found_by_the_environment(gne_prefix: Path, bundle: Path, red: Path, tmp_path: Path) -> None:
+    program = compiled("cc", CPP / "tests" / "consumer.c", prefix=gne_prefix, out=tmp_path / "consumer")
+    environment = {**with_runtime(gne_prefix), "GNE_ONNXRUNTIME": "/none.so"}
+    ended = subprocess.run([program, bundle, red], env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("ONNX Runtime cannot be loaded (/none.so")
+
+
+def test_cpp_options_of_a_newer_header_are_refused_only_where_they_are_used(gne: Library, bundle: Path) -> None:
+    class Newer(ctypes.Structure):
+        _fields_ = (("known", libgne.Options), ("more", ctypes.c_uint64))
+
+    options = Newer(libgne.Options(ctypes.sizeof(Newer), 1, bytes(libgne.wheel_runtime())), 0)
+    handle = ctypes.c_void_p()
+    gne.check(gne.c.gne_open(bytes(bundle), ctypes.byref(options), ctypes.byref(handle)))
+    gne.check(gne.c.gne_close(handle))
+    options.more = 1
+    with pytest.raises(libgne.Failed, match=r"options\.size is 32, of a newer gne\.h; upgrade libgne"):
+        gne.check(gne.c.gne_open(bytes(bundle), ctypes.byref(options), ctypes.byref(handle)))
+    assert handle.value is None
