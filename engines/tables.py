@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from googlenet_edge.calibration.table import Choice
     from googlenet_edge.engines.doctor import Diagnosis
     from googlenet_edge.engines.finetune import FinetuneReport
+    from googlenet_edge.engines.report.cells import Table as Cells
     from googlenet_edge.engines.sensitivity import Sensitivity
     from googlenet_edge.engines.slimming import SlimReport
 
@@ -299,6 +300,14 @@ def facts_table(facts: dict[str, str]) -> Table:
     table.add_column(overflow="fold")
     for name, value in facts.items():
         table.add_row(name, value)
+    return table
+
+
+def changes_table(changes: Cells) -> Table:
+    """What changed since a baseline."""
+    table = _table(*changes.head)
+    for row in changes.rows:
+        table.add_row(row.name, *row.cells)
     return table
 
 

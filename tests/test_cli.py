@@ -31,6 +31,7 @@ from googlenet_edge.target import Device
 
 COMMANDS = (
     "demo",
+    "report",
     "train",
     "finetune",
     "slim",
