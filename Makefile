@@ -44,7 +44,8 @@ fuzz:
 tsan: $(VENV)/.dev-installed
 	cmake -S engines/cpp -B build/tsan $(CLANG) -DGNE_TESTS=ON -DGNE_SANITIZE=thread
 	cmake --build build/tsan --parallel --target crowd
-	GNE_ONNXRUNTIME=$(RUNTIME) build/tsan/tests/crowd $(BUNDLE) $(IMAGE) 6 2 $(SECONDS)
+	TSAN_OPTIONS=suppressions=engines/cpp/tests/tsan.supp GNE_ONNXRUNTIME=$(RUNTIME) \
+	  build/tsan/tests/crowd $(BUNDLE) $(IMAGE) 6 2 $(SECONDS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
