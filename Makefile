@@ -11,7 +11,7 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint
 .NOTPARALLEL:
 
 help:
-	@echo 'make demo    the whole flow on a small generated data set, in minutes, ending with a table'
+	@echo 'make demo    the whole flow on a small generated data set, in minutes, ending with a report'
 	@echo 'make test    all tests'
 	@echo 'make lint    style, formatting and types'
 	@echo 'make fuzz    made-up bundles and images for the C++ library, 60 s each; needs clang'

@@ -18,18 +18,16 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from googlenet_edge import __version__
 from googlenet_edge.calibration.bias import Means, bias_corrections, corrected
 from googlenet_edge.calibration.pixels import absorb_normalization, taking_codes, taking_pixels
 from googlenet_edge.calibration.placement import NO_NODES, WITH_WEIGHTS, data_inputs, grids
 from googlenet_edge.calibration.ranges import U8_STEPS, Ranges
 from googlenet_edge.calibration.rescale import rescaled
+from googlenet_edge.calibration.surgery import cast, half, model_like, renamed
 from googlenet_edge.calibration.table import CalibrationTable, decode_floats
 from googlenet_edge.calibration.weights import WeightRange, quantize_weights
-from googlenet_edge.errors import CalibrationError, LoweringError
-from googlenet_edge.graph import INPUT, OUTPUT, InferenceGraph
-
-_HALF_MAX = float(np.finfo(np.float16).max)
+from googlenet_edge.errors import CalibrationError
+from googlenet_edge.graph import INPUT, InferenceGraph
 
 
 def lower_int8_cpu(
@@ -179,7 +177,9 @@ def covering_grid(low: float, high: float) -> tuple[float, int]:
         return max(below, above)
 
     between = -U8_STEPS * low / (high - low)
-    return min((scale_to_reach_both(z), z) for z in (math.floor(between), math.ceil(between)))
+    below = min(math.floor(between), U8_STEPS - 1 if high > 0 else U8_STEPS)  # an end next to nothing needs a code, too
+    above = max(math.ceil(between), 1 if low < 0 else 0)
+    return min((scale_to_reach_both(z), z) for z in (below, above))
 
 
 def lower_fp32(graph: InferenceGraph) -> onnx.ModelProto:
@@ -197,27 +197,10 @@ def lower_fp16_storage(graph: InferenceGraph) -> onnx.ModelProto:
     """
     weights = [w for w in graph.model.graph.initializer if w.data_type == TensorProto.FLOAT]
     others = [w for w in graph.model.graph.initializer if w.data_type != TensorProto.FLOAT]
-    casts = [_cast(f"{w.name}.half", w.name, TensorProto.FLOAT) for w in weights]
-    halves = [_half(w, f"{w.name}.half") for w in weights]
+    casts = [cast(f"{w.name}.half", w.name, TensorProto.FLOAT) for w in weights]
+    halves = [half(w, f"{w.name}.half") for w in weights]
     nodes = [*casts, *graph.model.graph.node]
-    return taking_pixels(_model_like(graph.model, nodes, [*halves, *others]), graph.preprocess)
-
-
-def lower_fp16(graph: InferenceGraph) -> onnx.ModelProto:
-    """Weights and activations in float16, for devices that compute in it; pixels are normalized in float32.
-
-    Raises:
-        LoweringError: a weight is too large for float16.
-    """
-    inner = {INPUT: f"{INPUT}.half", OUTPUT: f"{OUTPUT}.half"}
-    nodes = [
-        _cast(INPUT, inner[INPUT], TensorProto.FLOAT16),
-        *(_renamed(node, inner) for node in graph.model.graph.node),
-        _cast(inner[OUTPUT], OUTPUT, TensorProto.FLOAT),
-    ]
-    weights = graph.model.graph.initializer
-    halves = [_half(w, w.name) if w.data_type == TensorProto.FLOAT else w for w in weights]
-    return taking_pixels(_model_like(graph.model, nodes, halves), graph.preprocess)
+    return taking_pixels(model_like(graph.model, nodes, [*halves, *others]), graph.preprocess)
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,13 +242,13 @@ class _QdqWriter:
         for node in graph.model.graph.node:
             self._add(node)
         self._add_float_weights()
-        return _model_like(graph.model, self.nodes, self.initializers)
+        return model_like(graph.model, self.nodes, self.initializers)
 
     def _add(self, node: onnx.NodeProto) -> None:
         """The node on dequantized inputs, and its outputs quantized where they have a grid."""
         if node.op_type in WITH_WEIGHTS and node.name not in self.float_nodes:
             self._add_weights(node)
-        self.nodes.append(_renamed(node, {t: f"{t}.dequantized" for t in data_inputs(node) if t in self.grid_of}))
+        self.nodes.append(renamed(node, {t: f"{t}.dequantized" for t in data_inputs(node) if t in self.grid_of}))
         for tensor in node.output:
             if tensor in self.grid_of:
                 self.quantize(tensor)
@@ -318,42 +301,3 @@ class _QdqWriter:
     def _initializer(self, name: str, value: NDArray[np.generic]) -> str:
         self.initializers.append(numpy_helper.from_array(value, name))
         return name
-
-
-def _renamed(node: onnx.NodeProto, names: dict[str, str]) -> onnx.NodeProto:
-    """A copy of a node with some of its tensors under other names."""
-    copy = onnx.NodeProto()
-    copy.CopyFrom(node)
-    copy.input[:] = [names.get(name, name) for name in node.input]
-    copy.output[:] = [names.get(name, name) for name in node.output]
-    return copy
-
-
-def _half(weight: onnx.TensorProto, name: str) -> onnx.TensorProto:
-    """The weight in float16 under ``name``."""
-    value = numpy_helper.to_array(weight)
-    largest = float(np.abs(value).max(initial=0.0))
-    if largest > _HALF_MAX:
-        raise LoweringError(
-            f"the weight {weight.name} reaches {largest:.3g}, float16 ends at {_HALF_MAX:.0f};"
-            " build with --precision fp32 or int8"
-        )
-    return numpy_helper.from_array(value.astype(np.float16), name)
-
-
-def _cast(source: str, target: str, kind: int) -> onnx.NodeProto:
-    return helper.make_node("Cast", [source], [target], name=f"{target}.cast", to=kind)
-
-
-def _model_like(
-    model: onnx.ModelProto, nodes: list[onnx.NodeProto], initializers: list[onnx.TensorProto]
-) -> onnx.ModelProto:
-    """A model with the inputs, outputs and opset of another."""
-    graph = model.graph
-    return helper.make_model(
-        helper.make_graph(nodes, graph.name, list(graph.input), list(graph.output), initializers),
-        opset_imports=list(model.opset_import),
-        ir_version=model.ir_version,
-        producer_name="googlenet-edge",
-        producer_version=__version__,
-    )

@@ -19,6 +19,7 @@ from googlenet_edge.graph import INPUT, InferenceGraph
 from googlenet_edge.preprocess import Preprocess
 
 PIXELS = "pixels"
+_PLANES = f"{PIXELS}.planes"
 _MOST_BORDER_ERROR = 0.5  # codes: what rounding the padding to a code may cost
 
 
@@ -28,16 +29,35 @@ def taking_pixels(model: onnx.ModelProto, preprocess: Preprocess) -> onnx.ModelP
     To the last bit as `Preprocess.normalize` where the mean is a whole number or a half, as its default is; with
     other means the last digits differ, since that computes in float64.
     """
-    planes, real, centred = f"{PIXELS}.planes", f"{PIXELS}.real", f"{PIXELS}.centred"
+    real, centred = f"{PIXELS}.real", f"{PIXELS}.centred"
     mean, std = f"{PIXELS}.mean", f"{PIXELS}.std"
     nodes = [
-        _to_planes(planes),
-        helper.make_node("Cast", [planes], [real], name=real, to=TensorProto.FLOAT),
+        _to_planes(_PLANES),
+        helper.make_node("Cast", [_PLANES], [real], name=real, to=TensorProto.FLOAT),
         helper.make_node("Sub", [real, mean], [centred], name=centred),
         helper.make_node("Div", [centred, std], [INPUT], name=INPUT),
     ]
     constants = [_per_channel(mean, preprocess.mean), _per_channel(std, preprocess.std)]
     return _behind(nodes, constants, model, crop=preprocess.crop)
+
+
+def taking_pixels_cast_first(model: onnx.ModelProto, preprocess: Preprocess) -> onnx.ModelProto:
+    """As `taking_pixels`, for TensorRT, which lets nothing but a Cast read uint8."""
+    centred, mean, std = f"{PIXELS}.centred", f"{PIXELS}.mean", f"{PIXELS}.std"
+    nodes = [
+        *_cast_to_planes(),
+        helper.make_node("Sub", [_PLANES, mean], [centred], name=centred),
+        helper.make_node("Div", [centred, std], [INPUT], name=INPUT),
+    ]
+    constants = [_per_channel(mean, preprocess.mean), _per_channel(std, preprocess.std)]
+    return _behind(nodes, constants, model, crop=preprocess.crop)
+
+
+def taking_pixels_less(model: onnx.ModelProto, zero_point: int, *, crop: int) -> onnx.ModelProto:
+    """A model whose float32 ``images`` are ``pixel - zero_point`` → the same model of ``pixels``, for TensorRT."""
+    constant = f"{PIXELS}.zero_point"
+    nodes = [*_cast_to_planes(), helper.make_node("Sub", [_PLANES, constant], [INPUT], name=INPUT)]
+    return _behind(nodes, [numpy_helper.from_array(np.float32(zero_point), constant)], model, crop=crop)
 
 
 def taking_codes(model: onnx.ModelProto, codes: str, *, crop: int) -> onnx.ModelProto:
@@ -95,6 +115,13 @@ def _first_convolution(graph: onnx.GraphProto) -> onnx.NodeProto | None:
         return None
     own = [name in constants and times_read[name] == 1 for name in readers[0].input[1:]]
     return readers[0] if all(own) else None
+
+
+def _cast_to_planes() -> list[onnx.NodeProto]:
+    """``pixels`` → float32 ``pixels.planes`` ``(N, 3, crop, crop)``."""
+    real = f"{PIXELS}.real"
+    cast = helper.make_node("Cast", [PIXELS], [real], name=real, to=TensorProto.FLOAT)
+    return [cast, helper.make_node("Transpose", [real], [_PLANES], name=_PLANES, perm=[0, 3, 1, 2])]
 
 
 def _to_planes(output: str) -> onnx.NodeProto:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from googlenet_edge import __version__
+from googlenet_edge.errors import LoweringError
+
+_HALF_MAX = float(np.finfo(np.float16).max)
 _STORAGE = {"DequantizeLinear", "Cast"}  # between a stored weight and its use
 
 
@@ -87,3 +92,43 @@ def set_nodes(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto], constants
     del graph.node[:], graph.initializer[:]
     graph.node.extend(changed.node)
     graph.initializer.extend(changed.initializer)
+
+
+def renamed(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
+    """A copy of a node with some of its tensors under other names."""
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    copy.input[:] = [names.get(name, name) for name in node.input]
+    copy.output[:] = [names.get(name, name) for name in node.output]
+    return copy
+
+
+def cast(source: str, target: str, kind: int) -> onnx.NodeProto:
+    """A node that gives ``source`` in another type as ``target``."""
+    return helper.make_node("Cast", [source], [target], name=f"{target}.cast", to=kind)
+
+
+def half(weight: onnx.TensorProto, name: str) -> onnx.TensorProto:
+    """A constant in float16 under ``name``. Raises `LoweringError` where it is too large for that."""
+    value = numpy_helper.to_array(weight)
+    largest = float(np.abs(value).max(initial=0.0))
+    if largest > _HALF_MAX:
+        raise LoweringError(
+            f"the weight {weight.name} reaches {largest:.3g}, float16 ends at {_HALF_MAX:.0f};"
+            " build with --precision fp32 or int8"
+        )
+    return numpy_helper.from_array(value.astype(np.float16), name)
+
+
+def model_like(
+    model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], constants: Sequence[onnx.TensorProto]
+) -> onnx.ModelProto:
+    """A model with the inputs, outputs and opset of another."""
+    graph = model.graph
+    return helper.make_model(
+        helper.make_graph(nodes, graph.name, list(graph.input), list(graph.output), constants),
+        opset_imports=list(model.opset_import),
+        ir_version=model.ir_version,
+        producer_name="googlenet-edge",
+        producer_version=__version__,
+    )

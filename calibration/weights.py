@@ -51,13 +51,25 @@ def quantize_weights(
     scale = np.maximum(for_weight, for_bias).astype(np.float32)
     scale[scale < np.finfo(np.float32).tiny] = 1.0  # a channel of zeros: any scale is right
     bias_scale = input_scale * scale
-    codes = np.clip(np.rint(rows / scale[:, None]), -weight_range.value, weight_range.value)
     return QuantizedWeights(
-        codes=codes.astype(np.int8).reshape(weight.shape),
+        codes=_codes(weight, scale, weight_range),
         scale=scale,
         bias_codes=np.rint(bias / bias_scale.astype(np.float64)).astype(np.int32),
         bias_scale=bias_scale,
     )
+
+
+def quantize_per_channel(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """(codes, scale of every output channel) of a weight whose bias stays float: the finest grid that reaches it."""
+    scale = (np.abs(weight.reshape(len(weight), -1)).max(axis=1) / WeightRange.FULL.value).astype(np.float32)
+    scale[scale < np.finfo(np.float32).tiny] = 1.0
+    return _codes(weight, scale, WeightRange.FULL), scale
+
+
+def _codes(weight: NDArray[np.float32], scale: NDArray[np.float32], weight_range: WeightRange) -> NDArray[np.int8]:
+    rows = weight.reshape(len(weight), -1).astype(np.float64)
+    codes = np.clip(np.rint(rows / scale[:, None]), -weight_range.value, weight_range.value)
+    return codes.astype(np.int8).reshape(weight.shape)
 
 
 def weight_range_for(processor: Processor) -> WeightRange:

@@ -10,7 +10,7 @@ from googlenet_edge.errors import EngineError
 from googlenet_edge.target import Device
 
 _NAMES = ", ".join(profile.name for profile in JETSONS)
-_ELSEWHERE = "copy the bundle to one and run gnet-edge bench there, or measure here with --device cpu"
+_ELSEWHERE = "measure on one with --host user@address, or here with --device cpu"
 
 
 def jetson_to_build_for(*, set_to: Device | None, root: Path) -> Device:

@@ -7,14 +7,14 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from googlenet_edge.dataset import Progress
-from googlenet_edge.engines.bundle import MODEL, read_bundle
+from googlenet_edge.engines.bundle import LABELS, MODEL, Manifest, read_bundle
 from googlenet_edge.engines.circumstances import Circumstances, read_circumstances
 from googlenet_edge.engines.cold_start import ColdStart, cold_start
 from googlenet_edge.engines.energy import Energy, Stretch, energy_of, take_stretches
@@ -27,12 +27,12 @@ from googlenet_edge.engines.measurement import (
     latency_ratio,
 )
 from googlenet_edge.engines.predictor import Predictor, open_rgb
-from googlenet_edge.engines.registry import open_bundle
+from googlenet_edge.engines.registry import engine_here, open_bundle
 from googlenet_edge.engines.rounds import BenchPlan, Timings, inference, measure, turn_count
 from googlenet_edge.engines.sensors import Watch, Watched
 from googlenet_edge.engines.sustained import Sustained, sustain
 from googlenet_edge.engines.timing import Clock, Tick
-from googlenet_edge.errors import ConfigError
+from googlenet_edge.errors import ConfigError, EngineError
 from googlenet_edge.files import sha256_bytes
 from googlenet_edge.target import EngineName, Precision
 
@@ -48,8 +48,7 @@ class Subject:
     path: Path
     predictor: Predictor
     streamed: Predictor | None
-    precision: Precision
-    model_sha256: str
+    manifest: Manifest
     bundle_bytes: int
 
 
@@ -59,6 +58,7 @@ def bench(
     plan: BenchPlan,
     image: bytes | None = None,
     engine: EngineName | None = None,
+    names: Sequence[str] | None = None,
     clock: Clock = time.perf_counter,
     progress: Progress | None = None,
     root: Path = ROOT,
@@ -68,6 +68,7 @@ def bench(
     Args:
         image: the bytes of an image file for the stages and the cold start; by default a generated JPEG of 640×480.
         engine: the runtime for all of them; by default for each the one for which it was built.
+        names: what the measurement calls the bundles; by default their paths.
         root: where this machine describes itself.
 
     Raises:
@@ -97,7 +98,7 @@ def bench(
     watched = watching.watched() if watching else None
     energies = _energies(watched, stretches, len(subjects))
     measured = zip(subjects, timings, cold, energies, sustained, strict=True)
-    bundles = tuple(_bundle_measurement(*parts) for parts in measured)
+    bundles = _renamed([_bundle_measurement(*parts) for parts in measured], names)
     warnings = doubts(circumstances, bundles, watched)
     return Measurement(circumstances, described, bundles, ratios(bundles), warnings, watched)
 
@@ -157,6 +158,11 @@ def generated_jpeg(*, width: int = 640, height: int = 480) -> bytes:
 
 def _open(path: Path, stack: ExitStack, *, plan: BenchPlan, engine: EngineName | None) -> Subject:
     bundle = read_bundle(path)
+    if (engine or engine_here(bundle.manifest)) is EngineName.SIMULATED:
+        raise EngineError(
+            f"{path} is for the device {bundle.manifest.device.value} and only simulated here, so its speed says"
+            " nothing; measure it on the device, or build one for this machine with --device cpu"
+        )
 
     def predictor(*, threads: int, streams: int) -> Predictor:
         opened = open_bundle(bundle, threads=threads, streams=streams, engine=engine)
@@ -166,8 +172,7 @@ def _open(path: Path, stack: ExitStack, *, plan: BenchPlan, engine: EngineName |
         path,
         predictor(threads=plan.threads, streams=1),
         predictor(threads=1, streams=plan.streams) if plan.streams > 1 else None,
-        precision=bundle.manifest.precision,
-        model_sha256=bundle.manifest.files[MODEL].sha256,
+        manifest=bundle.manifest,
         bundle_bytes=sum(file.stat().st_size for file in path.iterdir()),
     )
 
@@ -230,10 +235,11 @@ def _bundle_measurement(
     energy: Energy | None,
     sustained: Sustained | None,
 ) -> BundleMeasurement:
+    manifest = subject.manifest
     return BundleMeasurement(
         name=str(subject.path),
-        precision=subject.precision,
-        model_sha256=subject.model_sha256,
+        precision=manifest.precision,
+        model_sha256=manifest.files[MODEL].sha256,
         bundle_bytes=subject.bundle_bytes,
         engine=subject.predictor.engine.spec,
         warm_up=timings.warm_up,
@@ -241,9 +247,19 @@ def _bundle_measurement(
         stages=timings.stages,
         throughput=timings.throughput,
         cold_starts=cold,
+        labels_sha256=manifest.files[LABELS].sha256,
+        lineage=manifest.lineage,
+        accuracy=manifest.accuracy,
+        against_fp32=manifest.against_fp32,
         energy=energy,
         sustained=sustained,
     )
+
+
+def _renamed(bundles: Sequence[BundleMeasurement], names: Sequence[str] | None) -> tuple[BundleMeasurement, ...]:
+    if names is None:
+        return tuple(bundles)
+    return tuple(replace(bundle, name=name) for bundle, name in zip(bundles, names, strict=True))
 
 
 def _ticker(total: int, progress: Progress | None) -> Tick:

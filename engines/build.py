@@ -30,10 +30,10 @@ from googlenet_edge.engines.bundle import Bundle, Lineage, Manifest, check_place
 from googlenet_edge.engines.devices import Unit, profile_of, refuse_impossible
 from googlenet_edge.engines.evaluate import check_classes
 from googlenet_edge.engines.recovery import Bars, Judge, Judged, first_pixels, within_budget
-from googlenet_edge.engines.registry import Backend, backend_for, backends_for
+from googlenet_edge.engines.registry import Backend, backend_for, backends_for, default_to_build_with
 from googlenet_edge.engines.sensitivity import DEFAULT_IMAGES, Probe, Sensitivity, rank_layers, try_layers
 from googlenet_edge.engines.source import CheckpointSource, Origin, Source
-from googlenet_edge.errors import GraphError
+from googlenet_edge.errors import EngineError, GraphError
 from googlenet_edge.files import sha256_bytes, to_json
 from googlenet_edge.graph import InferenceGraph, read_graph, write_graph
 from googlenet_edge.preprocess import Preprocess
@@ -76,7 +76,7 @@ class BuildRequest:
     device: Device = Device.CPU
     max_drop_points: float = 1.0
     threads: int = 1
-    engine: EngineChoice = EngineChoice.ONNXRUNTIME
+    engine: EngineChoice | None = None
     timed_threads: int = 1
     unit: Unit = Unit.MAIN
 
@@ -252,6 +252,8 @@ class _Steps:
 def _check_possible(request: BuildRequest) -> None:
     """Refuses what the device or this version cannot do, and what cannot be written, before any work."""
     refuse_impossible(profile_of(request.device), request.precision, request.unit)
+    if request.unit is Unit.DLA:
+        raise EngineError("this version makes no bundle for a DLA; build for the GPU beside it: leave --dla out")
     _backends(request)[0].load()
     check_place(request.out)
 
@@ -308,6 +310,8 @@ def _held_out(
 
 def _backends(request: BuildRequest) -> tuple[Backend, ...]:
     """Those that may be taken, the default first. Raises `EngineError` where there is none of that name."""
+    if request.engine is None or profile_of(request.device).has_tensorrt:
+        return (default_to_build_with(request.device),)
     if request.engine is EngineChoice.AUTO:
         return backends_for(request.device)
     return (backend_for(request.device, EngineName(request.engine.value)),)

@@ -107,6 +107,11 @@ class DeviceProfile:
         return has_fp16(self.compute_capability)
 
     @property
+    def has_tensorrt(self) -> bool:
+        """Whether TensorRT computes on it."""
+        return self.platform is not Platform.PROCESSOR
+
+    @property
     def has_dla(self) -> bool:
         """Whether any of its variants has a DLA."""
         return max(self.dla_cores) > 0

@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import onnx
 
 from googlenet_edge.calibration.audit import Census, missing, take_census
 from googlenet_edge.calibration.lower import lower_fp16_storage, lower_fp32, lower_int8_cpu
+from googlenet_edge.calibration.lower_tensorrt import lower_fp16_tensorrt, lower_fp32_tensorrt, lower_int8_tensorrt
 from googlenet_edge.calibration.placement import NO_NODES, staying_float, without_rule
 from googlenet_edge.calibration.rewrites import Rewrite, rewrite
 from googlenet_edge.calibration.table import CalibrationTable
 from googlenet_edge.calibration.weights import WeightRange, weight_range_for
 from googlenet_edge.engines.bundle import Trial
+from googlenet_edge.engines.devices import PROFILES
 from googlenet_edge.engines.predictor import Predictor
 from googlenet_edge.engines.protocol import EngineOptions
 from googlenet_edge.engines.registry import Backend
+from googlenet_edge.engines.tensorrt_check import compiler_notes
 from googlenet_edge.errors import EngineError
 from googlenet_edge.graph import InferenceGraph
 from googlenet_edge.processor import read_processor
@@ -117,9 +121,42 @@ def _without_rule(model: onnx.ModelProto) -> list[str]:
 _OURS = {"QuantizeLinear", "DequantizeLinear", "Transpose", "Reshape", "Split", "Cast", "Sub", "Div", "Pad"}
 """What lowering and rewriting put in."""
 
+
+def _fp32_tensorrt(graph: InferenceGraph, _: CalibrationTable | None, __: AbstractSet[str], opset: int) -> Lowered:
+    return _for_tensorrt(lower_fp32_tensorrt(graph, opset=opset), Precision.FP32)
+
+
+def _fp16_tensorrt(graph: InferenceGraph, _: CalibrationTable | None, __: AbstractSet[str], opset: int) -> Lowered:
+    return _for_tensorrt(lower_fp16_tensorrt(graph, opset=opset), Precision.FP16)
+
+
+def _int8_tensorrt(
+    graph: InferenceGraph, table: CalibrationTable | None, float_nodes: AbstractSet[str], opset: int
+) -> Lowered:
+    if table is None:
+        raise EngineError("int8 needs a calibration table; give --data with images to calibrate on")
+    model = lower_int8_tensorrt(graph, table, opset=opset, float_nodes=float_nodes)
+    return replace(_for_tensorrt(model, Precision.INT8), float_nodes=staying_float(graph.model.graph, float_nodes))
+
+
+def _for_tensorrt(model: onnx.ModelProto, precision: Precision) -> Lowered:
+    data = model.SerializeToString(deterministic=True)
+    kinds = {node.name: node.op_type for node in model.graph.node}
+    return Lowered(data, (_SIMULATED, *compiler_notes(data, kinds, precision)))
+
+
+_SIMULATED = "the accuracy is simulated here, with every rounding of the model; TensorRT compiles it on the device"
+
 _Lowering = Callable[[InferenceGraph, CalibrationTable | None, AbstractSet[str]], Lowered]
 _LOWERINGS: dict[tuple[Device, Precision], _Lowering] = {
     (Device.CPU, Precision.FP32): _fp32,
     (Device.CPU, Precision.FP16): _fp16_cpu,
     (Device.CPU, Precision.INT8): _int8_cpu,
+}
+_TENSORRT = {Precision.FP32: _fp32_tensorrt, Precision.FP16: _fp16_tensorrt, Precision.INT8: _int8_tensorrt}
+_LOWERINGS |= {
+    (profile.device, precision): partial(lowering, opset=profile.opset)
+    for profile in PROFILES
+    if profile.has_tensorrt
+    for precision, lowering in _TENSORRT.items()
 }

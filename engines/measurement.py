@@ -8,6 +8,8 @@ from enum import Enum
 from itertools import chain
 from pathlib import Path
 
+from googlenet_edge.engines.accuracy import Accuracy, Comparison
+from googlenet_edge.engines.bundle import Lineage, Sha256
 from googlenet_edge.engines.circumstances import Circumstances
 from googlenet_edge.engines.cold_start import ColdStart
 from googlenet_edge.engines.energy import Energy
@@ -21,7 +23,7 @@ from googlenet_edge.statistics import Interval, Summary, summarize
 from googlenet_edge.target import Precision
 
 SCHEMA = 1
-_MAX_BYTES = 64 << 20
+MAX_BYTES = 64 << 20
 
 
 class Stage(Enum):
@@ -57,7 +59,8 @@ class BundleMeasurement:
 
     ``latency`` is inference alone, one image, back to back. ``stages`` is the whole way of one image file, measured
     apart from it: there the caches are as cold as decoding leaves them. ``energy`` is None where it was not measured,
-    ``sustained`` where it was not asked for.
+    ``sustained`` where it was not asked for. ``labels_sha256`` and what follows is what the bundle's manifest says;
+    files written before that was kept lack it.
     """
 
     name: str
@@ -72,6 +75,10 @@ class BundleMeasurement:
     cold_starts: tuple[ColdStart, ...]
     energy: Energy | None = None
     sustained: Sustained | None = None
+    labels_sha256: Sha256 | None = None
+    lineage: Lineage | None = None
+    accuracy: Accuracy | None = None
+    against_fp32: Comparison | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,5 +136,9 @@ def write_measurement(path: Path, measurement: Measurement) -> None:
 
 def read_measurement(path: Path) -> Measurement:
     """Reads what `write_measurement` wrote. Raises `DataError`: missing, damaged, or of a newer schema."""
-    data = read_file(path, limit=_MAX_BYTES, error=DataError)
-    return from_versioned_json(data, Measurement, schema=SCHEMA, where=str(path), error=DataError)
+    return parse_measurement(read_file(path, limit=MAX_BYTES, error=DataError), str(path))
+
+
+def parse_measurement(data: bytes, where: str) -> Measurement:
+    """The same of the bytes of a file; ``where`` names it. Raises `DataError`."""
+    return from_versioned_json(data, Measurement, schema=SCHEMA, where=where, error=DataError)

@@ -19,18 +19,21 @@ _ERRORS_ONLY = 3
 class OnnxRuntimeCpu:
     """An `Engine` that holds one inference session."""
 
+    _name = EngineName.ONNXRUNTIME
+    _level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+
     def __init__(self, model: bytes, options: EngineOptions) -> None:
         """Loads and optimizes the bytes of an ``.onnx`` file. Raises `EngineError`."""
+        settings = session_options(options, processor=read_processor())
+        settings.graph_optimization_level = self._level
         try:
-            session = onnxruntime.InferenceSession(
-                model, session_options(options, processor=read_processor()), providers=["CPUExecutionProvider"]
-            )
+            session = onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
         except Exception as problem:  # the runtime's own errors have no common base
             reason = str(problem).partition("\n")[0]
             raise EngineError(f"ONNX Runtime cannot load the model ({reason}); build the bundle again") from problem
         self._session: onnxruntime.InferenceSession | None = session
         self._input, self._output, crop, classes = _interface(session)
-        name, version = EngineName.ONNXRUNTIME.value, onnxruntime.__version__
+        name, version = self._name.value, onnxruntime.__version__
         self._spec = EngineSpec(name, version, Device.CPU, options.threads, crop, classes, options.streams)
 
     @property

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from googlenet_edge.errors import EngineError
-from googlenet_edge.target import Device
+from googlenet_edge.target import Device, Precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +18,14 @@ class EngineOptions:
     """How a model is opened: ``streams`` inferences may run at the same time, each on ``threads`` processor threads.
 
     ``weight_bits`` says how many bits INT8 weights use. With 7, the 16-bit sums of an x86 processor without VNNI
-    cannot saturate; with 8 a backend must take a slower, exact way on such a processor.
+    cannot saturate; with 8 a backend must take a slower, exact way on such a processor. ``precision`` is for runtimes
+    that compile the model.
     """
 
     threads: int = 1
     weight_bits: int = 8
     streams: int = 1
+    precision: Precision = Precision.FP32
 
     def __post_init__(self) -> None:
         if self.threads < 1:

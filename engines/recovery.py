@@ -24,7 +24,7 @@ from googlenet_edge.engines.evaluate import evaluate
 from googlenet_edge.engines.golden import Golden
 from googlenet_edge.engines.lowering import Lowered, lower, open_lowered
 from googlenet_edge.engines.protocol import EngineOptions
-from googlenet_edge.engines.registry import Backend, backend_for
+from googlenet_edge.engines.registry import Backend, default_to_build_with
 from googlenet_edge.engines.rewriting import fastest
 from googlenet_edge.engines.sensitivity import Probe, rank_layers
 from googlenet_edge.errors import AccuracyError, EngineError
@@ -139,7 +139,7 @@ class Judge:
     @cached_property
     def _reference(self) -> Evaluation:
         fp32 = lower(self.graph, device=self.device, precision=Precision.FP32, table=None)
-        backend = backend_for(self.device)
+        backend = default_to_build_with(self.device)
         with (
             open_lowered(self.graph, fp32, backend=backend, streams=self.threads) as predictor,
             self.bars("evaluating fp32") as progress,

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
 
-from googlenet_edge.engines.bundle import Bundle
+from googlenet_edge.engines.bundle import Bundle, Manifest
+from googlenet_edge.engines.devices import profile_of
 from googlenet_edge.engines.golden import check_golden
 from googlenet_edge.engines.protocol import Engine, EngineOptions
 from googlenet_edge.errors import BundleError, EngineError
@@ -46,22 +49,38 @@ def _openvino_cpu() -> Opener:
     return OpenVinoCpu
 
 
+def _simulated() -> Opener:
+    from googlenet_edge.engines.simulated import Simulated  # noqa: PLC0415  (as above)
+
+    return Simulated
+
+
+def _tensorrt(device: Device) -> Opener:
+    from googlenet_edge.engines.tensorrt_runtime import open_tensorrt  # noqa: PLC0415  (as above)
+
+    return partial(open_tensorrt, profile_of(device))
+
+
 BACKENDS: tuple[Backend, ...] = (
     Backend(EngineName.ONNXRUNTIME, Device.CPU, _onnxruntime_cpu),
     Backend(EngineName.OPENVINO, Device.CPU, _openvino_cpu),
 )
 """In the order of preference: the first of a device is its default."""
 
+SIMULATION = Backend(EngineName.SIMULATED, Device.CPU, _simulated)
+"""On a processor, for whatever TensorRT will run."""
+
 
 def backends_for(device: Device) -> tuple[Backend, ...]:
-    """The backends of a device, its default first. Raises `EngineError` where this version has none."""
-    found = tuple(backend for backend in BACKENDS if backend.device is device)
-    if not found:
-        known = ", ".join(sorted({backend.device.value for backend in BACKENDS}))
-        raise EngineError(
-            f"this version has no backend for the device {device.value}; use --device with one of: {known}"
-        )
-    return found
+    """The backends of a device, its default first. Raises `EngineError` for ``jetson``, which can be any."""
+    if profile_of(device).has_tensorrt:
+        return (Backend(EngineName.TENSORRT, device, partial(_tensorrt, device)), SIMULATION)
+    return tuple(backend for backend in BACKENDS if backend.device is device)
+
+
+def default_to_build_with(device: Device) -> Backend:
+    """The backend that judges a build: the device's default, or the simulation where TensorRT will run it."""
+    return SIMULATION if profile_of(device).has_tensorrt else backends_for(device)[0]
 
 
 def backend_for(device: Device, engine: EngineName | None = None) -> Backend:
@@ -75,21 +94,29 @@ def backend_for(device: Device, engine: EngineName | None = None) -> Backend:
     raise EngineError(f"the device {device.value} has no engine {wanted.value}; use --engine with one of: {known}")
 
 
+def engine_here(manifest: Manifest) -> EngineName:
+    """The runtime for which a bundle was built; where it was only simulated, TensorRT if that is installed here."""
+    if manifest.engine is not EngineName.SIMULATED:
+        return manifest.engine
+    needed = ("tensorrt_rtx" if manifest.device is Device.RTX else "tensorrt", "pycuda")
+    return EngineName.TENSORRT if all(map(find_spec, needed)) else EngineName.SIMULATED
+
+
 def open_bundle(bundle: Bundle, *, threads: int = 1, streams: int = 1, engine: EngineName | None = None) -> Engine:
     """Opens a bundle's model on its device and proves that it computes here what it computed where it was built.
 
     Args:
         threads: processor threads of one inference.
         streams: inferences that may run at the same time.
-        engine: the runtime, by default that for which the bundle was built.
+        engine: the runtime, by default as `engine_here`.
 
     Raises:
         EngineError: the runtime is missing or refuses the model.
         BundleError: the model does not fit the bundle, or gives other logits for the golden vectors.
     """
     manifest = bundle.manifest
-    options = EngineOptions(threads=threads, streams=streams, weight_bits=manifest.weight_bits)
-    opened = backend_for(manifest.device, engine or manifest.engine).open(bundle.model, options)
+    options = EngineOptions(threads, manifest.weight_bits, streams, manifest.precision)
+    opened = backend_for(manifest.device, engine or engine_here(manifest)).open(bundle.model, options)
     try:
         _check_fit(opened, bundle)
         logits = opened.run(bundle.golden.pixels)

@@ -56,3 +56,11 @@ class EngineError(EdgeError):
 
 class OutputError(EdgeError):
     """A file or folder cannot be written."""
+
+
+class RemoteError(EdgeError):
+    """A device at the other end of an SSH connection cannot be reached, or failed over there."""
+
+
+class RegressionError(EdgeError):
+    """A measurement is worse than its baseline by more than was allowed."""

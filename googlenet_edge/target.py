@@ -39,6 +39,9 @@ class EngineName(Enum):
 
     ONNXRUNTIME = "onnxruntime"
     OPENVINO = "openvino"
+    TENSORRT = "tensorrt"
+    SIMULATED = "simulated"
+    """What TensorRT will compute, by ONNX Runtime on a processor: for accuracy, not for speed."""
 
 
 class EngineChoice(Enum):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import libgne
 import pytest
 from command import Built, copy_of, done
 from hypothesis import settings
+from scripts import FOLDER, Answer
 
 from googlenet_edge.pictograms import write_pictograms
 
@@ -20,12 +23,16 @@ settings.load_profile("steady")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked `realdata` are skipped where the folder beside the repository is not there."""
-    if SHARED.is_dir():
-        return
+    """Skips what is marked `realdata` or `rtx` where the folder, or the package, is not there."""
+    missing = {}
+    if not SHARED.is_dir():
+        missing["realdata"] = f"{SHARED.name}/ is not beside the repository"
+    if not find_spec("tensorrt_rtx"):
+        missing["rtx"] = "TensorRT for RTX is not installed: pip install 'googlenet-edge[rtx]'"
     for item in items:
-        if item.get_closest_marker("realdata"):
-            item.add_marker(pytest.mark.skip(reason=f"{SHARED.name}/ is not beside the repository"))
+        for marker, reason in missing.items():
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session")
@@ -66,6 +73,20 @@ def gne_prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def gne(gne_prefix: Path) -> libgne.Library:
     """libgne, loaded by `ctypes`."""
     return libgne.load(gne_prefix / "lib" / "libgne.so")
+
+
+@pytest.fixture
+def answer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Answer:
+    """Runs a script of benchmarks/ that ends early, in this process: (exit code, stdout, stderr)."""
+    monkeypatch.syspath_prepend(FOLDER)
+
+    def ask(script: str, *arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [str(FOLDER / script), *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(FOLDER / script), run_name="__main__")
+        return int(str(end.value.code)), *capsys.readouterr()
+
+    return ask
 
 
 def gnet_edge(*arguments: str, cwd: Path) -> None:

@@ -40,16 +40,16 @@ def test_jetson_to_build_for_has_to_be_known(set_to: Device | None, tmp_path: Pa
 @pytest.mark.parametrize(
     ("wish", "fake", "sentence"),
     [
-        (Device.JETSON, None, "this machine is no Jetson; copy the bundle to one and"),
-        (Device.AGX_ORIN, None, "this machine is no Jetson AGX Orin; copy the bundle to one and"),
-        (Device.AGX_ORIN, ORIN_NANO, "this machine is a Jetson Orin Nano and no Jetson AGX Orin; copy the bundle"),
+        (Device.JETSON, None, "this machine is no Jetson; measure on one with --host user@address"),
+        (Device.AGX_ORIN, None, "this machine is no Jetson AGX Orin; measure on one with --host"),
+        (Device.AGX_ORIN, ORIN_NANO, "this machine is a Jetson Orin Nano and no Jetson AGX Orin; measure on one"),
     ],
 )
 def test_measuring_on_another_machine_is_refused(
     wish: Device, fake: FakeJetson | None, sentence: str, tmp_path: Path
 ) -> None:
     root = fake_jetson(tmp_path, fake) if fake else fake_pc(tmp_path)
-    with pytest.raises(EngineError, match=rf"^{sentence}.*run gnet-edge bench there, or measure here with .* cpu$"):
+    with pytest.raises(EngineError, match=rf"^{sentence}.*, or here with --device cpu$"):
         device_to_measure(wish, root=root)
 
 

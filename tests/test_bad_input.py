@@ -334,13 +334,6 @@ def test_loss_of_accuracy_above_max_drop_leaves_the_old_bundle(work: Path, monke
 # Settings, devices and what is not there
 
 
-@pytest.mark.parametrize("command", ["build", "bench"])
-def test_device_that_this_version_cannot_run_is_named(command: str, work: Path) -> None:
-    sentence = "this version has no backend for the device cuda; use --device with one of: cpu"
-    given = ("runs/photos/checkpoint.safetensors", "--data", "photos") if command == "build" else ()
-    refused_without_a_trace(sentence, command, *given, "--device", "cuda", cwd=work)
-
-
 def test_load_too_short_to_warm_anything_is_refused(colours: Path) -> None:
     sentence = "sustained for 5 s says nothing about heat; give 10s or more"
     refused_without_a_trace(sentence, "bench", "--sustained", "5s", cwd=colours)

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-import runpy
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from scripts import FOLDER, Answer
 from tiny_bundles import write_colour_bundle
 
 from googlenet_edge.target import Precision
 
-FOLDER = Path(__file__).parents[1] / "benchmarks"
-HELPERS = {"common.py", "made.py", "onnxruntime_peer.py"}
+HELPERS = {
+    *("common.py", "made.py", "onnxruntime_peer.py"),
+    *("peer_engines.py", "peer_ours.py", "peer_quantizers.py", "peer_table.py"),
+}
 PYTHON_SCRIPTS = sorted(path.name for path in FOLDER.glob("*.py") if path.name not in HELPERS)
 SHELL_SCRIPTS = sorted(path.name for path in FOLDER.glob("*.sh"))
 
@@ -38,23 +39,6 @@ def figures(script: str, *arguments: object, out: Path) -> dict[str, dict[str, A
 @pytest.fixture
 def bundles(tmp_path: Path) -> list[Path]:
     return [write_colour_bundle(tmp_path / p.value, p) for p in (Precision.FP32, Precision.INT8)]
-
-
-Answer = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def answer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Answer:
-    """Runs a script that ends early, in this process: (exit code, stdout, stderr)."""
-    monkeypatch.syspath_prepend(FOLDER)
-
-    def ask(script: str, *arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", [str(FOLDER / script), *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            runpy.run_path(str(FOLDER / script), run_name="__main__")
-        return int(str(end.value.code)), *capsys.readouterr()
-
-    return ask
 
 
 @pytest.mark.parametrize("script", PYTHON_SCRIPTS)

@@ -31,8 +31,10 @@ from googlenet_edge.target import Device
 
 COMMANDS = (
     "demo",
+    "report",
     "train",
     "finetune",
+    "slim",
     "prune",
     "export",
     "calibrate",
@@ -330,7 +332,11 @@ def test_settings_are_used_and_the_command_line_wins(colours: Path, tmp_path: Pa
     (tmp_path / "gnet-edge.toml").write_text('device = "jetson"\ndata = "photos"\n')
     from_settings, given = gnet_edge("bench", cwd=tmp_path), gnet_edge("bench", "--device", "cpu", cwd=tmp_path)
     assert from_settings.err.startswith("using --device jetson (gnet-edge.toml says so)\n")
-    assert re.search(r"^gnet-edge: this machine is no Jetson; copy the bundle to one ", from_settings.err, re.MULTILINE)
+    assert re.search(
+        r"^gnet-edge: this machine is no Jetson; measure on one with --host user@address",
+        from_settings.err,
+        re.MULTILINE,
+    )
     assert given.err.startswith("gnet-edge: there is no bundle under")
     bundle = colours / "runs" / "colours" / "fp32-cpu"
     assert "photos is not a folder" in gnet_edge("eval", bundle, cwd=tmp_path).err

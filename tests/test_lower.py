@@ -8,13 +8,14 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from tiny_graph import table_of, tiny_graph, tiny_pixels, whole_googlenet
 
-from googlenet_edge.calibration.lower import covering_grid, lower_fp16, lower_fp16_storage, lower_fp32, lower_int8_cpu
+from googlenet_edge.calibration.lower import covering_grid, lower_fp16_storage, lower_fp32, lower_int8_cpu
+from googlenet_edge.calibration.lower_tensorrt import lower_fp16_tensorrt
 from googlenet_edge.calibration.ranges import RangeMethod
 from googlenet_edge.calibration.session import open_session
 from googlenet_edge.calibration.weights import WeightRange, quantize_weights, weight_range_for
@@ -96,7 +97,7 @@ def test_lower_int8_quarters_the_file() -> None:
     assert len(lowered.SerializeToString()) < 0.27 * len(graph.bytes)
 
 
-@pytest.mark.parametrize("lower", [lower_fp16, lower_fp16_storage])
+@pytest.mark.parametrize("lower", [lower_fp16_tensorrt, lower_fp16_storage])
 def test_lower_fp16_halves_the_file_and_keeps_the_logits(lower: object) -> None:
     graph, pixels = whole_googlenet(), tiny_pixels(4, crop=64)
     lowered = lower(graph)  # type: ignore[operator]
@@ -106,7 +107,10 @@ def test_lower_fp16_halves_the_file_and_keeps_the_logits(lower: object) -> None:
 
 
 def test_lower_fp16_computes_in_float16_and_storage_in_float32() -> None:
-    for lower, expected in ((lower_fp16, onnx.TensorProto.FLOAT16), (lower_fp16_storage, onnx.TensorProto.FLOAT)):
+    for lower, expected in (
+        (lower_fp16_tensorrt, onnx.TensorProto.FLOAT16),
+        (lower_fp16_storage, onnx.TensorProto.FLOAT),
+    ):
         inferred = onnx.shape_inference.infer_shapes(lower(tiny_graph()))
         types = {value.name: value.type.tensor_type.elem_type for value in inferred.graph.value_info}
         assert types["stem"] == types["block"] == types["flatten"] == expected
@@ -118,10 +122,12 @@ def test_lower_fp16_names_a_weight_beyond_its_range() -> None:
     bias = next(w for w in graph.model.graph.initializer if w.name == "left_bias")
     bias.CopyFrom(numpy_helper.from_array(np.full(8, 7e4, dtype=np.float32), "left_bias"))
     with pytest.raises(LoweringError, match=r"the weight left_bias reaches 7e\+04, float16 ends at 65504"):
-        lower_fp16(graph)
+        lower_fp16_tensorrt(graph)
 
 
 @given(st.floats(-1e6, 0), st.floats(1e-6, 1e6))
+@example(-5e-324, 510.0)
+@example(-1e6, 1e-300)
 def test_covering_grid_reaches_both_ends_and_is_hardly_coarser(low: float, high: float) -> None:
     scale, zero_point = covering_grid(low, high)
     assert 0 <= zero_point <= 255

@@ -171,7 +171,10 @@ def test_predict_names_a_damaged_file(predictor: Predictor, tmp_path: Path) -> N
         predictor.predict(tmp_path / "none.jpg")
 
 
-@pytest.fixture(params=EngineName, ids=lambda engine: engine.value)
+CPU_ENGINES = [EngineName.ONNXRUNTIME, EngineName.OPENVINO]
+
+
+@pytest.fixture(params=CPU_ENGINES, ids=lambda engine: engine.value)
 def streamed(bundle: Path, request: pytest.FixtureRequest) -> Iterator[Predictor]:
     with googlenet_edge.load(bundle, streams=3, engine=request.param) as opened:
         yield opened

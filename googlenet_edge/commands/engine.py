@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from googlenet_edge import load, workspace
-from googlenet_edge.commands import machine
+from googlenet_edge.commands import away, machine
 from googlenet_edge.commands.options import (
     CORES,
     AboutOnnx,
@@ -32,7 +32,8 @@ from googlenet_edge.commands.options import (
     source_of,
 )
 from googlenet_edge.console import bar, chosen, named, shown
-from googlenet_edge.target import EngineChoice, Precision
+from googlenet_edge.files import check_writable
+from googlenet_edge.target import Device, EngineChoice, Precision
 
 
 def calibrate(
@@ -104,7 +105,9 @@ def build(
         device=device,
         max_drop_points=chosen("--max-drop", max_drop, settings.max_drop, 1.0),
         threads=chosen("--threads", threads, settings.threads, CORES),
-        engine=chosen("--engine", engine, settings.engine, EngineChoice.ONNXRUNTIME),
+        engine=engine
+        if device is not Device.CPU
+        else chosen("--engine", engine, settings.engine, EngineChoice.ONNXRUNTIME),
         timed_threads=threads or settings.threads or 1,
         unit=Unit.DLA if dla else Unit.MAIN,
         calibration=calibration_request(source.folder / workspace.GRAPH_FILE, data, images, method, skip_damaged),
@@ -164,14 +167,16 @@ def evaluate(
     data: DataOption = None,
     engine: EngineOption = None,
     threads: ThreadsOption = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file for every answer, for a report; default: none.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Accuracy of bundles on the validation images; each is compared with the first.
 
-    Example: gnet-edge eval runs/photos/fp32-cpu runs/photos/int8-cpu
+    Examples: gnet-edge eval runs/photos/fp32-cpu runs/photos/int8-cpu, gnet-edge eval --out answers.json
     """
     from googlenet_edge.dataset import open_dataset
-    from googlenet_edge.engines.evaluate import evaluate_bundles
+    from googlenet_edge.engines.answers import collect_answers, write_answers
+    from googlenet_edge.engines.evaluate import accuracies, evaluate_bundles
     from googlenet_edge.engines.tables import comparison_sentence, evaluation_table
 
     settings = workspace.read_settings()
@@ -179,11 +184,17 @@ def evaluate(
     folder = named(workspace.take_data(data, settings, paths[0].parent))
     images = open_dataset(folder, seed=workspace.split_seed(paths[0].parent)).val
     cores = chosen("--threads", threads, settings.threads, CORES)
-    results = evaluate_bundles(paths, images, streams=cores, bars=bar, engine=engine)
+    if out:
+        check_writable(out)
+    evaluations = evaluate_bundles(paths, images, streams=cores, bars=bar, engine=engine)
+    results = accuracies(paths, evaluations)
     shown(evaluation_table([(r.bundle, r.accuracy) for r in results]))
     for result in results:
         if result.against_first:
             shown(f"{result.bundle}: {comparison_sentence(result.against_first)}")
+    if out:
+        write_answers(out, collect_answers(paths, images, evaluations))
+        shown(f"answers: {out}")
     output(results, as_json)
 
 
@@ -239,28 +250,41 @@ def bench(
     power_mode: machine.ModeOption = None,
     image: Annotated[Path | None, typer.Option(help="For the stages; default: a generated JPEG, 640×480.")] = None,
     out: Annotated[Path | None, typer.Option(help="JSON file for every sample; default: none.")] = None,
+    host: away.HostOption = None,
+    python: away.PythonOption = None,
+    keep: away.KeepOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Latency, throughput, cold start and memory of bundles, measured in turns.
 
-    Examples: gnet-edge bench, gnet-edge bench --threads 2 --out measurement.json
+    Examples: gnet-edge bench, gnet-edge bench --threads 2 --out measurement.json,
+    gnet-edge bench --device jetson --host me@jetson.local
     """
     from googlenet_edge.engines.bench import bench as run
     from googlenet_edge.engines.measurement import write_measurement
     from googlenet_edge.engines.registry import backend_for
+    from googlenet_edge.engines.remote_worker import Clocks, RemotePlan
     from googlenet_edge.engines.rounds import BenchPlan
     from googlenet_edge.engines.tables import circumstances_sentence, latency_table, resources_table, stages_table
     from googlenet_edge.images import read_image_file
 
     lasting = machine.sustained_plan(sustained, fps)
     settings = workspace.read_settings()
-    backend_for(machine.device_for_bench(device, settings))
+    remote = away.destination(host, python, keep, device=device, settings=settings)
+    wish = away.device_there(device, settings) if remote else machine.device_for_bench(device, settings)
+    if not remote:
+        backend_for(wish)
     paths = [named(taken) for taken in workspace.take_bundles(bundles or ())]
     cores = chosen("--threads", threads, settings.threads, 1)
-    plan = BenchPlan(threads=cores, streams=streams or CORES, rounds=rounds, sustained=lasting)
     photo = read_image_file(image) if image else None
-    with machine.held(power_mode, lock_clocks), bar("measuring") as progress:
-        measurement = run(paths, plan=plan, image=photo, engine=engine, progress=progress, root=machine.ROOT)
+    if remote:
+        clocks = Clocks.FIXED if lock_clocks else Clocks.MOVING
+        there = RemotePlan(wish, engine, cores, streams, rounds, lasting, power_mode, clocks)
+        measurement = away.measured_there(paths, remote, plan=there, image=photo)
+    else:
+        plan = BenchPlan(threads=cores, streams=streams or CORES, rounds=rounds, sustained=lasting)
+        with machine.held(power_mode, lock_clocks), bar("measuring") as progress:
+            measurement = run(paths, plan=plan, image=photo, engine=engine, progress=progress, root=machine.ROOT)
     for table in (latency_table(measurement), resources_table(measurement), stages_table(measurement)):
         shown(table)
     machine.show_sustained(measurement)

@@ -1,0 +1,251 @@
+"""Lowering for TensorRT, from the same table as for a CPU.
+
+Where ONNX Runtime wants a pair of QuantizeLinear and DequantizeLinear on every tensor, TensorRT wants them on what
+convolutions and classifiers read, and nowhere else: it moves each back through Concat, pooling and ReLU into the
+kernel of the convolution before. A pair between a convolution and its ReLU, or on a branch of a Concat, would round
+twice and keep it from doing so.
+
+| | ONNX Runtime's CPU provider | TensorRT |
+|---|---|---|
+| activations | u8, asymmetric | s8, symmetric: zero-point 0 |
+| pairs | on every tensor, shared by its readers | on what a convolution or classifier reads, shared by its readers |
+| weights | s8 per output channel | the same |
+| bias | int32, dequantized | float32 |
+| input | uint8 NHWC, transposed, then cast | uint8 NHWC, cast, then transposed: it lets nothing but a Cast read uint8 |
+
+Everything that is not on integers is float32: TensorRT ≥ 9 takes that literally (strong typing), and before it the
+flags allow it float16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
+from enum import Enum
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from googlenet_edge.calibration.lower import prepared
+from googlenet_edge.calibration.pixels import absorb_normalization, taking_pixels_cast_first, taking_pixels_less
+from googlenet_edge.calibration.placement import NO_NODES, WITH_WEIGHTS, grids
+from googlenet_edge.calibration.ranges import S8_STEPS, Ranges
+from googlenet_edge.calibration.surgery import Index, attributes, cast, copy_for_surgery, half, model_like, renamed
+from googlenet_edge.calibration.table import CalibrationTable
+from googlenet_edge.calibration.weights import WeightRange, quantize_per_channel
+from googlenet_edge.errors import CalibrationError, LoweringError
+from googlenet_edge.graph import INPUT, OUTPUT, InferenceGraph
+
+OPSETS = {13: 7, 17: 8, 19: 9}
+"""The opsets that can be asked for, each with its IR version. The operators used mean the same in all of them."""
+
+_S8_MIDDLE = 128
+
+
+class Head(Enum):
+    """How the last layers are written."""
+
+    PLAIN = "GlobalAveragePool, Flatten, Gemm"
+    DLA = "AveragePool, a 1×1 convolution, and Flatten last: what a DLA runs, in one piece"
+
+
+def lower_fp32_tensorrt(graph: InferenceGraph, *, opset: int = 17, head: Head = Head.PLAIN) -> onnx.ModelProto:
+    """The graph as it is, of pixels. Raises `LoweringError` for an opset that is none of `OPSETS`."""
+    model = taking_pixels_cast_first(_with_head(graph.model, head), graph.preprocess)
+    return _in_opset(model, opset)
+
+
+def lower_fp16_tensorrt(graph: InferenceGraph, *, opset: int = 17, head: Head = Head.PLAIN) -> onnx.ModelProto:
+    """Weights and activations in float16; pixels are normalized in float32, and the logits are float32.
+
+    Raises:
+        LoweringError: a weight is too large for float16, or the opset is none of `OPSETS`.
+    """
+    source = _with_head(graph.model, head)
+    inner = {INPUT: f"{INPUT}.half", OUTPUT: f"{OUTPUT}.half"}
+    nodes = [
+        cast(INPUT, inner[INPUT], TensorProto.FLOAT16),
+        *(renamed(node, inner) for node in source.graph.node),
+        cast(inner[OUTPUT], OUTPUT, TensorProto.FLOAT),
+    ]
+    halves = [half(w, w.name) if w.data_type == TensorProto.FLOAT else w for w in source.graph.initializer]
+    return _in_opset(taking_pixels_cast_first(model_like(source, nodes, halves), graph.preprocess), opset)
+
+
+def lower_int8_tensorrt(
+    graph: InferenceGraph, table: CalibrationTable, *, opset: int = 17, float_nodes: AbstractSet[str] = NO_NODES
+) -> onnx.ModelProto:
+    """The graph in s8 activations and s8 per-channel weights, by explicit pairs.
+
+    Where the normalization can be moved into the first convolution, pixels less 128 are its codes, and the input is
+    not rounded at all.
+
+    Args:
+        float_nodes: names of convolutions and classifiers that stay float.
+
+    Raises:
+        CalibrationError: the table belongs to another graph, or has no range for a tensor.
+        LoweringError: the opset is none of `OPSETS`.
+    """
+    ready = prepared(graph, table, weight_range=WeightRange.FULL, float_nodes=float_nodes)
+    placed, scales = places(ready.model.graph, float_nodes), dict[str, np.float32]()
+    for name in placed.values():
+        scales[name] = symmetric_scale(table.ranges, name)
+    absorbed = absorb_normalization(ready) if INPUT in placed else None
+    if absorbed is None or absorbed.zero_point != _S8_MIDDLE:
+        model = _Writer(placed, scales, ready.weights, float_nodes).model_of(ready.model)
+        return _in_opset(taking_pixels_cast_first(model, graph.preprocess), opset)
+    shifted = replace(ready, model=absorbed.model)
+    model = _Writer(placed, scales | {INPUT: np.float32(1)}, shifted.weights, float_nodes).model_of(shifted.model)
+    return _in_opset(taking_pixels_less(model, _S8_MIDDLE, crop=graph.preprocess.crop), opset)
+
+
+def lower_implicit_tensorrt(
+    graph: InferenceGraph, table: CalibrationTable, *, opset: int = 17, head: Head = Head.DLA
+) -> onnx.ModelProto:
+    """The float graph that the table's ranges are for: with a calibration cache, TensorRT ≤ 10 quantizes it itself.
+
+    Raises:
+        CalibrationError: the table belongs to another graph.
+        LoweringError: the opset is none of `OPSETS`.
+    """
+    ready = prepared(graph, table, weight_range=WeightRange.FULL)
+    return lower_fp32_tensorrt(ready, opset=opset, head=head)
+
+
+def places(graph: onnx.GraphProto, float_nodes: AbstractSet[str] = NO_NODES) -> dict[str, str]:
+    """For every tensor that has a pair, the measured tensor whose range is its grid.
+
+    Pooling and flattening copy values, so their outputs have the grid of their inputs: the pair commutes with them.
+    """
+    grid_of = grids(graph)
+    on_integers = [n for n in graph.node if n.op_type in WITH_WEIGHTS and n.name not in float_nodes]
+    return {node.input[0]: grid_of[node.input[0]] for node in on_integers}
+
+
+def symmetric_scale(ranges: dict[str, Ranges], tensor: str) -> np.float32:
+    """The scale of the s8 grid of a tensor. Raises `CalibrationError` where it was not measured."""
+    if tensor not in ranges:
+        raise CalibrationError(f"the calibration table has no range for {tensor}; calibrate again")
+    scale: np.float32 = np.float32(ranges[tensor].amax / S8_STEPS)
+    return scale
+
+
+@dataclass
+class _Writer:
+    """Copies nodes and puts pairs on the tensors of ``placed``; ``scales`` are those of the measured tensors."""
+
+    placed: dict[str, str]
+    scales: dict[str, np.float32]
+    weights: dict[str, NDArray[np.float32]]
+    float_nodes: AbstractSet[str]
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    constants: list[onnx.TensorProto] = field(default_factory=list)
+
+    def model_of(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        self._constant("zero_point", np.zeros((), np.int8))
+        for name in dict.fromkeys(self.placed.values()):
+            self._constant(f"{name}.scale", np.asarray(self.scales[name]))
+        if INPUT in self.placed:
+            self._add_pair(INPUT)
+        for node in model.graph.node:
+            self._add(node)
+        return model_like(model, self.nodes, self.constants)
+
+    def _add(self, node: onnx.NodeProto) -> None:
+        on_integers = node.op_type in WITH_WEIGHTS and node.name not in self.float_nodes
+        for name in node.input[1:2] if on_integers else []:
+            self._add_weight(name)
+        for name in node.input[2:] if on_integers else node.input:
+            if name in self.weights:
+                self._constant(name, self.weights[name])
+        self.nodes.append(renamed(node, {t: f"{t}.dequantized" for t in node.input if t in self.placed}))
+        for tensor in node.output:
+            if tensor in self.placed:
+                self._add_pair(tensor)
+
+    def _add_pair(self, tensor: str) -> None:
+        """``tensor`` → ``tensor.quantized`` → ``tensor.dequantized``, which all readers share."""
+        codes, grid = f"{tensor}.quantized", [f"{self.placed[tensor]}.scale", "zero_point"]
+        self.nodes += [
+            helper.make_node("QuantizeLinear", [tensor, *grid], [codes], name=f"{tensor}.quantize"),
+            helper.make_node(
+                "DequantizeLinear", [codes, *grid], [f"{tensor}.dequantized"], name=f"{tensor}.dequantize"
+            ),
+        ]
+
+    def _add_weight(self, name: str) -> None:
+        """A weight as codes, and their dequantization under the name that it had."""
+        codes, scale = quantize_per_channel(self.weights[name])
+        inputs = [
+            self._constant(f"{name}.quantized", codes),
+            self._constant(f"{name}.scale", scale),
+            self._constant(f"{name}.zero_point", np.zeros(len(scale), np.int8)),
+        ]
+        self.nodes.append(helper.make_node("DequantizeLinear", inputs, [name], name=f"{name}.dequantize", axis=0))
+
+    def _constant(self, name: str, value: NDArray[np.generic]) -> str:
+        self.constants.append(numpy_helper.from_array(value, name))
+        return name
+
+
+def _in_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    """The same model for a parser that knows no newer opset."""
+    if opset not in OPSETS:
+        raise LoweringError(
+            f"opset {opset} is none that this version writes; use one of: {', '.join(map(str, OPSETS))}"
+        )
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    changed.ir_version = OPSETS[opset]
+    del changed.opset_import[:]
+    changed.opset_import.append(helper.make_opsetid("", opset))
+    return changed
+
+
+def _with_head(model: onnx.ModelProto, head: Head) -> onnx.ModelProto:
+    return model if head is Head.PLAIN else _with_dla_head(model)
+
+
+def _with_dla_head(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with `Head.DLA`: the same logits but for the order of sums.
+
+    Raises:
+        LoweringError: it does not end with GlobalAveragePool, Flatten and Gemm, each alone reading the one before.
+    """
+    changed = copy_for_surgery(model)
+    index = Index(changed.graph)
+    gemm = index.maker[OUTPUT]
+    flatten = index.maker.get(gemm.input[0])
+    pool = index.maker.get(flatten.input[0]) if flatten else None
+    if flatten is None or pool is None or not _is_plain_head(index, (pool, flatten, gemm)):
+        raise LoweringError(
+            "the graph does not end with GlobalAveragePool, Flatten and Gemm, as a DLA needs; use the GPU"
+        )
+    weight = index.constants[gemm.input[1]]
+    weight.dims.extend([1, 1])
+    planes = f"{OUTPUT}.planes"
+    window = _spatial_size(model, pool.input[0])
+    new = {
+        pool.name: helper.make_node("AveragePool", pool.input, pool.output, name=pool.name, kernel_shape=window),
+        flatten.name: helper.make_node(
+            "Conv", [pool.output[0], *gemm.input[1:]], [planes], name=gemm.name, kernel_shape=[1, 1]
+        ),
+        gemm.name: helper.make_node("Flatten", [planes], [OUTPUT], name=flatten.name, axis=1),
+    }
+    return model_like(changed, [new.get(n.name, n) for n in changed.graph.node], list(changed.graph.initializer))
+
+
+def _is_plain_head(index: Index, nodes: tuple[onnx.NodeProto, ...]) -> bool:
+    kinds = tuple(node.op_type for node in nodes) == ("GlobalAveragePool", "Flatten", "Gemm")
+    transposed = attributes(nodes[-1]) == {"transB": 1}
+    return kinds and transposed and all(index.only_reader(node.output[0]) for node in nodes[:-1])
+
+
+def _spatial_size(model: onnx.ModelProto, tensor: str) -> list[int]:
+    """(height, width) of a tensor ``(N, channels, height, width)``."""
+    inferred = onnx.shape_inference.infer_shapes(model).graph.value_info
+    shapes = {value.name: value.type.tensor_type.shape.dim for value in inferred}
+    return [dim.dim_value for dim in shapes[tensor][2:]]

@@ -1,0 +1,196 @@
+"""Measuring on a device at the other end of an SSH connection.
+
+Bundles, image and the wheel of this package go over, as far as they are not there already; the agent makes an
+environment, runs the measurement and sends it back (`engines/remote_agent.py`). All of it stays in one folder there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+
+import msgspec
+
+from googlenet_edge.dataset import Progress
+from googlenet_edge.engines import remote_link
+from googlenet_edge.engines.bench import generated_jpeg
+from googlenet_edge.engines.bundle import MANIFEST, MODEL, Manifest, read_bundle
+from googlenet_edge.engines.devices import Platform, profile_of
+from googlenet_edge.engines.measurement import Measurement, parse_measurement
+from googlenet_edge.engines.remote_link import EventKind, Link, connect
+from googlenet_edge.engines.remote_worker import RemotePlan, Request
+from googlenet_edge.engines.ssh import Host, printable
+from googlenet_edge.engines.wheel import Wheel, pack_wheel
+from googlenet_edge.errors import ConfigError, RemoteError
+from googlenet_edge.files import sha256_bytes
+from googlenet_edge.target import EngineName
+
+SYSTEM_PYTHON = "python3"
+_IMAGE = "image"
+_PIECE = 1 << 18
+_PATIENCE_S = 15.0  # for setting clocks back
+_EXTRAS = {EngineName.OPENVINO: "openvino"}
+_PACKAGES_OF_GPUS = ["pycuda"]  # TensorRT itself comes with the system
+
+Bars = Callable[[str], AbstractContextManager[Progress]]
+
+
+class Afterwards(Enum):
+    """What becomes of the folder over there."""
+
+    CLEAN = "clean"
+    KEEP = "keep"
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """Where to measure, and with what.
+
+    ``python`` is an interpreter over there that has what the package needs, and is used as it is; without one, an
+    environment is made from its ``python3``.
+    """
+
+    host: Host
+    python: str | None = None
+    afterwards: Afterwards = Afterwards.CLEAN
+
+    def __post_init__(self) -> None:
+        if self.python is not None and (not self.python.isprintable() or self.python[:1] in ("", "-")):
+            raise ConfigError(f"{self.python!r} is no Python; give --python the path of one on the device")
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredThere:
+    """A measurement, and how much had to be copied for it."""
+
+    measurement: Measurement
+    copied_files: int
+    copied_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cargo:
+    """What has to be over there: files by their SHA-256, and where they stand in the working folder."""
+
+    files: dict[str, bytes] = field(repr=False)
+    layout: dict[str, str]
+    manifests: tuple[Manifest, ...]
+    wheel: str
+
+
+def bench_there(
+    paths: Sequence[Path], remote: Remote, *, plan: RemotePlan, image: bytes | None = None, bars: Bars
+) -> MeasuredThere:
+    """Measures bundles on a device. Leaves nothing running there, and keeps or removes the files as asked.
+
+    Args:
+        image: as for `bench`; the generated one is made here, so that all devices get the same bytes.
+        bars: makes the progress bar of a step.
+
+    Raises:
+        BundleError: a bundle is damaged.
+        ConfigError: no bundle, or the same twice; no ssh here.
+        RemoteError: no connection or no Python, or anything that goes wrong over there.
+    """
+    if not paths or len(set(paths)) < len(paths):
+        raise ConfigError("give one or more bundles to measure, each once")
+    cargo = load_cargo(paths, generated_jpeg() if image is None else image, pack_wheel())
+    with ExitStack() as stack:
+        with bars(f"connecting to {remote.host}"):
+            link = stack.enter_context(connect(remote.host, python=remote.python or SYSTEM_PYTHON))
+        link.send("job", facts=_job(paths, remote, plan, cargo))
+        missing = _missing(link, cargo, remote.host)
+        with bars(f"copying to {remote.host}") as progress:
+            _send_files(link, missing, progress)
+        data = _watch(link, remote.host, bars)
+        link.expect(EventKind.DONE)
+    measurement = _checked(data, paths, cargo, remote.host)
+    return MeasuredThere(measurement, len(missing), sum(map(len, missing)))
+
+
+def load_cargo(paths: Sequence[Path], image: bytes, wheel: Wheel) -> Cargo:
+    """Reads and verifies the bundles. Raises `BundleError`."""
+    placed, manifests = {_IMAGE: image, wheel.name: wheel.data}, []
+    for number, path in enumerate(paths):
+        manifest = read_bundle(path).manifest
+        manifests.append(manifest)
+        for name in (*manifest.files, MANIFEST):
+            placed[f"{_folder(number)}/{name}"] = (path / name).read_bytes()
+    layout = {place: sha256_bytes(data) for place, data in placed.items()}
+    return Cargo({layout[place]: data for place, data in placed.items()}, layout, tuple(manifests), wheel.name)
+
+
+def _folder(number: int) -> str:
+    return f"bundles/{number:03}"
+
+
+def _job(paths: Sequence[Path], remote: Remote, plan: RemotePlan, cargo: Cargo) -> dict[str, object]:
+    request = Request(
+        bundles=tuple(_folder(number) for number in range(len(paths))),
+        names=tuple(map(str, paths)),
+        image=_IMAGE,
+        plan=plan,
+    )
+    engines = {plan.engine or manifest.engine for manifest in cargo.manifests}
+    return {
+        "files": {digest: len(data) for digest, data in cargo.files.items()},
+        "layout": cargo.layout,
+        "wheel": cargo.wheel,
+        "packages": _PACKAGES_OF_GPUS if any(_on_gpu(manifest) for manifest in cargo.manifests) else [],
+        "extras": sorted(_EXTRAS[engine] for engine in engines if engine in _EXTRAS),
+        "environment": "given" if remote.python else "made",
+        "afterwards": remote.afterwards.value,
+        "request": msgspec.to_builtins(request),
+        "patience_s": _PATIENCE_S,
+        "alive_s": remote_link.ALIVE_S,
+        "silence_s": remote_link.SILENCE_S,
+    }
+
+
+def _on_gpu(manifest: Manifest) -> bool:
+    return profile_of(manifest.device).platform is not Platform.PROCESSOR
+
+
+def _missing(link: Link, cargo: Cargo, host: Host) -> list[bytes]:
+    wanted = link.expect(EventKind.MISSING).files
+    if not set(wanted) <= set(cargo.files):
+        raise RemoteError(f"{host} asks for files that it was not offered; is its googlenet-edge damaged?")
+    return [cargo.files[digest] for digest in wanted]
+
+
+def _send_files(link: Link, files: Sequence[bytes], progress: Progress) -> None:
+    """In the order in which they were asked for."""
+    done, total = 0, sum(map(len, files))
+    for data in files:
+        for start in range(0, len(data), _PIECE):
+            piece = data[start : start + _PIECE]
+            link.send("piece", payload=piece)
+            done += len(piece)
+            progress(done, total)
+
+
+def _watch(link: Link, host: Host, bars: Bars) -> bytes:
+    """Shows the steps, each with a bar, until the result is there."""
+    step = ""
+    while True:
+        with bars(f"{step or 'preparing'} on {host}") as progress:
+            event = link.event()
+            while event.event is EventKind.PROGRESS:
+                progress(event.done, event.total)
+                event = link.event()
+        if event.event is EventKind.RESULT:
+            return link.payload(event)
+        step = printable(event.message)[:40]
+
+
+def _checked(data: bytes, paths: Sequence[Path], cargo: Cargo, host: Host) -> Measurement:
+    """The measurement, which must be one of these bundles."""
+    measurement = parse_measurement(data, f"the measurement of {host}")
+    measured = [(bundle.name, bundle.model_sha256) for bundle in measurement.bundles]
+    sent = [(str(path), m.files[MODEL].sha256) for path, m in zip(paths, cargo.manifests, strict=True)]
+    if measured != sent:
+        raise RemoteError(f"{host} sent a measurement of something else; is its googlenet-edge damaged?")
+    return measurement

@@ -1,0 +1,179 @@
+"""The process that measures on a device: ``python -m googlenet_edge.engines.remote_worker REQUEST OUT``.
+
+It is started over there by `engines/remote_agent.py`, takes a `Request` from a file, tells its progress in lines of
+JSON on stdout, and writes a `Measurement`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from googlenet_edge.dataset import Progress
+from googlenet_edge.engines.at_hand import device_to_measure
+from googlenet_edge.engines.bench import bench
+from googlenet_edge.engines.bundle import read_bundle
+from googlenet_edge.engines.clocks import fixed_clocks, power_mode
+from googlenet_edge.engines.devices import Platform, profile_of
+from googlenet_edge.engines.jetson import ROOT
+from googlenet_edge.engines.measurement import Measurement, write_measurement
+from googlenet_edge.engines.registry import backend_for, open_bundle
+from googlenet_edge.engines.remote_agent import TOLD
+from googlenet_edge.engines.rounds import BenchPlan
+from googlenet_edge.engines.sustained import SustainedPlan
+from googlenet_edge.errors import ConfigError, EdgeError
+from googlenet_edge.files import from_json, read_file
+from googlenet_edge.target import Device, EngineName
+
+_MAX_REQUEST_BYTES = 1 << 20
+_BETWEEN_REPORTS_S = 0.2
+
+Say = Callable[..., None]
+
+
+class Clocks(Enum):
+    """What becomes of a Jetson's clocks meanwhile."""
+
+    MOVING = "moving"
+    FIXED = "fixed"
+
+
+@dataclass(frozen=True, slots=True)
+class RemotePlan:
+    """What to measure on another machine.
+
+    ``streams`` is one for each of its cores where it is not given, ``power_mode`` the one it has. The rest is as in
+    `BenchPlan`.
+    """
+
+    device: Device
+    engine: EngineName | None
+    threads: int
+    streams: int | None
+    rounds: int
+    sustained: SustainedPlan | None = None
+    power_mode: str | None = None
+    clocks: Clocks = Clocks.MOVING
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """``bundles`` and ``image`` are paths where the worker runs, ``names`` what the measurement calls the bundles."""
+
+    bundles: tuple[str, ...]
+    names: tuple[str, ...]
+    image: str
+    plan: RemotePlan
+
+
+def run(request: Request, *, say: Say, root: Path = ROOT) -> Measurement:
+    """Builds what has to be built on the device, and measures. ``root`` is where this machine describes itself.
+
+    Raises:
+        EngineError: this machine is another device, or cannot do what is asked.
+        EdgeError: as `bench` does.
+    """
+    wish = request.plan
+    device = device_to_measure(wish.device, root=root)
+    backend_for(device, wish.engine)
+    paths = [Path(bundle) for bundle in request.bundles]
+    if profile_of(device).platform is not Platform.PROCESSOR:
+        build_plans(paths, engine=wish.engine, say=say)
+    plan = BenchPlan(
+        threads=wish.threads,
+        streams=wish.streams or len(os.sched_getaffinity(0)),
+        rounds=wish.rounds,
+        sustained=wish.sustained,
+    )
+    image = Path(request.image).read_bytes()
+    with _held(wish, root):
+        say("step", message="measuring")
+        return bench(
+            paths,
+            names=request.names,
+            plan=plan,
+            image=image,
+            engine=wish.engine,
+            progress=_reporting(say),
+            root=root,
+        )
+
+
+@contextmanager
+def _held(wish: RemotePlan, root: Path) -> Iterator[None]:
+    """A Jetson in a power mode, and its clocks fixed; both are set back when the agent interrupts, too."""
+    with ExitStack() as stack:
+        if wish.power_mode:
+            stack.enter_context(power_mode(root, wish.power_mode))
+        if wish.clocks is Clocks.FIXED:
+            stack.enter_context(fixed_clocks(root))
+        yield
+
+
+def build_plans(paths: Sequence[Path], *, engine: EngineName | None, say: Say) -> None:
+    """Opens every bundle once, which compiles for this very GPU what is not compiled yet, before anything is timed.
+
+    Plans are kept where runtimes keep such things, so that they are there when the bundle is opened again.
+    """
+    for number, path in enumerate(paths, 1):
+        say("step", message=f"building plan {number} of {len(paths)}")
+        open_bundle(read_bundle(path), engine=engine).close()
+
+
+def main() -> int:
+    """The process."""
+    say = _speaker()
+    data = read_file(Path(sys.argv[1]), limit=_MAX_REQUEST_BYTES, error=ConfigError)
+    request = from_json(data, Request, where="the request", error=ConfigError)
+    try:
+        write_measurement(Path(sys.argv[2]), run(request, say=say))
+    except EdgeError as problem:
+        say("failed", message=in_their_words(str(problem), request))
+        return TOLD
+    except KeyboardInterrupt:
+        return 1
+    return 0
+
+
+def in_their_words(message: str, request: Request) -> str:
+    """A message about bundles as the other side knows them."""
+    for place, name in zip(request.bundles, request.names, strict=True):
+        message = message.replace(place, name)
+    return message
+
+
+def _speaker() -> Say:
+    """Writes events where stdout was, and sends to stderr what libraries print."""
+    channel = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+
+    def say(event: str, **facts: Any) -> None:
+        channel.write(json.dumps({"event": event, **facts}).encode() + b"\n")
+
+    return say
+
+
+def _reporting(say: Say) -> Progress:
+    """At most five times a second, and of the end."""
+    last = -_BETWEEN_REPORTS_S
+
+    def report(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= _BETWEEN_REPORTS_S or done == total:
+            last = now
+            say("progress", done=done, total=total)
+
+    return report
+
+
+if __name__ == "__main__":
+    sys.exit(main())

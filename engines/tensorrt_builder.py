@@ -1,0 +1,289 @@
+"""From a lowered graph to a plan, by TensorRT 8.5, 8.6, 10, 11 or TensorRT for RTX: one way, with named branches.
+
+| | 8.5, 8.6 | 10 | 10 on a DLA | 11, RTX |
+|---|---|---|---|---|
+| network | EXPLICIT_BATCH | STRONGLY_TYPED | neither | STRONGLY_TYPED |
+| FP16, INT8 | flags | types in the graph | flags | types in the graph |
+| INT8 on a DLA | a calibration cache | – | a calibration cache | no DLA |
+| optimization level | from 8.6 | yes | yes | yes |
+| timing cache | yes | yes | yes | not RTX |
+| progress | no | yes | yes | yes |
+
+Enumerators are looked up by name when they are used: TensorRT 11 renumbered them.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from googlenet_edge.dataset import Progress
+from googlenet_edge.engines.devices import Typing, Unit
+from googlenet_edge.engines.tensorrt_calibrator import cached_calibrator
+from googlenet_edge.engines.tensorrt_layers import Placement, PlanLayer, layers_in_log, placement_in_log
+from googlenet_edge.engines.tensorrt_library import Flavour, Library, errors_in, listening, logger_of
+from googlenet_edge.engines.tensorrt_progress import monitor_of
+from googlenet_edge.errors import EngineError
+from googlenet_edge.files import sha256_bytes, to_json
+from googlenet_edge.target import Precision
+from googlenet_edge.tensorrt_version import Version, cache_for
+
+_log = logging.getLogger(__name__)
+_LEVELS = range(6)
+_FIRST_WITH_LEVELS: Version = (8, 6)
+
+
+@dataclass(frozen=True, slots=True)
+class Batches:
+    """How many images a plan takes: it is fastest at ``usual``. A DLA wants all three equal."""
+
+    least: int = 1
+    usual: int = 1
+    most: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.least <= self.usual <= self.most:
+            raise EngineError(
+                f"the batch goes from {self.least} over {self.usual} to {self.most}; give 1 or more, rising"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRequest:
+    """What to build.
+
+    Attributes:
+        model: the bytes of an ONNX file that `lower_tensorrt` made.
+        workspace_bytes: the most memory that a kernel may use beside its tensors.
+        level: how long TensorRT searches, 0 to 5; 3 is its default.
+        dla_core: which DLA, where ``unit`` is that.
+        calibration_cache: for INT8 on a DLA; empty otherwise.
+        targets: for TensorRT for RTX, the generations of GPU to build for, such as ``SM86``; empty for the GPU at hand.
+    """
+
+    model: bytes = field(repr=False)
+    precision: Precision
+    workspace_bytes: int
+    batches: Batches = Batches()
+    level: int = 3
+    unit: Unit = Unit.MAIN
+    dla_core: int = 0
+    calibration_cache: bytes = field(default=b"", repr=False)
+    targets: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.level not in _LEVELS:
+            raise EngineError(f"the optimization level is {self.level}; give 0 to {_LEVELS[-1]}")
+
+
+@dataclass(frozen=True, slots=True)
+class PlanKey:
+    """All that a plan depends on: one that was built for another key must not be loaded.
+
+    ``gpu`` names the GPU that it was built on, such as ``Orin, compute capability 8.7``; empty where there was none.
+    """
+
+    library: str
+    gpu: str
+    model_sha256: str
+    calibration_sha256: str
+    precision: Precision
+    unit: Unit
+    dla_core: int
+    batches: Batches
+    workspace_bytes: int
+    level: int
+    targets: tuple[str, ...]
+
+    @property
+    def sha256(self) -> str:
+        """One word for all of it."""
+        return sha256_bytes(to_json(self))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """A built plan. ``data`` is raw, as TensorRT wants it; all that is known of it stands beside it.
+
+    ``layers`` is empty where TensorRT logs none. ``timing_cache`` is what it learned about kernels on this device.
+    """
+
+    key: PlanKey
+    data: bytes = field(repr=False)
+    layers: tuple[PlanLayer, ...] = field(repr=False)
+    placement: Placement
+    timing_cache: bytes = field(repr=False)
+    seconds: float
+
+
+class Recipe(Enum):
+    """How a TensorRT is told the precision of a network."""
+
+    TYPED = "by the types in the graph"
+    FLAGGED = "by flags that allow it; pairs in the graph say where INT8 is"
+    CALIBRATED = "by flags, with a calibration cache in the place of pairs"
+
+
+def key_of(library: Library, request: PlanRequest, *, gpu: str) -> PlanKey:
+    """The key of the plan that this TensorRT builds on this GPU for this request."""
+    return PlanKey(
+        library=str(library),
+        gpu=gpu,
+        model_sha256=sha256_bytes(request.model),
+        calibration_sha256=sha256_bytes(request.calibration_cache),
+        precision=request.precision,
+        unit=request.unit,
+        dla_core=request.dla_core,
+        batches=request.batches,
+        workspace_bytes=request.workspace_bytes,
+        level=request.level,
+        targets=request.targets,
+    )
+
+
+def recipe_for(library: Library, request: PlanRequest) -> Recipe:
+    """The recipe for a request. Raises `EngineError` for what this TensorRT cannot build."""
+    on_dla = request.unit is Unit.DLA
+    if on_dla and (library.flavour is Flavour.RTX or library.version >= (11,)):
+        raise EngineError(f"{library} builds for no DLA, TensorRT 8 and 10 do; build for the GPU: leave --dla out")
+    if on_dla and request.batches.least != request.batches.most:
+        raise EngineError("a DLA takes one size of batch; give one --batch")
+    if request.targets and library.flavour is not Flavour.RTX:
+        raise EngineError(f"{library} builds for the GPU at hand only; build on the device itself")
+    if on_dla and request.precision is Precision.INT8:
+        if not request.calibration_cache:
+            raise EngineError(
+                "INT8 on a DLA needs the calibration cache of the bundle, and it has none; build it again"
+            )
+        return Recipe.CALIBRATED
+    return Recipe.FLAGGED if on_dla or library.typing is Typing.FLAGS else Recipe.TYPED
+
+
+def build_plan(
+    library: Library,
+    request: PlanRequest,
+    *,
+    gpu: str = "",
+    timing_cache: bytes = b"",
+    progress: Progress | None = None,
+) -> Plan:
+    """Builds a plan: seconds to many minutes, on the device that will run it, or for RTX, anywhere.
+
+    Args:
+        gpu: the name of the GPU at hand, for the key.
+        timing_cache: from an earlier plan of the same TensorRT on the same device; makes the build faster.
+
+    Raises:
+        EngineError: TensorRT refuses the graph or cannot build it; with its own words.
+        CalibrationError: the calibration cache is damaged.
+    """
+    recipe, trt, started = recipe_for(library, request), library.module, time.perf_counter()
+    with listening(library) as lines:
+        builder = trt.Builder(logger_of(trt))
+        network = builder.create_network(_network_flags(library, recipe))
+        parser = trt.OnnxParser(network, logger_of(trt))  # owns the weights: it must live until the plan is built
+        _parse(library, parser, request.model)
+        config = builder.create_builder_config()
+        _configure(library, recipe, config, request)
+        profile = _profile(builder, network, request.batches)
+        config.add_optimization_profile(profile)
+        calibrator = _calibrator(library, recipe, config=config, profile=profile, request=request)
+        _use_timing_cache(library, config, timing_cache)
+        monitor = monitor_of(trt, progress) if progress else None
+        if monitor is not None:
+            config.progress_monitor = monitor
+        data = builder.build_serialized_network(network, config)
+        if data is None:
+            raise EngineError(f"{library} could not build the plan: {errors_in(lines)}")
+        del calibrator, monitor, parser  # what TensorRT read while it built
+        learned = _learned(library, config)
+        layers, placement = layers_in_log(lines), placement_in_log(lines)
+    seconds = time.perf_counter() - started
+    return Plan(key_of(library, request, gpu=gpu), bytes(data), layers, placement, learned, seconds)
+
+
+def _network_flags(library: Library, recipe: Recipe) -> int:
+    """The bits of `create_network`. 10 and later are of explicit batch without being told."""
+    known = library.module.NetworkDefinitionCreationFlag
+    if recipe is Recipe.TYPED:
+        return 1 << int(known.STRONGLY_TYPED)
+    return 1 << int(known.EXPLICIT_BATCH) if library.version < (10,) else 0
+
+
+def _parse(library: Library, parser: Any, model: bytes) -> None:
+    if not parser.parse(model):
+        reasons = "; ".join(" ".join(str(parser.get_error(i)).split()) for i in range(parser.num_errors))
+        raise EngineError(
+            f"{library} does not read the graph: {reasons or 'the parser gave no reason'}; build a bundle for this"
+            " device"
+        )
+
+
+def _configure(library: Library, recipe: Recipe, config: Any, request: PlanRequest) -> None:
+    """Sets all that does not depend on the network."""
+    trt = library.module
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request.workspace_bytes)
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if library.flavour is Flavour.RTX or library.version >= _FIRST_WITH_LEVELS:
+        config.builder_optimization_level = request.level
+    for name in _precision_flags(recipe, request.precision):
+        config.set_flag(getattr(trt.BuilderFlag, name))
+    if request.unit is Unit.DLA:
+        config.default_device_type = trt.DeviceType.DLA
+        config.DLA_core = request.dla_core
+        config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
+    if request.targets:
+        _aim(trt, config, request.targets)
+
+
+def _calibrator(library: Library, recipe: Recipe, *, config: Any, profile: Any, request: PlanRequest) -> Any:
+    """The calibrator, where there is one: TensorRT does not keep it alive."""
+    if recipe is not Recipe.CALIBRATED:
+        return None
+    config.set_calibration_profile(profile)
+    calibrator = cached_calibrator(library.module, cache_for(library.version, request.calibration_cache))
+    config.int8_calibrator = calibrator
+    return calibrator
+
+
+def _precision_flags(recipe: Recipe, precision: Precision) -> tuple[str, ...]:
+    """Beside INT8, FP16 is allowed for what stays float."""
+    if recipe is Recipe.TYPED or precision is Precision.FP32:
+        return ()
+    return ("FP16", "INT8") if precision is Precision.INT8 else ("FP16",)
+
+
+def _profile(builder: Any, network: Any, batches: Batches) -> Any:
+    profile, pixels = builder.create_optimization_profile(), network.get_input(0)
+    image = tuple(pixels.shape)[1:]
+    profile.set_shape(pixels.name, *((count, *image) for count in (batches.least, batches.usual, batches.most)))
+    return profile
+
+
+def _aim(trt: Any, config: Any, targets: tuple[str, ...]) -> None:
+    """Builds for generations of GPUs in the place of the one at hand."""
+    known = trt.ComputeCapability.__members__
+    for name in targets:
+        if name not in known:
+            raise EngineError(f"this TensorRT for RTX builds for no {name}; it knows: {', '.join(known)}")
+    config.num_compute_capabilities = len(targets)
+    for index, name in enumerate(targets):
+        config.set_compute_capability(known[name], index)
+
+
+def _use_timing_cache(library: Library, config: Any, stored: bytes) -> None:
+    """Takes up a timing cache; a damaged one, or one of another device, is left aside and a new one begun."""
+    if library.flavour is Flavour.RTX:
+        return  # it has none
+    cache = config.create_timing_cache(stored)
+    if cache is None or not config.set_timing_cache(cache, False):
+        _log.warning("the timing cache is of another device or damaged; TensorRT times all kernels again")
+        config.set_timing_cache(config.create_timing_cache(b""), False)
+
+
+def _learned(library: Library, config: Any) -> bytes:
+    cache = None if library.flavour is Flavour.RTX else config.get_timing_cache()
+    return b"" if cache is None else bytes(cache.serialize())

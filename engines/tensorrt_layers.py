@@ -1,0 +1,115 @@
+"""What TensorRT made of a graph: its layers with the types that they read and write, from its log or its inspector."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+
+class NumberType(Enum):
+    """The type of a tensor inside a plan."""
+
+    FLOAT = "float"
+    HALF = "half"
+    INT8 = "int8"
+    UINT8 = "uint8"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """What a layer reads or writes; weights are not among them."""
+
+    name: str
+    type: NumberType
+
+
+@dataclass(frozen=True, slots=True)
+class PlanLayer:
+    """One kernel. ``kind`` is TensorRT's word for it, ``nodes`` are the ONNX nodes that it computes, or parts of."""
+
+    name: str
+    kind: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    tactic: str
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where TensorRT put what it built for a DLA: the pieces on the DLA, and the layers that fell back to the GPU."""
+
+    dla: tuple[str, ...]
+    gpu: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """One sentence."""
+        pieces = f"{len(self.dla)} {'piece' if len(self.dla) == 1 else 'pieces'}"
+        return f"{pieces} on the DLA, {len(self.gpu)} layers on the GPU"
+
+
+def layers_in_log(lines: Iterable[str]) -> tuple[PlanLayer, ...]:
+    """The layers that a verbose build with detailed profiling prints; none where it prints none.
+
+    Layers that only wait for or signal other streams, or compute shapes, are left out.
+    """
+    found = [_LINE.match(line) for message in lines for line in message.split("\n")]
+    layers = [_layer_of(match) for match in found if match]
+    return tuple(layer for layer in layers if layer.kind not in _NO_WORK)
+
+
+def layers_in_inspection(text: str) -> tuple[PlanLayer, ...]:
+    """The layers in what ``EngineInspector.get_engine_information`` gives as JSON; none where it is not detailed."""
+    layers = json.loads(text).get("Layers", [])
+    return tuple(_inspected(layer) for layer in layers if isinstance(layer, dict))
+
+
+def placement_in_log(lines: Iterable[str]) -> Placement:
+    """Where the layers of a build for a DLA are."""
+    text = "\n".join(lines)
+    return Placement(tuple(re.findall(r"\[DlaLayer\] (.+)", text)), tuple(re.findall(r"\[GpuLayer\] (.+)", text)))
+
+
+_NO_WORK = {"wait", "signal", "shape_call"}
+_LINE = re.compile(
+    r"Name: (?P<name>.*?), LayerType: (?P<kind>\w+), Inputs: \[(?P<inputs>.*?)\], Constants: \[.*?"
+    r"Outputs: \[(?P<outputs>.*)\], TacticName: (?P<tactic>.*?), .*Metadata: ?(?P<nodes>.*)$"
+)
+_TENSOR = re.compile(r"{ Name: (?P<name>.*?), .*?Datatype: (?P<type>\w+)")
+_NODE = re.compile(r"\[ONNX Layer: (.*?)\]")
+_TYPES = {
+    "uint8": NumberType.UINT8,  # before int8, which is part of it
+    "int8": NumberType.INT8,
+    "fp32": NumberType.FLOAT,
+    "float": NumberType.FLOAT,
+    "fp16": NumberType.HALF,
+    "half": NumberType.HALF,
+}
+
+
+def _layer_of(match: re.Match[str]) -> PlanLayer:
+    def tensors(side: str) -> tuple[Tensor, ...]:
+        return tuple(Tensor(t["name"], _type(t["type"])) for t in _TENSOR.finditer(match[side]))
+
+    nodes = tuple(_NODE.findall(match["nodes"]))
+    return PlanLayer(match["name"], match["kind"], tensors("inputs"), tensors("outputs"), match["tactic"], nodes)
+
+
+def _inspected(layer: dict[str, Any]) -> PlanLayer:
+    """``Format/Datatype`` is one text up to TensorRT 10, such as "Row major Int8 format", and two from 11 on."""
+
+    def tensors(side: str) -> tuple[Tensor, ...]:
+        return tuple(Tensor(t["Name"], _type(t.get("Datatype") or t["Format/Datatype"])) for t in layer.get(side, []))
+
+    nodes = tuple(_NODE.findall(layer.get("Metadata", "")))
+    tactic = str(layer.get("TacticName", ""))
+    return PlanLayer(layer["Name"], layer["LayerType"], tensors("Inputs"), tensors("Outputs"), tactic, nodes)
+
+
+def _type(text: str) -> NumberType:
+    return next((number for word, number in _TYPES.items() if word in text.lower()), NumberType.OTHER)

@@ -1,0 +1,125 @@
+"""The TensorRT that is installed: which one, its version, and the one logger that it allows a process.
+
+`tensorrt` (on a Jetson, and for any NVIDIA GPU) and `tensorrt_rtx` (TensorRT for RTX, which also builds on a machine
+without a GPU) have the same members as far as they are used here. What differs from version to version is in
+`tensorrt_builder.Recipe`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import cache
+from typing import Any
+
+from googlenet_edge.engines.devices import Typing, typing_of
+from googlenet_edge.errors import EngineError
+from googlenet_edge.tensorrt_version import Version
+
+_log = logging.getLogger(__name__)
+_OLDEST: Version = (8, 5)
+
+
+class Flavour(Enum):
+    """The two that NVIDIA makes; the value is the name of the module."""
+
+    TENSORRT = "tensorrt"
+    RTX = "tensorrt_rtx"
+
+
+_INSTALL = {
+    Flavour.TENSORRT: "on a Jetson it comes with JetPack: sudo apt install python3-libnvinfer; elsewhere: pip install"
+    " tensorrt",
+    Flavour.RTX: "install it with: pip install 'googlenet-edge[rtx]'",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """An imported TensorRT. Versions of the two flavours do not compare: RTX began again with 1."""
+
+    flavour: Flavour
+    version: Version
+    module: Any = field(repr=False, compare=False)
+
+    def __str__(self) -> str:
+        """Such as ``tensorrt 10.3.0``."""
+        return f"{self.flavour.value} {'.'.join(map(str, self.version))}"
+
+    @property
+    def typing(self) -> Typing:
+        """How it is told the precision."""
+        return Typing.STRONG if self.flavour is Flavour.RTX else typing_of(self.version)
+
+
+def load_library(flavour: Flavour) -> Library:
+    """Imports a TensorRT. Raises `EngineError` where it is not installed, cannot be loaded, or is too old."""
+    try:
+        module = importlib.import_module(flavour.value)
+    except (ImportError, OSError) as problem:
+        raise EngineError(f"{flavour.value} cannot be loaded ({problem}); {_INSTALL[flavour]}") from problem
+    return library_of(module, flavour)
+
+
+def library_of(module: Any, flavour: Flavour) -> Library:
+    """What an imported module is. Raises `EngineError` where it is too old."""
+    version = tuple(int(number) for number in re.findall(r"\d+", module.__version__)[:3])
+    if flavour is Flavour.TENSORRT and version < _OLDEST:
+        raise EngineError(
+            f"TensorRT {module.__version__} is too old, 8.5 is the oldest that this version uses; on a Jetson, install"
+            " JetPack 5.1 or newer"
+        )
+    return Library(flavour, version, module)
+
+
+@contextmanager
+def listening(library: Library) -> Iterator[list[str]]:
+    """Yields the lines that TensorRT logs inside the block, the verbose ones too. One thread at a time.
+
+    Warnings go to the log of this package. A process whose own logger TensorRT met first gets no lines here, for
+    TensorRT keeps to one logger for a process.
+    """
+    logger = logger_of(library.module)
+    with logger.turn:
+        logger.lines.clear()
+        yield logger.lines
+
+
+@cache
+def logger_of(module: Any) -> Any:
+    """The one logger of an imported TensorRT: it keeps the first that it is given, and ignores all others."""
+
+    class Logger(module.ILogger):  # type: ignore[misc]  # (a class of the module that is there when it runs)
+        """Keeps verbose lines, and passes warnings and errors on."""
+
+        def __init__(self) -> None:
+            module.ILogger.__init__(self)
+            self.lines: list[str] = []
+            self.turn = threading.Lock()
+
+        def log(self, severity: Any, message: str) -> None:
+            """Called by TensorRT, from any thread."""
+            self.lines.append(f"{_severity(severity)}: {message}")
+            if severity == module.ILogger.WARNING:
+                _log.warning("TensorRT: %s", message)
+
+    return Logger()
+
+
+def errors_in(lines: list[str]) -> str:
+    """What TensorRT said went wrong, word for word; or that it said nothing."""
+    found = [line.partition(": ")[2].strip() for line in lines if line.startswith(_ERRORS)]
+    return "; ".join(dict.fromkeys(found)) or "TensorRT gave no reason"
+
+
+def _severity(severity: Any) -> str:
+    return str(getattr(severity, "name", severity))
+
+
+_ERRORS = ("ERROR:", "INTERNAL_ERROR:")

@@ -1,0 +1,125 @@
+"""Plans on disk: the raw file as TensorRT wants it, and beside it all that says whether it may be loaded here.
+
+    engine.plan     raw: anything in front of it breaks other loaders
+    plan.json       the key that it was built for, its size and SHA-256
+    layers.json     what TensorRT made of the graph
+    timing.cache    what TensorRT learned about kernels on this device
+
+A plan runs only on the TensorRT and the GPU that built it. So the key is compared before the plan is touched.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from googlenet_edge import __version__
+from googlenet_edge.dataset import Progress
+from googlenet_edge.engines.tensorrt_builder import Plan, PlanKey, PlanRequest, build_plan, key_of
+from googlenet_edge.engines.tensorrt_layers import Placement
+from googlenet_edge.engines.tensorrt_library import Library
+from googlenet_edge.errors import BundleError
+from googlenet_edge.files import from_versioned_json, new_folder, read_file, sha256_bytes, to_json, write_bytes
+
+SCHEMA = 1
+PLAN = "engine.plan"
+RECORD = "plan.json"
+LAYERS = "layers.json"
+TIMING = "timing.cache"
+_MAX_PLAN_BYTES = 1 << 30
+_MAX_RECORD_BYTES = 1 << 16
+_MAX_TIMING_BYTES = 256 << 20
+_AGAIN = "open the bundle here, and it is built again"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRecord:
+    """What stands in ``plan.json``."""
+
+    key: PlanKey
+    size: int
+    sha256: str
+    placement: Placement
+    seconds: float
+    tool_version: str = __version__
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredPlan:
+    """A plan that was read back, or just written."""
+
+    record: PlanRecord
+    data: bytes = field(repr=False)
+
+
+def write_plan(folder: Path, plan: Plan) -> StoredPlan:
+    """Writes a plan in one step, in the place of an older one. Raises `OutputError`."""
+    record = PlanRecord(plan.key, len(plan.data), sha256_bytes(plan.data), plan.placement, plan.seconds)
+    with new_folder(folder) as place:
+        write_bytes(place / PLAN, plan.data)
+        write_bytes(place / LAYERS, to_json(plan.layers))
+        write_bytes(place / TIMING, plan.timing_cache)
+        write_bytes(place / RECORD, to_json(record))
+    return StoredPlan(record, plan.data)
+
+
+def read_plan(folder: Path, key: PlanKey) -> StoredPlan:
+    """Reads a plan that was built for a key.
+
+    Raises:
+        BundleError: there is none, it is damaged, or it was built for something else: the message names both sides.
+    """
+    data = read_file(folder / RECORD, limit=_MAX_RECORD_BYTES, error=BundleError)
+    record = from_versioned_json(data, PlanRecord, schema=SCHEMA, where=str(folder / RECORD), error=BundleError)
+    if different := differences(record.key, key):
+        raise BundleError(f"{folder / PLAN} was built for something else: {'; '.join(different)}; {_AGAIN}")
+    plan = read_file(folder / PLAN, limit=_MAX_PLAN_BYTES, error=BundleError)
+    if (len(plan), sha256_bytes(plan)) != (record.size, record.sha256):
+        raise BundleError(
+            f"{folder / PLAN} is cut off or was changed: {len(plan)} bytes where {record.size} were written; {_AGAIN}"
+        )
+    return StoredPlan(record, plan)
+
+
+def plan_at(
+    folder: Path, library: Library, request: PlanRequest, *, gpu: str, progress: Progress | None = None
+) -> StoredPlan:
+    """The plan that is there, where its key fits; else a new one, built and written.
+
+    Raises:
+        EngineError: see `build_plan`.
+        OutputError: the folder cannot be written.
+    """
+    try:
+        return read_plan(folder, key_of(library, request, gpu=gpu))
+    except BundleError as reason:
+        if folder.exists():
+            _log.info("%s", reason)
+    plan = build_plan(library, request, gpu=gpu, timing_cache=_timing_cache(folder), progress=progress)
+    return write_plan(folder, plan)
+
+
+def differences(found: PlanKey, wanted: PlanKey) -> tuple[str, ...]:
+    """One clause for each part of two keys that differs, such as "library tensorrt 8.5.2, not tensorrt 10.3.0"."""
+    both = ((each.name, getattr(found, each.name), getattr(wanted, each.name)) for each in fields(PlanKey))
+    return tuple(f"{name.replace('_', ' ')} {_said(a)}, not {_said(b)}" for name, a, b in both if a != b)
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, Enum):
+        return str(value.value)
+    return (value[:12] if len(value) == 64 else value or "none") if isinstance(value, str) else str(value)
+
+
+def _timing_cache(folder: Path) -> bytes:
+    """What an earlier build left; TensorRT itself checks whether it is of this device."""
+    try:
+        return read_file(folder / TIMING, limit=_MAX_TIMING_BYTES, error=BundleError)
+    except BundleError:
+        return b""

@@ -1,0 +1,178 @@
+"""The agent on its own: frames through pipes, without ssh."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+
+from googlenet_edge.engines import remote_agent
+from googlenet_edge.engines.wheel import pack_wheel
+
+
+class Agent:
+    """A running agent, and the other end of its pipes."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self.process, self.stdin, self.stdout = process, process.stdin, process.stdout
+
+    def send(self, payload: bytes = b"", **facts: Any) -> None:
+        self.stdin.write(json.dumps({**facts, "bytes": len(payload)}).encode() + b"\n" + payload)
+        self.stdin.flush()
+
+    def says(self) -> dict[str, Any]:
+        while True:
+            line = self.stdout.readline()
+            assert line, "the agent has ended"
+            event: dict[str, Any] = json.loads(line)
+            if event["event"] != "alive":
+                return event
+
+
+@contextmanager
+def agent(cache: Path) -> Iterator[Agent]:
+    command = [sys.executable, "-I", remote_agent.__file__]
+    environment = {"XDG_CACHE_HOME": str(cache)}
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        started = Agent(process)
+        assert started.says() == {"event": "ready"}
+        yield started
+        close(started.stdin)
+
+
+def close(stdin: IO[bytes]) -> None:
+    with suppress(BrokenPipeError):
+        stdin.close()
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def job(*files: bytes, afterwards: str = "keep", silence_s: float = 60, **others: Any) -> dict[str, Any]:
+    return {
+        "do": "job",
+        "files": {digest(data): len(data) for data in files},
+        "layout": {},
+        "wheel": "wheel",
+        "extras": [],
+        "packages": [],
+        "environment": "given",
+        "request": {},
+        "afterwards": afterwards,
+        "patience_s": 0.2,
+        "alive_s": 60,
+        "silence_s": silence_s,
+        **others,
+    }
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+def kept(cache: Path) -> set[str]:
+    root = cache / "gnet-edge-remote"
+    return {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
+
+
+def stored(cache: Path, *files: bytes) -> list[str]:
+    """Gives an agent a job with these files, and then leaves it alone: the files that it asked for."""
+    with agent(cache) as other:
+        other.send(**job(*files))
+        missing = other.says()["files"]
+        for data in files:
+            if digest(data) in missing:
+                for half in (data[: len(data) // 2], data[len(data) // 2 :]):
+                    other.send(half, do="piece")
+    assert isinstance(missing, list)
+    return missing
+
+
+def test_agent_asks_only_for_files_that_are_not_there_as_they_should_be(cache: Path) -> None:
+    assert stored(cache, b"one", b"two") == [digest(b"one"), digest(b"two")]
+    assert kept(cache) == {f"files/{digest(b'one')}", f"files/{digest(b'two')}"}
+    (cache / "gnet-edge-remote" / "files" / digest(b"two")).write_bytes(b"tow")
+    assert stored(cache, b"two", b"three") == [digest(b"two"), digest(b"three")]
+    assert kept(cache) == {f"files/{digest(b'two')}", f"files/{digest(b'three')}"}  # nothing piles up
+
+
+def test_agent_refuses_a_file_that_came_over_damaged(cache: Path) -> None:
+    with agent(cache) as other:
+        other.send(**job(b"one"))
+        other.says()
+        other.send(b"eno", do="piece")
+        assert other.says() == {"event": "failed", "message": "a file came over damaged; try again"}
+    assert kept(cache) == set()
+
+
+@pytest.mark.parametrize("afterwards", ["keep", "clean"])
+def test_agent_that_hears_nothing_for_too_long_cleans_up_and_ends(cache: Path, afterwards: str) -> None:
+    with agent(cache) as other:
+        other.send(**job(b"one", afterwards=afterwards, silence_s=0.2))
+        other.says()
+        assert other.process.wait() == 1  # stdin is still open
+    assert kept(cache) == set()
+    assert (cache / "gnet-edge-remote").exists() == (afterwards == "keep")
+
+
+def test_agent_ends_the_process_that_measures_when_nobody_listens_any_more(cache: Path, tmp_path: Path) -> None:
+    """A worker of a false wheel that ignores Ctrl-C and tells its number: it runs until it is killed."""
+    wheel = false_wheel(
+        tmp_path,
+        "import os, signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        'os.write(1, b\'{"event": "step", "message": "%d"}\\n\' % os.getpid())\nwhile True: time.sleep(1)\n',
+    )
+    with agent(cache) as other:
+        other.send(**job(wheel, layout={"wheel": digest(wheel)}, afterwards="clean"))
+        other.says()
+        other.send(wheel, do="piece")
+        assert other.says() == {"event": "step", "message": "starting"}
+        worker = int(other.says()["message"])
+        other.stdin.close()
+        assert other.process.wait() == 1
+    assert not Path(f"/proc/{worker}").exists()
+    assert not (cache / "gnet-edge-remote").exists()
+
+
+def test_agent_tells_the_last_error_of_a_worker_that_fails(cache: Path, tmp_path: Path) -> None:
+    wheel = false_wheel(tmp_path, 'raise RuntimeError("no\\nEngineError: GPU here")')
+    with agent(cache) as other:
+        other.send(**job(wheel, layout={"wheel": digest(wheel)}))
+        other.says()
+        other.send(wheel, do="piece")
+        assert [other.says()["event"], other.says()] == [
+            "step",
+            {"event": "failed", "message": "the process that measures failed: EngineError: GPU here"},
+        ]
+
+
+def false_wheel(folder: Path, worker: str) -> bytes:
+    """A wheel whose worker is another program."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for package in ("googlenet_edge", "googlenet_edge/engines"):
+            archive.writestr(f"{package}/__init__.py", "")
+        archive.writestr("googlenet_edge/engines/remote_worker.py", worker)
+    return file.getvalue()
+
+
+def test_agent_needs_only_the_standard_library() -> None:
+    program = f"import sys; sys.argv = ['x']; import runpy; runpy.run_path({remote_agent.__file__!r})"
+    subprocess.run([sys.executable, "-I", "-S", "-c", program], check=True)
+
+
+def test_wheel_is_the_same_bytes_each_time() -> None:
+    assert pack_wheel() == pack_wheel()

@@ -1,0 +1,97 @@
+"""What measures on a device, run here: which machine it takes for the device, and in what state it leaves it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_jetson import ORIN_NANO, fake_jetson, fake_pc
+from tiny_bundles import write_colour_bundle
+
+from googlenet_edge.engines import remote_worker
+from googlenet_edge.engines.jetson import read_jetson, read_power_mode
+from googlenet_edge.engines.remote_worker import Clocks, RemotePlan, Request, in_their_words, run
+from googlenet_edge.engines.sustained import SustainedPlan
+from googlenet_edge.errors import EngineError
+from googlenet_edge.target import Device
+
+PLAN = RemotePlan(Device.CPU, None, threads=1, streams=None, rounds=7, sustained=SustainedPlan(60, 30))
+
+
+def asked(plan: RemotePlan, tmp_path: Path) -> Request:
+    (tmp_path / "image").write_bytes(b"an image")
+    return Request(("bundles/000", "bundles/001"), ("runs/fp32", "runs/int8"), str(tmp_path / "image"), plan)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An engine that is only opened and closed."""
+
+    done: list[str]
+    where: str
+
+    def close(self) -> None:
+        self.done.append(f"compiled {self.where}")
+
+
+def gpu_locked(root: Path) -> bool:
+    jetson = read_jetson(root)
+    assert jetson is not None
+    assert jetson.gpu_clock is not None
+    return jetson.gpu_clock.locked
+
+
+def test_worker_measures_as_it_was_asked_with_a_stream_for_each_core(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(remote_worker, "bench", lambda paths, **others: given.update(paths=paths, **others))
+    said: list[tuple[str, dict[str, Any]]] = []
+    run(asked(PLAN, tmp_path), say=lambda event, **facts: said.append((event, facts)), root=fake_pc(tmp_path / "pc"))
+    plan = given["plan"]
+    assert (plan.rounds, plan.sustained) == (7, SustainedPlan(60, 30))
+    assert plan.streams == len(os.sched_getaffinity(0))
+    assert given["names"] == ("runs/fp32", "runs/int8")
+    assert given["image"] == b"an image"
+    assert said == [("step", {"message": "measuring"})]
+
+
+def test_worker_compiles_for_a_gpu_before_anything_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(remote_worker, "backend_for", lambda device, engine: done.append(device.value))
+    monkeypatch.setattr(remote_worker, "open_bundle", lambda bundle, **_: Opened(done, bundle.where))
+    monkeypatch.setattr(remote_worker, "bench", lambda *_, **__: done.append("timed"))
+    paths = [str(write_colour_bundle(tmp_path / name)) for name in ("fp32", "int8")]
+    request = replace(asked(RemotePlan(Device.JETSON, None, 1, 1, 6), tmp_path), bundles=tuple(paths))
+    run(request, say=lambda *_, **__: None, root=fake_jetson(tmp_path / "root", ORIN_NANO))
+    assert done == ["orin-nano", *(f"compiled {path}" for path in paths), "timed"]
+
+
+def test_worker_that_is_interrupted_sets_the_jetson_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = fake_jetson(tmp_path / "root", ORIN_NANO)
+    meanwhile: list[tuple[str | None, bool]] = []
+
+    def interrupted(*_: object, **__: object) -> None:
+        meanwhile.append((read_power_mode(root), gpu_locked(root)))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(remote_worker, "bench", interrupted)
+    plan = RemotePlan(Device.CPU, None, 1, 1, 6, power_mode="15W", clocks=Clocks.FIXED)
+    with pytest.raises(KeyboardInterrupt):
+        run(asked(plan, tmp_path), say=lambda *_, **__: None, root=root)
+    assert meanwhile == [("15W", True)]
+    assert (read_power_mode(root), gpu_locked(root)) == ("25W", False)
+
+
+def test_worker_on_another_device_than_was_meant_refuses(tmp_path: Path) -> None:
+    request = asked(RemotePlan(Device.JETSON, None, 1, 1, 6), tmp_path)
+    with pytest.raises(EngineError, match=r"^this machine is no Jetson; "):
+        run(request, say=lambda *_, **__: None, root=fake_pc(tmp_path / "pc"))
+
+
+def test_worker_names_bundles_as_the_other_side_knows_them(tmp_path: Path) -> None:
+    request = asked(PLAN, tmp_path)
+    assert in_their_words("bundles/001/model.onnx is damaged", request) == "runs/int8/model.onnx is damaged"

@@ -1,0 +1,95 @@
+"""Layers as TensorRT prints them and as its inspector gives them, and the census of a plan."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from fake_tensorrt import DLA_LINES, LAYER_LINE
+
+from googlenet_edge.engines.tensorrt_audit import take_plan_census
+from googlenet_edge.engines.tensorrt_layers import (
+    NumberType,
+    PlanLayer,
+    Tensor,
+    layers_in_inspection,
+    layers_in_log,
+    placement_in_log,
+)
+
+CONV = PlanLayer(
+    name="conv1_myl0_2",
+    kind="correlation",
+    inputs=(Tensor("in", NumberType.INT8),),
+    outputs=(Tensor("out", NumberType.FLOAT),),
+    tactic="t",
+    nodes=("conv1", "conv1.relu"),
+)
+
+
+def test_layers_are_read_from_the_log_without_those_that_only_wait() -> None:
+    assert layers_in_log(["VERBOSE: Adding 1 engine(s) to plan file.", f"VERBOSE: {LAYER_LINE}"]) == (CONV,)
+
+
+def test_a_log_without_layers_gives_none() -> None:
+    assert layers_in_log(["INFO: nothing to see", "Name: cut off, LayerType: corr"]) == ()
+
+
+@pytest.mark.parametrize(
+    ("types", "expected"),
+    [
+        ({"Format/Datatype": "Thirty-two wide channel vectorized row major Int8 format"}, NumberType.INT8),
+        ({"Format/Datatype": "Channel major FP16 format where channel % 8 == 0"}, NumberType.HALF),
+        ({"Format/Datatype": "Row major linear FP32"}, NumberType.FLOAT),
+        ({"Format": "Row major linear UINT8 format (kLINEAR)", "Datatype": "UInt8"}, NumberType.UINT8),
+        ({"Format": "(NHWC) Channel major format", "Datatype": "Half"}, NumberType.HALF),
+        ({"Format/Datatype": "Row major linear INT32 format"}, NumberType.OTHER),
+    ],
+)
+def test_layers_are_read_from_the_inspector_of_every_version(types: dict[str, str], expected: NumberType) -> None:
+    tensor = {"Name": "in", "Dimensions": [1, 3, 8, 8], **types}
+    layer = {
+        "Name": "conv1 + conv1.relu",
+        "LayerType": "CaskConvolution",
+        "Inputs": [tensor],
+        "Outputs": [tensor],
+        "TacticName": "sm80_xmma_fprop",
+        "Metadata": "[ONNX Layer: conv1]\x1e[ONNX Layer: conv1.relu]",
+    }
+    [found] = layers_in_inspection(json.dumps({"Layers": [layer], "Bindings": []}))
+    assert (found.kind, found.inputs, found.nodes) == (
+        "CaskConvolution",
+        (Tensor("in", expected),),
+        ("conv1", "conv1.relu"),
+    )
+
+
+def test_an_inspection_that_is_not_detailed_gives_no_layers() -> None:
+    assert layers_in_inspection(json.dumps({"Layers": ["conv1 + conv1.relu"], "Bindings": []})) == ()
+
+
+def test_placement_counts_pieces_on_the_dla() -> None:
+    assert str(placement_in_log(DLA_LINES)) == "1 piece on the DLA, 2 layers on the GPU"
+    assert str(placement_in_log([*DLA_LINES, "[DlaLayer] {ForeignNode[fc]}"])).startswith("2 pieces on the DLA")
+
+
+KINDS = {"conv1": "Conv", "conv1.relu": "Relu", "q": "QuantizeLinear", "dq": "DequantizeLinear", "cat": "Concat"}
+
+
+def generated(name: str, *nodes: str) -> PlanLayer:
+    return PlanLayer(name, "kgen", (Tensor("x", NumberType.FLOAT),), (Tensor("y", NumberType.INT8),), "", nodes)
+
+
+def test_a_convolution_counts_once_by_the_kernel_that_multiplies() -> None:
+    census = take_plan_census([generated("before", "q", "conv1"), CONV, generated("after", "conv1", "q")], KINDS)
+    assert (census.kernels, census.convolutions) == (3, {NumberType.INT8: 1})
+
+
+def test_a_kernel_that_only_rounds_is_named_and_one_that_finishes_a_convolution_is_not() -> None:
+    layers = [CONV, generated("epilogue", "conv1", "conv1.relu", "q"), generated("alone", "dq", "cat", "q")]
+    assert take_plan_census(layers, KINDS).rounding_kernels == ("alone",)
+
+
+def test_a_rounding_before_a_relu_is_named() -> None:
+    layers = [generated("__myl_MulAddReluMulMinMaxRounCast", "q"), generated("__myl_MulMinMaxRounCastMulRelu", "q")]
+    assert take_plan_census(layers, KINDS).rounded_before_relu == ("__myl_MulMinMaxRounCastMulRelu",)

@@ -1,0 +1,245 @@
+"""The runtime's own code on a GPU that is not there: order of calls, threads, release, and every failure."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_cuda import Gpu, Runtime, add_runtime
+from fake_tensorrt import Script, fake_tensorrt
+from numpy.typing import NDArray
+from tiny_bundles import colour_bundle, with_golden_logits
+
+from googlenet_edge.engines import registry
+from googlenet_edge.engines.bundle import Bundle
+from googlenet_edge.engines.devices import profile_of
+from googlenet_edge.engines.protocol import EngineOptions
+from googlenet_edge.engines.registry import backends_for, open_bundle
+from googlenet_edge.engines.tensorrt_runtime import TensorRtEngine, open_tensorrt, plans_folder
+from googlenet_edge.errors import BundleError, EngineError
+from googlenet_edge.target import Device, EngineName, Precision
+
+
+class Machine:
+    """A Jetson with one version of TensorRT."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, version: str = "10.3.0") -> None:
+        self.gpu, self.wrong, self.script = Gpu(), Runtime(), Script()
+        trt = fake_tensorrt(version, self.script)
+        add_runtime(trt, self.gpu, self.wrong)
+        driver = self.gpu.driver()
+        patch.setitem(sys.modules, "tensorrt", trt)
+        package: Any = ModuleType("pycuda")
+        package.__spec__ = ModuleSpec("pycuda", None)
+        patch.setitem(sys.modules, "pycuda", package)
+        patch.setitem(sys.modules, "pycuda.driver", driver)
+
+    def open(self, streams: int = 1) -> TensorRtEngine:
+        options = EngineOptions(streams=streams, precision=Precision.INT8)
+        return open_tensorrt(profile_of(Device.AGX_ORIN), b"graph", options)
+
+    def refusal(self, streams: int = 1) -> str:
+        with pytest.raises(EngineError) as caught:
+            self.open(streams)
+        message = str(caught.value)
+        del caught
+        gc.collect()
+        assert self.gpu.retained == 0
+        return message
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Machine]:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    made = Machine(monkeypatch)
+    yield made
+    assert made.gpu.retained == 0
+    assert getattr(made.gpu.current, "depth", 0) == 0
+
+
+def batch(count: int, seed: int = 0) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (count, 8, 8, 3), np.uint8)
+
+
+def means(pixels: NDArray[np.uint8]) -> Any:
+    return pytest.approx(pixels.mean(axis=(1, 2)), rel=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 3, 8, 9, 20])
+def test_any_number_of_images_gives_their_logits_in_order(machine: Machine, count: int) -> None:
+    with machine.open() as engine:
+        logits = engine.run(batch(count))
+        assert (logits.dtype, logits.shape) == (np.float32, (count, 3))
+        assert logits == means(batch(count))
+
+
+def test_logits_of_one_run_survive_the_next(machine: Machine) -> None:
+    with machine.open() as engine:
+        first = engine.run(batch(2, seed=1))
+        engine.run(batch(8, seed=2))
+        assert first == means(batch(2, seed=1))
+
+
+def test_a_batch_that_is_not_contiguous_is_copied_right(machine: Machine) -> None:
+    with machine.open() as engine:
+        assert engine.run(batch(8)[::2, :, ::-1]) == means(batch(8)[::2])
+
+
+def test_the_engine_says_what_it_is(machine: Machine) -> None:
+    with machine.open(streams=2) as engine:
+        spec = engine.spec
+    assert (spec.backend, spec.version, spec.device, spec.crop, spec.classes, spec.streams) == (
+        "tensorrt", "10.3.0", Device.AGX_ORIN, 8, 3, 2,
+    )  # fmt: skip
+
+
+def test_several_threads_run_at_once_each_in_a_context_of_its_own(machine: Machine) -> None:
+    with machine.open(streams=3) as engine, ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda seed: engine.run(batch(9, seed)), range(24)))
+    for seed, logits in enumerate(found):
+        assert logits == means(batch(9, seed))
+
+
+def test_one_context_serves_all_threads_before_contexts_could_share_a_profile(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with Machine(monkeypatch, "8.5.2").open(streams=4) as engine, ThreadPoolExecutor(4) as pool:
+        assert engine.spec.streams == 1
+        for seed, logits in enumerate(pool.map(lambda seed: engine.run(batch(2, seed)), range(8))):
+            assert logits == means(batch(2, seed))
+
+
+def test_everything_is_given_back_in_order_and_once(machine: Machine) -> None:
+    engine = machine.open(streams=2)
+    engine.run(batch(1))
+    engine.close()
+    engine.close()
+    worker = ["context released", "memory freed", "memory freed"]
+    expected = [*worker, *worker, "engine released", "runtime released", "device given back"]
+    assert machine.gpu.history == expected
+    with pytest.raises(EngineError, match="the engine is closed; open the bundle again"):
+        engine.run(batch(1))
+
+
+def test_a_batch_of_another_shape_is_refused_and_the_engine_goes_on(machine: Machine) -> None:
+    with machine.open() as engine:
+        with pytest.raises(EngineError, match=r"the batch is uint8 \(1, 9, 9, 3\), expected uint8 \(N, 8, 8, 3\)"):
+            engine.run(np.zeros((1, 9, 9, 3), np.uint8))
+        assert engine.run(batch(1)) == means(batch(1))
+
+
+@pytest.mark.parametrize(
+    ("member", "sentence"),
+    [("accepts_shapes", "TensorRT does not take a batch of 2"), ("enqueues", "TensorRT failed on a batch of 2")],
+)
+def test_a_run_that_fails_says_so_and_the_next_one_works(machine: Machine, member: str, sentence: str) -> None:
+    with machine.open() as engine:
+        setattr(machine.wrong, member, False)
+        with pytest.raises(EngineError, match=sentence):
+            engine.run(batch(2))
+        setattr(machine.wrong, member, True)
+        assert engine.run(batch(2, seed=3)) == means(batch(2, seed=3))
+
+
+def test_a_fault_of_the_gpu_is_an_error_that_says_so(machine: Machine) -> None:
+    with machine.open() as engine:
+        machine.gpu.fault = "cuStreamSynchronize failed: an illegal memory access was encountered"
+        with pytest.raises(EngineError, match="CUDA failed on a batch of 1 .cuStreamSynchronize failed: an illegal"):
+            engine.run(batch(1))
+
+
+def test_the_plan_is_built_once_for_a_model(machine: Machine) -> None:
+    machine.open().close()
+    machine.script.build_fails_with = "it must not be built again"
+    machine.open().close()
+    [folder] = plans_folder().iterdir()
+    assert (folder / "engine.plan").read_bytes() == b"plan of 10.3.0"
+
+
+def test_a_plan_of_an_older_tensorrt_is_built_again(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine.open().close()
+    Machine(monkeypatch, "10.16.1").open().close()
+    [folder] = plans_folder().iterdir()
+    assert (folder / "engine.plan").read_bytes() == b"plan of 10.16.1"
+
+
+def test_a_plan_that_is_not_loaded_is_refused_in_tensorrts_words(machine: Machine) -> None:
+    machine.wrong.loads = False
+    sentence = "tensorrt 10.3.0 does not load the plan: the engine plan file is not compatible with this GPU; remove "
+    assert machine.refusal().startswith(sentence)
+
+
+def test_a_gpu_without_memory_is_named(machine: Machine) -> None:
+    machine.gpu.free_bytes = 8 * 8 * 8 * 3  # for the pixels, and not for the logits
+    assert "the GPU has no memory for a batch of 8 (cuMemAlloc failed: out of memory)" in machine.refusal()
+
+
+@pytest.mark.parametrize("fitting", [0, 1])
+def test_contexts_that_do_not_fit_are_named_and_the_others_given_back(machine: Machine, fitting: int) -> None:
+    machine.wrong.contexts = fitting
+    sentence = "the GPU has no memory for another execution context; use fewer streams"
+    assert machine.refusal(streams=2) == sentence
+    assert not machine.gpu.memory
+    assert machine.gpu.history[-3:] == ["engine released", "runtime released", "device given back"]
+
+
+def test_a_plan_of_another_kind_is_refused(machine: Machine) -> None:
+    machine.wrong.pixels = "FLOAT"
+    assert machine.refusal().startswith("the plan is not one of gnet-edge: expected one input pixels, uint8")
+
+
+def test_a_machine_without_a_gpu_is_named(machine: Machine) -> None:
+    machine.gpu.devices = 0
+    assert machine.refusal().startswith("CUDA finds no GPU; check the driver")
+
+
+def test_a_missing_pycuda_is_named_with_what_installs_it(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pycuda.driver", None)
+    assert "install it beside the CUDA toolkit with: pip install pycuda, or use --engine simulated" in machine.refusal()
+
+
+def test_a_tensorrt_device_has_the_runtime_first_and_the_simulation_beside_it() -> None:
+    assert [each.name for each in backends_for(Device.ORIN_NX)] == [EngineName.TENSORRT, EngineName.SIMULATED]
+
+
+def orin_bundle() -> Bundle:
+    """A bundle that was simulated where it was built, of the network that the GPU of these tests computes."""
+    bundle = colour_bundle(Precision.INT8)
+    manifest = replace(bundle.manifest, device=Device.AGX_ORIN, engine=EngineName.SIMULATED)
+    return with_golden_logits(replace(bundle, manifest=manifest), bundle.golden.pixels.mean(axis=(1, 2)))
+
+
+def test_a_simulated_bundle_runs_on_tensorrt_where_it_is_installed_and_is_checked_there(machine: Machine) -> None:
+    machine.wrong.crop = 32
+    with open_bundle(orin_bundle(), streams=2) as engine:
+        assert (engine.spec.backend, engine.spec.device) == ("tensorrt", Device.AGX_ORIN)
+    assert machine.script.settings["WORKSPACE"] == profile_of(Device.AGX_ORIN).workspace_bytes
+    other = with_golden_logits(orin_bundle(), 2 * orin_bundle().golden.logits)
+    with pytest.raises(BundleError, match="computes something else on this machine: its golden logits differ by"):
+        open_bundle(other)
+
+
+def test_flags_are_those_of_the_bundles_precision(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    machine = Machine(monkeypatch, "8.6.2")
+    machine.wrong.crop = 32
+    open_bundle(orin_bundle()).close()
+    assert machine.script.flags == ["FP16", "INT8"]
+
+
+def test_a_simulated_bundle_stays_simulated_where_tensorrt_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "find_spec", lambda name: None)
+    bundle = colour_bundle(Precision.INT8)
+    manifest = replace(bundle.manifest, device=Device.AGX_ORIN, engine=EngineName.SIMULATED)
+    with open_bundle(replace(bundle, manifest=manifest)) as engine:
+        assert engine.spec.backend == "simulated"

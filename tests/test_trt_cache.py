@@ -1,0 +1,123 @@
+"""The calibration cache, read back by a reader that shares no code with the writer."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_graph import table_of, tiny_graph, whole_googlenet
+
+from googlenet_edge.calibration.lower_tensorrt import Head, lower_fp32_tensorrt, lower_implicit_tensorrt
+from googlenet_edge.calibration.trt_cache import calibration_cache, tensor_scales
+from googlenet_edge.errors import CalibrationError
+from googlenet_edge.tensorrt_version import Version, cache_for, cache_header
+
+
+def read_cache(data: bytes) -> dict[str, np.float32]:
+    """Names and scales, as TensorRT's readers take them: after the header, `name: hexadecimal bits`."""
+    first, *lines = data.decode("ascii").splitlines()
+    assert re.fullmatch(r"TRT-\d+-EntropyCalibration2", first)
+    pairs = [line.rsplit(": ", 1) for line in lines]
+    assert all(re.fullmatch("[0-9a-f]{8}", bits) for _, bits in pairs)
+    return {name: np.frombuffer(int(bits, 16).to_bytes(4, "big"), ">f4")[0] for name, bits in pairs}
+
+
+def tiny_cache() -> dict[str, np.float32]:
+    graph, table = tiny_graph(), table_of(tiny_graph())
+    return read_cache(calibration_cache(graph, table, lower_implicit_tensorrt(graph, table), version=(8, 5, 2)))
+
+
+@pytest.mark.parametrize(
+    ("version", "line"),
+    [
+        ((8, 2, 1), "TRT-8201-EntropyCalibration2"),
+        ((8, 5, 2), "TRT-8502-EntropyCalibration2"),
+        ((8, 6, 2), "TRT-8602-EntropyCalibration2"),
+        ((10, 3, 0), "TRT-100300-EntropyCalibration2"),
+        ((10, 16, 1), "TRT-101601-EntropyCalibration2"),
+    ],
+)
+def test_header_carries_the_number_of_the_version(version: Version, line: str) -> None:
+    assert cache_header(version) == line
+
+
+@pytest.mark.parametrize("version", [(7, 1, 3), (11, 4, 0)])
+def test_header_refuses_versions_that_read_no_cache(version: Version) -> None:
+    with pytest.raises(CalibrationError, match=r"reads no calibration cache, only 8 to 10 do; build with explicit"):
+        cache_header(version)
+
+
+def test_scales_are_those_of_the_table() -> None:
+    table, cache = table_of(tiny_graph()), tiny_cache()
+    for tensor in ("images", "stem", "avgpool"):
+        assert cache[tensor] == np.float32(table.tensors[tensor].amax / 127)
+
+
+def test_what_copies_values_has_the_scale_of_what_it_copies() -> None:
+    cache = tiny_cache()
+    assert cache["pool"] == cache["stem"] == cache["stem_conv"]
+    assert cache["left"] == cache["left_conv"]
+
+
+def test_a_concat_and_its_inputs_share_the_largest_scale() -> None:
+    table, cache = table_of(tiny_graph()), tiny_cache()
+    largest = np.float32(max(table.tensors["left"].amax, table.tensors["right"].amax) / 127)
+    assert table.tensors["left"].amax != table.tensors["right"].amax
+    assert cache["block"] == cache["left"] == cache["right"] == largest
+
+
+def test_the_pixels_before_the_network_have_scales() -> None:
+    cache = tiny_cache()
+    assert cache["pixels"] == cache["pixels.planes"] == np.float32(255 / 127)
+    assert cache["pixels.centred"] == np.float32(127.5 / 127)
+
+
+@pytest.mark.parametrize("head", Head)
+def test_every_tensor_of_a_whole_googlenet_but_its_outputs_has_a_scale(head: Head) -> None:
+    graph = whole_googlenet()
+    table = table_of(graph, count=8)
+    lowered = lower_implicit_tensorrt(graph, table, head=head)
+    tensors = {name for node in lowered.graph.node for name in node.output} | {"pixels"}
+    assert tensors - tensor_scales(graph, table, lowered).keys() == {"logits"} | (
+        {"logits.planes"} if head is Head.DLA else set()
+    )
+
+
+def test_the_table_of_another_graph_is_refused() -> None:
+    lowered = lower_fp32_tensorrt(tiny_graph())
+    with pytest.raises(CalibrationError, match="belongs to the graph .* calibrate this graph"):
+        calibration_cache(tiny_graph(seed=1), table_of(tiny_graph()), lowered, version=(8, 5, 2))
+
+
+def test_a_tensor_that_the_table_lacks_is_named() -> None:
+    table = table_of(tiny_graph())
+    without = replace(table, tensors={n: t for n, t in table.tensors.items() if n != "avgpool"})
+    with pytest.raises(CalibrationError, match="has no range for avgpool; calibrate again"):
+        calibration_cache(tiny_graph(), without, lower_fp32_tensorrt(tiny_graph()), version=(8, 5, 2))
+
+
+@given(st.floats(2.0**-100, 2.0**100, width=32))
+@settings(max_examples=20)
+def test_any_scale_comes_back_to_the_last_bit(amax: float) -> None:
+    graph, table = tiny_graph(), table_of(tiny_graph())
+    changed = replace(table, tensors=table.tensors | {"stem": replace(table.tensors["stem"], amax=amax)})
+    lowered = lower_fp32_tensorrt(graph, head=Head.DLA)
+    cache = read_cache(calibration_cache(graph, changed, lowered, version=(10, 3, 0)))
+    assert cache["stem"] == np.float32(amax / 127)
+
+
+def test_a_cache_is_readdressed_to_the_version_that_reads_it() -> None:
+    graph, table = tiny_graph(), table_of(tiny_graph())
+    lowered = lower_implicit_tensorrt(graph, table)
+    old, new = (calibration_cache(graph, table, lowered, version=version) for version in ((8, 5, 2), (10, 3, 0)))
+    assert cache_for((10, 3, 0), old) == new
+
+
+@pytest.mark.parametrize("damaged", [b"", b"TRT-8502-EntropyCalibration2\n", b"images: 3c010a14\n"])
+def test_a_file_that_is_no_cache_is_refused(damaged: bytes) -> None:
+    with pytest.raises(CalibrationError, match="has no TRT-…-EntropyCalibration2 header; build the bundle again"):
+        cache_for((8, 5, 2), damaged)
