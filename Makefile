@@ -11,7 +11,7 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint
 .NOTPARALLEL:
 
 help:
-	@echo 'make demo    the whole flow on a small generated data set, in minutes, ending with a table'
+	@echo 'make demo    the whole flow on a small generated data set, in minutes, ending with a report'
 	@echo 'make test    all tests'
 	@echo 'make lint    style, formatting and types'
 	@echo 'make fuzz    made-up bundles and images for the C++ library, 60 s each; needs clang'
@@ -44,7 +44,8 @@ fuzz:
 tsan: $(VENV)/.dev-installed
 	cmake -S engines/cpp -B build/tsan $(CLANG) -DGNE_TESTS=ON -DGNE_SANITIZE=thread
 	cmake --build build/tsan --parallel --target crowd
-	GNE_ONNXRUNTIME=$(RUNTIME) build/tsan/tests/crowd $(BUNDLE) $(IMAGE) 6 2 $(SECONDS)
+	TSAN_OPTIONS=suppressions=engines/cpp/tests/tsan.supp GNE_ONNXRUNTIME=$(RUNTIME) \
+	  build/tsan/tests/crowd $(BUNDLE) $(IMAGE) 6 2 $(SECONDS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -12,11 +12,12 @@ from googlenet_edge import __version__
 from googlenet_edge.commands.demo import demo
 from googlenet_edge.commands.engine import bench, build, calibrate, evaluate, inspect, predict, sensitivity
 from googlenet_edge.commands.machine import devices, doctor
-from googlenet_edge.commands.model import export, finetune, prune, train
+from googlenet_edge.commands.model import export, finetune, prune, slim, train
+from googlenet_edge.commands.report import report
 from googlenet_edge.console import run_command
 
-MODEL: tuple[Callable[..., None], ...] = (demo, train, finetune, prune, export)
-ENGINE: tuple[Callable[..., None], ...] = (calibrate, build, sensitivity, evaluate, predict, inspect, bench)
+MODEL: tuple[Callable[..., None], ...] = (demo, train, finetune, slim, prune, export)
+ENGINE: tuple[Callable[..., None], ...] = (calibrate, build, sensitivity, evaluate, predict, inspect, bench, report)
 MACHINE: tuple[Callable[..., None], ...] = (devices, doctor)
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
 

@@ -23,7 +23,7 @@ from common import Figure, Result, at_least, conclude, parser, run
 import googlenet_edge
 from googlenet_edge.engines.bench import generated_jpeg
 from googlenet_edge.engines.circumstances import read_circumstances
-from googlenet_edge.engines.predictor import Predictor
+from googlenet_edge.engines.predictor import DEFAULT_TOP_K, Predictor
 from googlenet_edge.engines.timing import paired_ratio, settled, take_turns, warm_up
 from googlenet_edge.errors import EngineError
 from googlenet_edge.statistics import median_interval, summarize
@@ -53,12 +53,13 @@ class Crowd:
 class Gne:
     """As much of libgne, through `ctypes`, as is timed here."""
 
-    def __init__(self, library: Path, bundle: Path) -> None:
+    def __init__(self, library: Path, bundle: Path, *, k: int) -> None:
         self.library = ctypes.CDLL(str(library))
         self.library.gne_last_error.restype = ctypes.c_char_p
         self.handle = ctypes.c_void_p()
         self.checked(self.library.gne_open(bytes(bundle), None, ctypes.byref(self.handle)))
-        self.predictions = (ctypes.c_uint64 * 3 * 5)()  # label, index, probability
+        self.k = ctypes.c_size_t(k)
+        self.predictions = (ctypes.c_uint64 * 3 * k)()  # label, index, probability
 
     def checked(self, status: int) -> None:
         """Raises `EngineError`."""
@@ -66,9 +67,9 @@ class Gne:
             raise EngineError(self.library.gne_last_error().decode())
 
     def classify(self, jpeg: bytes) -> None:
-        """JPEG to the five best."""
-        size, k = ctypes.c_size_t(len(jpeg)), ctypes.c_size_t(5)
-        self.checked(self.library.gne_classify_jpeg(self.handle, jpeg, size, k, self.predictions))
+        """JPEG to the k best."""
+        size = ctypes.c_size_t(len(jpeg))
+        self.checked(self.library.gne_classify_jpeg(self.handle, jpeg, size, self.k, self.predictions))
 
     def infer(self, pixels: np.ndarray, logits: np.ndarray) -> None:
         """Pixels to logits."""
@@ -130,8 +131,8 @@ def start(build: Path, bundle: Path, image: Path) -> Start:
 
 def take_rounds(build: Path, bundle: Path, jpeg: bytes, rounds: int) -> dict[str, list[tuple[float, ...]]]:
     """Milliseconds by round of C++, of Python, and of the inference alone, in turns in one process, with 1 thread."""
-    gne = Gne(build / "libgne.so", bundle)
     with googlenet_edge.load(bundle) as predictor:
+        gne = Gne(build / "libgne.so", bundle, k=min(DEFAULT_TOP_K, len(predictor.labels)))
         calls = {
             "cpp": partial(gne.classify, jpeg),
             "python": partial(predictor.predict, jpeg),

@@ -177,7 +177,9 @@ def covering_grid(low: float, high: float) -> tuple[float, int]:
         return max(below, above)
 
     between = -U8_STEPS * low / (high - low)
-    return min((scale_to_reach_both(z), z) for z in (math.floor(between), math.ceil(between)))
+    below = min(math.floor(between), U8_STEPS - 1 if high > 0 else U8_STEPS)  # an end next to nothing needs a code, too
+    above = max(math.ceil(between), 1 if low < 0 else 0)
+    return min((scale_to_reach_both(z), z) for z in (below, above))
 
 
 def lower_fp32(graph: InferenceGraph) -> onnx.ModelProto:

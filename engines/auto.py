@@ -17,7 +17,7 @@ from googlenet_edge.engines.accuracy import Comparison
 from googlenet_edge.engines.bundle import EngineTrial, Verdict
 from googlenet_edge.engines.protocol import Engine, EngineOptions, EngineSpec
 from googlenet_edge.engines.registry import Backend
-from googlenet_edge.engines.timing import Clock, Ratio, paired_ratio, settled, take_turns, warm_up
+from googlenet_edge.engines.timing import Clock, Ratio, paired_ratio, warm_turns
 from googlenet_edge.errors import EngineError
 from googlenet_edge.statistics import median_interval
 
@@ -109,8 +109,7 @@ def _in_turns(
         progress(done, len(engines) * (1 + _ROUNDS))
 
     runs = [partial(engine.run, pixels) for engine in engines]
-    take_turns([partial(warm_up, run, clock) for run in runs], 1, tick)
-    return take_turns([partial(settled, run, _RUNS, clock) for run in runs], _ROUNDS, tick)
+    return warm_turns(runs, rounds=_ROUNDS, runs=_RUNS, clock=clock, tick=tick)
 
 
 def _fastest(ratios: Sequence[Ratio], holding: Sequence[int]) -> int | None:

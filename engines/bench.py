@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from googlenet_edge.dataset import Progress
-from googlenet_edge.engines.bundle import MODEL, read_bundle
+from googlenet_edge.engines.bundle import LABELS, MODEL, Manifest, read_bundle
 from googlenet_edge.engines.circumstances import Circumstances, read_circumstances
 from googlenet_edge.engines.cold_start import ColdStart, cold_start
 from googlenet_edge.engines.energy import Energy, Stretch, energy_of, take_stretches
@@ -48,8 +48,7 @@ class Subject:
     path: Path
     predictor: Predictor
     streamed: Predictor | None
-    precision: Precision
-    model_sha256: str
+    manifest: Manifest
     bundle_bytes: int
 
 
@@ -173,8 +172,7 @@ def _open(path: Path, stack: ExitStack, *, plan: BenchPlan, engine: EngineName |
         path,
         predictor(threads=plan.threads, streams=1),
         predictor(threads=1, streams=plan.streams) if plan.streams > 1 else None,
-        precision=bundle.manifest.precision,
-        model_sha256=bundle.manifest.files[MODEL].sha256,
+        manifest=bundle.manifest,
         bundle_bytes=sum(file.stat().st_size for file in path.iterdir()),
     )
 
@@ -237,10 +235,11 @@ def _bundle_measurement(
     energy: Energy | None,
     sustained: Sustained | None,
 ) -> BundleMeasurement:
+    manifest = subject.manifest
     return BundleMeasurement(
         name=str(subject.path),
-        precision=subject.precision,
-        model_sha256=subject.model_sha256,
+        precision=manifest.precision,
+        model_sha256=manifest.files[MODEL].sha256,
         bundle_bytes=subject.bundle_bytes,
         engine=subject.predictor.engine.spec,
         warm_up=timings.warm_up,
@@ -248,6 +247,10 @@ def _bundle_measurement(
         stages=timings.stages,
         throughput=timings.throughput,
         cold_starts=cold,
+        labels_sha256=manifest.files[LABELS].sha256,
+        lineage=manifest.lineage,
+        accuracy=manifest.accuracy,
+        against_fp32=manifest.against_fp32,
         energy=energy,
         sustained=sustained,
     )

@@ -65,22 +65,29 @@ def evaluate_bundles(
     streams: int,
     bars: Callable[[str], AbstractContextManager[Progress]],
     engine: EngineName | None = None,
-) -> list[BundleAccuracy]:
-    """The accuracy of bundles on the same images, ``streams`` of them at the same time.
+) -> list[Evaluation]:
+    """What bundles say about the same images, ``streams`` of them at the same time.
 
     Raises:
         BundleError, EngineError: a bundle cannot be opened.
         DataError, DamagedImageError: as `evaluate`.
     """
-    first: Evaluation | None = None
-    results = []
+    found = []
     for path in paths:
         opened = load_predictor(path, streams=streams, engine=engine)
         with opened as predictor, bars(f"evaluating {path.name}") as progress:
-            found = evaluate(predictor, images, progress=progress)
-        results.append(BundleAccuracy(str(path), found.accuracy, compare(first, found) if first else None))
-        first = first or found
-    return results
+            found.append(evaluate(predictor, images, progress=progress))
+    return found
+
+
+def accuracies(paths: Sequence[Path], evaluations: Sequence[Evaluation]) -> list[BundleAccuracy]:
+    """Each bundle's accuracy, and its comparison with the first."""
+    first = evaluations[0]
+    against = [None, *(compare(first, found) for found in evaluations[1:])]
+    return [
+        BundleAccuracy(str(path), found.accuracy, comparison)
+        for path, found, comparison in zip(paths, evaluations, against, strict=True)
+    ]
 
 
 def check_classes(labels: tuple[str, ...], images: ImageSet) -> None:

@@ -12,17 +12,18 @@ from googlenet_edge.calibration.finetune import finetuned
 from googlenet_edge.calibration.lower import prepared
 from googlenet_edge.calibration.table import CalibrationTable
 from googlenet_edge.calibration.weights import weight_range_for
-from googlenet_edge.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from googlenet_edge.checkpoint import read_checkpoint, write_checkpoint
 from googlenet_edge.dataset import check_images, open_dataset, stratified_sample
 from googlenet_edge.distil import DistilConfig
 from googlenet_edge.engines.accuracy import Accuracy, Comparison, Evaluation, compare
 from googlenet_edge.engines.build import CalibrationRequest
-from googlenet_edge.engines.evaluate import check_same_classes, evaluate
+from googlenet_edge.engines.evaluate import evaluate
 from googlenet_edge.engines.lowering import lower
 from googlenet_edge.engines.predictor import Predictor
 from googlenet_edge.engines.protocol import EngineOptions
 from googlenet_edge.engines.recovery import Bars
 from googlenet_edge.engines.registry import backend_for
+from googlenet_edge.engines.training_images import images_for
 from googlenet_edge.errors import AccuracyError, ConfigError
 from googlenet_edge.export import export
 from googlenet_edge.files import check_writable
@@ -30,7 +31,6 @@ from googlenet_edge.graph import InferenceGraph
 from googlenet_edge.processor import read_processor
 from googlenet_edge.reports import Observer
 from googlenet_edge.target import Device, Precision
-from googlenet_edge.train import check_training_data
 from googlenet_edge.training_loop import TrainingData
 from googlenet_edge.workspace import TABLE_FILE
 
@@ -87,7 +87,10 @@ def finetune(
     """
     _check_possible(request)
     checkpoint = read_checkpoint(request.checkpoint)
-    data = _data(request, checkpoint, bars)
+    calibration = request.calibration
+    data = images_for(
+        checkpoint.info, calibration.data, seed=calibration.seed, when_damaged=calibration.when_damaged, bars=bars
+    )
     judge = _Judge(request, data, bars)
     graph = export(checkpoint)
     table = judge.table_beside(request.checkpoint, graph) or judge.table(graph)
@@ -124,20 +127,6 @@ def _check_possible(request: FinetuneRequest) -> None:
     if request.out.exists() and request.out.samefile(request.checkpoint):
         raise ConfigError(f"{request.out} is the checkpoint to fine-tune, which is kept; give another --out")
     check_writable(request.out)
-
-
-def _data(request: FinetuneRequest, checkpoint: Checkpoint, bars: Bars) -> TrainingData:
-    calibration = request.calibration
-    dataset = open_dataset(calibration.data, seed=calibration.seed)
-    check_same_classes(checkpoint.info.class_names, dataset.train)
-    with bars("checking images") as progress:
-        return check_training_data(
-            calibration.data,
-            preprocess=checkpoint.info.preprocess,
-            seed=calibration.seed,
-            when_damaged=calibration.when_damaged,
-            progress=progress,
-        )
 
 
 class _Judge:

@@ -8,6 +8,8 @@ from enum import Enum
 from itertools import chain
 from pathlib import Path
 
+from googlenet_edge.engines.accuracy import Accuracy, Comparison
+from googlenet_edge.engines.bundle import Lineage, Sha256
 from googlenet_edge.engines.circumstances import Circumstances
 from googlenet_edge.engines.cold_start import ColdStart
 from googlenet_edge.engines.energy import Energy
@@ -57,7 +59,8 @@ class BundleMeasurement:
 
     ``latency`` is inference alone, one image, back to back. ``stages`` is the whole way of one image file, measured
     apart from it: there the caches are as cold as decoding leaves them. ``energy`` is None where it was not measured,
-    ``sustained`` where it was not asked for.
+    ``sustained`` where it was not asked for. ``labels_sha256`` and what follows is what the bundle's manifest says;
+    files written before that was kept lack it.
     """
 
     name: str
@@ -72,6 +75,10 @@ class BundleMeasurement:
     cold_starts: tuple[ColdStart, ...]
     energy: Energy | None = None
     sustained: Sustained | None = None
+    labels_sha256: Sha256 | None = None
+    lineage: Lineage | None = None
+    accuracy: Accuracy | None = None
+    against_fp32: Comparison | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from googlenet_edge.dataset import ImageSet, Progress, load_pixels
 from googlenet_edge.engines.lowering import Lowered, lower, open_lowered
 from googlenet_edge.engines.predictor import Predictor
 from googlenet_edge.engines.registry import backend_for
-from googlenet_edge.engines.timing import Clock, settled, take_turns, warm_up
+from googlenet_edge.engines.timing import Clock, warm_turns
 from googlenet_edge.graph import InferenceGraph
 from googlenet_edge.statistics import Interval, median_interval
 from googlenet_edge.target import Device, Precision
@@ -189,9 +189,7 @@ def try_layers(
 def _alternate(probe: Probe, predictors: Sequence[Predictor], clock: Clock) -> list[_RoundsMs]:
     """The latency of one image in rounds in which the predictors take turns."""
     runs = [partial(probe.run_one, predictor) for predictor in predictors]
-    for run in runs:
-        warm_up(run, clock)
-    return take_turns([partial(settled, run, _RUNS, clock) for run in runs], _ROUNDS, lambda: None)
+    return warm_turns(runs, rounds=_ROUNDS, runs=_RUNS, clock=clock, tick=lambda: None)
 
 
 def _sensitivity(

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from googlenet_edge.calibration.table import Choice
     from googlenet_edge.engines.doctor import Diagnosis
     from googlenet_edge.engines.finetune import FinetuneReport
+    from googlenet_edge.engines.report.cells import Table as Cells
     from googlenet_edge.engines.sensitivity import Sensitivity
+    from googlenet_edge.engines.slimming import SlimReport
 
 MEGABYTE = 1e6
 
@@ -230,6 +232,29 @@ def sensitivity_sentence(found: Sensitivity) -> str:
     )
 
 
+def slim_table(report: SlimReport) -> Table:
+    """The curve of accuracy against measured latency, from the original on."""
+    name = f"{report.precision.value} latency"
+    table = _table("", name, "ratio (95 % CI)", "MACs", "weights", "untuned", "fp32 top-1", "95 % interval", "change")
+    first, reference = report.points[0].speed, report.cost
+    top1, interval, _ = _accuracy(report.accuracy)
+    table.add_row("original", f"{first.original_ms:.2f} ms", "1", "1", "1", "", top1, interval, "")
+    for point in report.points:
+        ratio, (top1, interval, _) = point.speed.ratio, _accuracy(point.accuracy)
+        table.add_row(
+            f"slim {point.speedup:g}",
+            f"{point.speed.slim_ms:.2f} ms",
+            f"{ratio.ratio:.3f} ({_interval(ratio.interval, 3)})",
+            f"{point.cost.macs / reference.macs:.2f}",
+            f"{point.cost.parameters / reference.parameters:.2f}",
+            f"{point.untuned_accuracy.top1:.2%}",
+            top1,
+            interval,
+            f"{point.against_original.top1_change_points:+.2f}",
+        )
+    return table
+
+
 def predictions_table(rows: Sequence[tuple[str, Sequence[Prediction]]]) -> Table:
     """The best classes of every image."""
     table = _table("image", "class", "probability")
@@ -275,6 +300,14 @@ def facts_table(facts: dict[str, str]) -> Table:
     table.add_column(overflow="fold")
     for name, value in facts.items():
         table.add_row(name, value)
+    return table
+
+
+def changes_table(changes: Cells) -> Table:
+    """What changed since a baseline."""
+    table = _table(*changes.head)
+    for row in changes.rows:
+        table.add_row(row.name, *row.cells)
     return table
 
 

@@ -32,7 +32,7 @@ TIMING = "timing.cache"
 _MAX_PLAN_BYTES = 1 << 30
 _MAX_RECORD_BYTES = 1 << 16
 _MAX_TIMING_BYTES = 256 << 20
-_AGAIN = "build it again here with gnet-edge build"
+_AGAIN = "open the bundle here, and it is built again"
 
 _log = logging.getLogger(__name__)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from googlenet_edge.statistics import Interval, median_interval
@@ -89,3 +90,15 @@ def take_turns(turns: Sequence[Callable[[], T]], rounds: int, tick: Tick) -> lis
             results[who].append(turns[who]())
             tick()
     return results
+
+
+def warm_turns(
+    calls: Sequence[Callable[[], object]], *, rounds: int, runs: int, clock: Clock, tick: Tick
+) -> list[list[tuple[float, ...]]]:
+    """Warms every call up, then lets all take turns; the milliseconds of each, by round.
+
+    In a round each has one run that does not count and ``runs`` that do. ``tick`` is called ``1 + rounds`` times for
+    each call.
+    """
+    take_turns([partial(warm_up, call, clock) for call in calls], 1, tick)
+    return take_turns([partial(settled, call, runs, clock) for call in calls], rounds, tick)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from googlenet_edge.errors import CheckpointError
 from googlenet_edge.files import from_versioned_json, sha256_file, to_json, write_bytes
-from googlenet_edge.model import GoogLeNet, GoogLeNetConfig
+from googlenet_edge.model import GoogLeNet, GoogLeNetConfig, Widths
 from googlenet_edge.preprocess import Preprocess
 
 METADATA_KEY = "googlenet_edge"
@@ -39,7 +39,7 @@ class TrainingRecord:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointInfo:
-    """Everything but the weights."""
+    """Everything but the weights. Files from before networks were slimmed have no ``widths``: those of the paper."""
 
     class_names: tuple[str, ...]
     preprocess: Preprocess
@@ -47,11 +47,14 @@ class CheckpointInfo:
     aux_heads: bool = True
     training: TrainingRecord | None = None
     schema: int = SCHEMA
+    widths: Widths = field(default_factory=Widths)
 
     def model_config(self, *, dropout: float = 0.2, aux_dropout: float = 0.7) -> GoogLeNetConfig:
         """The network that the weights belong to."""
         classes = len(self.class_names)
-        return GoogLeNetConfig(classes, dropout=dropout, aux_dropout=aux_dropout, true_5x5=self.true_5x5)
+        return GoogLeNetConfig(
+            classes, dropout=dropout, aux_dropout=aux_dropout, true_5x5=self.true_5x5, widths=self.widths
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +126,17 @@ def build_model(checkpoint: Checkpoint, *, where: str = "the checkpoint") -> Goo
         CheckpointError: names the first tensor that is missing, not expected, or of another shape.
     """
     info = checkpoint.info
+    check_same_tensors(checkpoint.weights, expected_tensors(info), where)
     model = GoogLeNet(info.model_config())
-    expected = {n: t for n, t in model.state_dict().items() if info.aux_heads or not is_auxiliary(n)}
-    check_same_tensors(checkpoint.weights, expected, where)
     model.load_state_dict(checkpoint.weights, strict=info.aux_heads)
     return model.eval()
+
+
+def expected_tensors(info: CheckpointInfo) -> dict[str, Tensor]:
+    """Tensors of the names and shapes that a checkpoint must have, without memory behind them."""
+    with torch.device("meta"):
+        state = GoogLeNet(info.model_config()).state_dict()
+    return {name: tensor for name, tensor in state.items() if info.aux_heads or not is_auxiliary(name)}
 
 
 def is_auxiliary(name: str) -> bool:

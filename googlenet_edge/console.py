@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 PIPED_WIDTH = 160
 BUILD_PACKAGES = ("torch", "onnx", "safetensors")
+REPORT_PACKAGES = ("jinja2",)
 err = Console(
     stderr=True, highlight=False, markup=False, soft_wrap=True, width=None if sys.stderr.isatty() else PIPED_WIDTH
 )
@@ -167,7 +168,7 @@ class TrainingDisplay:
 
 
 def run_command(command: Callable[[], None]) -> None:
-    """Runs a command; an `EdgeError`, or a package of the extra that is not installed, becomes one line and exit 1."""
+    """Runs a command; an `EdgeError`, or a package of an extra that is not installed, becomes one line and exit 1."""
     logging.basicConfig(format="gnet-edge: %(message)s")
     logging.captureWarnings(True)
     try:
@@ -177,9 +178,10 @@ def run_command(command: Callable[[], None]) -> None:
     except OSError as problem:
         _fail(f"{problem.filename or 'the system'}: {problem.strerror or problem}")
     except ModuleNotFoundError as problem:
-        if problem.name not in BUILD_PACKAGES:
+        extra = "report" if problem.name in REPORT_PACKAGES else "build"
+        if problem.name not in BUILD_PACKAGES + REPORT_PACKAGES:
             raise
-        _fail(f"this needs {problem.name}; install it with: pip install 'googlenet-edge[build]'")
+        _fail(f"this needs {problem.name}; install it with: pip install 'googlenet-edge[{extra}]'")
 
 
 def _fail(message: str) -> NoReturn:

@@ -60,3 +60,7 @@ class OutputError(EdgeError):
 
 class RemoteError(EdgeError):
     """A device at the other end of an SSH connection cannot be reached, or failed over there."""
+
+
+class RegressionError(EdgeError):
+    """A measurement is worse than its baseline by more than was allowed."""

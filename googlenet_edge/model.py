@@ -4,19 +4,58 @@ The architecture is table 1 of Szegedy et al., "Going Deeper with Convolutions" 
 normalization (arXiv 1502.03167) in place of local response normalization. State-dict names, shapes and outputs equal
 those of torchvision's ``googlenet``, so its published weights load as they are.
 
-Shapes in the comments are those of a float32 ``(N, 3, 224, 224)`` input. Any side from 32 pixels works.
+Shapes in the comments are those of a float32 ``(N, 3, 224, 224)`` input and of the paper's widths. Any side from 32
+pixels works.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Annotated, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from msgspec import Meta
 from torch import Tensor, nn
 
 BATCH_NORM_EPSILON = 1e-3
+
+Width = Annotated[int, Meta(ge=1, le=4096)]
+"""Output channels of a convolution; the limits hold for what is read from a file."""
+
+
+@dataclass(frozen=True, slots=True)
+class InceptionWidths:
+    """The columns of table 1: #1×1, (#3×3 reduce, #3×3), (#5×5 reduce, #5×5), pool proj."""
+
+    c1: Width
+    c3: tuple[Width, Width]
+    c5: tuple[Width, Width]
+    pool: Width
+
+    @property
+    def out(self) -> int:
+        """Channels of the four branches side by side."""
+        return self.c1 + self.c3[1] + self.c5[1] + self.pool
+
+
+@dataclass(frozen=True, slots=True)
+class Widths:
+    """The output channels of every convolution. The defaults are those of the paper, table 1."""
+
+    conv1: Width = 64
+    conv2: Width = 64
+    conv3: Width = 192
+    #                                              #1×1  #3×3 r, #3×3   #5×5 r, #5×5   pool proj
+    inception3a: InceptionWidths = InceptionWidths( 64,  (96, 128),     (16, 32),      32)  # fmt: skip
+    inception3b: InceptionWidths = InceptionWidths(128,  (128, 192),    (32, 96),      64)  # fmt: skip
+    inception4a: InceptionWidths = InceptionWidths(192,  (96, 208),     (16, 48),      64)  # fmt: skip
+    inception4b: InceptionWidths = InceptionWidths(160,  (112, 224),    (24, 64),      64)  # fmt: skip
+    inception4c: InceptionWidths = InceptionWidths(128,  (128, 256),    (24, 64),      64)  # fmt: skip
+    inception4d: InceptionWidths = InceptionWidths(112,  (144, 288),    (32, 64),      64)  # fmt: skip
+    inception4e: InceptionWidths = InceptionWidths(256,  (160, 320),    (32, 128),    128)  # fmt: skip
+    inception5a: InceptionWidths = InceptionWidths(256,  (160, 320),    (32, 128),    128)  # fmt: skip
+    inception5b: InceptionWidths = InceptionWidths(384,  (192, 384),    (48, 128),    128)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +63,15 @@ class GoogLeNetConfig:
     """What may differ between two GoogLeNets.
 
     ``true_5x5`` gives the third branch the 5×5 kernel of the paper. The default is the 3×3 kernel that torchvision's
-    published weights have (a slip in the port from TensorFlow that became the standard).
+    published weights have (a slip in the port from TensorFlow that became the standard). ``widths`` are those of the
+    paper unless the network was slimmed.
     """
 
     num_classes: int = 1000
     dropout: float = 0.2
     aux_dropout: float = 0.7
     true_5x5: bool = False
+    widths: Widths = field(default_factory=Widths)
 
 
 class Outputs(NamedTuple):
@@ -56,14 +97,12 @@ class ConvBNReLU(nn.Module):
 class Inception(nn.Module):
     """Four views of one input, side by side: 1×1; 1×1 → 3×3; 1×1 → 5×5; pool → 1×1.
 
-    The arguments follow the columns of table 1: input channels, #1×1, (#3×3 reduce, #3×3), (#5×5 reduce, #5×5),
-    pool proj. ``(N, cin, H, W)`` becomes ``(N, c1 + c3[1] + c5[1] + pool, H, W)``.
+    ``(N, cin, H, W)`` becomes ``(N, widths.out, H, W)``.
     """
 
-    def __init__(
-        self, cin: int, c1: int, c3: tuple[int, int], c5: tuple[int, int], pool: int, *, true_5x5: bool
-    ) -> None:
+    def __init__(self, cin: int, widths: InceptionWidths, *, true_5x5: bool) -> None:
         super().__init__()
+        c1, c3, c5, pool = widths.c1, widths.c3, widths.c5, widths.pool
         k5 = 5 if true_5x5 else 3
         self.branch1 = ConvBNReLU(cin, c1, 1)
         self.branch2 = nn.Sequential(ConvBNReLU(cin, c3[0], 1), ConvBNReLU(c3[0], c3[1], 3, padding=1))
@@ -102,34 +141,35 @@ class GoogLeNet(nn.Module):
         super().__init__()
         self.config = config
 
-        def inception(cin: int, c1: int, c3: tuple[int, int], c5: tuple[int, int], pool: int) -> Inception:
-            return Inception(cin, c1, c3, c5, pool, true_5x5=config.true_5x5)
+        w = config.widths
 
-        self.conv1 = ConvBNReLU(3, 64, 7, stride=2, padding=3)
+        def inception(cin: int, widths: InceptionWidths) -> Inception:
+            return Inception(cin, widths, true_5x5=config.true_5x5)
+
+        self.conv1 = ConvBNReLU(3, w.conv1, 7, stride=2, padding=3)
         self.maxpool1 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
-        self.conv2 = ConvBNReLU(64, 64, 1)
-        self.conv3 = ConvBNReLU(64, 192, 3, padding=1)
+        self.conv2 = ConvBNReLU(w.conv1, w.conv2, 1)
+        self.conv3 = ConvBNReLU(w.conv2, w.conv3, 3, padding=1)
         self.maxpool2 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
 
-        #                             in  #1×1  #3×3 r, #3×3   #5×5 r, #5×5   pool proj
-        self.inception3a = inception(192,  64,  (96, 128),     (16, 32),      32)  # fmt: skip
-        self.inception3b = inception(256, 128,  (128, 192),    (32, 96),      64)  # fmt: skip
+        self.inception3a = inception(w.conv3, w.inception3a)
+        self.inception3b = inception(w.inception3a.out, w.inception3b)
         self.maxpool3 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
-        self.inception4a = inception(480, 192,  (96, 208),     (16, 48),      64)  # fmt: skip
-        self.inception4b = inception(512, 160,  (112, 224),    (24, 64),      64)  # fmt: skip
-        self.inception4c = inception(512, 128,  (128, 256),    (24, 64),      64)  # fmt: skip
-        self.inception4d = inception(512, 112,  (144, 288),    (32, 64),      64)  # fmt: skip
-        self.inception4e = inception(528, 256,  (160, 320),    (32, 128),    128)  # fmt: skip
+        self.inception4a = inception(w.inception3b.out, w.inception4a)
+        self.inception4b = inception(w.inception4a.out, w.inception4b)
+        self.inception4c = inception(w.inception4b.out, w.inception4c)
+        self.inception4d = inception(w.inception4c.out, w.inception4d)
+        self.inception4e = inception(w.inception4d.out, w.inception4e)
         self.maxpool4 = nn.MaxPool2d(2, stride=2, ceil_mode=True)
-        self.inception5a = inception(832, 256,  (160, 320),    (32, 128),    128)  # fmt: skip
-        self.inception5b = inception(832, 384,  (192, 384),    (48, 128),    128)  # fmt: skip
+        self.inception5a = inception(w.inception4e.out, w.inception5a)
+        self.inception5b = inception(w.inception5a.out, w.inception5b)
 
-        self.aux1 = AuxiliaryClassifier(512, config.num_classes, dropout=config.aux_dropout)
-        self.aux2 = AuxiliaryClassifier(528, config.num_classes, dropout=config.aux_dropout)
+        self.aux1 = AuxiliaryClassifier(w.inception4a.out, config.num_classes, dropout=config.aux_dropout)
+        self.aux2 = AuxiliaryClassifier(w.inception4d.out, config.num_classes, dropout=config.aux_dropout)
 
         self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
         self.dropout = nn.Dropout(config.dropout)
-        self.fc = nn.Linear(1024, config.num_classes)
+        self.fc = nn.Linear(w.inception5b.out, config.num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         return self._classify(self._inception4e_on(self._inception4b_to_4d(self._stem_to_4a(x))))

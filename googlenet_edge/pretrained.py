@@ -16,6 +16,7 @@ from googlenet_edge.checkpoint import (
     CheckpointInfo,
     check_finite,
     check_same_tensors,
+    expected_tensors,
     is_auxiliary,
     read_checkpoint,
     read_pth,
@@ -23,7 +24,6 @@ from googlenet_edge.checkpoint import (
 from googlenet_edge.dataset import Progress
 from googlenet_edge.errors import CheckpointError
 from googlenet_edge.files import new_file, sha256_file
-from googlenet_edge.model import GoogLeNet
 from googlenet_edge.preprocess import Preprocess
 
 IMAGENET = "imagenet"
@@ -103,9 +103,7 @@ def _from_pth(path: Path) -> Checkpoint:
     names = tuple(f"class {i}" for i in range(_rows(weights, "fc.weight", path)))
     kernel = weights.get("inception3a.branch3.1.conv.weight", torch.empty(0)).shape[-1:]
     info = CheckpointInfo(names, Preprocess(), true_5x5=tuple(kernel) == (5,), aux_heads=aux_heads)
-    with torch.device("meta"):
-        expected = GoogLeNet(info.model_config()).state_dict()
-    check_same_tensors(weights, {n: t for n, t in expected.items() if aux_heads or not is_auxiliary(n)}, str(path))
+    check_same_tensors(weights, expected_tensors(info), str(path))
     check_finite(weights, path)
     return Checkpoint(info, weights)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from googlenet_edge.checkpoint import Checkpoint, CheckpointInfo, write_checkpoint
 from googlenet_edge.dataset import Progress, WhenDamaged, check_images, open_dataset, refuse_damaged
 from googlenet_edge.errors import ConfigError
+from googlenet_edge.model import Widths
 from googlenet_edge.parallel import Rank
 from googlenet_edge.preprocess import Preprocess
 from googlenet_edge.reports import Observer
@@ -24,7 +25,10 @@ from googlenet_edge.workspace import CHECKPOINT_FILE, RunRecord, write_run_recor
 
 @dataclass(frozen=True, slots=True)
 class TrainRequest:
-    """What to train on, how, and where the results go. ``start``: weights to begin with, else random ones."""
+    """What to train on, how, and where the results go.
+
+    ``start``: weights to begin with, else random ones; the network gets the widths of theirs.
+    """
 
     data: Path
     folder: Path
@@ -64,7 +68,8 @@ def train(
         when_damaged=when_damaged,
         progress=progress,
     )
-    info = CheckpointInfo(data.train.class_names, request.preprocess, request.true_5x5)
+    widths = request.start.info.widths if request.start else Widths()
+    info = CheckpointInfo(data.train.class_names, request.preprocess, request.true_5x5, widths=widths)
     state = first_state(info, request.config, images_sha256=data.train_sha256, start=request.start)
     if saved := read_state(request.folder):
         check_same_training(saved, state, request.folder)

@@ -20,7 +20,10 @@ PRUNED_FILE = "pruned.safetensors"
 FINETUNED_FILE = "finetuned.safetensors"
 GRAPH_FILE = "googlenet.onnx"
 TABLE_FILE = "calibration.json"
+SLIM_FILE = "slim.json"
 MANIFEST_FILE = "manifest.json"
+MEASUREMENT_FILE = "measurement.json"
+ANSWERS_FILE = "answers.json"
 STATE_FILE = "training-state.safetensors"
 RUN_FILE = "run.json"
 SETTINGS_FILE = Path("gnet-edge.toml")
@@ -86,6 +89,11 @@ def run_folder_for(data: Path, runs: Path = RUNS) -> Path:
         number += 1
 
 
+def slim_folder(folder: Path, speedup: float) -> Path:
+    """Where the network goes that was slimmed for a speed-up."""
+    return folder / f"slim-{speedup:g}"
+
+
 @dataclass(frozen=True, slots=True)
 class Taken:
     """A path, and why it is this one: what a command says when it was not told."""
@@ -136,6 +144,19 @@ def take_bundles(given: Sequence[Path], runs: Path = RUNS) -> list[Taken]:
     run = take_bundle(None, runs).path.parent
     manifests = sorted(path for _, path in _finished(run.glob(f"*/{MANIFEST_FILE}")))
     return [Taken(manifest.parent, "of the newest run") for manifest in manifests]
+
+
+def take_results(given: Sequence[Path], runs: Path = RUNS) -> list[Taken]:
+    """The files to report on: without a word, the newest measurement, with the answers beside it.
+
+    Raises `ConfigError` where there is none.
+    """
+    if given:
+        return [Taken(path, "given") for path in given]
+    mend = f"measure first with: gnet-edge bench --out runs/NAME/{MEASUREMENT_FILE}"
+    newest = _newest(runs.glob(f"*/{MEASUREMENT_FILE}"), "measurement", mend, runs)
+    answers = newest.path.with_name(ANSWERS_FILE)
+    return [newest, *([Taken(answers, "beside it")] if answers.exists() else [])]
 
 
 def split_seed(run: Path) -> int:

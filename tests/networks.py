@@ -9,8 +9,12 @@ import torch
 from torch import Tensor
 
 from googlenet_edge.checkpoint import Checkpoint, CheckpointInfo
-from googlenet_edge.model import GoogLeNet, GoogLeNetConfig
+from googlenet_edge.model import GoogLeNet, GoogLeNetConfig, InceptionWidths, Widths
 from googlenet_edge.preprocess import Preprocess
+
+PAPER = Widths()
+NARROW = Widths(3, 4, 5, *(InceptionWidths(2, (3, 4), (2, 3), 2) for _ in range(9)))
+SMALL = Widths(24, 24, 24, *(InceptionWidths(24, (24, 24), (24, 24), 24) for _ in range(9)))
 
 
 def made_weights(config: GoogLeNetConfig, *, seed: int) -> dict[str, Tensor]:
@@ -36,11 +40,13 @@ def _made(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
     return torch.from_numpy(value.astype(np.float32).reshape(shape))
 
 
-def made_checkpoint(*, classes: int = 4, crop: int = 32, true_5x5: bool = False, seed: int = 1) -> Checkpoint:
+def made_checkpoint(
+    *, classes: int = 4, crop: int = 32, true_5x5: bool = False, widths: Widths = PAPER, seed: int = 1
+) -> Checkpoint:
     """A whole checkpoint, with auxiliary heads."""
-    config = GoogLeNetConfig(classes, true_5x5=true_5x5)
+    config = GoogLeNetConfig(classes, true_5x5=true_5x5, widths=widths)
     names = tuple(f"class {i}" for i in range(classes))
-    info = CheckpointInfo(names, Preprocess(resize=crop, crop=crop), true_5x5=true_5x5)
+    info = CheckpointInfo(names, Preprocess(resize=crop, crop=crop), true_5x5=true_5x5, widths=widths)
     return Checkpoint(info, made_weights(config, seed=seed))
 
 

@@ -38,6 +38,7 @@ NEED_TORCH = {
     "googlenet_edge.precision",
     "googlenet_edge.pretrained",
     "googlenet_edge.prune",
+    "googlenet_edge.slim",
     "googlenet_edge.train",
     "googlenet_edge.training_loop",
     "googlenet_edge.training_state",
@@ -58,6 +59,9 @@ NEED_ONNX = {
 # The only ones that need the extra [openvino].
 NEED_OPENVINO = {"googlenet_edge.engines.openvino_audit", "googlenet_edge.engines.openvino_cpu"}
 
+# The only one that needs the extra [report].
+NEED_JINJA2 = {"googlenet_edge.engines.report.html"}
+
 # A package, and the modules (or packages of ours) that may import it.
 KEEPERS: dict[str, set[str]] = {
     "torch": NEED_TORCH,
@@ -65,6 +69,8 @@ KEEPERS: dict[str, set[str]] = {
     "onnx": NEED_ONNX,
     "openvino": NEED_OPENVINO,
     "typer": {"googlenet_edge.cli", "googlenet_edge.commands"},
+    "jinja2": NEED_JINJA2,
+    "markupsafe": NEED_JINJA2,
     "rich": {"googlenet_edge.console", "googlenet_edge.engines.tables"},
     "pickle": set(),
     "calibration": set(),

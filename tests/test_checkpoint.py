@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from networks import made_checkpoint
+from networks import NARROW, made_checkpoint
 from safetensors.torch import save_file
 
-from googlenet_edge.checkpoint import Checkpoint, TrainingRecord, read_checkpoint, read_pth, write_checkpoint
+from googlenet_edge.checkpoint import (
+    METADATA_KEY,
+    Checkpoint,
+    TrainingRecord,
+    build_model,
+    read_checkpoint,
+    read_pth,
+    read_safetensors,
+    write_checkpoint,
+)
 from googlenet_edge.errors import CheckpointError
 from googlenet_edge.files import sha256_file
 
@@ -62,6 +74,67 @@ def test_checkpoint_refuses_a_newer_schema(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "c.safetensors", replace(checkpoint, info=replace(checkpoint.info, schema=99)))
     with pytest.raises(CheckpointError, match="has schema 99, this version reads up to 1; upgrade googlenet-edge"):
         read_checkpoint(tmp_path / "c.safetensors")
+
+
+# Widths
+
+
+def with_widths(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """The file with other widths in what it says about itself; its tensors stay."""
+    metadata, tensors = read_safetensors(path)
+    info = json.loads(metadata[METADATA_KEY])
+    change(info)
+    save_file(tensors, path, metadata={METADATA_KEY: json.dumps(info)})
+    return path
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("narrow") / "c.safetensors"
+    write_checkpoint(path, made_checkpoint(widths=NARROW))
+    return path
+
+
+def test_checkpoint_keeps_its_widths(narrow: Path) -> None:
+    found = read_checkpoint(narrow)
+    assert found.info.widths == NARROW
+    assert build_model(found).inception5b.branch3[1].conv.weight.shape == (3, 2, 3, 3)
+
+
+def test_checkpoint_without_widths_has_those_of_the_paper(tmp_path: Path) -> None:
+    """As all were written before networks could be slimmed."""
+    write_checkpoint(tmp_path / "c.safetensors", made_checkpoint())
+    old = with_widths(tmp_path / "c.safetensors", lambda info: info.pop("widths"))
+    assert read_checkpoint(old).info == made_checkpoint().info
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"conv1": 0}, r"the metadata of .* cannot be read: Expected `int` >= 1 - at `\$\.widths\.conv1`$"),
+        ({"conv3": -8}, r"Expected `int` >= 1 - at `\$\.widths\.conv3`$"),
+        ({"conv2": 10**9}, r"Expected `int` <= 4096 - at `\$\.widths\.conv2`$"),
+        ({"conv2": "4"}, r"Expected `int`, got `str` - at `\$\.widths\.conv2`$"),
+        ({"inception4a": {"c1": 2}}, r"missing required field `c3` - at `\$\.widths\.inception4a`$"),
+        ({"inception4a": {"c1": 2, "c3": [3], "c5": [2, 3], "pool": 2}}, r"Expected `array` of length 2 - at .*\.c3`$"),
+        (
+            {"conv1": 4},
+            r"of another architecture: conv1\.conv\.weight has the shape \(3, 3, 7, 7\) where \(4, 3, 7, 7\)",
+        ),
+        (
+            {"inception5b": {"c1": 4096, "c3": [4096, 4096], "c5": [4096, 4096], "pool": 4096}},
+            r"inception5b\.branch1\.",
+        ),
+    ],
+)
+def test_checkpoint_refuses_widths_that_are_not_its_own(
+    narrow: Path, tmp_path: Path, change: dict[str, Any], sentence: str
+) -> None:
+    """Before any memory is taken for them."""
+    copy = tmp_path / "c.safetensors"
+    copy.write_bytes(narrow.read_bytes())
+    with pytest.raises(CheckpointError, match=sentence):
+        read_checkpoint(with_widths(copy, lambda info: info["widths"].update(change)))
 
 
 def test_checkpoint_refuses_somebody_elses_safetensors(tmp_path: Path) -> None:

@@ -31,8 +31,10 @@ from googlenet_edge.target import Device
 
 COMMANDS = (
     "demo",
+    "report",
     "train",
     "finetune",
+    "slim",
     "prune",
     "export",
     "calibrate",

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import numpy_helper
@@ -126,6 +126,8 @@ def test_lower_fp16_names_a_weight_beyond_its_range() -> None:
 
 
 @given(st.floats(-1e6, 0), st.floats(1e-6, 1e6))
+@example(-5e-324, 510.0)
+@example(-1e6, 1e-300)
 def test_covering_grid_reaches_both_ends_and_is_hardly_coarser(low: float, high: float) -> None:
     scale, zero_point = covering_grid(low, high)
     assert 0 <= zero_point <= 255

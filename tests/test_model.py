@@ -13,7 +13,7 @@ import torch
 from networks import made_checkpoint, made_weights
 
 from googlenet_edge.checkpoint import build_model
-from googlenet_edge.model import GoogLeNet, GoogLeNetConfig, Inception
+from googlenet_edge.model import GoogLeNet, GoogLeNetConfig, Inception, InceptionWidths
 from googlenet_edge.preprocess import Preprocess, imagenet_normalization
 
 FIXTURES = Path(__file__).with_name(
@@ -106,7 +106,7 @@ def test_model_has_the_shapes_of_the_paper() -> None:
 def test_model_true_5x5_sees_two_pixels_far_and_torchvisions_3x3_one() -> None:
     def reach(*, true_5x5: bool) -> int:
         torch.manual_seed(0)
-        branch = Inception(8, 4, (4, 4), (4, 4), 4, true_5x5=true_5x5).eval().branch3
+        branch = Inception(8, InceptionWidths(4, (4, 4), (4, 4), 4), true_5x5=true_5x5).eval().branch3
         images = torch.zeros(1, 8, 9, 9, requires_grad=True)
         branch[1].conv(branch[0].conv(images))[0, :, 4, 4].sum().backward()
         assert images.grad is not None

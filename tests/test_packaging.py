@@ -14,12 +14,14 @@ from importlib.metadata import PathDistribution, distribution
 from pathlib import Path
 
 import pytest
+from measured import measured
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from test_architecture import MODULES, NEED_ONNX, NEED_OPENVINO, NEED_TORCH, needs
+from test_architecture import MODULES, NEED_JINJA2, NEED_ONNX, NEED_OPENVINO, NEED_TORCH, needs
 from tiny_bundles import solid, write_colour_bundle
 
 import googlenet_edge
+from googlenet_edge.engines.measurement import write_measurement
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ("googlenet_edge", "calibration", "engines")
@@ -42,8 +44,9 @@ def setuptools_build(kind: str, source: Path, out: Path) -> Path:
 
 
 def modules_in_repository() -> set[str]:
-    """The paths that the modules have once they are installed."""
-    packages = {path.relative_to(ROOT) for folder in SOURCES for path in (ROOT / folder).rglob("*.py")}
+    """The paths that the modules, and the page of a report, have once they are installed."""
+    kinds = ("*.py", "*.html", "*.css")
+    packages = {path.relative_to(ROOT) for folder in SOURCES for kind in kinds for path in (ROOT / folder).rglob(kind)}
     outside = {Path("googlenet_edge") / path for path in packages if path.parts[0] != "googlenet_edge"}
     inside = {path for path in packages if path.parts[0] == "googlenet_edge"}
     return {path.as_posix() for path in inside | outside}
@@ -158,11 +161,13 @@ def test_installed_command_shows_its_help_in_another_folder(base_python: Path, t
 
 
 def test_installed_package_imports_without_torch_and_onnx(base_python: Path, tmp_path: Path) -> None:
-    names = [module.name for module in MODULES if not needs(module, NEED_TORCH | NEED_ONNX | NEED_OPENVINO)]
+    names = [
+        module.name for module in MODULES if not needs(module, NEED_TORCH | NEED_ONNX | NEED_OPENVINO | NEED_JINJA2)
+    ]
     assert "googlenet_edge.engines.predictor" in names
     program = """
 import importlib, importlib.util, sys
-absent = ("torch", "onnx", "openvino", "calibration", "engines", "cli")
+absent = ("torch", "onnx", "openvino", "jinja2", "calibration", "engines", "cli")
 assert not any(map(importlib.util.find_spec, absent))
 for name in sys.argv[1:]:
     module = importlib.import_module(name)
@@ -203,6 +208,17 @@ def test_installed_command_names_the_extra_that_an_engine_needs(base_python: Pat
         "gnet-edge: the engine openvino cannot be loaded (No module named 'openvino'); install it with:"
         " pip install 'googlenet-edge[openvino]', or choose another engine\n"
     )
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", sentence)
+
+
+def test_installed_command_reports_as_text_and_names_the_extra_that_a_page_needs(
+    base_python: Path, tmp_path: Path
+) -> None:
+    write_measurement(tmp_path / "m.json", measured())
+    command = [base_python.with_name("gnet-edge"), "report", "m.json"]
+    run(*command, "-o", "r.md", cwd=tmp_path)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    sentence = "gnet-edge: this needs jinja2; install it with: pip install 'googlenet-edge[report]'\n"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", sentence)
 
 

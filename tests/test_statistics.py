@@ -11,10 +11,13 @@ from hypothesis import strategies as st
 
 from googlenet_edge.statistics import (
     Interval,
+    Proportion,
+    bootstrap_ratio_interval,
     mcnemar_exact_p,
     median_interval,
     paired_difference_interval,
     summarize,
+    unpaired_difference_interval,
     wilson_interval,
 )
 
@@ -110,3 +113,45 @@ def test_summarize_gives_the_quantiles_and_a_spread_that_one_outlier_does_not_mo
 def test_summarize_refuses_what_is_no_measurement(samples: list[float]) -> None:
     with pytest.raises(ValueError, match="finite, above zero"):
         summarize(samples)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "low", "high"),
+    [
+        ((56, 70), (48, 80), 0.0524, 0.3339),
+        ((9, 10), (3, 10), 0.1705, 0.8090),
+        ((6, 7), (2, 7), 0.0582, 0.8062),
+        ((5, 56), (0, 29), -0.0381, 0.1926),
+        ((0, 10), (0, 20), -0.1611, 0.2775),
+        ((10, 10), (0, 10), 0.6075, 1.0),
+    ],
+)
+def test_unpaired_difference_interval_equals_table_2_of_newcombe_1998(
+    first: tuple[int, int], second: tuple[int, int], low: float, high: float
+) -> None:
+    found = unpaired_difference_interval(Proportion(*first), Proportion(*second))
+    assert (round(found.low, 4), round(found.high, 4)) == (low, high)
+
+
+def test_bootstrap_ratio_interval_holds_the_ratio_as_often_as_it_says() -> None:
+    """Independent rounds: at most 3 of 60 intervals are expected to miss; 8 or more have a chance of 1 in 100."""
+    random = np.random.default_rng(5)
+    draws = [[random.gamma(100, 0.1, (20, 10)) for _ in range(2)] for _ in range(60)]
+    found = [bootstrap_ratio_interval(2 * new, old, quantile=0.5) for new, old in draws]
+    assert sum(not interval.low <= 2 <= interval.high for interval in found) < 8
+
+
+def test_bootstrap_ratio_interval_is_wider_where_rounds_differ() -> None:
+    still = [[10.0, 10.1, 10.2]] * 20
+    moving = [[10.0 + i, 10.1 + i, 10.2 + i] for i in range(20)]
+    narrow, wide = (bootstrap_ratio_interval(rounds, still, quantile=0.5) for rounds in (still, moving))
+    assert (narrow.low, narrow.high) == (1, 1)
+    assert wide.high - wide.low > 0.2
+    assert bootstrap_ratio_interval(moving, still, quantile=0.5) == wide
+
+
+def test_bootstrap_ratio_interval_draws_many_samples_in_parts() -> None:
+    random = np.random.default_rng(6)
+    large = random.gamma(100, 0.1, (10, 300_000))
+    found = bootstrap_ratio_interval(large, large, quantile=0.9, resamples=8)
+    assert 0.99 < found.low <= 1 <= found.high < 1.01

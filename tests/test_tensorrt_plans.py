@@ -62,7 +62,7 @@ def test_a_plan_of_another_version_and_gpu_is_refused_with_both_sides(folder: Pa
     key = key_of(fake_library("10.16.1", Script()), REQUEST, gpu="Thor")
     sentence = (
         r"engine\.plan was built for something else: library tensorrt 10\.3\.0, not tensorrt 10\.16\.1; gpu Orin, not"
-        r" Thor; build it again here with gnet-edge build"
+        r" Thor; open the bundle here, and it is built again"
     )
     with pytest.raises(BundleError, match=sentence):
         read_plan(folder, key)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
-from tiny_graph import table_of, tiny_graph, whole_googlenet
+from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+from tiny_graph import table_of, tiny_graph, tiny_images, whole_googlenet
 
 from googlenet_edge.calibration.lower import lower_fp32
 from googlenet_edge.calibration.lower_tensorrt import (
@@ -97,6 +99,38 @@ def test_a_pair_between_a_convolution_and_its_relu_is_seen(rtx: Library) -> None
     del model.graph.node[:]
     model.graph.node.extend([*nodes[:place], *pair, *nodes[place:]])
     assert len(built(rtx, model, Precision.INT8)[1].rounded_before_relu) == 1
+
+
+class TwoImages(CalibrationDataReader):  # type: ignore[misc]  # (the package ships no types)
+    """What ONNX Runtime calibrates on: only where its pairs stand matters here."""
+
+    def __init__(self) -> None:
+        self._images = iter(tiny_images(2, crop=64))
+
+    def get_next(self) -> dict[str, Any] | None:
+        image = next(self._images, None)
+        return None if image is None else {"images": image[None]}
+
+
+def quantized_by_onnxruntime(folder: Path, **extra: bool) -> onnx.ModelProto:
+    """A whole GoogLeNet in s8, per channel, by ONNX Runtime's own placement."""
+    whole_graph, quantized = folder / "whole.onnx", folder / "quantized.onnx"
+    onnx.save(whole_googlenet().model, whole_graph)
+    symmetric = {"ActivationSymmetric": True, "WeightSymmetric": True}
+    codes = {"activation_type": QuantType.QInt8, "weight_type": QuantType.QInt8}
+    quantize_static(
+        whole_graph, quantized, TwoImages(), per_channel=True, extra_options={**symmetric, **extra}, **codes
+    )
+    return onnx.load(quantized)
+
+
+def test_the_placement_of_onnxruntime_rounds_twice_or_is_refused(rtx: Library, tmp_path: Path) -> None:
+    """The rows beside ours in docs/tensorrt.md."""
+    census = built(rtx, quantized_by_onnxruntime(tmp_path, QuantizeBias=False), Precision.INT8)[1]
+    assert census.convolutions == {NumberType.INT8: 57}
+    assert len(census.rounded_before_relu) > 20
+    with pytest.raises(EngineError, match=r"does not read the graph: .*conv1\.conv\.bias_DequantizeLinear"):
+        built(rtx, quantized_by_onnxruntime(tmp_path), Precision.INT8)
 
 
 def test_fp16_no_convolution_is_float32(fp16: tuple[Plan, PlanCensus]) -> None:

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from googlenet_edge import workspace
-from googlenet_edge.commands.engine import bench, build, predict
+from googlenet_edge.commands.engine import bench, build, evaluate, predict
 from googlenet_edge.commands.model import train
+from googlenet_edge.commands.report import report
 from googlenet_edge.console import bar, shown
 from googlenet_edge.target import Device, Precision
 
@@ -18,7 +19,7 @@ def demo(
     folder: Annotated[Path, typer.Argument(help="Where images and results go.")] = Path("runs/demo"),
     epochs: Annotated[int, typer.Option(min=1)] = 16,
 ) -> None:
-    """The whole flow on generated pictograms: train, build FP32 and INT8, measure. Minutes on a CPU, no download.
+    """The whole flow on generated pictograms: train, build FP32 and INT8, measure, report. Minutes, no download.
 
     Example: gnet-edge demo
     """
@@ -33,6 +34,10 @@ def demo(
     for precision in (Precision.FP32, Precision.INT8):
         build(checkpoint, precision, Device.CPU, images)
     bundle = folder / "int8-cpu"
-    bench([folder / "fp32-cpu", bundle], Device.CPU)
+    bundles = [folder / "fp32-cpu", bundle]
+    measurement, answers = folder / workspace.MEASUREMENT_FILE, folder / workspace.ANSWERS_FILE
+    bench(bundles, Device.CPU, out=measurement)
+    evaluate(bundles, images, out=answers)
     predict(images=sorted((images / "val").glob("*/00000.jpg"))[:3], bundle=bundle, top_k=1)
+    report([measurement, answers], folder / "report.html")
     shown(f'bundle: {bundle}\nin Python: googlenet_edge.load("{bundle}").predict("photo.jpg")')

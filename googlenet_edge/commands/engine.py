@@ -32,6 +32,7 @@ from googlenet_edge.commands.options import (
     source_of,
 )
 from googlenet_edge.console import bar, chosen, named, shown
+from googlenet_edge.files import check_writable
 from googlenet_edge.target import Device, EngineChoice, Precision
 
 
@@ -166,14 +167,16 @@ def evaluate(
     data: DataOption = None,
     engine: EngineOption = None,
     threads: ThreadsOption = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file for every answer, for a report; default: none.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Accuracy of bundles on the validation images; each is compared with the first.
 
-    Example: gnet-edge eval runs/photos/fp32-cpu runs/photos/int8-cpu
+    Examples: gnet-edge eval runs/photos/fp32-cpu runs/photos/int8-cpu, gnet-edge eval --out answers.json
     """
     from googlenet_edge.dataset import open_dataset
-    from googlenet_edge.engines.evaluate import evaluate_bundles
+    from googlenet_edge.engines.answers import collect_answers, write_answers
+    from googlenet_edge.engines.evaluate import accuracies, evaluate_bundles
     from googlenet_edge.engines.tables import comparison_sentence, evaluation_table
 
     settings = workspace.read_settings()
@@ -181,11 +184,17 @@ def evaluate(
     folder = named(workspace.take_data(data, settings, paths[0].parent))
     images = open_dataset(folder, seed=workspace.split_seed(paths[0].parent)).val
     cores = chosen("--threads", threads, settings.threads, CORES)
-    results = evaluate_bundles(paths, images, streams=cores, bars=bar, engine=engine)
+    if out:
+        check_writable(out)
+    evaluations = evaluate_bundles(paths, images, streams=cores, bars=bar, engine=engine)
+    results = accuracies(paths, evaluations)
     shown(evaluation_table([(r.bundle, r.accuracy) for r in results]))
     for result in results:
         if result.against_first:
             shown(f"{result.bundle}: {comparison_sentence(result.against_first)}")
+    if out:
+        write_answers(out, collect_answers(paths, images, evaluations))
+        shown(f"answers: {out}")
     output(results, as_json)
 
 

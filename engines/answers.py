@@ -1,0 +1,135 @@
+"""The answers: what bundles said about every image of a set, with small pictures of those they disagree on.
+
+One JSON file, which `gnet-edge eval --out` writes: whoever reads it needs neither the images nor the bundles.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import msgspec
+import numpy as np
+
+from googlenet_edge.dataset import ImageSet, in_threads
+from googlenet_edge.engines.accuracy import Evaluation
+from googlenet_edge.engines.bundle import MODEL, Sha256, read_bundle
+from googlenet_edge.errors import DataError
+from googlenet_edge.files import from_versioned_json, to_json, write_bytes
+from googlenet_edge.images import decode_rgb
+from googlenet_edge.target import Precision
+
+SCHEMA = 1
+KIND: Final = "answers"
+THUMBNAIL_SIDE = 96
+MOST_THUMBNAILS = 48
+
+_Index = Annotated[int, msgspec.Meta(ge=0)]
+
+
+@dataclass(frozen=True, slots=True)
+class BundleAnswers:
+    """One bundle's answers, in the order of the images.
+
+    ``predicted`` holds indices of classes, ``in_top5`` whether the true class was among the first five.
+    """
+
+    bundle: str
+    precision: Precision
+    model_sha256: Sha256
+    predicted: tuple[_Index, ...]
+    in_top5: tuple[bool, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Thumbnail:
+    """A JPEG of at most 96×96 pixels of the image with this index."""
+
+    image: _Index
+    jpeg: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """All bundles' answers about the same images. ``images`` are paths below ``data``, ``labels`` the true classes."""
+
+    data: str
+    class_names: tuple[str, ...]
+    images: tuple[str, ...]
+    labels: tuple[_Index, ...]
+    bundles: tuple[BundleAnswers, ...]
+    thumbnails: tuple[Thumbnail, ...] = ()
+    kind: Literal["answers"] = KIND
+    schema: int = SCHEMA
+
+    def evaluation(self, bundle: BundleAnswers) -> Evaluation:
+        """The same as arrays, for `accuracy.compare`."""
+        return Evaluation(
+            self.class_names,
+            np.array(self.labels, np.int64),
+            np.array(bundle.predicted, np.int64),
+            np.array(bundle.in_top5, np.bool_),
+            bundle.seconds,
+        )
+
+
+def collect_answers(paths: Sequence[Path], images: ImageSet, evaluations: Sequence[Evaluation]) -> Answers:
+    """The answers of the bundles at ``paths``, whose ``evaluations`` on ``images`` these are.
+
+    Raises:
+        BundleError: a bundle cannot be read.
+        DamagedImageError: an image of which a thumbnail is made cannot be decoded.
+    """
+    return Answers(
+        data=str(images.root),
+        class_names=evaluations[0].class_names,
+        images=tuple(path.relative_to(images.root).as_posix() for path in images.paths),
+        labels=tuple(evaluations[0].labels.tolist()),
+        bundles=tuple(_of_bundle(path, found) for path, found in zip(paths, evaluations, strict=True)),
+        thumbnails=_thumbnails(images, evaluations),
+    )
+
+
+def write_answers(path: Path, answers: Answers) -> None:
+    """Writes the JSON file in one step. Raises `OutputError`."""
+    write_bytes(path, to_json(answers))
+
+
+def parse_answers(data: bytes, where: str) -> Answers:
+    """Reads what `write_answers` wrote. Raises `DataError`: damaged, of a newer schema, or at odds with itself."""
+    answers = from_versioned_json(data, Answers, schema=SCHEMA, where=where, error=DataError)
+    count, classes = len(answers.images), len(answers.class_names)
+    fits = count > 0 and bool(answers.bundles) and len(answers.labels) == count and max(answers.labels) < classes
+    fits = fits and all(len(b.predicted) == len(b.in_top5) == count for b in answers.bundles)
+    fits = fits and all(max(b.predicted) < classes for b in answers.bundles)
+    if not (fits and all(thumbnail.image < count for thumbnail in answers.thumbnails)):
+        raise DataError(f"{where} is at odds with itself (images, labels and answers do not fit); evaluate again")
+    return answers
+
+
+def _of_bundle(path: Path, found: Evaluation) -> BundleAnswers:
+    manifest = read_bundle(path).manifest
+    predicted, in_top5 = tuple(found.predicted.tolist()), tuple(found.in_top5.tolist())
+    sha256 = manifest.files[MODEL].sha256
+    return BundleAnswers(str(path), manifest.precision, sha256, predicted, in_top5, found.seconds)
+
+
+def _thumbnails(images: ImageSet, evaluations: Sequence[Evaluation]) -> tuple[Thumbnail, ...]:
+    """Of the images that some bundle gets right and another wrong."""
+    right = np.stack([found.correct for found in evaluations])
+    disputed = np.flatnonzero(right.any(axis=0) & ~right.all(axis=0))[:MOST_THUMBNAILS].tolist()
+    made = in_threads(thumbnail_of, [images.paths[i] for i in disputed])
+    return tuple(Thumbnail(i, jpeg) for i, jpeg in zip(disputed, made, strict=True))
+
+
+def thumbnail_of(source: Path | bytes) -> bytes:
+    """An image file → a JPEG of at most 96×96 pixels, without what else the file held. Raises `DamagedImageError`."""
+    image = decode_rgb(source, short_side=THUMBNAIL_SIDE)
+    image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=80)
+    return file.getvalue()

@@ -1,0 +1,221 @@
+"""The tables of a report, as text in cells: the page and the Markdown show the same ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from enum import Enum
+from statistics import median
+
+from googlenet_edge.engines.accuracy import Evaluation
+from googlenet_edge.engines.measurement import BatchThroughput, BundleMeasurement, Stage
+from googlenet_edge.engines.report.judge import Matched, Metric
+from googlenet_edge.engines.report.layers import Layers
+from googlenet_edge.engines.report.material import Source
+from googlenet_edge.engines.report.subjects import Subject, shown_name, shown_text
+from googlenet_edge.engines.report.verdict import accuracy_words, change_words, milliseconds
+from googlenet_edge.statistics import summarize
+
+NOT_MEASURED = "not measured"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """``colour`` is the number of the bundle that the row is about, from 1; 0 for none."""
+
+    name: str
+    cells: tuple[str, ...]
+    colour: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """``head`` names the first column and the cells'."""
+
+    head: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+def glance_table(subjects: Sequence[Subject]) -> Table:
+    """Every bundle in one row."""
+    head = ("bundle", "p50", "p90", "p99", "against reference", "top-1", "change, points", "images/s", "cold start",
+            "peak memory", "size")  # fmt: skip
+    return Table(head, tuple(_glance_row(number, subject) for number, subject in enumerate(subjects, start=1)))
+
+
+def stages_table(subjects: Sequence[Subject]) -> Table:
+    """Where the time of one image file goes, p50 in milliseconds."""
+    stages = [stage for stage in Stage if any(stage in subject.bundle.stages for subject in subjects)]
+    rows = []
+    for number, subject in enumerate(subjects, start=1):
+        times = [stage_ms(subject.bundle, stage) for stage in stages]
+        cells = [NOT_MEASURED if time is None else f"{time:.2f}" for time in times]
+        rows.append(Row(subject.label, (*cells, f"{sum(time or 0.0 for time in times):.2f}"), number))
+    return Table(("p50, ms", *(stage.value for stage in stages), "sum"), tuple(rows))
+
+
+def throughput_table(subjects: Sequence[Subject]) -> Table:
+    """Images a second, by how many are worked on at once."""
+    ways = sorted({(batch.streams, batch.batch) for subject in subjects for batch in subject.bundle.throughput})
+    rows = []
+    for number, subject in enumerate(subjects, start=1):
+        rates = {(batch.streams, batch.batch): images_per_s(batch) for batch in subject.bundle.throughput}
+        rows.append(Row(subject.label, tuple(_rate(rates.get(way)) for way in ways), number))
+    words = [f"{batch}" if streams == 1 else f"{batch} on {streams} streams" for streams, batch in ways]
+    return Table(("images/s, images at once", *words), tuple(rows))
+
+
+def sustained_table(subjects: Sequence[Subject]) -> Table:
+    """What became of the latency under a load that lasted, and of the frames of a camera."""
+    rows = []
+    for number, subject in enumerate(subjects, start=1):
+        load = subject.bundle.sustained
+        if load is None:
+            rows.append(Row(subject.label, (NOT_MEASURED,) * 5, number))
+            continue
+        camera = f"{load.missed:,} of {load.frames:,}" if load.frames else "no camera"
+        times = (f"{load.plan.seconds:g} s", milliseconds(load.first_ms), milliseconds(load.last_ms))
+        rows.append(Row(subject.label, (*times, f"{100 * load.slowdown - 100:+.1f} %", camera), number))
+    head = ("p50 under a load that lasts", "load", "first tenth", "last tenth", "change", "frames missed")
+    return Table(head, tuple(rows))
+
+
+def changes_table(matched: Sequence[Matched]) -> Table:
+    """Every change since the baseline."""
+    rows = []
+    for pair in matched:
+        for change in pair.changes:
+            digits, unit = (2, "points") if change.metric is Metric.TOP1 else (1, "%")
+            low, high = change.interval.low, change.interval.high
+            within = "" if low == high else f" ({low:+.{digits}f} to {high:+.{digits}f})"
+            cells = (
+                f"{change.before:.4g} {change.metric.unit}",
+                f"{change.after:.4g} {change.metric.unit}",
+                f"{change.change:+.{digits}f} {unit}{within}",
+                "a difference" if change.real else "no difference",
+            )
+            rows.append(Row(f"{pair.after.label}, {change.metric.value}", cells))
+    return Table(("against the baseline", "before", "now", "change (95 %)", "judged"), tuple(rows))
+
+
+def layers_table(found: Layers) -> Table:
+    """The layers, the costliest in accuracy first."""
+    rows = []
+    for row in found.layers:
+        interval = row.slowdown_interval
+        cells = (
+            f"{100 * row.noise_share:.1f} %",
+            str(row.flips),
+            f"{row.extra_ms:+.2f} ms",
+            f"{100 * row.slowdown - 100:+.1f} % ({100 * interval.low - 100:+.1f} to {100 * interval.high - 100:+.1f})",
+        )
+        rows.append(Row(shown_name(row.layer), cells))
+    return Table(("layer", "noise when rounded", "flips", "time in float", "slower in float (95 %)"), tuple(rows))
+
+
+def confused_table(evaluation: Evaluation, *, most: int = 12) -> Table:
+    """The pairs of classes that are mistaken most often."""
+    counts = evaluation.confusion
+    names = [shown_name(name) for name in evaluation.class_names]
+    pairs = [
+        (int(counts[i, j]), i, j) for i, j in zip(*counts.nonzero(), strict=True) if i != j
+    ]  # int64 indices index lists, too
+    rows = [
+        Row(names[i], (names[j], f"{count} of {int(counts[i].sum())}"))
+        for count, i, j in sorted(pairs, key=lambda pair: (-pair[0], pair[1], pair[2]))[:most]
+    ]
+    return Table(("is", "answered as", "images"), tuple(rows))
+
+
+def circumstances_table(source: Source) -> Table:
+    """Everything that the file says about where and how, whatever fields its version has."""
+    here, image = source.measurement.circumstances, source.measurement.image
+    facts = {_words(field.name): getattr(here, field.name) for field in fields(here) if field.name != "jetson"}
+    if here.jetson:
+        facts |= {_words(field.name): getattr(here.jetson, field.name) for field in fields(here.jetson)}
+    rows = [Row(name, (_value(value),)) for name, value in facts.items()]
+    rows.append(Row("image of the stages", (f"{image.width}×{image.height}, {image.size_bytes:,} bytes",)))
+    return Table(("circumstance", "value"), tuple(rows))
+
+
+def lineage_table(subjects: Sequence[Subject]) -> Table:
+    """What exactly was measured, and how much."""
+    head = ("bundle", "engine", "input", "threads", "warm-up", "samples", "spread", "model SHA-256", "graph SHA-256")
+    rows = []
+    for number, subject in enumerate(subjects, start=1):
+        bundle, lineage = subject.bundle, subject.bundle.lineage
+        steady = "" if bundle.warm_up.steady else ", not steady"
+        cells = (
+            f"{shown_text(bundle.engine.backend)} {shown_text(bundle.engine.version)}",
+            f"{bundle.engine.crop}×{bundle.engine.crop}, {bundle.engine.classes} classes",
+            str(bundle.engine.threads),
+            f"{bundle.warm_up.runs} runs{steady}",
+            f"{subject.latency_ms.count} in {len(bundle.latency.rounds_ms)} rounds",
+            f"{100 * subject.latency_ms.spread:.1f} %",
+            shown_text(bundle.model_sha256)[:12],
+            (lineage.graph if lineage and lineage.graph else "not known")[:12],
+        )
+        rows.append(Row(shown_text(bundle.name), cells, number))
+    return Table(head, tuple(rows))
+
+
+def images_per_s(batch: BatchThroughput) -> float:
+    """From the samples: the file's own figure is not needed."""
+    return 1e3 * batch.batch / summarize([time for times in batch.latency.rounds_ms for time in times]).p50
+
+
+def stage_ms(bundle: BundleMeasurement, stage: Stage) -> float | None:
+    """The median of a stage, in milliseconds."""
+    found = bundle.stages.get(stage)
+    return summarize([time for times in found.rounds_ms for time in times]).p50 if found else None
+
+
+def _glance_row(number: int, subject: Subject) -> Row:
+    bundle, latency, ratio = subject.bundle, subject.latency_ms, subject.ratio
+    best = max((images_per_s(batch) for batch in bundle.throughput), default=None)
+    starts = [start.total_ms for start in bundle.cold_starts]
+    peaks = [start.peak_memory_mb for start in bundle.cold_starts if start.peak_memory_mb is not None]
+    against = f"{ratio.ratio:.3f} ({ratio.interval.low:.3f} to {ratio.interval.high:.3f})" if ratio else ""
+    cells = (
+        *(milliseconds(time) for time in (latency.p50, latency.p90, latency.p99)),
+        "the reference" if subject.is_reference else against or NOT_MEASURED,
+        accuracy_words(subject.accuracy),
+        ""
+        if subject.is_reference and not subject.comparison
+        else change_words(subject.comparison).replace(" points", ""),
+        _rate(best),
+        milliseconds(median(starts)) if starts else NOT_MEASURED,
+        f"{max(peaks)} MB" if peaks else NOT_MEASURED,
+        f"{bundle.bundle_bytes / 1e6:.2f} MB",
+    )
+    return Row(subject.label, cells, number)
+
+
+def _rate(value: float | None) -> str:
+    return NOT_MEASURED if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def _words(name: str) -> str:
+    words = name.replace("_", " ")
+    return f"{words.removesuffix(' mb')}, MB" if words.endswith(" mb") else words
+
+
+def _value(value: object) -> str:
+    """Any field of a measurement as text; what could not be read says so."""
+    if value is None:
+        return "not read"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, Mapping):
+        return (
+            ", ".join(
+                f"{shown_text(str(key))} {'not installed' if item is None else _value(item)}"
+                for key, item in value.items()
+            )
+            or "none"
+        )
+    if isinstance(value, tuple | list):
+        return ", ".join(_value(item) for item in value) or "none"
+    if is_dataclass(value):
+        return ", ".join(f"{_words(field.name)} {_value(getattr(value, field.name))}" for field in fields(value))
+    return shown_text(str(value.value if isinstance(value, Enum) else value))

@@ -1,0 +1,265 @@
+"""Two measurements, one later than the other: what changed, by how much, and whether that can be told from noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from enum import Enum
+from pathlib import PurePath
+
+from googlenet_edge.engines.accuracy import compare
+from googlenet_edge.engines.answers import Answers, BundleAnswers
+from googlenet_edge.engines.circumstances import Circumstances
+from googlenet_edge.engines.jetson import Jetson
+from googlenet_edge.engines.measurement import BundleMeasurement, Samples
+from googlenet_edge.engines.report.material import Material, Source
+from googlenet_edge.engines.report.subjects import Subject, subjects_of
+from googlenet_edge.errors import DataError
+from googlenet_edge.statistics import (
+    Interval,
+    Proportion,
+    bootstrap_ratio_interval,
+    summarize,
+    unpaired_difference_interval,
+)
+
+RUN_TO_RUN_PERCENT = 1.5
+"""Two processes of one bundle differ by so much for reasons that no round of either shows, such as where in memory its
+weights lie: intervals of times are that much wider on both sides than what the rounds say."""
+
+_MAY_DIFFER = {"date", "load_average", "memory_mb", "system", "python", "packages", "jetson"}
+"""What a gate is there to compare (software), or what differs from boot to boot and from minute to minute.
+
+``jetson`` has a comparison of its own."""
+
+
+class Metric(Enum):
+    """What can be compared."""
+
+    P50 = "p50"
+    P90 = "p90"
+    P99 = "p99"
+    THROUGHPUT = "throughput"
+    MEMORY = "memory"
+    SIZE = "size"
+    TOP1 = "top1"
+
+    @property
+    def unit(self) -> str:
+        """Of the values."""
+        latency = {Metric.P50, Metric.P90, Metric.P99}
+        return "ms" if self in latency else _UNITS[self]
+
+    @property
+    def change_unit(self) -> str:
+        """Of the change: percentage points for accuracy, percent for everything else."""
+        return "points" if self is Metric.TOP1 else "%"
+
+
+_UNITS = {Metric.THROUGHPUT: "images/s", Metric.MEMORY: "MB", Metric.SIZE: "MB", Metric.TOP1: "%"}
+_QUANTILES = {Metric.P50: 0.5, Metric.P90: 0.9, Metric.P99: 0.99}
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """``change`` and its 95 % interval are in the metric's `change_unit`. ``real``: not to be explained by noise."""
+
+    metric: Metric
+    before: float
+    after: float
+    change: float
+    interval: Interval
+    real: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Matched:
+    """A bundle of the baseline and the bundle of that name today, with what changed between them."""
+
+    before: Subject
+    after: Subject
+    changes: tuple[Change, ...]
+
+
+def judge(baseline: Material, now: Material) -> tuple[Matched, ...]:
+    """Every bundle that both have, by the name of its folder; a single one on both sides matches whatever its name.
+
+    Raises:
+        DataError: the two have no bundle in common, or one of them is of several precisions.
+    """
+    old, new = subjects_of(baseline), subjects_of(now)
+    matched = [(a, b) for b in new for a in old if _key(a) == _key(b)]
+    if not matched and len(old) == len(new) == 1:
+        matched = [(old[0], new[0])]
+    if not matched:
+        raise DataError(
+            f"{baseline.sources[0].name} and {now.sources[0].name} have no bundle of the same name"
+            f" ({_names(old)} against {_names(new)}); measure the same bundles"
+        )
+    _check_matched(matched)
+    return tuple(Matched(a, b, _changes(a, b, baseline.answers, now.answers)) for a, b in matched)
+
+
+def differing_circumstances(before: Subject, after: Subject) -> tuple[str, ...]:
+    """What is another machine or another setting, in words; software may differ."""
+    ours, theirs = after.source.measurement.circumstances, before.source.measurement.circumstances
+    found = [
+        _difference(field.name, getattr(theirs, field.name), getattr(ours, field.name))
+        for field in fields(Circumstances)
+        if field.name not in _MAY_DIFFER
+    ]
+    found += _jetson_differences(theirs.jetson, ours.jetson)
+    a, b = before.bundle.engine, after.bundle.engine
+    found += [
+        _difference("engine", a.backend, b.backend),
+        _difference("device", a.device.value, b.device.value),
+        _difference("threads", a.threads, b.threads),
+    ]
+    return tuple(text for text in found if text)
+
+
+def _jetson_differences(before: Jetson | None, after: Jetson | None) -> list[str]:
+    """Module, power mode, and the limits of the clocks, not where they happened to be."""
+    if before is None or after is None:
+        return [_difference("Jetson", before and before.model, after and after.model)]
+    clocks = [
+        _difference(name, a and (a.low_mhz, a.high_mhz), b and (b.low_mhz, b.high_mhz))
+        for name, a, b in (
+            ("CPU clock", before.cpu_clock, after.cpu_clock),
+            ("GPU clock", before.gpu_clock, after.gpu_clock),
+        )
+    ]
+    return [
+        _difference("Jetson", before.model, after.model),
+        _difference("power mode", before.power_mode, after.power_mode),
+        *clocks,
+    ]
+
+
+def software_changes(before: Source, after: Source) -> tuple[str, ...]:
+    """Versions that differ: no reason to refuse, but to be told."""
+    old, new = before.measurement.circumstances, after.measurement.circumstances
+    names = sorted({*old.packages, *new.packages})
+    found = [_difference(name, old.packages.get(name), new.packages.get(name)) for name in names]
+    jetsons = old.jetson, new.jetson
+    found += [_difference("JetPack", *(jetson and jetson.jetpack for jetson in jetsons))]
+    found += [_difference("Python", old.python, new.python), _difference("system", old.system, new.system)]
+    return tuple(text for text in found if text)
+
+
+def latency_change(metric: Metric, before: Samples, after: Samples) -> Change:
+    """A quantile of all samples against the baseline's, with the interval of a bootstrap over rounds, widened."""
+    quantile = _QUANTILES[metric]
+    old, new = _quantile(before, metric), _quantile(after, metric)
+    found = bootstrap_ratio_interval(after.rounds_ms, before.rounds_ms, quantile=quantile)
+    interval = Interval(100 * (found.low - 1) - RUN_TO_RUN_PERCENT, 100 * (found.high - 1) + RUN_TO_RUN_PERCENT)
+    change = 100 * (new / old - 1)
+    return Change(metric, old, new, change, interval, _without_zero(interval))
+
+
+def _without_zero(interval: Interval) -> bool:
+    return not interval.low <= 0 <= interval.high
+
+
+def _quantile(samples: Samples, metric: Metric) -> float:
+    summary = summarize([time for times in samples.rounds_ms for time in times])
+    return {Metric.P50: summary.p50, Metric.P90: summary.p90, Metric.P99: summary.p99}[metric]
+
+
+def _changes(before: Subject, after: Subject, old: Sequence[Answers], new: Sequence[Answers]) -> tuple[Change, ...]:
+    a, b = before.bundle, after.bundle
+    found = [
+        *(latency_change(metric, a.latency, b.latency) for metric in _QUANTILES),
+        _throughput_change(a, b),
+        _memory_change(a, b),
+        _plain(Metric.SIZE, a.bundle_bytes / 1e6, b.bundle_bytes / 1e6, least=0.0),
+        _paired_top1_change(_answers_of(a, old), _answers_of(b, new)) or _top1_change(before, after),
+    ]
+    return tuple(change for change in found if change)
+
+
+def _throughput_change(before: BundleMeasurement, after: BundleMeasurement) -> Change | None:
+    """At the way of working that was fastest in the baseline, as far as both measured it."""
+    new = {(batch.batch, batch.streams): batch.latency for batch in after.throughput}
+    both = [batch for batch in before.throughput if (batch.batch, batch.streams) in new]
+    if not both:
+        return None
+    best = max(both, key=lambda batch: batch.batch / _quantile(batch.latency, Metric.P50))
+    time = latency_change(Metric.P50, best.latency, new[best.batch, best.streams])
+    old_rate, new_rate = (1e3 * best.batch / ms for ms in (time.before, time.after))
+    low, high = (100 * (1 / (1 + percent / 100) - 1) for percent in (time.interval.high, time.interval.low))
+    change, interval = 100 * (new_rate / old_rate - 1), Interval(low, high)
+    return Change(Metric.THROUGHPUT, old_rate, new_rate, change, interval, _without_zero(interval))
+
+
+def _memory_change(before: BundleMeasurement, after: BundleMeasurement) -> Change | None:
+    old, new = (
+        max((s.peak_memory_mb for s in bundle.cold_starts if s.peak_memory_mb is not None), default=None)
+        for bundle in (before, after)
+    )
+    return None if old is None or new is None else _plain(Metric.MEMORY, old, new, least=RUN_TO_RUN_PERCENT)
+
+
+def _plain(metric: Metric, before: float, after: float, *, least: float) -> Change:
+    """Of what has one value and no spread."""
+    change = 100 * (after / before - 1)
+    return Change(metric, before, after, change, Interval(change, change), change != 0 and abs(change) >= least)
+
+
+def _paired_top1_change(
+    before: tuple[Answers, BundleAnswers] | None, after: tuple[Answers, BundleAnswers] | None
+) -> Change | None:
+    """Image by image, where both were asked about the same ones."""
+    if before is None or after is None:
+        return None
+    (old, old_bundle), (new, new_bundle) = before, after
+    if (old.images, old.labels, old.class_names) != (new.images, new.labels, new.class_names):
+        return None
+    first, second = old.evaluation(old_bundle), new.evaluation(new_bundle)
+    found = compare(first, second)
+    change, interval = found.top1_change_points, found.top1_change_interval
+    return Change(Metric.TOP1, 100 * first.accuracy.top1, 100 * second.accuracy.top1, change, interval, found.differs)
+
+
+def _top1_change(before: Subject, after: Subject) -> Change | None:
+    """From shares alone: as if the images were others, so that only large changes are told from chance."""
+    old, new = before.accuracy, after.accuracy
+    if old is None or new is None:
+        return None
+    shares = 100 * old.top1, 100 * new.top1
+    if before.bundle.model_sha256 == after.bundle.model_sha256 and old == new:
+        return Change(Metric.TOP1, *shares, 0.0, Interval(0.0, 0.0), real=False)
+    counts = [Proportion(round(found.top1 * found.images), found.images) for found in (new, old)]
+    interval = unpaired_difference_interval(*counts)
+    low, high = 100 * interval.low, 100 * interval.high
+    return Change(Metric.TOP1, *shares, shares[1] - shares[0], Interval(low, high), _without_zero(Interval(low, high)))
+
+
+def _answers_of(bundle: BundleMeasurement, answers: Sequence[Answers]) -> tuple[Answers, BundleAnswers] | None:
+    return next(((a, b) for a in answers for b in a.bundles if b.model_sha256 == bundle.model_sha256), None)
+
+
+def _key(subject: Subject) -> tuple[str, str]:
+    return PurePath(subject.bundle.name).name, subject.bundle.engine.backend
+
+
+def _names(subjects: Sequence[Subject]) -> str:
+    return ", ".join(subject.label for subject in subjects[:4])
+
+
+def _check_matched(matched: Sequence[tuple[Subject, Subject]]) -> None:
+    for before, after in matched:
+        old, new = before.bundle, after.bundle
+        if old.precision is not new.precision or (old.engine.crop, old.engine.classes) != (
+            new.engine.crop,
+            new.engine.classes,
+        ):
+            raise DataError(
+                f"{after.label} is {new.precision.value} of {new.engine.crop}×{new.engine.crop} pixels and"
+                f" {new.engine.classes} classes now, and was {old.precision.value} of {old.engine.crop}×"
+                f"{old.engine.crop} pixels and {old.engine.classes} classes in the baseline; compare the same model"
+            )
+
+
+def _difference(name: str, before: object, after: object) -> str:
+    return "" if before == after else f"{name} {before} against {after}"

@@ -1,0 +1,315 @@
+"""What a page of a report shows, from top to bottom: text and drawings, nothing left to decide."""
+
+from __future__ import annotations
+
+import shlex
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from googlenet_edge.engines.answers import Answers, thumbnail_of
+from googlenet_edge.engines.measurement import Stage
+from googlenet_edge.engines.report import cells, plots
+from googlenet_edge.engines.report.cells import Table
+from googlenet_edge.engines.report.judge import Matched, software_changes
+from googlenet_edge.engines.report.material import Material, Source
+from googlenet_edge.engines.report.subjects import Pair, Subject, pairs_of, shown_name, shown_text, subjects_of
+from googlenet_edge.engines.report.telemetry import Telemetry, telemetry_of
+from googlenet_edge.engines.report.verdict import Verdict, milliseconds, verdict_of
+from googlenet_edge.errors import DamagedImageError
+from googlenet_edge.statistics import median_interval
+from googlenet_edge.target import Precision
+
+MOST_MISTAKES = 24
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyCard:
+    """One bundle's distribution; ``share`` and ``share_p99`` (0…100) are its bar beside the slowest bundle's p99."""
+
+    name: str
+    colour: int
+    p50: str
+    p99: str
+    share: float
+    share_p99: float
+    spread: str
+    slowest: str
+    histogram: str
+    rounds: str
+
+
+@dataclass(frozen=True, slots=True)
+class StagePart:
+    """A stage's piece of a bar; ``share`` (0…100) is of the longest bar."""
+
+    number: int
+    name: str
+    ms: str
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class StageBar:
+    """One bundle's way from an image file to labels."""
+
+    name: str
+    colour: int
+    total: str
+    parts: tuple[StagePart, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """An image that the reference gets right and the candidate wrong; ``picture`` is a data URI, or empty."""
+
+    picture: str
+    path: str
+    truth: str
+    answered: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What one candidate answered: its confusions, and its mistakes beside the reference."""
+
+    candidate: str
+    reference: str
+    images: int
+    confusion: str
+    confused: Table
+    lost: int
+    gained: int
+    mistakes: tuple[Mistake, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Circumstance:
+    """One file's circumstances."""
+
+    name: str
+    table: Table
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Everything on the page. What is empty was not measured."""
+
+    title: str
+    about: str
+    verdict: Verdict
+    warnings: tuple[str, ...]
+    changes: Table | None
+    software: tuple[str, ...]
+    glance: Table
+    latency: tuple[LatencyCard, ...]
+    stages: tuple[StageBar, ...]
+    stages_table: Table
+    accuracy: str
+    throughput: str
+    throughput_table: Table
+    sustained: str
+    sustained_table: Table
+    telemetry: tuple[Telemetry, ...]
+    layers: tuple[Table, ...]
+    answers: tuple[Answered, ...]
+    circumstances: tuple[Circumstance, ...]
+    lineage: Table
+    repeat: tuple[str, ...]
+
+
+def page_of(material: Material, matched: Sequence[Matched] = ()) -> Page:
+    """The page about ``material``; ``matched`` is its comparison with a baseline, where there is one."""
+    subjects = subjects_of(material)
+    first = material.sources[0].measurement
+    return Page(
+        title=" and ".join(dict.fromkeys(subject.label for subject in subjects[:2])),
+        about=_about(material.sources),
+        verdict=verdict_of(subjects, matched),
+        warnings=_warnings(material.sources),
+        changes=cells.changes_table(matched) if matched else None,
+        software=software_changes(matched[0].before.source, matched[0].after.source) if matched else (),
+        glance=cells.glance_table(subjects),
+        latency=_latency_cards(subjects),
+        stages=_stage_bars(subjects),
+        stages_table=cells.stages_table(subjects),
+        accuracy=_accuracy_plot(subjects),
+        throughput=_throughput_plot(subjects),
+        throughput_table=cells.throughput_table(subjects),
+        sustained=_sustained_plot(subjects),
+        sustained_table=cells.sustained_table(subjects),
+        telemetry=tuple(found for s in material.sources if (found := telemetry_of(s, subjects))),
+        layers=tuple(cells.layers_table(found) for found in material.layers),
+        answers=tuple(_answered(pair, subjects) for pair in pairs_of(material.answers)),
+        circumstances=tuple(Circumstance(shown_text(s.name), cells.circumstances_table(s)) for s in material.sources),
+        lineage=cells.lineage_table(subjects),
+        repeat=repeat_commands(material, first.bundles[0].engine.threads),
+    )
+
+
+def repeat_commands(material: Material, threads: int) -> tuple[str, ...]:
+    """What to type to measure the same again, quoted for a shell."""
+    found = []
+    for number, source in enumerate(material.sources, start=1):
+        bundles = source.measurement.bundles
+        names = " ".join(shlex.quote(shown_text(bundle.name)) for bundle in bundles)
+        streams = max((batch.streams for bundle in bundles for batch in bundle.throughput), default=1)
+        rounds = len(bundles[0].latency.rounds_ms)
+        found.append(
+            f"gnet-edge bench {names} --threads {threads} --streams {streams} --rounds {rounds}"
+            f" --out measurement{_suffix(number)}.json"
+        )
+    for number, about in enumerate(material.answers, start=1):
+        names = " ".join(shlex.quote(shown_text(bundle.bundle)) for bundle in about.bundles)
+        found.append(f"gnet-edge eval {names} --out answers{_suffix(number)}.json")
+    files = [f"measurement{_suffix(n)}.json" for n in range(1, len(material.sources) + 1)]
+    files += [f"answers{_suffix(n)}.json" for n in range(1, len(material.answers) + 1)]
+    return (*found, f"gnet-edge report {' '.join(files)} -o report.html")
+
+
+def _suffix(number: int) -> str:
+    return "" if number == 1 else f"-{number}"
+
+
+def _about(sources: Sequence[Source]) -> str:
+    """Where and when, in a line."""
+    found = []
+    for source in sources:
+        here = source.measurement.circumstances
+        threads = source.measurement.bundles[0].engine.threads
+        machine = shown_text(here.cpu_model or "unknown processor")
+        found.append(f"{machine}, {threads} of {here.cores} cores, {shown_text(here.date)[:10]}")
+    return "; ".join(dict.fromkeys(found))
+
+
+def _warnings(sources: Sequence[Source]) -> tuple[str, ...]:
+    many = len(sources) > 1
+    return tuple(
+        shown_text(f"{source.name}: {warning}" if many else warning)
+        for source in sources
+        for warning in source.measurement.warnings
+    )
+
+
+def _latency_cards(subjects: Sequence[Subject]) -> tuple[LatencyCard, ...]:
+    slowest = max(subject.latency_ms.p99 for subject in subjects)
+    found = []
+    for colour, subject in enumerate(subjects, start=1):
+        summary, rounds = subject.latency_ms, subject.bundle.latency.rounds_ms
+        times = [time for one in rounds for time in one]
+        found.append(
+            LatencyCard(
+                name=subject.label,
+                colour=colour,
+                p50=milliseconds(summary.p50),
+                p99=milliseconds(summary.p99),
+                share=round(100 * summary.p50 / slowest, 2),
+                share_p99=round(100 * summary.p99 / slowest, 2),
+                spread=f"{100 * summary.spread:.1f} %",
+                slowest=milliseconds(max(times)),
+                histogram=plots.histogram(times, summary, colour=colour),
+                rounds=plots.by_round(rounds, colour=colour),
+            )
+        )
+    return tuple(found)
+
+
+def _stage_bars(subjects: Sequence[Subject]) -> tuple[StageBar, ...]:
+    times = [[(stage, cells.stage_ms(subject.bundle, stage)) for stage in Stage] for subject in subjects]
+    totals = [sum(ms or 0.0 for _, ms in row) for row in times]
+    longest = max(totals)
+    if not longest:
+        return ()
+    bars = []
+    for colour, (subject, row, total) in enumerate(zip(subjects, times, totals, strict=True), start=1):
+        parts = [
+            StagePart(number, stage.value, milliseconds(ms), round(100 * ms / longest, 2))
+            for number, (stage, ms) in enumerate(row, start=1)
+            if ms is not None
+        ]
+        bars.append(StageBar(subject.label, colour, milliseconds(total), tuple(parts)))
+    return tuple(bars)
+
+
+def _accuracy_plot(subjects: Sequence[Subject]) -> str:
+    spots = []
+    for colour, subject in enumerate(subjects, start=1):
+        accuracy = subject.accuracy
+        if accuracy:
+            medians = [sorted(times)[len(times) // 2] for times in subject.bundle.latency.rounds_ms]
+            interval = accuracy.top1_interval
+            percent = type(interval)(100 * interval.low, 100 * interval.high)
+            spots.append(
+                plots.Spot(colour, subject.latency_ms.p50, median_interval(medians), 100 * accuracy.top1, percent)
+            )
+    return plots.accuracy_against_latency(spots) if spots else ""
+
+
+def _throughput_plot(subjects: Sequence[Subject]) -> str:
+    """One line for each bundle: at every number of images at once, the best way."""
+    found = []
+    ways = sorted({batch.batch for subject in subjects for batch in subject.bundle.throughput})
+    for colour, subject in enumerate(subjects, start=1):
+        best: dict[int, float] = {}
+        for batch in subject.bundle.throughput:
+            best[batch.batch] = max(best.get(batch.batch, 0.0), cells.images_per_s(batch))
+        if len(best) > 1:
+            found.append(plots.Curve(colour, tuple((ways.index(at), rate) for at, rate in sorted(best.items()))))
+    named = {float(place): str(images) for place, images in enumerate(ways)}
+    return plots.curves(found, across="images at once", along="images/s", named=named) if found else ""
+
+
+def _sustained_plot(subjects: Sequence[Subject]) -> str:
+    """The medians of the windows, over the time since the load of each bundle began."""
+    found = [
+        plots.Curve(colour, tuple((window.start_s, window.p50_ms) for window in load.windows))
+        for colour, subject in enumerate(subjects, start=1)
+        if (load := subject.bundle.sustained)
+    ]
+    return plots.curves(found, across="seconds", along="p50, ms") if found else ""
+
+
+def _answered(pair: Pair, subjects: Sequence[Subject]) -> Answered:
+    about, evaluation = pair.answers, pair.answers.evaluation(pair.candidate)
+    right, expected = evaluation.correct, about.evaluation(pair.reference).correct
+    names = [shown_name(name) for name in about.class_names]
+    small = len(names) <= plots.MOST_CONFUSION_CLASSES
+    lost = (expected & ~right).nonzero()[0].tolist()
+    labels = {subject.bundle.model_sha256: subject.label for subject in subjects}
+    return Answered(
+        candidate=labels.get(pair.candidate.model_sha256, shown_text(pair.candidate.bundle)),
+        reference=labels.get(pair.reference.model_sha256, _precision_words(pair.reference.precision)),
+        images=len(about.images),
+        confusion=plots.confusion(evaluation.confusion, names) if small else "",
+        confused=cells.confused_table(evaluation),
+        lost=len(lost),
+        gained=int((right & ~expected).sum()),
+        mistakes=_mistakes(about, pair, lost[:MOST_MISTAKES]),
+    )
+
+
+def _precision_words(precision: Precision) -> str:
+    return precision.value.upper()
+
+
+def _mistakes(about: Answers, pair: Pair, images: Sequence[int]) -> tuple[Mistake, ...]:
+    jpegs = {thumbnail.image: thumbnail.jpeg for thumbnail in about.thumbnails}
+    return tuple(
+        Mistake(
+            picture=_data_uri(jpegs.get(i)),
+            path=shown_text(about.images[i], most=120),
+            truth=shown_name(about.class_names[about.labels[i]]),
+            answered=shown_name(about.class_names[pair.candidate.predicted[i]]),
+        )
+        for i in images
+    )
+
+
+def _data_uri(jpeg: bytes | None) -> str:
+    """Decoded and encoded anew, so that what is embedded is a picture and nothing else; what is none is left out."""
+    if jpeg is None:
+        return ""
+    try:
+        return f"data:image/jpeg;base64,{b64encode(thumbnail_of(jpeg)).decode()}"
+    except DamagedImageError:
+        return ""

@@ -1,0 +1,126 @@
+"""The subjects of a report: every measured bundle with a short name, its accuracy, and its comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+
+from googlenet_edge.engines.accuracy import Accuracy, Comparison, compare
+from googlenet_edge.engines.answers import Answers, BundleAnswers
+from googlenet_edge.engines.measurement import BundleMeasurement, LatencyRatio, latency_ratio
+from googlenet_edge.engines.report.material import Material, Source
+from googlenet_edge.statistics import Summary, summarize
+from googlenet_edge.target import Precision
+
+_LONGEST_NAME = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A bundle as it was measured once.
+
+    ``label`` is unique in the report. ``ratio`` compares its latency with the reference of its own measurement and
+    ``comparison`` its answers; both are ``None`` for the reference itself, and where nobody measured.
+    """
+
+    label: str
+    source: Source
+    bundle: BundleMeasurement
+    latency_ms: Summary
+    ratio: LatencyRatio | None
+    accuracy: Accuracy | None
+    comparison: Comparison | None
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether the others of its measurement are compared with it."""
+        return self.bundle is reference_of(self.source)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A candidate's answers beside those of its reference, about the same images."""
+
+    answers: Answers
+    reference: BundleAnswers
+    candidate: BundleAnswers
+
+
+def subjects_of(material: Material) -> tuple[Subject, ...]:
+    """All bundles of all measurements, in order."""
+    measured = [(source, bundle) for source in material.sources for bundle in source.measurement.bundles]
+    labels = _labels(measured)
+    return tuple(
+        _subject(label, source, bundle, material.answers)
+        for label, (source, bundle) in zip(labels, measured, strict=True)
+    )
+
+
+def reference_of(source: Source) -> BundleMeasurement:
+    """The first bundle in FP32, or else the first: as in `bench.ratios`."""
+    bundles = source.measurement.bundles
+    return next((bundle for bundle in bundles if bundle.precision is Precision.FP32), bundles[0])
+
+
+def pairs_of(answers: Sequence[Answers]) -> tuple[Pair, ...]:
+    """Every bundle that is not FP32 beside the first one that is, or else beside the first."""
+    found = []
+    for about in answers:
+        first = next((b for b in about.bundles if b.precision is Precision.FP32), about.bundles[0])
+        found += [Pair(about, first, bundle) for bundle in about.bundles if bundle is not first]
+    return tuple(found)
+
+
+def shown_text(text: str, *, most: int = 300) -> str:
+    """Text of a file as it may be shown anywhere: without control characters, and not endless."""
+    clean = "".join(letter if letter.isprintable() else "�" for letter in text[: most + 1])
+    return clean if len(clean) <= most else f"{clean[: most - 1]}…"
+
+
+def shown_name(name: str) -> str:
+    """The same for the name of a class or a layer, of which a page holds many."""
+    return shown_text(name, most=_LONGEST_NAME)
+
+
+def _subject(label: str, source: Source, bundle: BundleMeasurement, answers: Sequence[Answers]) -> Subject:
+    reference = reference_of(source)
+    paired = len(bundle.latency.rounds_ms) == len(reference.latency.rounds_ms)
+    evaluation = next(
+        (about.evaluation(b) for about in answers for b in about.bundles if b.model_sha256 == bundle.model_sha256), None
+    )
+    pair = next((p for p in pairs_of(answers) if p.candidate.model_sha256 == bundle.model_sha256), None)
+    return Subject(
+        label=label,
+        source=source,
+        bundle=bundle,
+        latency_ms=summarize([time for times in bundle.latency.rounds_ms for time in times]),
+        ratio=latency_ratio(bundle, reference) if paired and bundle is not reference else None,
+        accuracy=evaluation.accuracy if evaluation else bundle.accuracy,
+        comparison=_comparison(pair) if pair else bundle.against_fp32,
+    )
+
+
+def _comparison(pair: Pair) -> Comparison:
+    return compare(pair.answers.evaluation(pair.reference), pair.answers.evaluation(pair.candidate))
+
+
+def _labels(measured: Sequence[tuple[Source, BundleMeasurement]]) -> list[str]:
+    """Of the folder's name, the engine's, the file's and a number, as much as tells the bundles apart."""
+    parts = [
+        (_short(bundle.name), bundle.engine.backend, _short(source.name.removesuffix(".json")), str(number))
+        for number, (source, bundle) in enumerate(measured, start=1)
+    ]
+    tried = ([_joined(part, which) for part in parts] for which in ((), (1,), (2,), (1, 2)))
+    unique = (labels for labels in tried if len(set(labels)) == len(labels))
+    return next(unique, [_joined(part, (1, 2, 3)) for part in parts])
+
+
+def _joined(parts: Sequence[str], which: Sequence[int]) -> str:
+    first, others = shown_text(parts[0]), [shown_text(parts[place]) for place in which]
+    return f"{first} ({', '.join(others)})" if others else first
+
+
+def _short(path: str) -> str:
+    name = PurePath(path).name or path
+    return shown_name(name)

@@ -1,0 +1,52 @@
+"""Writing a report, in the format that the name of the file asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from pathlib import Path
+
+from googlenet_edge.engines.report.judge import Matched
+from googlenet_edge.engines.report.material import Material
+from googlenet_edge.engines.report.page import page_of
+from googlenet_edge.engines.report.subjects import subjects_of
+from googlenet_edge.engines.report.text import to_csv, to_markdown
+from googlenet_edge.errors import ConfigError
+from googlenet_edge.files import write_bytes
+
+
+class Format(Enum):
+    """What a report can be, by the suffix of its file."""
+
+    HTML = ".html"
+    MARKDOWN = ".md"
+    CSV = ".csv"
+
+
+def format_of(path: Path) -> Format:
+    """Raises `ConfigError` for any other suffix."""
+    try:
+        return Format(path.suffix.lower())
+    except ValueError as problem:
+        wish = ", ".join(format_.value for format_ in Format)
+        raise ConfigError(f"a report cannot be written as {path.name!r}; let its name end with {wish}") from problem
+
+
+def write_report(path: Path, material: Material, matched: Sequence[Matched] = ()) -> None:
+    """Writes the file in one step.
+
+    Raises:
+        ConfigError: as `format_of`.
+        OutputError: it cannot be written.
+        ModuleNotFoundError: HTML needs Jinja2, of the extra [report].
+    """
+    match format_of(path):
+        case Format.CSV:
+            data = to_csv(subjects_of(material))
+        case Format.MARKDOWN:
+            data = to_markdown(page_of(material, matched))
+        case Format.HTML:
+            from googlenet_edge.engines.report.html import to_html  # noqa: PLC0415  (the only one that needs Jinja2)
+
+            data = to_html(page_of(material, matched))
+    write_bytes(path, data)

@@ -1,0 +1,444 @@
+"""The report: what it says, what it refuses, and that no text of a file becomes anything but text."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command import Built, copy_of, done, gnet_edge, refused_without_a_trace
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from measured import answered, lost_and_gained, measured, measured_bundle, on_a_jetson, scaled, with_accuracy
+
+from googlenet_edge.commands import demo as demonstration
+from googlenet_edge.engines.answers import Thumbnail, write_answers
+from googlenet_edge.engines.measurement import Measurement, Stage, samples, write_measurement
+from googlenet_edge.engines.report.html import to_html
+from googlenet_edge.engines.report.material import Material, Source, read_material
+from googlenet_edge.engines.report.page import page_of
+from googlenet_edge.engines.report.subjects import subjects_of
+from googlenet_edge.engines.report.text import to_csv, to_markdown
+from googlenet_edge.engines.report.verdict import Tone, Verdict, verdict_of
+from googlenet_edge.errors import DataError
+from googlenet_edge.files import to_json
+from googlenet_edge.target import Precision
+
+FP32 = measured_bundle("runs/signs/fp32-cpu", Precision.FP32)
+INT8 = measured_bundle("runs/signs/int8-cpu")
+LAYERS = {
+    "images": 200, "threads": 2, "sqnr_db": 31.5, "flips": 1, "latency_ms": 4.5,
+    "layers": [{"layer": "inception3a", "noise_share": 0.4, "flips": 2, "gain_db": 1.5, "extra_ms": 0.3,
+                "slowdown": 1.05, "slowdown_interval": {"low": 1.04, "high": 1.06}}],
+}  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_measurement(tmp_path / "measurement.json", measured())
+    write_answers(tmp_path / "answers.json", answered())
+    return tmp_path
+
+
+def material(*measurements: Measurement) -> Material:
+    return Material(tuple(Source(f"m{i}.json", measurement) for i, measurement in enumerate(measurements)))
+
+
+def verdict(*measurements: Measurement) -> Verdict:
+    return verdict_of(subjects_of(material(*measurements)))
+
+
+# The verdict
+
+
+def test_verdict_names_speed_and_accuracy() -> None:
+    found = page_of(Material((Source("m.json", measured()),), (answered(lost=9, gained=4),))).verdict
+    assert found.headline == (
+        "int8-cpu is 3.0× as fast as fp32-cpu, and no change of its accuracy can be told from chance."
+    )
+    assert found.tone is Tone.GOOD
+    assert (
+        "4.65 ms against 14.07 ms for an image (p50): a ratio of 0.329, 95 % interval 0.325 to 0.332." in found.details
+    )
+    assert f"{lost_and_gained(answered(lost=9, gained=4)):+.2f} points" in found.details[1]
+
+
+def test_verdict_tells_of_a_real_loss() -> None:
+    found = page_of(Material((Source("m.json", measured()),), (answered(lost=30, gained=0),))).verdict
+    assert found.headline == "int8-cpu is 3.0× as fast as fp32-cpu, and it loses 8.33 points of accuracy."
+    assert found.tone is Tone.MIXED
+
+
+def test_verdict_claims_no_speed_up_that_may_be_noise() -> None:
+    same = replace(INT8, latency=scaled(FP32.latency, 1.0))
+    assert verdict(measured(FP32, same)).headline == (
+        "int8-cpu is as fast as fp32-cpu, as far as can be told, and its accuracy was not measured."
+    )
+    slower = replace(INT8, latency=scaled(FP32.latency, 1.3))
+    assert verdict(measured(FP32, slower)).headline.startswith("int8-cpu takes 1.30× the time of fp32-cpu, and")
+
+
+def test_verdict_of_one_bundle_and_of_several_machines() -> None:
+    assert verdict(measured(with_accuracy(INT8, 1800))) == Verdict(
+        "int8-cpu answers in 4.65 ms.",
+        ("int8-cpu: 4.65 ms (p50), 5.33 ms (p99), top-1 90.00 % (88.6 to 91.2).",),
+        Tone.NEUTRAL,
+    )
+    slow = measured(measured_bundle("runs/signs/int8-cpu", factor=4.0))
+    assert verdict(slow, measured(INT8)).headline == "The fastest of 2 is int8-cpu (m1): 4.65 ms for an image."
+
+
+# The page
+
+
+def test_page_says_what_was_not_measured(folder: Path) -> None:
+    page = to_html(page_of(material(measured(FP32)))).decode()
+    assert page.count("Not measured") >= 4
+    assert 'top-1" class="absent">not measured</td>' in page
+    assert "<img" not in page
+
+
+def test_page_holds_everything_that_is_there(folder: Path) -> None:
+    (folder / "layers.json").write_text(json.dumps(LAYERS))
+    done("report", "measurement.json", "answers.json", "layers.json", cwd=folder)
+    page = (folder / "report.html").read_text()
+    for section in ("At a glance", "Latency", "From an image file to labels", "Accuracy against latency", "Throughput",
+                    "Power and heat", "Layers", "What int8-cpu answers", "Most mistaken", "Circumstances",
+                    "How to repeat this"):  # fmt: skip
+        assert f">{section}<" in page, section
+    assert page.count("<img ") == 9
+    assert "9 that fp32-cpu gets right it gets wrong, 4 the other way round" in page
+    assert "inception3a" in page
+    assert ("gnet-edge bench runs/signs/fp32-cpu runs/signs/int8-cpu --threads 1 --streams 1 --rounds 40") in page
+
+
+def test_page_shows_the_doubts_of_the_measurement() -> None:
+    doubtful = replace(measured(), warnings=("the machine was busy",))
+    assert (verdict(measured()).tone, verdict(doubtful).tone) == (Tone.GOOD, Tone.MIXED)
+    assert "<li>the machine was busy</li>" in to_html(page_of(material(doubtful))).decode()
+
+
+def test_page_draws_power_and_heat_of_the_sensors_that_said_something() -> None:
+    page = to_html(page_of(material(on_a_jetson(measured())))).decode()
+    assert "VDD_IN (most 9.0 W)" in page
+    assert "VDD_CPU_GPU_CV" in page
+    assert "VDD_SOC" not in page
+    assert "cpu-thermal (most 54.8 °C)" in page
+    assert "33.50 mJ" in page
+    assert "+17.8 %" in page
+    assert "60 of 3,600" in page
+    assert "Throttle events: oc1 3." in page
+    assert re.search(r"power mode</th><td[^>]*>15W<", page)
+    assert re.search(r"gpu clock</th><td[^>]*>now mhz 612, low mhz 306, high mhz 624<", page)
+    assert "## Power and heat" in to_markdown(page_of(material(on_a_jetson(measured())))).decode()
+
+
+class Elements(HTMLParser):
+    """Every element with its attributes, as a browser sees them."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+def shape(page: str) -> list[tuple[str, list[str]]]:
+    """The elements and the names of their attributes: what a text can only change by breaking out."""
+    return [(tag, sorted(attributes)) for tag, attributes in Elements(page).found]
+
+
+def renamed(text: str) -> Material:
+    """A measurement and answers with ``text`` in the place of every text that a file may choose."""
+    first = replace(INT8, name=text, engine=replace(INT8.engine, backend=text, version=text))
+    found = measured(first)
+    here = replace(
+        found.circumstances, date=text, cpu_model=text, governor=text, system=text, python=text, packages={text: text}
+    )
+    about = answered(lost=2, gained=0)
+    names = tuple(f"{text}{i}" for i in range(len(about.class_names)))
+    said = replace(
+        about,
+        data=text,
+        class_names=names,
+        images=tuple(f"{text}{i}" for i in range(len(about.images))),
+        bundles=tuple(replace(bundle, bundle=text) for bundle in about.bundles),
+    )
+    return Material((Source(text, replace(found, circumstances=here, warnings=(text,))),), (said,))
+
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "</title></style><b>",
+    "{{ 7*7 }}{% raw %}",
+    "]]>--><!--",
+    "&lt;script&gt;",
+    "\x1b[31mred\x00\r\n\u202e",
+    "=cmd|'/c calc'!A1",
+    "x" * 5000,
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_page_shows_hostile_text_as_text(text: str) -> None:
+    page = to_html(page_of(renamed(text))).decode()
+    assert shape(page) == shape(to_html(page_of(renamed("harmless"))).decode())
+    visible = "".join(letter for letter in text if letter.isprintable())[:50]
+    assert visible in html.unescape(page)
+    assert "\x1b" not in page
+    assert "\x00" not in page
+
+
+@settings(max_examples=25)
+@given(st.text(min_size=1))
+def test_page_keeps_its_shape_whatever_the_text(text: str) -> None:
+    assert shape(to_html(page_of(renamed(text))).decode()) == SHAPE
+
+
+SHAPE = shape(to_html(page_of(renamed("harmless"))).decode())
+
+
+def test_page_loads_nothing_and_runs_nothing(folder: Path) -> None:
+    done("report", "measurement.json", "answers.json", cwd=folder)
+    elements = Elements((folder / "report.html").read_text()).found
+    assert not {tag for tag, _ in elements} & {"script", "link", "iframe", "object", "embed", "a", "form"}
+    addresses = [value for _, attributes in elements for name, value in attributes.items() if name in ("src", "href")]
+    assert all((address or "").startswith("data:image/jpeg;base64,") for address in addresses)
+    assert "url(" not in (folder / "report.html").read_text()
+
+
+def test_page_leaves_out_thumbnails_that_are_no_pictures() -> None:
+    about = answered(lost=3, gained=0)
+    bad = tuple(Thumbnail(thumbnail.image, b"<svg onload=alert(1)>") for thumbnail in about.thumbnails[:2])
+    about = replace(about, thumbnails=(*bad, *about.thumbnails[2:]))
+    page = to_html(page_of(Material(material(measured()).sources, (about,)))).decode()
+    assert (page.count("no picture"), page.count("<img ")) == (2, 1)
+
+
+def test_page_tells_bundles_of_the_same_name_apart() -> None:
+    labels = [subject.label for subject in subjects_of(material(measured(INT8), measured(INT8)))]
+    assert labels == ["int8-cpu (m0)", "int8-cpu (m1)"]
+
+
+# Text
+
+
+def test_markdown_holds_the_tables_and_escapes_what_would_be_markup() -> None:
+    text = to_markdown(page_of(renamed("a|b <b>*x*</b>"))).decode()
+    assert "a\\|b \\<b\\>\\*x\\*\\</b\\>" in text
+    assert not re.search(r"(?<!\\)<", text.split("## How to repeat")[0])
+    tables = [block for block in text.split("\n\n") if block.startswith("|")]
+    for table in tables:
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1, table
+
+
+def test_csv_has_a_row_for_every_bundle_and_no_formula() -> None:
+    [first, second] = csv.DictReader(io.StringIO(to_csv(subjects_of(material(measured()))).decode()))
+    assert (first["bundle"], second["bundle"]) == ("runs/signs/fp32-cpu", "runs/signs/int8-cpu")
+    assert float(second["p50_ms"]) == pytest.approx(4.652, abs=1e-3)
+    assert (first["ratio"], first["top1"]) == ("", "")
+    [row] = csv.DictReader(io.StringIO(to_csv(subjects_of(renamed("=1+1"))).decode()))
+    assert (row["bundle"], row["processor"]) == ("'=1+1", "'=1+1")
+
+
+# What is refused
+
+
+def altered(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    found = json.loads(path.read_text())
+    change(found)
+    path.write_text(json.dumps(found))
+
+
+def first_round(found: dict[str, Any]) -> list[float]:
+    return found["bundles"][1]["latency"]["rounds_ms"][0]  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda m: m.update(schema=2), "has schema 2, this version reads up to 1; upgrade googlenet-edge"),
+        (lambda m: m.update(bundles=[]), "holds no bundle; measure again with: gnet-edge bench --out FILE"),
+        (lambda m: m["bundles"].append(m["bundles"][0]), "holds two bundles of one name; measure each once"),
+        (lambda m: m.pop("circumstances"), r"cannot be read: Object missing required field `circumstances`"),
+        (lambda m: first_round(m).__setitem__(0, float("nan")), "cannot be read: JSON is malformed: invalid character"),
+        (lambda m: first_round(m).__setitem__(0, None), "cannot be read: Expected `float`, got `null`"),
+        (lambda m: first_round(m).__setitem__(0, 0.0), "latency holds 0 of 'runs/signs/int8-cpu'; measure again"),
+        (lambda m: first_round(m).__setitem__(0, -3.5), "latency holds -3.5 of"),
+        (lambda m: first_round(m).__setitem__(0, 1e300), r"latency holds 1e\+300 of"),
+        (lambda m: first_round(m).pop(), "latency has no samples, or rounds of different lengths of"),
+        (lambda m: m["bundles"][0]["latency"].update(rounds_ms=[[1.0]] * 5), "latency has 5 rounds, at least 6 are"),
+        (lambda m: m["bundles"][0].update(bundle_bytes=0), "the size or engine holds a number that is not between 1"),
+        (lambda m: m["bundles"][0].update(bundle_bytes=10**400), "the size or engine holds a number that is not"),
+        (lambda m: m["bundles"][1]["stages"]["decode"].update(rounds_ms=[]), "stage decode has no samples"),
+        (lambda m: m["bundles"][0].update(sustained={"plan": {"seconds": 1.0}, "started_s": 0.0, "windows": [],
+         "inferences": 1, "frames": 0, "missed": 0}), "cannot be read: sustained for 1 s says nothing about heat"),
+        (lambda m: m["bundles"][0].update(sustained={"plan": {"seconds": 60.0}, "started_s": 0.0, "windows": [],
+         "inferences": 1, "frames": 0, "missed": 0}), "the sustained load has no windows of"),
+        (lambda m: m.update(watched={"power": {"times_s": [0.0, 1.0], "values": {"VDD_IN": [1.0]}}, "total": [],
+         "heat": {"times_s": [], "values": {}}, "throttle_events": None, "core_share": 0.0}),
+         "power has other moments than values"),
+        (lambda m: m["circumstances"].update(cores=0), "circumstances holds a number that is not between 1"),
+        (lambda m: m["bundles"][0].update(accuracy={"images": 10, "top1": 1.7, "top5": 1.0,
+         "top1_interval": {"low": 0.5, "high": 1.8}}), "accuracy is no share between 0 and 1 within its interval of"),
+    ],
+)  # fmt: skip
+def test_report_refuses_a_measurement_that_cannot_be(
+    change: Callable[[dict[str, Any]], object], sentence: str, folder: Path
+) -> None:
+    altered(folder / "measurement.json", change)
+    refused_without_a_trace(f"measurement.json .*{sentence}.*", "report", "measurement.json", cwd=folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda a: a.update(schema=9), "has schema 9, this version reads up to 1; upgrade googlenet-edge"),
+        (lambda a: a["labels"].pop(), "is at odds with itself"),
+        (lambda a: a["bundles"][0]["predicted"].pop(), "is at odds with itself"),
+        (lambda a: a["bundles"][0]["predicted"].__setitem__(0, 9), "is at odds with itself"),
+        (lambda a: a["bundles"][0]["predicted"].__setitem__(0, -1), "cannot be read: Expected `int` >= 0"),
+        (lambda a: a["thumbnails"][0].update(image=360), "is at odds with itself"),
+        (lambda a: a["thumbnails"][0].update(jpeg="no base64!"), "cannot be read: Invalid base64"),
+        (lambda a: a.update(images=[], labels=[]), "is at odds with itself"),
+    ],
+)
+def test_report_refuses_answers_that_cannot_be(
+    change: Callable[[dict[str, Any]], object], sentence: str, folder: Path
+) -> None:
+    altered(folder / "answers.json", change)
+    refused_without_a_trace(f"answers.json {sentence}.*", "report", "measurement.json", "answers.json", cwd=folder)
+
+
+def test_report_refuses_measurements_of_different_models(folder: Path) -> None:
+    larger = replace(INT8, engine=replace(INT8.engine, classes=1000))
+    write_measurement(folder / "other.json", measured(larger))
+    refused_without_a_trace(
+        r"'runs/signs/int8-cpu' in other\.json is another model \(224×224 pixels, 1000 classes, labels dddddddd\) than"
+        r" 'runs/signs/fp32-cpu' in measurement\.json \(224×224 pixels, 9 classes, labels dddddddd\); make a report of"
+        r" each",
+        "report", "measurement.json", "other.json", cwd=folder,
+    )  # fmt: skip
+    write_measurement(folder / "other.json", measured(replace(INT8, labels_sha256="f" * 64)))
+    refused_without_a_trace(r".* is another model .*", "report", "measurement.json", "other.json", cwd=folder)
+
+
+def test_report_refuses_answers_about_another_model(folder: Path) -> None:
+    about = answered()
+    (folder / "answers.json").write_bytes(to_json(replace(about, class_names=(*about.class_names, "one more"))))
+    sentence = r"the answers about 'signs/val' are of another model \(10 classes\) than 'runs/signs/fp32-cpu' .*"
+    refused_without_a_trace(sentence, "report", "measurement.json", "answers.json", cwd=folder)
+
+
+def test_report_refuses_what_it_cannot_use(folder: Path) -> None:
+    for sentence, arguments in (
+        ("there is no measurement among the files; make one with: gnet-edge bench --out .*", ["answers.json"]),
+        ("missing.json is missing", ["missing.json"]),
+        (r"\S+measurement.json is given twice; give each file once", ["measurement.json", "./measurement.json"]),
+        ("a report cannot be written as 'x.pdf'; let its name end with .html, .md, .csv",
+         ["measurement.json", "-o", "x.pdf"]),
+        ("there is no measurement under .*; measure first with: gnet-edge bench --out runs/NAME/measurement.json", []),
+    ):  # fmt: skip
+        refused_without_a_trace(sentence, "report", *arguments, cwd=folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"schema": 1}', b"\xff\xfe", b"[" * 5000, b'{"layers": [1]}'])
+def test_report_refuses_files_that_are_something_else(content: bytes, folder: Path) -> None:
+    (folder / "measurement.json").write_bytes(content)
+    refused_without_a_trace(r"measurement\.json cannot be read: .*", "report", "measurement.json", cwd=folder)
+
+
+def test_material_reads_files_of_older_versions(folder: Path) -> None:
+    """Without what a later version added to a bundle."""
+    added = ("labels_sha256", "lineage", "accuracy", "against_fp32")
+    altered(folder / "measurement.json", lambda m: [b.pop(name) for b in m["bundles"] for name in added])
+    [source] = read_material([folder / "measurement.json"]).sources
+    assert source.measurement.bundles[0].accuracy is None
+
+
+SHORT = samples([(4.0 + 0.1 * i, 5.0) for i in range(6)])
+SMALL = to_json(measured(replace(INT8, latency=SHORT, stages={Stage.DECODE: SHORT}, throughput=())))
+
+
+@given(at=st.integers(0, len(SMALL) - 1), damage=st.binary(min_size=1, max_size=4))
+def test_report_survives_any_damage(at: int, damage: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A page, or one of our errors."""
+    path = tmp_path_factory.getbasetemp() / "damaged.json"
+    path.write_bytes(SMALL[:at] + damage + SMALL[at + len(damage) :])
+    try:
+        page_of(read_material([path]))
+    except DataError as problem:
+        assert "damaged.json" in str(problem)
+
+
+# The command
+
+
+def test_report_writes_what_the_suffix_asks_for_beside_the_first_file(folder: Path) -> None:
+    outcome = done("report", "measurement.json", cwd=folder)
+    assert outcome.err.endswith("its accuracy was not measured.\nreport: report.html\n")
+    assert (folder / "report.html").read_bytes().lstrip().startswith(b"<!doctype html>")
+    done("report", "measurement.json", "-o", "out/r.md", cwd=folder)
+    assert (folder / "out" / "r.md").read_text().startswith("# int8-cpu is 3.0× as fast")
+    done("report", "measurement.json", "-o", "r.csv", cwd=folder)
+    assert (folder / "r.csv").read_text().startswith("file,bundle,precision,")
+
+
+def test_report_takes_the_newest_measurement_with_its_answers(folder: Path) -> None:
+    run = folder / "runs" / "signs"
+    run.mkdir(parents=True)
+    for name in ("measurement.json", "answers.json"):
+        (folder / name).rename(run / name)
+    outcome = done("report", "--json", cwd=folder)
+    assert "using runs/signs/measurement.json (the newest under runs/)\n" in outcome.err
+    assert "using runs/signs/answers.json (beside it)\n" in outcome.err
+    found = json.loads(outcome.out)
+    assert (found["report"], found["changes"]) == ("runs/signs/report.html", {})
+    assert found["verdict"]["headline"].startswith("int8-cpu is 3.0×")
+
+
+def test_demo_ends_with_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its steps before that have tests of their own; they take minutes together."""
+    steps: list[str] = []
+
+    def step(name: str, write: Callable[[Path], None] | None = None) -> Callable[..., None]:
+        def taken(*_: object, out: Path | None = None, **__: object) -> None:
+            steps.append(name)
+            if write and out:
+                write(out)
+
+        return taken
+
+    monkeypatch.setattr("googlenet_edge.pictograms.write_pictograms", step("draw"))
+    for name in ("train", "build", "predict"):
+        monkeypatch.setattr(demonstration, name, step(name))
+    monkeypatch.setattr(demonstration, "bench", step("bench", lambda out: write_measurement(out, measured())))
+    monkeypatch.setattr(demonstration, "evaluate", step("evaluate", lambda out: write_answers(out, answered())))
+    outcome = done("demo", "here", cwd=tmp_path)
+    assert steps == ["draw", "train", "build", "build", "bench", "evaluate", "predict"]
+    assert "report: here/report.html\nbundle: here/int8-cpu\n" in outcome.err
+    assert "What int8-cpu answers" in (tmp_path / "here" / "report.html").read_text()
+
+
+def test_answers_and_measurement_of_real_bundles_make_a_page(built: Built, tmp_path: Path) -> None:
+    work = copy_of(built.folder, tmp_path / "work")
+    done("bench", "--rounds", "6", "--streams", "1", "--out", "m.json", cwd=work)
+    done("eval", "runs/photos/fp32-cpu", "runs/photos/int8-cpu", "--out", "a.json", cwd=work)
+    done("report", "m.json", "a.json", cwd=work)
+    page = (work / "report.html").read_text()
+    assert "48 images." in page
+    measurement, answers = (json.loads((work / name).read_text()) for name in ("m.json", "a.json"))
+    assert measurement["bundles"][1]["accuracy"]["images"] == 48
+    assert answers["bundles"][1]["model_sha256"] == measurement["bundles"][1]["model_sha256"]
+    assert gnet_edge("report", "a.json", cwd=work).code == 1

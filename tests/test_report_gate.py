@@ -1,0 +1,282 @@
+"""The gate: which changes are told from noise, which rules they break, and what is not compared at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command import done, gnet_edge, refused
+from measured import (
+    answered,
+    measured,
+    measured_bundle,
+    on_a_jetson,
+    recorded_rounds,
+    scaled,
+    with_accuracy,
+)
+
+from googlenet_edge.engines.answers import Answers, write_answers
+from googlenet_edge.engines.measurement import BundleMeasurement, Measurement, Samples, samples, write_measurement
+from googlenet_edge.engines.report.gate import Rule, Side, parse_rules
+from googlenet_edge.engines.report.judge import Metric, judge, latency_change
+from googlenet_edge.engines.report.material import Material, Source
+from googlenet_edge.errors import ConfigError, DataError
+from googlenet_edge.target import Precision
+
+TRIALS = 100
+ENOUGH = 95  # of 100: 19 in 20
+BUNDLE = measured_bundle("runs/signs/int8-cpu")
+
+
+def one(bundle: BundleMeasurement) -> Measurement:
+    return measured(bundle)
+
+
+def material(measurement: Measurement, name: str = "m.json", answers: tuple[Answers, ...] = ()) -> Material:
+    return Material((Source(name, measurement),), answers)
+
+
+def written(folder: Path, name: str, bundle: BundleMeasurement) -> Path:
+    write_measurement(folder / name, one(bundle))
+    return folder / name
+
+
+# What is told from noise
+
+
+def another_run(random: np.random.Generator, recorded: np.ndarray, *, factor: float = 1.0) -> Samples:
+    """20 rounds as another process may see them an hour later.
+
+    Stretches of five neighbouring rounds of the record, in another order, all of them slower or faster by the half
+    percent that two processes differ by.
+    """
+    starts = random.integers(0, len(recorded), 4)
+    rounds = np.concatenate([np.roll(recorded, -start, axis=0)[:5] for start in starts])
+    return samples([tuple(times) for times in rounds * factor * np.exp(random.normal(0, 0.005))])
+
+
+def found_different(factor: float, precision: Precision = Precision.FP32) -> int:
+    """In how many of the trials the second run is judged to be slower or faster than the first."""
+    recorded, random = np.array(recorded_rounds(precision)), np.random.default_rng(1)
+    judged = [
+        latency_change(Metric.P50, another_run(random, recorded), another_run(random, recorded, factor=factor)).real
+        for _ in range(TRIALS)
+    ]
+    return sum(judged)
+
+
+def test_judge_calls_two_runs_of_one_bundle_equal() -> None:
+    assert TRIALS - found_different(1.0) >= ENOUGH
+
+
+def test_judge_calls_two_runs_equal_where_the_record_drifts() -> None:
+    """The recorded INT8 becomes 4 % faster in its last quarter."""
+    assert TRIALS - found_different(1.0, Precision.INT8) >= ENOUGH
+
+
+def test_judge_finds_a_slow_down_of_five_percent() -> None:
+    assert found_different(1.05) >= ENOUGH
+
+
+def test_judge_finds_a_speed_up_of_five_percent() -> None:
+    assert found_different(0.95) >= ENOUGH
+
+
+def changes_of(before: BundleMeasurement, after: BundleMeasurement) -> dict[Metric, tuple[float, bool]]:
+    [pair] = judge(material(one(before)), material(one(after)))
+    return {change.metric: (change.change, change.real) for change in pair.changes}
+
+
+def test_judge_tells_what_became_of_every_metric() -> None:
+    found = changes_of(BUNDLE, measured_bundle("runs/signs/int8-cpu", factor=1.25))
+    assert found[Metric.P50] == found[Metric.P99] == (pytest.approx(25), True)
+    assert found[Metric.THROUGHPUT] == (pytest.approx(-20), True)
+    assert found[Metric.SIZE] == found[Metric.MEMORY] == (0, False)
+    assert Metric.TOP1 not in found
+
+
+def test_judge_calls_no_difference_what_two_processes_differ_by() -> None:
+    """However little the rounds of each differ."""
+    still = replace(BUNDLE, latency=samples([(10.0, 10.0)] * 20))
+    assert changes_of(still, replace(still, latency=scaled(still.latency, 1.014)))[Metric.P50][1] is False
+    assert changes_of(still, replace(still, latency=scaled(still.latency, 1.016)))[Metric.P50][1] is True
+
+
+def test_judge_takes_shares_of_accuracy_as_of_different_images() -> None:
+    before = with_accuracy(BUNDLE, 1800)
+    assert changes_of(before, with_accuracy(BUNDLE, 1790))[Metric.TOP1] == (pytest.approx(-0.5), False)
+    assert changes_of(before, with_accuracy(BUNDLE, 1700))[Metric.TOP1] == (pytest.approx(-5), True)
+
+
+def test_judge_compares_answers_image_by_image() -> None:
+    """13 of 360 lost is within the intervals of both shares, and is no chance where nothing was gained."""
+    before, after = answered(lost=0, gained=0), answered(lost=13, gained=0)
+    [pair] = judge(material(one(BUNDLE), answers=(before,)), material(one(BUNDLE), answers=(after,)))
+    change = next(change for change in pair.changes if change.metric is Metric.TOP1)
+    assert (change.change, change.real) == (pytest.approx(-100 * 13 / 360), True)
+    assert change.interval.high < 0
+
+
+def test_judge_matches_bundles_by_the_names_of_their_folders() -> None:
+    old = measured(*(measured_bundle(f"old/{name}-cpu", Precision(name)) for name in ("fp32", "int8")))
+    new = measured(*(measured_bundle(f"new/{name}-cpu", Precision(name)) for name in ("int8", "fp16")))
+    assert [pair.after.bundle.name for pair in judge(material(old), material(new))] == ["new/int8-cpu"]
+
+
+def test_judge_matches_single_bundles_whatever_their_names() -> None:
+    [pair] = judge(material(one(BUNDLE)), material(one(replace(BUNDLE, name="candidate"))))
+    assert (pair.before.label, pair.after.label) == ("int8-cpu", "candidate")
+
+
+# Rules
+
+
+def test_rules_are_read_as_they_are_written() -> None:
+    assert parse_rules("p50>+5%, top1<-0.2,throughput<-3.5%") == (
+        Rule(Metric.P50, Side.ABOVE, 5.0),
+        Rule(Metric.TOP1, Side.BELOW, -0.2),
+        Rule(Metric.THROUGHPUT, Side.BELOW, -3.5),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "--fail-if '' is no rule; write for example 'p50>\\+5%,top1<-0.2' with p50, p90, p99, throughput, memory"),
+        ("p51>+5%", "--fail-if 'p51>\\+5%' is no rule"),
+        ("p50>+5%,", "--fail-if '' is no rule"),
+        ("p50>nan%", "is no rule"),
+        ("p50=+5%", "is no rule"),
+        ("p50>+5", "the change of p50 is in percent, with % at its end"),
+        ("top1<-0.2%", "the change of top1 is in points, without %"),
+    ],
+)
+def test_rules_that_say_nothing_are_refused(text: str, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        parse_rules(text)
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    return written(tmp_path, "old.json", with_accuracy(BUNDLE, 1800))
+
+
+def gate(old: Path, bundle: BundleMeasurement, rules: str, *more: str) -> Callable[..., object]:
+    new = written(old.parent, "new.json", bundle)
+    arguments = ("report", new, "--baseline", old, "--fail-if", rules, *more)
+    return lambda run: run(*arguments, cwd=old.parent)
+
+
+def test_gate_fails_in_one_line_that_says_why(old: Path) -> None:
+    slower = with_accuracy(measured_bundle("runs/signs/int8-cpu", factor=1.1), 1700)
+    outcome = gate(old, slower, "p50>+5%,top1<-0.2")(gnet_edge)
+    refused(
+        outcome,  # type: ignore[arg-type]
+        r"int8-cpu: p50 4\.652 → 5\.117 ms, \+10\.0 % \(95 % interval \+\d+\.\d to \+\d+\.\d\), where at most \+5 % is"
+        r" allowed; int8-cpu: top-1 90\.00 → 85\.00 %, -5\.00 points \(95 % interval -7\.\d+ to -2\.\d+\), where at"
+        r" least -0\.2 points is allowed",
+    )
+    assert sorted(path.name for path in old.parent.iterdir()) == ["new.json", "old.json"]
+
+
+def test_gate_lets_pass_what_is_within_the_rules(old: Path) -> None:
+    slower = with_accuracy(measured_bundle("runs/signs/int8-cpu", factor=1.04), 1800)
+    outcome = gate(old, slower, "p50>+5%,p99>+5%,top1<-0.2,size>+0%")(done)
+    assert "int8-cpu is worse than its baseline: p50 +4.0 %.\n" in outcome.err  # type: ignore[attr-defined]
+
+
+def test_gate_lets_pass_what_may_be_noise(old: Path) -> None:
+    same = with_accuracy(replace(BUNDLE, latency=scaled(BUNDLE.latency, 1.01)), 1790)
+    outcome = gate(old, same, "p50>+0%,p99>+0%,top1<-0.2")(done)
+    assert "Nothing that changed since the baseline can be told from noise.\n" in outcome.err  # type: ignore[attr-defined]
+    assert "no difference" in outcome.err  # type: ignore[attr-defined]
+
+
+def test_gate_writes_the_page_before_it_fails(old: Path) -> None:
+    gate(old, measured_bundle("runs/signs/int8-cpu", factor=1.5), "p50>+5%", "-o", "page.html")(gnet_edge)
+    page = (old.parent / "page.html").read_text()
+    assert "int8-cpu is worse than its baseline: p50 +50.0 %." in page
+
+
+def test_gate_cannot_judge_what_was_not_measured(old: Path) -> None:
+    sentence = "top1 of int8-cpu was not measured on both sides; leave the rule out, or measure it"
+    refused(gate(old, BUNDLE, "top1<-0.2")(gnet_edge), sentence)  # type: ignore[arg-type]
+
+
+def test_gate_needs_a_baseline(old: Path) -> None:
+    outcome = gnet_edge("report", old, "--fail-if", "p50>+5%", cwd=old.parent)
+    assert outcome.code == 2
+    assert "give --baseline" in outcome.err
+
+
+# What is not compared
+
+
+def elsewhere(folder: Path) -> Path:
+    found = one(measured_bundle("runs/signs/int8-cpu"))
+    there = replace(found.circumstances, cpu_model="Cortex-A78AE", cores=6, packages={"onnxruntime": "1.32.0"})
+    threaded = replace(BUNDLE, engine=replace(BUNDLE.engine, threads=4))
+    write_measurement(folder / "elsewhere.json", replace(found, circumstances=there, bundles=(threaded,)))
+    return folder / "elsewhere.json"
+
+
+def test_gate_refuses_other_circumstances_unless_it_is_forced(old: Path) -> None:
+    other = elsewhere(old.parent)
+    arguments = ("report", other, "--baseline", old, "--fail-if", "p50>+5%")
+    refused(
+        gnet_edge(*arguments, cwd=old.parent),
+        r"\S+old\.json and \S+elsewhere\.json were measured in different circumstances: cpu_model AMD EPYC against"
+        r" Cortex-A78AE, cores 2 against 6, threads 1 against 4; measure both in the same ones, or compare all the same"
+        r" with --force",
+    )
+    assert "Nothing that changed" in done(*arguments, "--force", cwd=old.parent).err
+
+
+def test_gate_refuses_other_power_modes_and_clocks(tmp_path: Path) -> None:
+    first = on_a_jetson(one(BUNDLE))
+    jetson = first.circumstances.jetson
+    assert jetson is not None
+    assert jetson.gpu_clock is not None
+    moved = replace(jetson, gpu_clock=replace(jetson.gpu_clock, now_mhz=400))
+    locked = replace(jetson, power_mode="25W", gpu_clock=replace(jetson.gpu_clock, low_mhz=624))
+    for name, found in (("first", jetson), ("moved", moved), ("locked", locked)):
+        there = replace(first.circumstances, jetson=found)
+        write_measurement(tmp_path / f"{name}.json", replace(first, circumstances=there))
+    done("report", "moved.json", "--baseline", "first.json", cwd=tmp_path)
+    refused(
+        gnet_edge("report", "locked.json", "--baseline", "first.json", cwd=tmp_path),
+        r"first\.json and locked\.json .* power mode 15W against 25W, GPU clock \(306, 624\) against \(624, 624\); .*",
+    )
+
+
+def test_gate_compares_other_versions_and_tells_which(old: Path) -> None:
+    found = one(BUNDLE)
+    packages = {**found.circumstances.packages, "onnxruntime": "1.32.0"}
+    newer = replace(found, circumstances=replace(found.circumstances, packages=packages))
+    write_measurement(old.parent / "newer.json", newer)
+    done("report", "newer.json", "--baseline", old, "-o", "page.html", cwd=old.parent)
+    assert "onnxruntime 1.31.1 against 1.32.0" in (old.parent / "page.html").read_text()
+
+
+def test_judge_refuses_bundles_that_do_not_belong_together() -> None:
+    old, new = material(measured(), "old.json"), material(one(measured_bundle("other")), "new.json")
+    with pytest.raises(DataError, match=r"old.json and new.json have no bundle of the same name \(fp32-cpu, int8-cpu"):
+        judge(old, new)
+    half = material(one(measured_bundle("runs/signs/int8-cpu", Precision.FP16)))
+    with pytest.raises(DataError, match="int8-cpu is fp16 of 224×224 pixels and 9 classes now, and was int8"):
+        judge(material(one(BUNDLE)), half)
+
+
+def test_gate_takes_answers_beside_the_measurements(tmp_path: Path) -> None:
+    for name, lost in (("old", 0), ("new", 20)):
+        written(tmp_path, f"{name}.json", BUNDLE)
+        write_answers(tmp_path / f"{name}-answers.json", answered(lost=lost, gained=0))
+    outcome = gnet_edge(
+        "report", "new.json", "new-answers.json", "--baseline", "old.json", "--baseline", "old-answers.json",
+        "--fail-if", "top1<-0.2", cwd=tmp_path,
+    )  # fmt: skip
+    refused(outcome, r"int8-cpu: top-1 \S+ → \S+ %, -5\.56 points \(95 % interval \S+ to \S+\), where at least .*")

@@ -1,0 +1,402 @@
+"""``gnet-edge slim``: as much faster as was asked for, by the clock; a checkpoint like any other; nothing lost."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from command import Outcome, contents, copy_of, done, gnet_edge, refused_without_a_trace
+from hypothesis import given
+from hypothesis import strategies as st
+from networks import NARROW, SMALL, made_checkpoint
+from numpy.typing import NDArray
+from tiny_bundles import hide_openvino, solid
+
+from googlenet_edge.checkpoint import Checkpoint, is_auxiliary, read_checkpoint, write_checkpoint
+from googlenet_edge.dataset import Progress, open_dataset
+from googlenet_edge.engines import slimming, stopwatch
+from googlenet_edge.engines.bundle import read_bundle
+from googlenet_edge.engines.lowering import Lowered
+from googlenet_edge.engines.predictor import Predictor
+from googlenet_edge.engines.registry import Backend, backend_for
+from googlenet_edge.engines.slimming import fewest_removals, removals_for
+from googlenet_edge.engines.stopwatch import STAGES, Stopwatch, Target, ms_per_mac
+from googlenet_edge.engines.timing import Ratio
+from googlenet_edge.files import sha256_file
+from googlenet_edge.graph import InferenceGraph
+from googlenet_edge.model import Widths
+from googlenet_edge.pictograms import write_pictograms
+from googlenet_edge.removal import LatencyModel
+from googlenet_edge.reports import StoppedError
+from googlenet_edge.slim import convolution_widths, macs_a_channel_pair, slimmed
+from googlenet_edge.statistics import Interval
+from googlenet_edge.target import Device, Precision
+from googlenet_edge.workspace import RunRecord, write_run_record
+
+CHECKPOINT = "runs/photos/checkpoint.safetensors"
+BRIEFLY = ("--precision", "fp32", "--epochs", "1", "--batch-size", "32", "--workers", "0")
+SLIM = ("slim", CHECKPOINT, "--data", "photos", *BRIEFLY)
+
+
+@dataclass
+class Machine:
+    """A processor that takes a nanosecond for each byte of a model, and a clock that shows it."""
+
+    now: float = 0.0
+    opened: list[Lowered] = field(default_factory=list)
+
+    def clock(self) -> float:
+        return self.now
+
+    def open(self, graph: InferenceGraph, lowered: Lowered, *, backend: Backend, threads: int) -> Predictor:
+        assert threads == 1
+        self.opened.append(lowered)
+        return _Timed(self, len(lowered.model), backend, lowered)  # type: ignore[return-value]
+
+
+class _Timed:
+    """What `Stopwatch` needs of a predictor."""
+
+    def __init__(self, machine: Machine, size: int, backend: Backend, lowered: Lowered) -> None:
+        self._machine, self._seconds = machine, size * 1e-9
+
+    def __enter__(self) -> _Timed:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def run(self, pixels: NDArray[np.uint8]) -> None:
+        assert pixels.dtype == np.uint8 and len(pixels) == 1
+        self._machine.now += self._seconds
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def evenly(self: Stopwatch, importance: dict[str, NDArray[np.float64]], *, progress: Progress) -> LatencyModel:
+    """A latency model that has timed no stage."""
+    del importance, progress
+    return LatencyModel(macs_a_channel_pair(self._original.info), dict.fromkeys(STAGES, 1.0))
+
+
+@contextmanager
+def made_machine() -> Iterator[Machine]:
+    """All candidates are timed on it, by its clock."""
+    made = Machine()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stopwatch, "open_lowered", made.open)
+        patch.setattr(Stopwatch, "latency_model", evenly)
+        patch.setattr(slimming, "slim", partial(slimming.slim, clock=made.clock))
+        yield made
+
+
+@pytest.fixture
+def machine() -> Iterator[Machine]:
+    with made_machine() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder as after a training, of a small network. Tests that write take a copy."""
+    folder = tmp_path_factory.mktemp("slimming")
+    write_pictograms(folder / "photos", train_per_class=4, val_per_class=2, size=40)
+    write_checkpoint(folder / CHECKPOINT, for_photos(SMALL, folder))
+    write_run_record(folder / "runs" / "photos", RunRecord(str(folder / "photos"), 0))
+    return folder
+
+
+def for_photos(widths: Widths, folder: Path) -> Checkpoint:
+    made = made_checkpoint(classes=12, widths=widths)
+    return replace(made, info=replace(made.info, class_names=open_dataset(folder / "photos").train.class_names))
+
+
+# The search
+
+
+@given(
+    most=st.integers(1, 2000),
+    wanted=st.floats(0.05, 0.95),
+    bend=st.floats(0.5, 2.0),
+)
+def test_fewest_removals_are_enough_and_hardly_too_many(most: int, wanted: float, bend: float) -> None:
+    asked: list[int] = []
+
+    def ratio(count: int) -> float:
+        asked.append(count)
+        return 1 - (1 - wanted / 2) * (count / most) ** bend
+
+    found = fewest_removals(wanted, ratio, too_few=0, enough=most)
+    assert ratio(found) <= wanted
+    assert ratio(found - 1) > wanted or ratio(found) >= 0.99 * wanted
+    assert len(asked) <= most.bit_length() + 3
+
+
+@pytest.mark.parametrize("lie", [0.6, 1.0, 1.7])
+def test_removals_that_noise_misled_to_are_searched_again(lie: float) -> None:
+    """The first search sees a machine that seems faster or slower than it is; a closer look does not."""
+    asked: list[int] = []
+
+    def truth(count: int) -> float:
+        return 1 - 0.9 * count / 1000
+
+    def ratio(count: int) -> float:
+        asked.append(count)
+        return truth(count) * (lie if len(asked) <= 12 else 1)
+
+    def confirm(count: int) -> Interval:
+        return Interval(truth(count) * 0.99, truth(count) * 1.01)
+
+    assert truth(removals_for(0.5, ratio, confirm, most=1000)) == pytest.approx(0.5, rel=0.011)
+
+
+def test_removals_that_are_never_confirmed_end_the_search() -> None:
+    assert removals_for(0.5, lambda _: 0.4, lambda _: Interval(0.8, 0.9), most=100) == 3
+
+
+def test_ms_per_mac_believes_no_noise() -> None:
+    """Stages that seem to save nothing, or time that is not theirs, stay within twice and half of the mean of all."""
+    assert ms_per_mac([4.0, 1.0, -1.0, 396.0], [100, 100, 100, 100]) == [0.5, 0.5, 0.5, 2.0]
+    assert ms_per_mac([1.0, 1.0, 18.0], [100, 100, 0]) == [0.05, 0.05, 0.1]
+    assert ms_per_mac([-1.0, 0.5], [100, 100]) == [1.0, 1.0]
+    assert ms_per_mac([0.0, 0.0], [0, 0]) == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "low", "high", "sentence"),
+    [
+        (0.66, 0.65, 0.67, None),
+        (0.67, 0.66, 0.68, None),
+        (0.72, 0.70, 0.74, r"slim 1\.5 takes 0\.720 of the time \(95 % interval 0\.700 to 0\.740\) and not 0\.667; .*"),
+        (
+            0.66,
+            0.60,
+            0.72,
+            r"slim 1\.5 takes 0\.600 to 0\.720 of the time, which is vague; measure again while nothing .*",
+        ),
+    ],
+)
+def test_doubt_says_where_the_measurement_is_not_what_was_asked_for(
+    ratio: float, low: float, high: float, sentence: str | None
+) -> None:
+    found = slimming.doubt(1.5, Ratio(ratio, Interval(low, high)))
+    assert found is None if sentence is None else found and re.fullmatch(sentence, found)
+
+
+# The stopwatch
+
+
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.INT8])
+def test_stopwatch_times_what_a_bundle_would_run(precision: Precision, machine: Machine, work: Path) -> None:
+    checkpoint, before = made_checkpoint(widths=SMALL), len(machine.opened)
+    images = open_dataset(work / "photos").train
+    watch = Stopwatch(checkpoint, Target(precision, backend_for(Device.CPU), 1), images, clock=machine.clock)
+    slim = slimmed(checkpoint, dict.fromkeys(convolution_widths(SMALL), tuple(range(8))))
+    speed = watch.speed(slim)
+    original, other = machine.opened[before:]
+    assert watch.fastest_ratio(slim) == pytest.approx(len(other.model) / len(original.model), abs=1e-6)
+    assert speed.ratio.ratio == pytest.approx(len(other.model) / len(original.model), abs=1e-6)
+    assert (speed.original_ms, speed.slim_ms) == pytest.approx((len(original.model) / 1e6, len(other.model) / 1e6))
+    assert (b"QuantizeLinear" in other.model) == (precision is Precision.INT8)
+
+
+def test_stopwatch_really_runs_what_it_times(work: Path) -> None:
+    """On this machine, by its own clock."""
+    checkpoint = made_checkpoint(widths=SMALL)
+    watch = Stopwatch(
+        checkpoint, Target(Precision.FP32, backend_for(Device.CPU), 1), open_dataset(work / "photos").train
+    )
+    speed = watch.speed(checkpoint)
+    assert watch.fastest_ratio(checkpoint) > 0
+    assert 0 < speed.ratio.interval.low <= speed.ratio.ratio <= speed.ratio.interval.high
+    assert min(speed.slim_ms, speed.original_ms) > 0
+    model = watch.latency_model(
+        {name: np.ones(width) for name, width in convolution_widths(SMALL).items()}, progress=lambda _, __: None
+    )
+    assert set(model.ms_per_mac) == set(STAGES)
+    assert min(model.ms_per_mac.values()) > 0
+
+
+# The command
+
+
+@dataclass(frozen=True, slots=True)
+class Slimmed:
+    """A working folder after ``gnet-edge slim``, and what that said."""
+
+    folder: Path
+    outcome: Outcome
+
+    def checkpoint(self, name: str) -> Checkpoint:
+        return read_checkpoint(self.folder / "runs" / "photos" / name)
+
+
+@pytest.fixture(scope="module")
+def slim(work: Path, tmp_path_factory: pytest.TempPathFactory) -> Slimmed:
+    folder = copy_of(work, tmp_path_factory.mktemp("slim") / "work")
+    with made_machine():
+        return Slimmed(folder, done(*SLIM, "--speedup", "2", "--speedup", "1.3", "--json", cwd=folder))
+
+
+def test_slim_is_as_much_faster_as_was_asked_for(slim: Slimmed) -> None:
+    report = json.loads(slim.outcome.out)
+    assert [point["speedup"] for point in report["points"]] == [1.3, 2]
+    for point in report["points"]:
+        ratio = point["speed"]["ratio"]
+        assert 0.98 <= ratio["ratio"] * point["speedup"] <= 1
+        assert ratio["interval"]["low"] <= ratio["ratio"] <= ratio["interval"]["high"]
+        assert point["speed"]["slim_ms"] == pytest.approx(ratio["ratio"] * point["speed"]["original_ms"])
+        assert point["doubt"] is None
+        assert point["cost"]["macs"] < report["cost"]["macs"]
+
+
+def test_slim_writes_checkpoints_that_name_their_parent(slim: Slimmed) -> None:
+    parent = slim.checkpoint("checkpoint.safetensors")
+    for folder in ("slim-1.3", "slim-2"):
+        child = slim.checkpoint(f"{folder}/checkpoint.safetensors")
+        assert child.info.training is not None
+        assert (child.info.training.parent_sha256, child.info.training.images) == (parent.sha256, 48)
+        assert replace(child.info, training=None, widths=parent.info.widths) == parent.info
+        widths = convolution_widths(child.info.widths)
+        assert all(width % 8 == 0 for width in widths.values())
+        assert sum(widths.values()) < sum(convolution_widths(parent.info.widths).values())
+        kept = [name for name in child.weights if is_auxiliary(name) and child.weights[name].dim() == 2]
+        assert all(torch.equal(child.weights[name], parent.weights[name]) for name in kept)
+
+
+def test_slim_finetunes_what_is_left(slim: Slimmed) -> None:
+    """The classifier's bias has no channel that could be removed, so that training alone changes it."""
+    parent, child = (slim.checkpoint(f"{name}checkpoint.safetensors") for name in ("", "slim-2/"))
+    assert not torch.equal(parent.weights["fc.bias"], child.weights["fc.bias"])
+
+
+def test_slim_shows_the_curve_and_keeps_it(slim: Slimmed) -> None:
+    said = slim.outcome.err
+    assert re.search(r"^ +fp32 latency +ratio \(95 % CI\) +MACs +weights +untuned +fp32 top-1 ", said, re.MULTILINE)
+    for name in ("original", r"slim 1\.3", "slim 2"):
+        assert re.search(rf"^{name} +\d+\.\d\d ms +[01]", said, re.MULTILINE), said
+    assert "slim 2: top-1 changes by " in said
+    assert "checkpoint: runs/photos/slim-2/checkpoint.safetensors\n" in said
+    assert "curve: runs/photos/slim.json\n" in said
+    assert (slim.folder / "runs/photos/slim.json").read_text() == slim.outcome.out
+    report = json.loads(slim.outcome.out)
+    point = report["points"][1]
+    assert report["accuracy"] == point["untuned"]["reference"] == point["against_original"]["reference"]
+    assert point["accuracy"]["images"] == point["untuned_accuracy"]["images"] == 24
+    assert report["circumstances"]["cores"] >= 1
+
+
+def test_slim_writes_nothing_else(slim: Slimmed, work: Path) -> None:
+    new = contents(slim.folder).keys() - contents(work).keys()
+    folders = {"runs/photos/slim-1.3", "runs/photos/slim-2"}
+    files = {f"{folder}/{name}" for folder in folders for name in ("checkpoint.safetensors", "run.json")}
+    assert new == {"runs/photos/slim.json", *folders, *files}
+
+
+def test_slim_checkpoint_is_used_like_any_other(slim: Slimmed, tmp_path: Path) -> None:
+    """Nobody has to say which images it was trained on; the newest checkpoint is still the one that was slimmed."""
+    folder = copy_of(slim.folder, tmp_path / "work")
+    record = folder / "runs/photos/slim-2/run.json"
+    record.write_text(record.read_text().replace(str(slim.folder), str(folder)))
+    path = "runs/photos/slim-2/checkpoint.safetensors"
+    facts = json.loads(done("inspect", path, "--json", cwd=folder).out)
+    assert len(facts["widths of stem"].split(", ")) == 3
+    assert len(facts["widths of inception5b"].split(", ")) == 6
+    done("build", path, "--max-drop", "100", cwd=folder)
+    assert "using runs/photos/checkpoint.safetensors (the newest" in done("prune", cwd=folder).err
+    assert read_bundle(folder / "runs/photos/slim-2/int8-cpu").manifest.lineage.checkpoint == sha256_file(folder / path)
+    done("prune", path, cwd=folder)
+    again = ("--out", "runs/again", "--size", "32", "--epochs", "1", "--workers", "0")
+    done("train", "--data", "photos", "--weights", path, *again, cwd=folder)
+    trained = read_checkpoint(folder / "runs/again/checkpoint.safetensors")
+    assert trained.info.widths == slim.checkpoint("slim-2/checkpoint.safetensors").info.widths
+
+
+# What is refused, and what is kept
+
+
+@pytest.mark.parametrize(
+    ("speedup", "shown"), [("1", "1"), ("0.5", "0.5"), ("-2", "-2"), ("nan", "nan"), ("inf", "inf")]
+)
+def test_slim_has_to_make_something_faster(speedup: str, shown: str, work: Path) -> None:
+    sentence = rf"a speed-up of {shown} makes nothing faster; give --speedup above 1, such as 1\.5"
+    refused_without_a_trace(sentence, *SLIM, "--speedup", "1.3", f"--speedup={speedup}", cwd=work)
+
+
+def test_slim_that_would_empty_layers_says_how_far_it_gets(work: Path, machine: Machine) -> None:
+    del machine
+    sentence = (
+        r"a speed-up of 1000 would empty layers: with the last 8 channels in each, fp32 on 1 thread is \d+\.\d times as"
+        r" fast here; ask for less with --speedup"
+    )
+    refused_without_a_trace(sentence, *SLIM, "--speedup", "1.3", "--speedup", "1000", cwd=work)
+
+
+def test_slim_of_a_network_that_has_nothing_to_spare(work: Path, machine: Machine, tmp_path: Path) -> None:
+    del machine
+    write_checkpoint(tmp_path / "c.safetensors", for_photos(NARROW, work))
+    sentence = "no convolution has more than 8 channels; there is nothing to remove"
+    refused_without_a_trace(sentence, "slim", tmp_path / "c.safetensors", "--data", "photos", *BRIEFLY, cwd=work)
+
+
+def test_slim_keeps_the_checkpoint_that_it_starts_from(work: Path, tmp_path: Path) -> None:
+    path = tmp_path / "slim-1.5" / "checkpoint.safetensors"
+    path.parent.mkdir()
+    path.write_bytes((work / CHECKPOINT).read_bytes())
+    sentence = rf"{path} is the checkpoint to slim, which is kept; give another --out"
+    refused_without_a_trace(sentence, "slim", path, "--data", "photos", "--out", tmp_path, cwd=work)
+
+
+def test_slim_sees_before_all_work_that_the_result_cannot_be_written(work: Path) -> None:
+    sentence = (
+        r"cannot write photos/val/stop/.*: .*photos/val/stop/00000.jpg is not a folder that can be written to; .*"
+    )
+    refused_without_a_trace(sentence, *SLIM, "--out", "photos/val/stop/00000.jpg", cwd=work)
+
+
+def test_slim_for_an_engine_that_is_not_installed_says_so(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hide_openvino(monkeypatch)
+    sentence = r"the engine openvino cannot be loaded \(.*\); install it with: .*"
+    refused_without_a_trace(sentence, *SLIM, "--engine", "openvino", cwd=work)
+
+
+def test_slim_refuses_images_of_other_classes(work: Path, tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / "other" / name).mkdir(parents=True)
+        for i in range(2):
+            solid("red").save(tmp_path / "other" / name / f"{i}.png")
+    sentence = (
+        r".*other has classes that are none of the model's 12: cat, dog \(the model's are .*\); name the folders so, or"
+        " give the data that the model was trained for"
+    )
+    refused_without_a_trace(sentence, "slim", CHECKPOINT, "--data", tmp_path / "other", cwd=work)
+
+
+def test_slim_that_is_stopped_keeps_what_is_finished(
+    work: Path, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del machine
+    folder, taught = copy_of(work, tmp_path / "work"), []
+
+    def distil(*_: object, **__: object) -> None:
+        taught.append(1)
+        if len(taught) == 2:
+            raise StoppedError("stopped")
+
+    monkeypatch.setattr(slimming, "distil", distil)
+    outcome = gnet_edge(*SLIM, "--speedup", "1.3", "--speedup", "2", cwd=folder)
+    assert (outcome.code, outcome.err.splitlines()[-1]) == (1, "gnet-edge: stopped")
+    curve = json.loads((folder / "runs/photos/slim.json").read_text())
+    assert [point["speedup"] for point in curve["points"]] == [1.3]
+    assert read_checkpoint(folder / "runs/photos/slim-1.3/checkpoint.safetensors")
+    assert not (folder / "runs/photos/slim-2").exists()
