@@ -161,7 +161,7 @@ def _open(path: Path, stack: ExitStack, *, plan: BenchPlan, engine: EngineName |
     if (engine or engine_here(bundle.manifest)) is EngineName.SIMULATED:
         raise EngineError(
             f"{path} is for the device {bundle.manifest.device.value} and only simulated here, so its speed says"
-            " nothing; measure it on the device, or build one for this machine with --device cpu"
+            " nothing; measure it there with --host user@address, or build one for this machine with --device cpu"
         )
 
     def predictor(*, threads: int, streams: int) -> Predictor:

@@ -6,7 +6,7 @@ environment, runs the measurement and sends it back (`engines/remote_agent.py`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from enum import Enum
@@ -18,7 +18,7 @@ from googlenet_edge.dataset import Progress
 from googlenet_edge.engines import remote_link
 from googlenet_edge.engines.bench import generated_jpeg
 from googlenet_edge.engines.bundle import MANIFEST, MODEL, Manifest, read_bundle
-from googlenet_edge.engines.devices import Platform, profile_of
+from googlenet_edge.engines.devices import profile_of
 from googlenet_edge.engines.measurement import Measurement, parse_measurement
 from googlenet_edge.engines.remote_link import EventKind, Link, connect
 from googlenet_edge.engines.remote_worker import RemotePlan, Request
@@ -26,14 +26,12 @@ from googlenet_edge.engines.ssh import Host, printable
 from googlenet_edge.engines.wheel import Wheel, pack_wheel
 from googlenet_edge.errors import ConfigError, RemoteError
 from googlenet_edge.files import sha256_bytes
-from googlenet_edge.target import EngineName
+from googlenet_edge.target import Device, EngineName
 
 SYSTEM_PYTHON = "python3"
 _IMAGE = "image"
 _PIECE = 1 << 18
 _PATIENCE_S = 15.0  # for setting clocks back
-_EXTRAS = {EngineName.OPENVINO: "openvino"}
-_PACKAGES_OF_GPUS = ["pycuda"]  # TensorRT itself comes with the system
 
 Bars = Callable[[str], AbstractContextManager[Progress]]
 
@@ -134,13 +132,12 @@ def _job(paths: Sequence[Path], remote: Remote, plan: RemotePlan, cargo: Cargo) 
         image=_IMAGE,
         plan=plan,
     )
-    engines = {plan.engine or manifest.engine for manifest in cargo.manifests}
     return {
         "files": {digest: len(data) for digest, data in cargo.files.items()},
         "layout": cargo.layout,
         "wheel": cargo.wheel,
-        "packages": _PACKAGES_OF_GPUS if any(_on_gpu(manifest) for manifest in cargo.manifests) else [],
-        "extras": sorted(_EXTRAS[engine] for engine in engines if engine in _EXTRAS),
+        "extras": sorted({extra for manifest in cargo.manifests for extra in _extras(manifest, plan.engine)}),
+        "packages": sorted({package for manifest in cargo.manifests for package in _packages(manifest)}),
         "environment": "given" if remote.python else "made",
         "afterwards": remote.afterwards.value,
         "request": msgspec.to_builtins(request),
@@ -150,8 +147,18 @@ def _job(paths: Sequence[Path], remote: Remote, plan: RemotePlan, cargo: Cargo) 
     }
 
 
-def _on_gpu(manifest: Manifest) -> bool:
-    return profile_of(manifest.device).platform is not Platform.PROCESSOR
+def _extras(manifest: Manifest, engine: EngineName | None) -> Iterator[str]:
+    """The extras of the package that run a bundle."""
+    if (engine or manifest.engine) is EngineName.OPENVINO:
+        yield "openvino"
+    if manifest.device is Device.RTX:
+        yield "rtx"
+
+
+def _packages(manifest: Manifest) -> Iterator[str]:
+    """What it needs that is no extra: TensorRT itself comes with the system."""
+    if profile_of(manifest.device).has_tensorrt:
+        yield "pycuda"
 
 
 def _missing(link: Link, cargo: Cargo, host: Host) -> list[bytes]:

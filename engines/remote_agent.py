@@ -145,9 +145,6 @@ def _do(job: dict[str, Any], root: Path, line: Line) -> None:
     line.say("result", payload=(work / "measurement.json").read_bytes())
 
 
-# What is there
-
-
 @contextlib.contextmanager
 def _own_folder(afterwards: str) -> Iterator[Path]:
     """The folder for everything, locked; afterwards empty of what need not be kept, or gone."""
@@ -207,9 +204,6 @@ def _link(file: Path, place: Path) -> None:
         shutil.copyfile(file, place)
 
 
-# The environment
-
-
 def _unpacked(wheel: Path, folder: Path) -> dict[str, str]:
     """The package beside an interpreter that was named and is left as it is."""
     with zipfile.ZipFile(wheel) as archive:
@@ -224,11 +218,11 @@ def _made(wheel: Path, wish: dict[str, list[str]], venv: Path, line: Line) -> st
     ``wish`` names extras of the wheel and packages beside it; what the environment has already, it keeps.
     """
     python, receipt = str(venv / "bin" / "python"), venv / "gnet-edge.json"
-    before = json.loads(receipt.read_text()) if receipt.exists() else {}
+    before = _read_receipt(receipt)
     same_python = [before.get(key) for key in ("python", "from")] == [sys.version, sys.executable]
     made_of: dict[str, Any] = {"python": sys.version, "from": sys.executable, "wheel": _digest(wheel)}
     for kind, names in wish.items():
-        made_of[kind] = sorted({*names, *(before[kind] if same_python else ())})
+        made_of[kind] = sorted({*names, *(before.get(kind, ()) if same_python else ())})
     if before == made_of:
         return python
     if not same_python:
@@ -245,6 +239,15 @@ def _made(wheel: Path, wish: dict[str, list[str]], venv: Path, line: Line) -> st
             raise TroubleError(f"pip could not install what is needed: {_last(said, 'ERROR')}")
     receipt.write_text(json.dumps(made_of))
     return python
+
+
+def _read_receipt(path: Path) -> dict[str, Any]:
+    """What an environment was made of; nothing where it was not finished."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found
 
 
 def _make_venv(venv: Path) -> None:
@@ -269,9 +272,6 @@ def _with_cuda() -> dict[str, str]:
     more = {"PATH": cuda / "bin", "CPATH": cuda / "include", "LIBRARY_PATH": cuda / "lib64"}
     paths = {name: [os.environ.get(name, ""), str(path)] for name, path in more.items()}
     return {**os.environ, **{name: os.pathsep.join(filter(None, both)) for name, both in paths.items()}}
-
-
-# Processes
 
 
 def _measure(command: list[str], environment: dict[str, str], work: Path, line: Line, job: dict[str, Any]) -> None:
@@ -372,9 +372,6 @@ def _go_on_undisturbed() -> None:
     """Lets nothing interrupt the cleaning."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-
-
-# Words
 
 
 def _sentence(problem: OSError) -> str:

@@ -22,7 +22,7 @@ from googlenet_edge.engines.at_hand import device_to_measure
 from googlenet_edge.engines.bench import bench
 from googlenet_edge.engines.bundle import read_bundle
 from googlenet_edge.engines.clocks import fixed_clocks, power_mode
-from googlenet_edge.engines.devices import Platform, profile_of
+from googlenet_edge.engines.devices import profile_of
 from googlenet_edge.engines.jetson import ROOT
 from googlenet_edge.engines.measurement import Measurement, write_measurement
 from googlenet_edge.engines.registry import backend_for, open_bundle
@@ -85,7 +85,7 @@ def run(request: Request, *, say: Say, root: Path = ROOT) -> Measurement:
     device = device_to_measure(wish.device, root=root)
     backend_for(device, wish.engine)
     paths = [Path(bundle) for bundle in request.bundles]
-    if profile_of(device).platform is not Platform.PROCESSOR:
+    if profile_of(device).has_tensorrt:
         build_plans(paths, engine=wish.engine, say=say)
     plan = BenchPlan(
         threads=wish.threads,

@@ -81,8 +81,8 @@ def test_a_bundle_for_a_jetson_predicts_here(work: Path) -> None:
 
 def test_a_bundle_for_a_jetson_is_not_timed_here(work: Path) -> None:
     sentence = (
-        f"{BUNDLE} is for the device agx-orin and only simulated here, so its speed says nothing; measure it on the"
-        " device, or build one for this machine with --device cpu"
+        f"{BUNDLE} is for the device agx-orin and only simulated here, so its speed says nothing; measure it there"
+        " with --host user@address, or build one for this machine with --device cpu"
     )
     refused_without_a_trace(sentence, "bench", BUNDLE, cwd=work)
 
