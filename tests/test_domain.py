@@ -35,6 +35,11 @@ def test_images_that_drive_the_network_otherwise_are_told_apart(change: float, s
     assert re.search(said, sentence)
 
 
+def test_a_few_values_tell_nothing() -> None:
+    assert found(tiny_images(0)) == 1
+    assert unlike(1) is None
+
+
 def test_the_table_must_be_that_of_the_graph() -> None:
     with pytest.raises(CalibrationError, match="belongs to the graph"):
         times_as_far(tiny_graph(seed=1), TABLE, [])

@@ -1,7 +1,8 @@
-"""NVIDIA Model Optimizer's post-training quantization of an ONNX file with its defaults, calibrated on the processor.
+"""NVIDIA Model Optimizer's post-training quantization of an ONNX file, calibrated on the processor.
 
-It places Q/DQ for TensorRT (entropy ranges, s8, weights with a range a channel) and turns what stays float into
-float16.
+It places Q/DQ for TensorRT: entropy ranges, s8, weights with a range a channel. All is as by default but what stays
+float: that would become float16, in which ONNX Runtime's result on a processor is far from what was quantized (logit
+SQNR -0.1 dB where float32 gives 18.1 dB, on a CIFAR-10 model).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ def quantize(given: Handover) -> None:
         str(graph),
         calibration_data={INPUT: np.array(given.images)},
         calibration_eps=["cpu"],
+        high_precision_dtype="fp32",
         output_path=str(given.out / "model.onnx"),
     )
 

@@ -46,24 +46,29 @@ void check_pointer(const void* pointer, const char* name) {
   if (!pointer) refuse(std::string(name) + " is NULL; give a pointer");
 }
 
-// A struct from the caller as this library knows it: an older program's shorter one is filled up with `defaults`, a
-// newer one's may hold only zeros where this library knows nothing.
+// A struct of the caller's has its size. None was ever shorter than today; a later gne.h's may be longer.
 template <typename Struct>
-Struct known_part(const Struct* given, Struct defaults, const char* name) {
+void check_size(const Struct* given, const char* name) {
   check_pointer(given, name);
+  if (given->size >= sizeof(Struct)) return;
+  refuse(std::string(name) + ".size is " + std::to_string(given->size) + "; set it to sizeof of the struct");
+}
+
+// The part of a struct that this library knows; what a later gne.h has beyond it must be zero.
+template <typename Struct>
+Struct known_part(const Struct* given, const char* name) {
+  check_size(given, name);
   const size_t size = given->size, known = sizeof(Struct);
   const auto* bytes = reinterpret_cast<const unsigned char*>(given);
-  if (size < known) refuse(std::string(name) + ".size is " + std::to_string(size) + "; set it to sizeof of the struct");
   if (size > 16 * known || std::any_of(bytes + known, bytes + size, [](unsigned char byte) { return byte != 0; })) {
     refuse(std::string(name) + ".size is " + std::to_string(size) + ", of a newer gne.h; upgrade libgne");
   }
-  std::memcpy(&defaults, given, known);
-  return defaults;
+  return *given;
 }
 
 EngineOptions read_options(const gne_options* given) {
   if (!given) return {};
-  const gne_options options = known_part(given, gne_options(GNE_OPTIONS), "options");
+  const gne_options options = known_part(given, "options");
   if (options.threads < 1 || options.threads > kMaxThreads) {
     refuse("options.threads is " + std::to_string(options.threads) + "; give 1 to " + std::to_string(kMaxThreads));
   }
@@ -128,7 +133,8 @@ gne_status gne_close(gne_engine* engine) {
 gne_status gne_describe(const gne_engine* engine, gne_info* info) {
   return guarded([&] {
     const auto opened = find_handle(engine);
-    const size_t size = known_part(info, gne_info{}, "info").size;
+    check_size(info, "info");
+    const size_t size = info->size;
     *info = opened->info();
     info->size = size;
   });
@@ -178,7 +184,7 @@ gne_status gne_classify_frame(const gne_engine* engine, const gne_frame* frame, 
     check_pointer(predictions, "predictions");
     opened->check_k(k);
     auto pixels = pixels_buffer(*opened);
-    opened->pixels_of(known_part(frame, gne_frame{}, "frame"), pixels.data());
+    opened->pixels_of(known_part(frame, "frame"), pixels.data());
     classify(*opened, pixels, k, predictions);
   });
 }
@@ -197,7 +203,7 @@ gne_status gne_pixels_of_frame(const gne_engine* engine, const gne_frame* frame,
   return guarded([&] {
     const auto opened = find_handle(engine);
     check_room(*opened, pixels, pixels_size);
-    opened->pixels_of(known_part(frame, gne_frame{}, "frame"), pixels);
+    opened->pixels_of(known_part(frame, "frame"), pixels);
   });
 }
 

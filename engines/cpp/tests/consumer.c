@@ -67,6 +67,7 @@ static void check_numbers(const gne_engine* engine, const char* bundle) {
   gne_prediction predictions[5];
   gne_engine* other = NULL;
   gne_options options = GNE_OPTIONS;
+  gne_info info;
   const char* label = NULL;
   uint8_t pixels[32 * 32 * 3] = {0};
   float logits[6] = {0};
@@ -82,6 +83,8 @@ static void check_numbers(const gne_engine* engine, const char* bundle) {
   refused(gne_pixels_of_jpeg(engine, pixels, 9, pixels, 3071), GNE_BAD_ARGUMENT,
           "pixels has room for 3071 bytes, 3072");
   refused(gne_classify_jpeg(engine, pixels, 0, 1, predictions), GNE_BAD_IMAGE, "the image is no JPEG");
+  info.size = sizeof info - 1;
+  refused(gne_describe(engine, &info), GNE_BAD_ARGUMENT, "info.size is ");
   options.threads = 0;
   refused(gne_open(bundle, &options, &other), GNE_BAD_ARGUMENT, "options.threads is 0; give 1 to 1024");
   options.threads = 1, options.size = 1;
