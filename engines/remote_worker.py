@@ -85,8 +85,7 @@ def run(request: Request, *, say: Say, root: Path = ROOT) -> Measurement:
     device = device_to_measure(wish.device, root=root)
     backend_for(device, wish.engine)
     paths = [Path(bundle) for bundle in request.bundles]
-    if profile_of(device).has_tensorrt:
-        build_plans(paths, engine=wish.engine, say=say)
+    build_plans(paths, engine=wish.engine, say=say)
     plan = BenchPlan(
         threads=wish.threads,
         streams=wish.streams or len(os.sched_getaffinity(0)),
@@ -119,13 +118,15 @@ def _held(wish: RemotePlan, root: Path) -> Iterator[None]:
 
 
 def build_plans(paths: Sequence[Path], *, engine: EngineName | None, say: Say) -> None:
-    """Opens every bundle once, which compiles for this very GPU what is not compiled yet, before anything is timed.
+    """Opens bundles for GPUs once, which compiles for this very GPU what is not compiled yet, before anything is timed.
 
     Plans are kept where runtimes keep such things, so that they are there when the bundle is opened again.
     """
-    for number, path in enumerate(paths, 1):
-        say("step", message=f"building plan {number} of {len(paths)}")
-        open_bundle(read_bundle(path), engine=engine).close()
+    bundles = [read_bundle(path) for path in paths]
+    compiled = [bundle for bundle in bundles if profile_of(bundle.manifest.device).has_tensorrt]
+    for number, bundle in enumerate(compiled, 1):
+        say("step", message=f"building plan {number} of {len(compiled)}")
+        open_bundle(bundle, engine=engine).close()
 
 
 def main() -> int:

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 from fake_jetson import ORIN_NANO, fake_jetson, fake_pc
-from tiny_bundles import write_colour_bundle
+from tiny_bundles import colour_bundle, write_colour_bundle
 
 from googlenet_edge.engines import remote_worker
+from googlenet_edge.engines.bundle import write_bundle
 from googlenet_edge.engines.jetson import read_jetson, read_power_mode
 from googlenet_edge.engines.remote_worker import Clocks, RemotePlan, Request, in_their_words, run
 from googlenet_edge.engines.sustained import SustainedPlan
@@ -23,7 +24,8 @@ PLAN = RemotePlan(Device.CPU, None, threads=1, streams=None, rounds=7, sustained
 
 def asked(plan: RemotePlan, tmp_path: Path) -> Request:
     (tmp_path / "image").write_bytes(b"an image")
-    return Request(("bundles/000", "bundles/001"), ("runs/fp32", "runs/int8"), str(tmp_path / "image"), plan)
+    bundles = tuple(str(write_colour_bundle(tmp_path / "bundles" / name)) for name in ("000", "001"))
+    return Request(bundles, ("runs/fp32", "runs/int8"), str(tmp_path / "image"), plan)
 
 
 @dataclass(frozen=True)
@@ -61,13 +63,16 @@ def test_worker_measures_as_it_was_asked_with_a_stream_for_each_core(
 
 def test_worker_compiles_for_a_gpu_before_anything_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
-    monkeypatch.setattr(remote_worker, "backend_for", lambda device, engine: done.append(device.value))
     monkeypatch.setattr(remote_worker, "open_bundle", lambda bundle, **_: Opened(done, bundle.where))
     monkeypatch.setattr(remote_worker, "bench", lambda *_, **__: done.append("timed"))
-    paths = [str(write_colour_bundle(tmp_path / name)) for name in ("fp32", "int8")]
-    request = replace(asked(RemotePlan(Device.JETSON, None, 1, 1, 6), tmp_path), bundles=tuple(paths))
+    for_cpu = colour_bundle()
+    for_orin = replace(for_cpu, manifest=replace(for_cpu.manifest, device=Device.ORIN_NANO))
+    write_bundle(tmp_path / "cpu", for_cpu)
+    write_bundle(tmp_path / "orin", for_orin)
+    request = asked(replace(PLAN, device=Device.JETSON), tmp_path)
+    request = replace(request, bundles=(str(tmp_path / "cpu"), str(tmp_path / "orin")))
     run(request, say=lambda *_, **__: None, root=fake_jetson(tmp_path / "root", ORIN_NANO))
-    assert done == ["orin-nano", *(f"compiled {path}" for path in paths), "timed"]
+    assert done == [f"compiled {tmp_path / 'orin'}", "timed"]
 
 
 def test_worker_that_is_interrupted_sets_the_jetson_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,4 +99,5 @@ def test_worker_on_another_device_than_was_meant_refuses(tmp_path: Path) -> None
 
 def test_worker_names_bundles_as_the_other_side_knows_them(tmp_path: Path) -> None:
     request = asked(PLAN, tmp_path)
-    assert in_their_words("bundles/001/model.onnx is damaged", request) == "runs/int8/model.onnx is damaged"
+    said = f"{request.bundles[1]}/model.onnx is damaged"
+    assert in_their_words(said, request) == "runs/int8/model.onnx is damaged"
