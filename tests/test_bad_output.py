@@ -84,6 +84,11 @@ def test_output_that_cannot_be_is_refused_before_the_work(work: Path) -> None:
         *("build", checkpoint, "--data", "photos", "--out", "photos"),
         cwd=work,
     )
+    refused_without_a_trace(
+        f"cannot write {labels}/m.json: .*{labels} is not a folder that can be written to; give another --out",
+        *("bench", "--out", f"{labels}/m.json"),
+        cwd=work,
+    )
 
 
 @pytest.mark.parametrize("command", ["prune", "export", "calibrate"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -34,6 +34,9 @@ from googlenet_edge.commands.options import (
 from googlenet_edge.console import bar, chosen, named, shown
 from googlenet_edge.files import check_writable
 from googlenet_edge.target import Device, EngineChoice, Precision
+
+if TYPE_CHECKING:
+    from googlenet_edge.engines.build import BuildReport
 
 
 def calibrate(
@@ -92,7 +95,6 @@ def build(
     """
     from googlenet_edge.engines import build as building
     from googlenet_edge.engines.devices import Unit
-    from googlenet_edge.engines.tables import accuracy_table, comparison_sentence, engines_table
 
     settings = workspace.read_settings()
     source = source_of(checkpoint, onnx, AboutOnnx(labels, size, resize, mean, std, bgr), settings)
@@ -113,6 +115,14 @@ def build(
         calibration=calibration_request(source.folder / workspace.GRAPH_FILE, data, images, method, skip_damaged),
     )
     report = building.build(request, bars=bar)
+    _show_built(report)
+    output(report, as_json)
+
+
+def _show_built(report: BuildReport) -> None:
+    """What was made, and what it costs."""
+    from googlenet_edge.engines.tables import accuracy_table, comparison_sentence, engines_table
+
     manifest = report.manifest
     shown(accuracy_table(manifest))
     if manifest.against_fp32:
@@ -127,7 +137,6 @@ def build(
     for file in report.reused:
         shown(f"there already: {file}")
     shown(f"bundle: {report.bundle}")
-    output(report, as_json)
 
 
 def sensitivity(
@@ -268,6 +277,8 @@ def bench(
     from googlenet_edge.engines.tables import circumstances_sentence, latency_table, resources_table, stages_table
     from googlenet_edge.images import read_image_file
 
+    if out:
+        check_writable(out)
     lasting = machine.sustained_plan(sustained, fps)
     settings = workspace.read_settings()
     remote = away.destination(host, python, keep, device=device, settings=settings)
