@@ -1,13 +1,11 @@
-"""What TensorRT made of a graph: its layers with the types that they read and write, from its log or its inspector."""
+"""What TensorRT made of a graph: its layers with the types that they read and write, from its log."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
 
 class NumberType(Enum):
@@ -63,12 +61,6 @@ def layers_in_log(lines: Iterable[str]) -> tuple[PlanLayer, ...]:
     return tuple(layer for layer in layers if layer.kind not in _NO_WORK)
 
 
-def layers_in_inspection(text: str) -> tuple[PlanLayer, ...]:
-    """The layers in what ``EngineInspector.get_engine_information`` gives as JSON; none where it is not detailed."""
-    layers = json.loads(text).get("Layers", [])
-    return tuple(_inspected(layer) for layer in layers if isinstance(layer, dict))
-
-
 def placement_in_log(lines: Iterable[str]) -> Placement:
     """Where the layers of a build for a DLA are."""
     text = "\n".join(lines)
@@ -98,17 +90,6 @@ def _layer_of(match: re.Match[str]) -> PlanLayer:
 
     nodes = tuple(_NODE.findall(match["nodes"]))
     return PlanLayer(match["name"], match["kind"], tensors("inputs"), tensors("outputs"), match["tactic"], nodes)
-
-
-def _inspected(layer: dict[str, Any]) -> PlanLayer:
-    """``Format/Datatype`` is one text up to TensorRT 10, such as "Row major Int8 format", and two from 11 on."""
-
-    def tensors(side: str) -> tuple[Tensor, ...]:
-        return tuple(Tensor(t["Name"], _type(t.get("Datatype") or t["Format/Datatype"])) for t in layer.get(side, []))
-
-    nodes = tuple(_NODE.findall(layer.get("Metadata", "")))
-    tactic = str(layer.get("TacticName", ""))
-    return PlanLayer(layer["Name"], layer["LayerType"], tensors("Inputs"), tensors("Outputs"), tactic, nodes)
 
 
 def _type(text: str) -> NumberType:

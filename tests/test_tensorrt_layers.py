@@ -1,10 +1,7 @@
-"""Layers as TensorRT prints them and as its inspector gives them, and the census of a plan."""
+"""Layers as TensorRT prints them, and the census of a plan."""
 
 from __future__ import annotations
 
-import json
-
-import pytest
 from fake_tensorrt import DLA_LINES, LAYER_LINE
 
 from googlenet_edge.engines.tensorrt_audit import take_plan_census
@@ -12,7 +9,6 @@ from googlenet_edge.engines.tensorrt_layers import (
     NumberType,
     PlanLayer,
     Tensor,
-    layers_in_inspection,
     layers_in_log,
     placement_in_log,
 )
@@ -33,39 +29,6 @@ def test_layers_are_read_from_the_log_without_those_that_only_wait() -> None:
 
 def test_a_log_without_layers_gives_none() -> None:
     assert layers_in_log(["INFO: nothing to see", "Name: cut off, LayerType: corr"]) == ()
-
-
-@pytest.mark.parametrize(
-    ("types", "expected"),
-    [
-        ({"Format/Datatype": "Thirty-two wide channel vectorized row major Int8 format"}, NumberType.INT8),
-        ({"Format/Datatype": "Channel major FP16 format where channel % 8 == 0"}, NumberType.HALF),
-        ({"Format/Datatype": "Row major linear FP32"}, NumberType.FLOAT),
-        ({"Format": "Row major linear UINT8 format (kLINEAR)", "Datatype": "UInt8"}, NumberType.UINT8),
-        ({"Format": "(NHWC) Channel major format", "Datatype": "Half"}, NumberType.HALF),
-        ({"Format/Datatype": "Row major linear INT32 format"}, NumberType.OTHER),
-    ],
-)
-def test_layers_are_read_from_the_inspector_of_every_version(types: dict[str, str], expected: NumberType) -> None:
-    tensor = {"Name": "in", "Dimensions": [1, 3, 8, 8], **types}
-    layer = {
-        "Name": "conv1 + conv1.relu",
-        "LayerType": "CaskConvolution",
-        "Inputs": [tensor],
-        "Outputs": [tensor],
-        "TacticName": "sm80_xmma_fprop",
-        "Metadata": "[ONNX Layer: conv1]\x1e[ONNX Layer: conv1.relu]",
-    }
-    [found] = layers_in_inspection(json.dumps({"Layers": [layer], "Bindings": []}))
-    assert (found.kind, found.inputs, found.nodes) == (
-        "CaskConvolution",
-        (Tensor("in", expected),),
-        ("conv1", "conv1.relu"),
-    )
-
-
-def test_an_inspection_that_is_not_detailed_gives_no_layers() -> None:
-    assert layers_in_inspection(json.dumps({"Layers": ["conv1 + conv1.relu"], "Bindings": []})) == ()
 
 
 def test_placement_counts_pieces_on_the_dla() -> None:
