@@ -23,7 +23,7 @@ from googlenet_edge.calibration.pixels import absorb_normalization, taking_codes
 from googlenet_edge.calibration.placement import NO_NODES, WITH_WEIGHTS, data_inputs, grids
 from googlenet_edge.calibration.ranges import U8_STEPS, Ranges
 from googlenet_edge.calibration.rescale import rescaled
-from googlenet_edge.calibration.surgery import cast, half, model_like, renamed
+from googlenet_edge.calibration.surgery import cast, dequantized_constant, half, model_like, renamed
 from googlenet_edge.calibration.table import CalibrationTable, decode_floats
 from googlenet_edge.calibration.weights import WeightRange, quantize_weights
 from googlenet_edge.errors import CalibrationError
@@ -291,13 +291,9 @@ class _QdqWriter:
         self._dequantized(bias, quantized.bias_codes, quantized.bias_scale)
 
     def _dequantized(self, name: str, codes: NDArray[np.integer], scale: NDArray[np.float32]) -> None:
-        inputs = [
-            self._initializer(f"{name}.quantized", codes),
-            self._initializer(f"{name}.scale", scale),
-            self._initializer(f"{name}.zero_point", np.zeros(len(scale), codes.dtype)),
-        ]
-        self.nodes.append(helper.make_node("DequantizeLinear", inputs, [name], name=f"{name}.dequantize", axis=0))
+        constants, node = dequantized_constant(name, codes, scale)
+        self.initializers += constants
+        self.nodes.append(node)
 
-    def _initializer(self, name: str, value: NDArray[np.generic]) -> str:
+    def _initializer(self, name: str, value: NDArray[np.generic]) -> None:
         self.initializers.append(numpy_helper.from_array(value, name))
-        return name

@@ -32,7 +32,16 @@ from googlenet_edge.calibration.lower import prepared
 from googlenet_edge.calibration.pixels import absorb_normalization, taking_pixels_cast_first, taking_pixels_less
 from googlenet_edge.calibration.placement import NO_NODES, WITH_WEIGHTS, grids
 from googlenet_edge.calibration.ranges import S8_STEPS, Ranges
-from googlenet_edge.calibration.surgery import Index, attributes, cast, copy_for_surgery, half, model_like, renamed
+from googlenet_edge.calibration.surgery import (
+    Index,
+    attributes,
+    cast,
+    copy_for_surgery,
+    dequantized_constant,
+    half,
+    model_like,
+    renamed,
+)
 from googlenet_edge.calibration.table import CalibrationTable
 from googlenet_edge.calibration.weights import WeightRange, quantize_per_channel
 from googlenet_edge.errors import CalibrationError, LoweringError
@@ -179,16 +188,12 @@ class _Writer:
     def _add_weight(self, name: str) -> None:
         """A weight as codes, and their dequantization under the name that it had."""
         codes, scale = quantize_per_channel(self.weights[name])
-        inputs = [
-            self._constant(f"{name}.quantized", codes),
-            self._constant(f"{name}.scale", scale),
-            self._constant(f"{name}.zero_point", np.zeros(len(scale), np.int8)),
-        ]
-        self.nodes.append(helper.make_node("DequantizeLinear", inputs, [name], name=f"{name}.dequantize", axis=0))
+        constants, node = dequantized_constant(name, codes, scale)
+        self.constants += constants
+        self.nodes.append(node)
 
-    def _constant(self, name: str, value: NDArray[np.generic]) -> str:
+    def _constant(self, name: str, value: NDArray[np.generic]) -> None:
         self.constants.append(numpy_helper.from_array(value, name))
-        return name
 
 
 def _in_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
