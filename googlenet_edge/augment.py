@@ -22,6 +22,7 @@ from googlenet_edge.preprocess import Preprocess
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 RATIO = 4 / 3
+UNCHANGED_COLOURS = np.vstack([np.eye(3), np.zeros((1, 3))]).astype(np.float32)
 Key = tuple[int, int]  # (epoch, index of the image)
 
 
@@ -29,9 +30,10 @@ Key = tuple[int, int]  # (epoch, index of the image)
 class Augmentation:
     """How far a training image may be from the one that was taken.
 
-    ``min_area``: the smallest share of the image that a crop keeps. ``flip``: whether left and right may change places
-    (not for arrows or letters). ``colour``: brightness, contrast and saturation change by up to this share. ``erase``:
-    the share of images in which a rectangle is replaced by noise.
+    ``min_area``: the smallest share of the image that a crop keeps. ``flip``: whether an image is mirrored in every
+    other epoch (not for arrows or letters; source: Jordan, arXiv 2404.00498, section 3.6). ``colour``: brightness,
+    contrast and saturation change by up to this share. ``erase``: the share of images in which a rectangle is replaced
+    by noise.
     """
 
     min_area: float = 0.35
@@ -77,16 +79,24 @@ class _Batches(Sampler[list[Key]]):
 class _Crops(Dataset[tuple[Tensor, Tensor, int]]):
     """(epoch, index) → uint8 ``(crop, crop, 3)``, its colour map float32 ``(4, 3)``, and the label."""
 
-    def __init__(self, images: ImageSet, preprocess: Preprocess, augmentation: Augmentation, seed: int) -> None:
+    def __init__(
+        self, images: ImageSet, preprocess: Preprocess, augmentation: Augmentation, seed: int, plain_from: int | None
+    ) -> None:
         self.images, self.preprocess, self.augmentation, self.seed = images, preprocess, augmentation, seed
+        self.plain_from = plain_from
 
     def __getitem__(self, key: Key) -> tuple[Tensor, Tensor, int]:
         epoch, index = key
         random = np.random.default_rng([self.seed, epoch, index])
         image = decode_rgb(self.images.paths[index], short_side=self.preprocess.resize)
-        pixels = random_crop(image, self.preprocess.crop, self.augmentation, random)
-        colours = random_colours(self.augmentation, random)
-        erase_rectangle(pixels, self.augmentation, random)
+        if self.plain_from is not None and epoch >= self.plain_from:
+            pixels, colours = plain_crop(image, self.preprocess, random), UNCHANGED_COLOURS
+        else:
+            pixels = random_crop(image, self.preprocess.crop, self.augmentation, random)
+            colours = random_colours(self.augmentation, random)
+            erase_rectangle(pixels, self.augmentation, random)
+        if self.augmentation.flip and (epoch + index) % 2:
+            pixels = np.ascontiguousarray(pixels[:, ::-1])
         return torch.from_numpy(pixels), torch.from_numpy(colours), self.images.labels[index]
 
 
@@ -94,11 +104,19 @@ class TrainingBatches:
     """Batches of augmented images, loaded ahead by processes of their own."""
 
     def __init__(
-        self, images: ImageSet, preprocess: Preprocess, augmentation: Augmentation, *, seed: int, workers: int
+        self,
+        images: ImageSet,
+        preprocess: Preprocess,
+        augmentation: Augmentation,
+        *,
+        seed: int,
+        workers: int,
+        plain_from: int | None = None,
     ) -> None:
+        """``plain_from``: the first epoch whose images are cut as evaluation cuts them; none: no epoch's are."""
         self._sampler = _Batches()
         self._loader = DataLoader(
-            _Crops(images, preprocess, augmentation, seed),
+            _Crops(images, preprocess, augmentation, seed, plain_from),
             batch_sampler=self._sampler,
             num_workers=workers,
             persistent_workers=workers > 0,
@@ -121,7 +139,7 @@ def _leave_signals_to_parent(_: int) -> None:
 def random_crop(
     image: Image.Image, crop: int, augmentation: Augmentation, random: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """A random part of the image (Inception's sampling: area, then aspect ratio 3/4…4/3), perhaps mirrored.
+    """A random part of the image: Inception's sampling of an area, then of an aspect ratio 3/4…4/3.
 
     Returns uint8 ``(crop, crop, 3)``. Source: Szegedy et al., arXiv 1409.4842, section 6.
     """
@@ -129,11 +147,22 @@ def random_crop(
     area = width * height * random.uniform(augmentation.min_area, 1.0)
     ratio = RATIO ** random.uniform(-1.0, 1.0)
     w, h = min(width, (area * ratio) ** 0.5), min(height, (area / ratio) ** 0.5)
-    left, top = random.uniform(0, width - w), random.uniform(0, height - h)
-    part = image.resize((crop, crop), Image.Resampling.BILINEAR, box=(left, top, left + w, top + h))
-    pixels = np.asarray(part)
-    mirrored = augmentation.flip and random.random() < 0.5
-    return np.array(pixels[:, ::-1] if mirrored else pixels)
+    return _part(image, w, h, crop, random)
+
+
+def plain_crop(image: Image.Image, preprocess: Preprocess, random: np.random.Generator) -> NDArray[np.uint8]:
+    """The square that `Preprocess.pixels` cuts from the centre, at a random place: objects as large as in evaluation.
+
+    Returns uint8 ``(crop, crop, 3)``. Source: Touvron et al., the train-test resolution discrepancy, arXiv 1906.06423.
+    """
+    side = min(image.size) * preprocess.crop / preprocess.resize
+    return _part(image, side, side, preprocess.crop, random)
+
+
+def _part(image: Image.Image, width: float, height: float, crop: int, random: np.random.Generator) -> NDArray[np.uint8]:
+    left, top = random.uniform(0, image.width - width), random.uniform(0, image.height - height)
+    box = (left, top, left + width, top + height)
+    return np.array(image.resize((crop, crop), Image.Resampling.BILINEAR, box=box))
 
 
 def to_input(pixels: Tensor, preprocess: Preprocess, colours: Tensor) -> Tensor:

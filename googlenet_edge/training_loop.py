@@ -138,8 +138,14 @@ class _Loop:
         self.descent.load_momentum(state.momentum)
         self.first_step, self.seconds_before = state.step, state.seconds
         self.meter = Meter(epochs=state.config.epochs, steps=self.steps, batch_size=self.batch_size)
+        config = state.config
         self.batches = TrainingBatches(
-            data.train, data.preprocess, state.config.augmentation, seed=state.config.seed, workers=workers
+            data.train,
+            data.preprocess,
+            config.augmentation,
+            seed=config.seed,
+            workers=workers,
+            plain_from=config.epochs - config.plain_epochs,
         )
 
     def _network(self, weights: dict[str, Tensor]) -> GoogLeNet:

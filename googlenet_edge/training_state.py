@@ -27,7 +27,8 @@ Positive = Annotated[int, Meta(ge=1)]
 class TrainConfig:
     """What a person may set. ``batch_size`` is that of all processes together; ``learning_rate`` is the peak.
 
-    ``warmup`` is a share of all steps. ``mixed_precision`` acts where the processor is made for it.
+    ``warmup`` is a share of all steps. ``mixed_precision`` acts where the processor is made for it. In the last
+    ``plain_epochs``, images are not augmented but mirrored and cut as evaluation cuts them, at a random place.
     """
 
     epochs: Positive = 30
@@ -41,11 +42,14 @@ class TrainConfig:
     dropout: float = 0.2
     aux_dropout: float = 0.7
     augmentation: Augmentation = field(default_factory=Augmentation)
+    plain_epochs: Annotated[int, Meta(ge=0)] = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise TrainingError(f"the learning rate is {self.learning_rate}; it must be above zero")
+        if self.plain_epochs > self.epochs:
+            raise TrainingError(f"{self.plain_epochs} plain epochs are more than all {self.epochs}; take fewer")
 
 
 @dataclass(frozen=True, slots=True)

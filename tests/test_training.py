@@ -9,16 +9,25 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from watching import Watching
 
-from googlenet_edge.augment import Augmentation, Epoch, erase_rectangle, random_colours, random_crop, to_input
+from googlenet_edge.augment import (
+    Augmentation,
+    Epoch,
+    TrainingBatches,
+    erase_rectangle,
+    random_colours,
+    random_crop,
+    to_input,
+)
 from googlenet_edge.checkpoint import Checkpoint, CheckpointInfo, read_checkpoint
 from googlenet_edge.dataset import Checked, check_images, open_dataset
 from googlenet_edge.descent import learning_rate_at
@@ -227,8 +236,6 @@ def test_epochs_share_every_batch_between_processes_without_overlap() -> None:
 
 
 def test_crops_stay_within_the_image_and_keep_the_least_area() -> None:
-    from PIL import Image
-
     ramp = np.zeros((60, 90, 3), np.uint8)
     ramp[..., 0], ramp[..., 1] = np.arange(90), np.arange(60)[:, None]
     image = Image.fromarray(ramp)
@@ -239,16 +246,35 @@ def test_crops_stay_within_the_image_and_keep_the_least_area() -> None:
         assert spans[0] * spans[1] >= 0.4 * 90 * 60
 
 
-def test_flip_mirrors_half_of_the_crops() -> None:
-    from PIL import Image
+def one_batch(folder: Path, epoch: int, *, flip: bool, plain_from: int | None = None) -> torch.Tensor:
+    """uint8 ``(N, 32, 32, 3)``: the images of one class, a ramp of red from left to right, as training sees them."""
+    ramp = np.zeros((40, 64, 3), np.uint8)
+    ramp[..., 0], ramp[..., 1] = np.arange(64) * 4, np.arange(40)[:, None] * 6
+    for part, name in product(("train", "val"), ("a/0.png", "a/1.png", "b/0.png", "b/1.png")):
+        path = folder / part / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(ramp).save(path)
+    images = open_dataset(folder, seed=0).train
+    wild = Augmentation(min_area=0.1, flip=flip, colour=0.5, erase=1.0)
+    batches = TrainingBatches(images, Preprocess(40, 32), wild, seed=0, workers=0, plain_from=plain_from)
+    return next(batches.of(Epoch(len(images), len(images), 0, epoch)))[0]
 
-    ramp = np.broadcast_to(np.arange(64, dtype=np.uint8)[None, :, None], (64, 64, 3))
-    image = Image.fromarray(np.ascontiguousarray(ramp))
-    mirrored = [
-        random_crop(image, 32, Augmentation(min_area=1.0), np.random.default_rng(seed))[0, 0, 0] > 32
-        for seed in range(40)
-    ]
-    assert 8 < sum(mirrored) < 32
+
+def test_an_image_is_mirrored_in_every_other_epoch(tmp_path: Path) -> None:
+    def mirrored(epoch: int, *, flip: bool) -> set[bool]:
+        batch = one_batch(tmp_path, epoch, flip=flip, plain_from=0).int()
+        return {bool(image[0, 0, 0] > image[0, -1, 0]) for image in batch}
+
+    assert mirrored(0, flip=True) == mirrored(1, flip=True) == {False, True}
+    assert mirrored(0, flip=False) == mirrored(1, flip=False) == {False}
+
+
+def test_plain_epochs_see_the_squares_that_evaluation_cuts_at_random_places(tmp_path: Path) -> None:
+    plain = one_batch(tmp_path, 3, flip=False, plain_from=3).int()
+    spans = {(int(image[0, -1, 0] - image[0, 0, 0]), int(image[-1, 0, 1] - image[0, 0, 1])) for image in plain}
+    assert all(abs(red - 31 * 4) <= 2 and abs(green - 31 * 6) <= 2 for red, green in spans)  # 32 of 40 pixels
+    assert len({tuple(image[0, 0].tolist()) for image in plain}) > 1
+    assert not torch.equal(one_batch(tmp_path, 2, flip=False, plain_from=3), plain)  # of which parts are erased
 
 
 def test_colours_without_change_leave_the_plain_normalization() -> None:
