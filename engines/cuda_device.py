@@ -1,4 +1,4 @@
-"""The CUDA device through pycuda: its primary context, which TensorRT uses too, and memory on both sides of it.
+"""The CUDA device through pycuda: its primary context, which TensorRT uses too, memory, streams and events.
 
 The primary context is retained and given back, pushed for each use and popped after it, so that any thread may use it;
 `pycuda.autoinit` binds one context to one thread.
@@ -9,12 +9,20 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from googlenet_edge.engines.protocol import DeviceStage
 from googlenet_edge.errors import EngineError
+
+_NON_BLOCKING = 1
+"""``CU_STREAM_NON_BLOCKING``: what others do on the default stream is neither waited for nor in the way."""
+
+_RESOLUTION_MS = 0.0005
+"""Of events; shorter is not told from nothing."""
 
 
 def load_driver() -> Any:
@@ -95,3 +103,34 @@ class Buffer:
         """Gives both back."""
         self._memory.free()
         self.host.base.free()  # type: ignore[union-attr]  # (pycuda's allocation)
+
+
+def new_stream(driver: Any) -> Any:
+    """A queue of work of its own. Made while the device is current. Raises `EngineError` where it has no memory."""
+    try:
+        return driver.Stream(_NON_BLOCKING)
+    except Exception as problem:  # as above
+        raise EngineError(f"the GPU has no memory for a stream ({problem}); close other programs") from problem
+
+
+class Timeline:
+    """Events between the stages of one inference on a stream. Made and dropped while the device is current."""
+
+    def __init__(self, driver: Any) -> None:
+        """Raises `EngineError` where there is no memory for them."""
+        try:
+            self._events = [driver.Event() for _ in range(len(DeviceStage) + 1)]
+        except Exception as problem:  # as above
+            raise EngineError(f"the GPU has no memory for events ({problem}); close other programs") from problem
+
+    def mark(self, place: int, stream: Any) -> None:
+        """The moment at which the stream comes to it: place 0 is before the first stage, 1 after it, and so on."""
+        self._events[place].record(stream)
+
+    def times_ms(self) -> dict[DeviceStage, float]:
+        """What lies between the marks, once the stream was waited for."""
+        pairs = pairwise(self._events)
+        return {
+            stage: max(float(end.time_since(start)), _RESOLUTION_MS)
+            for stage, (start, end) in zip(DeviceStage, pairs, strict=True)
+        }

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,6 +77,22 @@ class Engine(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+class DeviceStage(Enum):
+    """The parts of an inference on a device with memory of its own: pixels to it, the network, logits back."""
+
+    COPY_IN = "copy-in"
+    COMPUTE = "compute"
+    COPY_OUT = "copy-out"
+
+
+@runtime_checkable
+class TimesStages(Protocol):
+    """What an `Engine` may do besides, where its device has a clock."""
+
+    def timed_run(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], dict[DeviceStage, float]]:
+        """`Engine.run`, and the milliseconds of every stage by the device's own clock."""
 
 
 def check_batch(pixels: NDArray[np.uint8], spec: EngineSpec) -> None:

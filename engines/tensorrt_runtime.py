@@ -5,18 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import traceback
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from queue import LifoQueue
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from googlenet_edge.engines.cuda_device import Buffer, CudaDevice, load_driver
+from googlenet_edge.engines.cuda_device import Buffer, CudaDevice, Timeline, load_driver, new_stream
+from googlenet_edge.engines.cuda_graph import Graph, GraphDriver, Recording
 from googlenet_edge.engines.devices import DeviceProfile, Typing
-from googlenet_edge.engines.protocol import EngineOptions, EngineSpec, check_batch
+from googlenet_edge.engines.protocol import DeviceStage, EngineOptions, EngineSpec, check_batch
 from googlenet_edge.engines.tensorrt_builder import Batches, PlanRequest
 from googlenet_edge.engines.tensorrt_library import Flavour, Library, errors_in, listening, load_library, logger_of
 from googlenet_edge.engines.tensorrt_plans import plan_at
@@ -28,8 +31,12 @@ MOST_IMAGES = 8
 """The largest batch that a plan takes; it is fastest at one image. More images are run in turns."""
 
 _PIXELS, _LOGITS = "pixels", "logits"
+_STEADY = 3
+"""A batch size that came so often in a row will come again: it is worth a CUDA graph."""
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 def open_tensorrt(profile: DeviceProfile, model: bytes, options: EngineOptions) -> TensorRtEngine:
@@ -80,11 +87,12 @@ class TensorRtEngine:
         streams = options.streams if shared else 1
         version = ".".join(map(str, library.version))
         self._spec = EngineSpec(EngineName.TENSORRT.value, version, target, options.threads, crop, classes, streams)
+        recording = Recording(wanted=library.flavour is Flavour.TENSORRT)  # RTX changes its kernels while it runs
         self._idle: LifoQueue[_Worker] = LifoQueue()
         with ExitStack() as made:
             made.callback(self._release)
             for _ in range(streams):
-                worker = _Worker(self._engine, device.driver, most=self._most, crop=crop, classes=classes)
+                worker = _Worker(self._engine, device.driver, recording, most=self._most, crop=crop, classes=classes)
                 made.callback(worker.close)
                 self._idle.put(worker)
             made.pop_all()  # all are there: they live until `close`
@@ -97,13 +105,22 @@ class TensorRtEngine:
 
     def run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See `Engine.run`."""
+        return np.concatenate(self._each_part(pixels, _Worker.run))
+
+    def timed_run(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], dict[DeviceStage, float]]:
+        """See `TimesStages.timed_run`."""
+        logits, times = zip(*self._each_part(pixels, _Worker.timed_run), strict=True)
+        return np.concatenate(logits), {stage: sum(each[stage] for each in times) for stage in DeviceStage}
+
+    def _each_part(self, pixels: NDArray[np.uint8], run: Callable[[_Worker, NDArray[np.uint8]], T]) -> list[T]:
+        """What ``run`` gives for as many images at a time as the plan takes, on a worker that is idle."""
         if self._closed:
             raise EngineError("the engine is closed; open the bundle again")
         check_batch(pixels, self._spec)
         worker = self._idle.get()
         try:
             with self._device.current():
-                parts = [worker.run(pixels[at : at + self._most]) for at in range(0, len(pixels), self._most)]
+                return [run(worker, pixels[at : at + self._most]) for at in range(0, len(pixels), self._most)]
         except EngineError:
             raise
         except Exception as problem:  # pycuda's errors derive from Exception alone
@@ -112,7 +129,6 @@ class TensorRtEngine:
             ) from problem
         finally:
             self._idle.put(worker)
-        return np.concatenate(parts)
 
     def close(self) -> None:
         """See `Engine.close`. Waits for runs that are under way; gives back contexts, plan, runtime and device."""
@@ -139,10 +155,19 @@ class TensorRtEngine:
 
 
 class _Worker:
-    """What one inference at a time needs."""
+    """What one inference at a time needs.
 
-    def __init__(self, engine: Any, driver: Any, *, most: int, crop: int, classes: int) -> None:
-        self._stream = driver.Stream()
+    The enqueued work is recorded as a CUDA graph once a batch size has come three times in a row, and from then on
+    launched, until another size comes: TensorRT lets no graph outlive a change of its context. The buffers, and with
+    them the addresses in the graph, stay as long as the worker does.
+    """
+
+    def __init__(self, engine: Any, driver: Any, recording: Recording, *, most: int, crop: int, classes: int) -> None:
+        self._recording = recording
+        self._graph: Graph | None = None
+        self._count = self._in_a_row = 0
+        self._stream = new_stream(driver)
+        self._timeline = Timeline(driver)
         with ExitStack() as made:
             self._pixels = Buffer(driver, (most, crop, crop, 3), np.uint8)
             made.callback(self._pixels.free)
@@ -154,25 +179,93 @@ class _Worker:
                 raise EngineError("the GPU has no memory for another execution context; use fewer streams")
             for name, buffer in ((_PIXELS, self._pixels), (_LOGITS, self._logits)):
                 _expect(self._context.set_tensor_address(name, buffer.address), f"does not take the address of {name}")
+            made.callback(self._forget)
             self._made = made.pop_all()
 
     def run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """At most as many images as the buffers hold."""
+        return self._run(pixels, lambda place: None)
+
+    def timed_run(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], dict[DeviceStage, float]]:
+        """The same with events between the stages."""
+        logits = self._run(pixels, lambda place: self._timeline.mark(place, self._stream))
+        return logits, self._timeline.times_ms()
+
+    def close(self) -> None:
+        """The graph before the context that it was recorded from, the context before the memory that it reads."""
+        self._made.close()
+        self._stream = self._timeline = None  # type: ignore[assignment]
+
+    def _run(self, pixels: NDArray[np.uint8], mark: Callable[[int], None]) -> NDArray[np.float32]:
         count = len(pixels)
         self._pixels.host[:count] = pixels
         try:
-            self._pixels.to_device(self._stream, count)
-            _expect(self._context.set_input_shape(_PIXELS, pixels.shape), f"does not take a batch of {count}")
-            _expect(self._context.execute_async_v3(self._stream.handle), f"failed on a batch of {count}")
+            try:
+                self._queue(pixels.shape, mark)
+            finally:
+                self._stream.synchronize()  # after a failure, too: the buffers must be idle for the next run
+        except BaseException:
+            self._forget()
+            raise
+        logits = np.array(self._logits.host[:count])
+        self._in_a_row += 1
+        if self._in_a_row == _STEADY and self._recording.wanted:
+            self._record(logits)
+        return logits
+
+    def _queue(self, shape: tuple[int, ...], mark: Callable[[int], None]) -> None:
+        count = shape[0]
+        if count != self._count:
+            self._forget()
+            _expect(self._context.set_input_shape(_PIXELS, shape), f"does not take a batch of {count}")
+            self._count = count
+        mark(0)
+        self._pixels.to_device(self._stream, count)
+        mark(1)
+        if self._graph:
+            self._graph.launch(self._stream.handle)
+        else:
+            self._enqueue(f"failed on a batch of {count}")
+        mark(2)
+        self._logits.to_host(self._stream, count)
+        mark(3)
+
+    def _enqueue(self, failure: str) -> None:
+        _expect(self._context.execute_async_v3(self._stream.handle), failure)
+
+    def _record(self, logits: NDArray[np.float32]) -> None:
+        """Records what gave these logits, and keeps the graph where it gives them, too."""
+        with self._recording.attempt():
+            work = partial(self._enqueue, "refused to be recorded")
+            graph = GraphDriver().record(self._stream.handle, work)
+            try:
+                self._prove(graph, logits)
+            except BaseException:
+                graph.close()
+                raise
+            self._graph = graph
+        if self._graph is None:
+            self._forget()
+
+    def _prove(self, graph: Graph, logits: NDArray[np.float32]) -> None:
+        """The pixels are still there. Raises `EngineError` where it gives other logits for them."""
+        count = self._count
+        self._logits.host[:count] = np.nan  # what a graph that computes nothing would leave there
+        try:
+            self._logits.to_device(self._stream, count)
+            graph.launch(self._stream.handle)
             self._logits.to_host(self._stream, count)
         finally:
-            self._stream.synchronize()  # after a failure, too: the buffers must be idle for the next run
-        return np.array(self._logits.host[:count])
+            self._stream.synchronize()
+        if not np.array_equal(self._logits.host[:count], logits):
+            raise EngineError("its launch gives other logits than TensorRT itself")
 
-    def close(self) -> None:
-        """The context before the memory that it reads."""
-        self._made.close()
-        self._stream = None
+    def _forget(self) -> None:
+        """The next run tells the context its shape, and enqueues."""
+        graph, self._graph = self._graph, None
+        self._count = self._in_a_row = 0
+        if graph:
+            graph.close()
 
     def _drop_context(self) -> None:
         self._context = None

@@ -8,25 +8,49 @@ The "network" gives the mean of each colour channel.
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
+Work = list[Callable[[], None]]
+COPY_IN_MS, COMPUTE_MS, COPY_OUT_MS = 0.25, 2.0, 0.125  # the second for every image
+
 
 @dataclass
 class Gpu:
-    """The driver, and what happened to it."""
+    """The driver, and what happened to it.
+
+    ``calls`` is what it was told to do, in order; ``history`` is what was given back. ``graph_failures`` are the codes
+    that calls of libcuda return, by what they do. Threads that wait for a stream wait for each other at ``meeting``.
+    """
 
     memory: dict[int, np.ndarray[Any, Any]] = field(default_factory=dict)
     free_bytes: int = 1 << 30
+    most_events: int = 99
+    most_streams: int = 99
     devices: int = 1
     fault: str = ""
+    fault_from_wait: int = 0
+    waits: int = 0
+    graph_failures: dict[str, int] = field(default_factory=dict)
     retained: int = 0
     made: int = 0
+    now_ms: float = 0.0
+    page_locked: int = 0
+    events: int = 0
+    streams: dict[int, Stream] = field(default_factory=dict)
+    graphs: dict[int, Work] = field(default_factory=dict)
+    executables: dict[int, Work] = field(default_factory=dict)
+    launches: list[tuple[int, int]] = field(default_factory=list)
+    calls: list[str] = field(default_factory=list)
+    problems: list[Exception] = field(default_factory=list)
+    meeting: threading.Barrier | None = None
     history: list[str] = field(default_factory=list)
     current: threading.local = field(default_factory=threading.local)
 
@@ -40,11 +64,12 @@ class Gpu:
             init=lambda: None,
             Device=_Callable(lambda index: device, count=device_class.count),
             Context=SimpleNamespace(pop=self._pop),
-            Stream=lambda: Stream(self),
+            Stream=self._stream,
+            Event=lambda: Event(self),
             pagelocked_empty=self._pagelocked,
             mem_alloc=self._allocate,
-            memcpy_htod_async=lambda to, source, stream: stream.later(lambda: self._write(to, source)),
-            memcpy_dtoh_async=lambda to, source, stream: stream.later(lambda: self._read(to, source)),
+            memcpy_htod_async=self._copy_in,
+            memcpy_dtoh_async=self._copy_out,
         )
 
     def here(self) -> None:
@@ -64,12 +89,17 @@ class Gpu:
 
     def _detach(self) -> None:
         assert not self.memory, "memory was left on the device"
+        left = (self.page_locked, self.events, self.graphs, self.executables)
+        assert not any(left), f"not given back: {left}"
+        assert not self.problems
         self.retained -= 1
         self.history.append("device given back")
 
     def _pagelocked(self, shape: tuple[int, ...], dtype: Any) -> Any:
         self.here()
         allocation = np.zeros(shape, dtype).view(_Locked)
+        allocation.gpu = self
+        self.page_locked += 1
         return allocation[:]  # whose base can be freed
 
     def _allocate(self, size: int) -> Any:
@@ -77,17 +107,38 @@ class Gpu:
         if size > self.free_bytes:
             raise MemoryError("cuMemAlloc failed: out of memory")
         self.free_bytes -= size
-        self.made += 1
-        address = self.made << 12
+        address = self.new_handle()
         self.memory[address] = np.zeros(size, np.uint8)
         return _Allocation(self, address)
+
+    def new_handle(self) -> int:
+        """Longer than 32 bits."""
+        self.made += 1
+        return (0x7F << 40) + (self.made << 12)
+
+    def _stream(self, flags: int = 0) -> Stream:
+        self.here()
+        assert flags == 1, "a blocking stream waits for the default stream, and fails while it records"
+        if len(self.streams) >= self.most_streams:
+            raise MemoryError("cuStreamCreate failed: out of memory")
+        return Stream(self)
+
+    def _copy_in(self, to: Any, source: np.ndarray[Any, Any], stream: Stream) -> None:
+        self.calls.append("copy in")
+        stream.later(lambda: self._write(to, source))
+
+    def _copy_out(self, to: np.ndarray[Any, Any], source: Any, stream: Stream) -> None:
+        self.calls.append("copy out")
+        stream.later(lambda: self._read(to, source))
 
     def _write(self, to: Any, source: np.ndarray[Any, Any]) -> None:
         data = np.frombuffer(np.ascontiguousarray(source).tobytes(), np.uint8)
         self.memory[int(to)][: data.size] = data
+        self.now_ms += COPY_IN_MS
 
     def _read(self, to: np.ndarray[Any, Any], source: Any) -> None:
         to[...] = self.memory[int(source)][: to.nbytes].view(to.dtype).reshape(to.shape)
+        self.now_ms += COPY_OUT_MS
 
 
 class _Callable:
@@ -100,10 +151,16 @@ class _Callable:
 
 
 class _Locked(np.ndarray[Any, Any]):
-    """Page-locked memory."""
+    """Page-locked memory: pycuda's arrays are freed by their base, once it is asked to or nobody has it any more."""
+
+    gpu: Gpu | None = None
 
     def free(self) -> None:
-        """pycuda's arrays are freed by their base."""
+        if self.gpu:
+            self.gpu.page_locked -= 1
+            self.gpu = None
+
+    __del__ = free
 
 
 class _Allocation:
@@ -120,34 +177,90 @@ class _Allocation:
 
 
 class Stream:
-    """Work that waits until somebody waits for it."""
+    """Work that waits until somebody waits for it; or, while it is recorded, for its graph to be launched."""
 
     def __init__(self, gpu: Gpu) -> None:
-        gpu.here()
-        self._gpu, self._work = gpu, list[Callable[[], None]]()
-        self.handle = self
+        self._gpu, self._work = gpu, Work()
+        self._captured: Work | None = None
+        self._valid = True
+        self.handle = gpu.new_handle()
+        gpu.streams[self.handle] = weakref.proxy(self)
+
+    def __del__(self) -> None:
+        del self._gpu.streams[self.handle]
+
+    @property
+    def capturing(self) -> bool:
+        return self._captured is not None
 
     def later(self, work: Callable[[], None]) -> None:
         self._gpu.here()
-        self._work.append(work)
+        (self._work if self._captured is None else self._captured).append(work)
+
+    def begin_capture(self) -> None:
+        assert not self.capturing
+        self._captured, self._valid = Work(), True
+
+    def invalidate(self) -> None:
+        self._valid = False
+
+    def end_capture(self) -> Work | None:
+        assert self._captured is not None
+        work, self._captured = self._captured, None
+        return work if self._valid else None
 
     def synchronize(self) -> None:
         self._gpu.here()
-        work, self._work = self._work, []
+        self._gpu.calls.append("synchronize")
+        assert not self.capturing, "waiting for a stream that records"
+        if self._gpu.meeting:
+            self._gpu.meeting.wait()
+        work, self._work = self._work, Work()
         for each in work:
             each()
-        if self._gpu.fault:
+        self._gpu.waits += 1
+        if self._gpu.fault and self._gpu.waits >= self._gpu.fault_from_wait:
             raise RuntimeError(self._gpu.fault)
+
+
+class Event:
+    """A moment, which is known when the stream came to it."""
+
+    def __init__(self, gpu: Gpu) -> None:
+        gpu.here()
+        self._gpu = gpu
+        self._alive = gpu.events < gpu.most_events
+        if not self._alive:
+            raise MemoryError("cuEventCreate failed: out of memory")
+        gpu.events += 1
+        self._at_ms: float | None = None
+
+    def __del__(self) -> None:
+        self._gpu.events -= self._alive
+
+    def record(self, stream: Stream) -> None:
+        self._gpu.calls.append("event")
+        self._at_ms = None
+        stream.later(self._happen)
+
+    def time_since(self, start: Event) -> float:
+        if self._at_ms is None or start._at_ms is None:
+            raise RuntimeError("cuEventElapsedTime failed: device not ready")
+        return self._at_ms - start._at_ms
+
+    def _happen(self) -> None:
+        self._at_ms = self._gpu.now_ms
 
 
 @dataclass
 class Runtime:
-    """What the runtime of TensorRT does wrong, if anything."""
+    """What the runtime of TensorRT does wrong, if anything. ``records``: right, refused, nothing, or wrong."""
 
     loads: bool = True
     contexts: int = 99
     accepts_shapes: bool = True
     enqueues: bool = True
+    records: str = "right"
     pixels: str = "UINT8"
     crop: int = 8
 
@@ -167,27 +280,47 @@ def add_runtime(trt: Any, gpu: Gpu, wrong: Runtime) -> None:
 
         def __init__(self, engine: Any) -> None:
             self._engine, self._addresses, self._count = engine, dict[str, int](), 0
+            self._state, self._enqueued_in = object(), object()  # what a graph belongs to; that of the last enqueue
 
         def set_tensor_address(self, name: str, address: int) -> bool:
-            self._addresses[name] = address
+            self._addresses[name], self._state = address, object()
             return address in gpu.memory
 
         def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
             assert name == "pixels"
-            self._count = shape[0]
+            self._count, self._state = shape[0], object()
             return wrong.accepts_shapes and 1 <= shape[0] <= 8
 
-        def execute_async_v3(self, handle: Stream) -> bool:
-            count, addresses = self._count, dict(self._addresses)
+        def execute_async_v3(self, handle: int) -> bool:
+            gpu.calls.append("enqueue")
+            stream = gpu.streams[handle]
+            if not stream.capturing:
+                self._enqueued_in = self._state
+                stream.later(partial(self._compute, self._count))
+                return wrong.enqueues
+            assert self._enqueued_in is self._state, "recorded before it was enqueued with this shape"
+            if wrong.records == "refused":
+                stream.invalidate()
+                return False
+            if wrong.records != "nothing":
+                stream.later(partial(self._replay, self._count, self._state))
+            return True
 
-            def compute() -> None:
-                size = count * wrong.crop * wrong.crop * 3
-                pixels = gpu.memory[addresses["pixels"]][:size].reshape(count, -1, 3)
-                logits = pixels.mean(axis=1, dtype=np.float64).astype(np.float32)
-                gpu.memory[addresses["logits"]][: logits.nbytes] = np.frombuffer(logits.tobytes(), np.uint8)
+        def _compute(self, count: int) -> None:
+            size = count * wrong.crop * wrong.crop * 3
+            pixels = gpu.memory[self._addresses["pixels"]][:size].reshape(count, -1, 3)
+            logits = pixels.mean(axis=1, dtype=np.float64).astype(np.float32)
+            self._write(logits)
+            gpu.now_ms += COMPUTE_MS * count
 
-            handle.later(compute)
-            return wrong.enqueues
+        def _replay(self, count: int, state: object) -> None:
+            assert state is self._state, "a graph was launched after its context had changed"
+            self._compute(count)
+            if wrong.records == "wrong":
+                self._write(np.ones((count, 3), np.float32))
+
+        def _write(self, logits: np.ndarray[Any, Any]) -> None:
+            gpu.memory[self._addresses["logits"]][: logits.nbytes] = np.frombuffer(logits.tobytes(), np.uint8)
 
     class Engine(_Tracked):
         name = "engine"

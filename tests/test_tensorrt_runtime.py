@@ -1,77 +1,32 @@
-"""The runtime's own code on a GPU that is not there: order of calls, threads, release, and every failure."""
+"""The runtime's own code on a GPU that is not there: order of calls, times, threads, release, and every failure."""
 
 from __future__ import annotations
 
-import gc
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import numpy as np
 import pytest
-from fake_cuda import Gpu, Runtime, add_runtime
-from fake_tensorrt import Script, fake_tensorrt
-from numpy.typing import NDArray
+from tensorrt_machine import Machine, batch, machine_at, means
 from tiny_bundles import colour_bundle, with_golden_logits
 
 from googlenet_edge.engines import registry
 from googlenet_edge.engines.bundle import Bundle
 from googlenet_edge.engines.devices import profile_of
-from googlenet_edge.engines.protocol import EngineOptions
+from googlenet_edge.engines.protocol import DeviceStage
 from googlenet_edge.engines.registry import backends_for, open_bundle
-from googlenet_edge.engines.tensorrt_runtime import TensorRtEngine, open_tensorrt, plans_folder
+from googlenet_edge.engines.tensorrt_runtime import plans_folder
 from googlenet_edge.errors import BundleError, EngineError
 from googlenet_edge.target import Device, EngineName, Precision
 
 
-class Machine:
-    """A Jetson with one version of TensorRT."""
-
-    def __init__(self, patch: pytest.MonkeyPatch, version: str = "10.3.0") -> None:
-        self.gpu, self.wrong, self.script = Gpu(), Runtime(), Script()
-        trt = fake_tensorrt(version, self.script)
-        add_runtime(trt, self.gpu, self.wrong)
-        driver = self.gpu.driver()
-        patch.setitem(sys.modules, "tensorrt", trt)
-        package: Any = ModuleType("pycuda")
-        package.__spec__ = ModuleSpec("pycuda", None)
-        patch.setitem(sys.modules, "pycuda", package)
-        patch.setitem(sys.modules, "pycuda.driver", driver)
-
-    def open(self, streams: int = 1) -> TensorRtEngine:
-        options = EngineOptions(streams=streams, precision=Precision.INT8)
-        return open_tensorrt(profile_of(Device.AGX_ORIN), b"graph", options)
-
-    def refusal(self, streams: int = 1) -> str:
-        with pytest.raises(EngineError) as caught:
-            self.open(streams)
-        message = str(caught.value)
-        del caught
-        gc.collect()
-        assert self.gpu.retained == 0
-        return message
-
-
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Machine]:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    made = Machine(monkeypatch)
-    yield made
-    assert made.gpu.retained == 0
-    assert getattr(made.gpu.current, "depth", 0) == 0
-
-
-def batch(count: int, seed: int = 0) -> NDArray[np.uint8]:
-    return np.random.default_rng(seed).integers(0, 256, (count, 8, 8, 3), np.uint8)
-
-
-def means(pixels: NDArray[np.uint8]) -> Any:
-    return pytest.approx(pixels.mean(axis=(1, 2)), rel=1e-5)
+    with machine_at(monkeypatch, tmp_path) as made:
+        yield made
 
 
 @pytest.mark.parametrize("count", [1, 3, 8, 9, 20])
@@ -131,6 +86,31 @@ def test_everything_is_given_back_in_order_and_once(machine: Machine) -> None:
         engine.run(batch(1))
 
 
+def test_a_run_copies_in_computes_copies_out_and_waits_before_it_reads(machine: Machine) -> None:
+    with machine.open() as engine:
+        engine.run(batch(1))
+        assert machine.told() == ["copy in", "enqueue", "copy out", "synchronize"]
+
+
+def test_stages_are_timed_by_the_gpus_clock_between_its_events(machine: Machine) -> None:
+    with machine.open() as engine:
+        logits, times = engine.timed_run(batch(3))
+        around = ["event", "copy in", "event", "enqueue", "event", "copy out", "event", "synchronize"]
+        assert machine.told() == around
+        assert logits == means(batch(3))
+        assert times == {DeviceStage.COPY_IN: 0.25, DeviceStage.COMPUTE: 6.0, DeviceStage.COPY_OUT: 0.125}
+        _, of_parts = engine.timed_run(batch(9))  # 8 and 1
+        assert of_parts == {DeviceStage.COPY_IN: 0.5, DeviceStage.COMPUTE: 18.0, DeviceStage.COPY_OUT: 0.25}
+
+
+def test_a_stage_too_short_for_the_gpus_clock_takes_its_resolution(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fake_cuda.COPY_OUT_MS", 0.0)
+    with machine.open() as engine:
+        assert engine.timed_run(batch(1))[1][DeviceStage.COPY_OUT] == 0.0005
+
+
 def test_a_batch_of_another_shape_is_refused_and_the_engine_goes_on(machine: Machine) -> None:
     with machine.open() as engine:
         with pytest.raises(EngineError, match=r"the batch is uint8 \(1, 9, 9, 3\), expected uint8 \(N, 8, 8, 3\)"):
@@ -179,9 +159,21 @@ def test_a_plan_that_is_not_loaded_is_refused_in_tensorrts_words(machine: Machin
     assert machine.refusal().startswith(sentence)
 
 
-def test_a_gpu_without_memory_is_named(machine: Machine) -> None:
-    machine.gpu.free_bytes = 8 * 8 * 8 * 3  # for the pixels, and not for the logits
-    assert "the GPU has no memory for a batch of 8 (cuMemAlloc failed: out of memory)" in machine.refusal()
+@pytest.mark.parametrize(
+    ("member", "most", "sentence"),
+    [
+        ("most_streams", 1, "the GPU has no memory for a stream (cuStreamCreate failed: out of memory)"),
+        ("most_events", 6, "the GPU has no memory for events (cuEventCreate failed: out of memory)"),
+        ("free_bytes", 0, "the GPU has no memory for a batch of 8 (cuMemAlloc failed: out of memory)"),
+        ("free_bytes", 8 * 8 * 8 * 3, "the GPU has no memory for a batch of 8"),
+        ("free_bytes", 8 * 8 * 8 * 3 + 8 * 3 * 4, "the GPU has no memory for a batch of 8"),
+    ],
+)
+def test_memory_that_runs_out_at_any_step_is_named_and_all_is_given_back(
+    machine: Machine, member: str, most: int, sentence: str
+) -> None:
+    setattr(machine.gpu, member, most)
+    assert machine.refusal(streams=2).startswith(sentence)
 
 
 @pytest.mark.parametrize("fitting", [0, 1])
