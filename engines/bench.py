@@ -245,6 +245,7 @@ def _bundle_measurement(
         warm_up=timings.warm_up,
         latency=timings.latency,
         stages=timings.stages,
+        device_stages=timings.device_stages,
         throughput=timings.throughput,
         cold_starts=cold,
         labels_sha256=manifest.files[LABELS].sha256,

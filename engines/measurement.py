@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from itertools import chain
 from pathlib import Path
@@ -13,7 +13,7 @@ from googlenet_edge.engines.bundle import Lineage, Sha256
 from googlenet_edge.engines.circumstances import Circumstances
 from googlenet_edge.engines.cold_start import ColdStart
 from googlenet_edge.engines.energy import Energy
-from googlenet_edge.engines.protocol import EngineSpec
+from googlenet_edge.engines.protocol import DeviceStage, EngineSpec
 from googlenet_edge.engines.sensors import Watched
 from googlenet_edge.engines.sustained import Sustained
 from googlenet_edge.engines.timing import WarmUp, paired_ratio
@@ -58,9 +58,10 @@ class BundleMeasurement:
     """What was measured of one bundle.
 
     ``latency`` is inference alone, one image, back to back. ``stages`` is the whole way of one image file, measured
-    apart from it: there the caches are as cold as decoding leaves them. ``energy`` is None where it was not measured,
-    ``sustained`` where it was not asked for. ``labels_sha256`` and what follows is what the bundle's manifest says;
-    files written before that was kept lack it.
+    apart from it: there the caches are as cold as decoding leaves them. ``device_stages`` are parts of its inference by
+    the device's own clock, empty where it has none; the rest of the inference is launching and waiting. ``energy`` is
+    None where it was not measured, ``sustained`` where it was not asked for. ``labels_sha256`` and what follows is what
+    the bundle's manifest says; files written before that was kept lack it.
     """
 
     name: str
@@ -75,6 +76,7 @@ class BundleMeasurement:
     cold_starts: tuple[ColdStart, ...]
     energy: Energy | None = None
     sustained: Sustained | None = None
+    device_stages: dict[DeviceStage, Samples] = field(default_factory=dict)
     labels_sha256: Sha256 | None = None
     lineage: Lineage | None = None
     accuracy: Accuracy | None = None

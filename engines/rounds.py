@@ -8,11 +8,13 @@ from functools import partial
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 from googlenet_edge.dataset import in_threads
 from googlenet_edge.engines.energy import EnergyPlan
 from googlenet_edge.engines.measurement import BatchThroughput, Samples, Stage, samples
 from googlenet_edge.engines.predictor import DEFAULT_TOP_K, Predictor, open_rgb, rank
+from googlenet_edge.engines.protocol import DeviceStage, Engine, TimesStages
 from googlenet_edge.engines.sustained import SustainedPlan
 from googlenet_edge.engines.timing import Clock, Tick, WarmUp, settled, take_turns, warm_up
 from googlenet_edge.errors import ConfigError
@@ -45,11 +47,12 @@ class BenchPlan:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """What is measured of one predictor within this process."""
+    """What is measured of one predictor within this process; see `BundleMeasurement`."""
 
     warm_up: WarmUp
     latency: Samples
     stages: dict[Stage, Samples]
+    device_stages: dict[DeviceStage, Samples]
     throughput: tuple[BatchThroughput, ...]
 
 
@@ -81,7 +84,7 @@ def measure(
         if opened
     ]
     return [
-        Timings(warm_ups[i][0], samples(latency[i]), _by_stage(stages[i]), tuple(batch[i] for batch in by_batch))
+        Timings(warm_ups[i][0], samples(latency[i]), *_by_stage(stages[i]), tuple(batch[i] for batch in by_batch))
         for i in range(len(predictors))
     ]
 
@@ -102,7 +105,10 @@ def inference(predictor: Predictor, image: bytes, *, batch: int) -> Callable[[],
 
 
 def stage_times(predictor: Predictor, image: bytes, runs: int, clock: Clock) -> list[tuple[float, ...]]:
-    """For each of ``runs`` ways from an image file to labels, the milliseconds of every `Stage`, in its order."""
+    """For each of ``runs`` ways from an image file to labels, the milliseconds of every `Stage`, in its order.
+
+    Where the engine's device has a clock, those of every `DeviceStage` follow.
+    """
     _laps(predictor, image, clock)  # does not count, as in `settled`
     return [_laps(predictor, image, clock) for _ in range(runs)]
 
@@ -114,16 +120,26 @@ def _laps(predictor: Predictor, image: bytes, clock: Clock) -> tuple[float, ...]
     decoded = clock()
     pixels = predictor.preprocess.pixels(rgb)[None]
     preprocessed = clock()
-    logits = predictor.engine.run(pixels)
+    logits, on_device = _timed_run(predictor.engine, pixels)
     inferred = clock()
     rank(logits, predictor.labels, min(DEFAULT_TOP_K, len(predictor.labels)))
     marks = (start, decoded, preprocessed, inferred, clock())
-    return tuple((after - before) * 1e3 for before, after in pairwise(marks))
+    return (*((after - before) * 1e3 for before, after in pairwise(marks)), *on_device)
 
 
-def _by_stage(rounds: Sequence[list[tuple[float, ...]]]) -> dict[Stage, Samples]:
+def _timed_run(engine: Engine, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], tuple[float, ...]]:
+    """Logits, and the milliseconds of every `DeviceStage`, or of none."""
+    if not isinstance(engine, TimesStages):
+        return engine.run(pixels), ()
+    logits, times = engine.timed_run(pixels)
+    return logits, tuple(times[stage] for stage in DeviceStage)
+
+
+def _by_stage(rounds: Sequence[list[tuple[float, ...]]]) -> tuple[dict[Stage, Samples], dict[DeviceStage, Samples]]:
     by_round = [list(zip(*laps, strict=True)) for laps in rounds]
-    return {stage: samples([laps[place] for laps in by_round]) for place, stage in enumerate(Stage)}
+    found = [samples([laps[place] for laps in by_round]) for place in range(len(by_round[0]))]
+    on_device = found[len(Stage) :]
+    return dict(zip(Stage, found, strict=False)), dict(zip(DeviceStage, on_device, strict=False))
 
 
 def _throughput(

@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import TYPE_CHECKING
 
+from rich.console import Group
 from rich.table import Table
 
 from googlenet_edge.engines.accuracy import Accuracy, Comparison
@@ -16,6 +17,7 @@ from googlenet_edge.engines.energy import total_power
 from googlenet_edge.engines.jetson import Jetson
 from googlenet_edge.engines.measurement import BundleMeasurement, Measurement, Stage
 from googlenet_edge.engines.predictor import Prediction
+from googlenet_edge.engines.protocol import DeviceStage
 from googlenet_edge.statistics import Interval, wilson_interval
 from googlenet_edge.target import EngineName
 
@@ -123,13 +125,20 @@ def resources_table(measurement: Measurement) -> Table:
     return table
 
 
-def stages_table(measurement: Measurement) -> Table:
-    """Where the time of one image file goes, p50 in milliseconds."""
+def stages_table(measurement: Measurement) -> Table | Group:
+    """Where the time of one image file goes, p50 in milliseconds; below it that of inference, where a GPU times it."""
     table = _table("stages, p50 ms", *(stage.value for stage in Stage), "sum")
     for bundle in measurement.bundles:
         times = [bundle.stages[stage].summary_ms.p50 for stage in Stage]
         table.add_row(_name(bundle, measurement), *(f"{time:.2f}" for time in (*times, sum(times))))
-    return table
+    if not any(bundle.device_stages for bundle in measurement.bundles):
+        return table
+    parts = _table("of inference on the GPU, p50 ms", *(part.value for part in DeviceStage))
+    for bundle in measurement.bundles:
+        found = [bundle.device_stages.get(part) for part in DeviceStage]
+        cells = (f"{samples.summary_ms.p50:.3f}" if samples else "not measured" for samples in found)
+        parts.add_row(_name(bundle, measurement), *cells)
+    return Group(table, parts)
 
 
 def energy_table(measurement: Measurement) -> Table:

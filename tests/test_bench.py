@@ -32,7 +32,7 @@ from googlenet_edge.engines.measurement import (
     write_measurement,
 )
 from googlenet_edge.engines.predictor import Predictor
-from googlenet_edge.engines.protocol import EngineSpec
+from googlenet_edge.engines.protocol import DeviceStage, EngineSpec
 from googlenet_edge.engines.rounds import BenchPlan, measure, turn_count
 from googlenet_edge.engines.sensors import Series, Watched
 from googlenet_edge.engines.sustained import Sustained, SustainedPlan, SustainedWindow
@@ -79,6 +79,16 @@ class FakeEngine:
 
     def __exit__(self, *unused: object) -> None:
         pass
+
+
+class FakeGpu(FakeEngine):
+    """Times its stages, too: a tenth of its time goes in, and a twentieth out."""
+
+    def timed_run(self, batch: np.ndarray) -> tuple[np.ndarray, dict[DeviceStage, float]]:
+        before = self.clock.now
+        logits = self.run(batch)
+        shares = {DeviceStage.COPY_OUT: 0.05, DeviceStage.COPY_IN: 0.1, DeviceStage.COMPUTE: 0.85}
+        return logits, {stage: share * 1e3 * (self.clock.now - before) for stage, share in shares.items()}
 
 
 def durations(*values_ms: float) -> Callable[[int], float]:
@@ -196,6 +206,20 @@ def test_measure_gives_each_stage_its_own_time(monkeypatch: pytest.MonkeyPatch) 
     assert list(p50) == list(Stage)
     expected = {Stage.DECODE: 3, Stage.PREPROCESS: 0, Stage.INFERENCE: 5, Stage.POSTPROCESS: 0.25}
     assert p50 == pytest.approx(expected, abs=1e-4)
+
+
+def test_stages_of_an_inference_are_measured_where_the_engine_times_them() -> None:
+    clock = FakeClock()
+    engines = [kind(clock, lambda batch: 20.0) for kind in (FakeGpu, FakeEngine)]
+    opened = [predictor(engine) for engine in engines]
+    gpu, cpu = measure(opened, generated_jpeg(), plan=BenchPlan(rounds=6), clock=clock, tick=lambda: None)
+    p50 = {stage: found.summary_ms.p50 for stage, found in gpu.device_stages.items()}
+    expected = {DeviceStage.COPY_IN: 2.0, DeviceStage.COMPUTE: 17.0, DeviceStage.COPY_OUT: 1.0}
+    assert list(p50) == list(DeviceStage)
+    assert p50 == pytest.approx(expected, abs=1e-4)
+    assert list(gpu.stages) == list(cpu.stages) == list(Stage)
+    assert gpu.stages[Stage.INFERENCE].summary_ms.p50 == pytest.approx(20.0, abs=1e-4)
+    assert cpu.device_stages == {}
 
 
 def test_measure_interleaves_the_bundles() -> None:
@@ -364,11 +388,24 @@ def test_measurement_comes_back_from_its_file(
     measurement: tuple[Measurement, list[tuple[int, int]]], tmp_path: Path
 ) -> None:
     found, _ = measurement
+    of_a_gpu = replace(found.bundles[0], device_stages=dict.fromkeys(DeviceStage, found.bundles[0].latency))
+    found = replace(found, bundles=(of_a_gpu, *found.bundles[1:]))
     write_measurement(tmp_path / "m.json", found)
     assert read_measurement(tmp_path / "m.json") == found
     raw = json.loads((tmp_path / "m.json").read_text())
     assert len(raw["bundles"][0]["latency"]["rounds_ms"]) == 6
     assert list(raw["bundles"][0]["stages"]) == ["decode", "preprocess", "inference", "postprocess"]
+
+
+def test_measurement_from_before_stages_of_a_gpu_were_kept_is_read(
+    measurement: tuple[Measurement, list[tuple[int, int]]], tmp_path: Path
+) -> None:
+    write_measurement(tmp_path / "m.json", measurement[0])
+    raw = json.loads((tmp_path / "m.json").read_text())
+    for bundle in raw["bundles"]:
+        del bundle["device_stages"]
+    (tmp_path / "m.json").write_text(json.dumps(raw))
+    assert read_measurement(tmp_path / "m.json") == measurement[0]
 
 
 def test_measurement_of_a_newer_schema_says_upgrade(

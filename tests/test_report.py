@@ -22,6 +22,7 @@ from measured import answered, lost_and_gained, measured, measured_bundle, on_a_
 from googlenet_edge.commands import demo as demonstration
 from googlenet_edge.engines.answers import Thumbnail, write_answers
 from googlenet_edge.engines.measurement import Measurement, Stage, samples, write_measurement
+from googlenet_edge.engines.protocol import DeviceStage
 from googlenet_edge.engines.report.html import to_html
 from googlenet_edge.engines.report.material import Material, Source, read_material
 from googlenet_edge.engines.report.page import page_of
@@ -252,6 +253,21 @@ def test_csv_has_a_row_for_every_bundle_and_no_formula() -> None:
     assert (row["bundle"], row["processor"]) == ("'=1+1", "'=1+1")
 
 
+def test_stages_of_a_gpu_stand_beside_the_others_where_they_were_measured() -> None:
+    first, second = measured().bundles
+    times = {DeviceStage.COPY_IN: 0.25, DeviceStage.COMPUTE: 3.5, DeviceStage.COPY_OUT: 0.01}
+    stages = {part: samples([(ms,)] * 6) for part, ms in times.items()}
+    found = material(measured(first, replace(second, device_stages=stages)))
+    text = to_markdown(page_of(found)).decode()
+    assert "| sum | inference: copy-in | inference: compute | inference: copy-out |" in text
+    assert "| not measured | not measured | not measured |" in text
+    assert "| 0.25 | 3.50 | 0.01 |" in text
+    assert "inference: compute" in to_html(page_of(found)).decode()
+    assert "inference: compute" not in to_markdown(page_of(material(measured()))).decode()
+    [cpu, gpu] = csv.DictReader(io.StringIO(to_csv(subjects_of(found)).decode()))
+    assert (cpu["compute_ms"], gpu["copy_in_ms"], gpu["compute_ms"], gpu["copy_out_ms"]) == ("", "0.25", "3.5", "0.01")
+
+
 # What is refused
 
 
@@ -282,6 +298,8 @@ def first_round(found: dict[str, Any]) -> list[float]:
         (lambda m: m["bundles"][0].update(bundle_bytes=0), "the size or engine holds a number that is not between 1"),
         (lambda m: m["bundles"][0].update(bundle_bytes=10**400), "the size or engine holds a number that is not"),
         (lambda m: m["bundles"][1]["stages"]["decode"].update(rounds_ms=[]), "stage decode has no samples"),
+        (lambda m: m["bundles"][0].update(device_stages={"compute": {**m["bundles"][0]["latency"],
+         "rounds_ms": [[-1.0]]}}), "stage compute holds -1 of"),
         (lambda m: m["bundles"][0].update(sustained={"plan": {"seconds": 1.0}, "started_s": 0.0, "windows": [],
          "inferences": 1, "frames": 0, "missed": 0}), "cannot be read: sustained for 1 s says nothing about heat"),
         (lambda m: m["bundles"][0].update(sustained={"plan": {"seconds": 60.0}, "started_s": 0.0, "windows": [],

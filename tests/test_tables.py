@@ -28,7 +28,7 @@ from googlenet_edge.engines.measurement import (
     samples,
 )
 from googlenet_edge.engines.predictor import Prediction
-from googlenet_edge.engines.protocol import EngineSpec
+from googlenet_edge.engines.protocol import DeviceStage, EngineSpec
 from googlenet_edge.engines.sensors import Series, Watched
 from googlenet_edge.engines.sustained import Sustained, SustainedPlan, SustainedWindow
 from googlenet_edge.engines.tables import (
@@ -103,6 +103,20 @@ def test_tables_of_a_benchmark_show_every_figure(measurement: Measurement, width
     for figure in ("decode", "postprocess", "432.10", "1728.40"):
         assert figure in stages, stages
     assert "…" not in latency + resources + stages
+
+
+@pytest.mark.parametrize("width", [80, console.PIPED_WIDTH])
+def test_table_of_stages_shows_those_of_a_gpu_below(measurement: Measurement, width: int) -> None:
+    times = (0.125, 1.5, 0.0625)
+    stages = {part: samples([(ms,)] * 6) for part, ms in zip(DeviceStage, times, strict=True)}
+    first, second = measurement.bundles
+    found = replace(measurement, bundles=(first, replace(second, device_stages=stages)))
+    text = shown(stages_table(found), width)
+    below = text[text.index("copy-in") :]
+    for figure in ("copy-in", "compute", "copy-out", "not measured", "0.125", "1.500", "0.062"):
+        assert figure in below, text
+    assert "…" not in text
+    assert "copy-in" not in shown(stages_table(measurement), width)
 
 
 @pytest.mark.parametrize("width", [80, console.PIPED_WIDTH])

@@ -9,6 +9,7 @@ from statistics import median
 
 from googlenet_edge.engines.accuracy import Evaluation
 from googlenet_edge.engines.measurement import BatchThroughput, BundleMeasurement, Stage
+from googlenet_edge.engines.protocol import DeviceStage
 from googlenet_edge.engines.report.judge import Matched, Metric
 from googlenet_edge.engines.report.layers import Layers
 from googlenet_edge.engines.report.material import Source
@@ -44,14 +45,17 @@ def glance_table(subjects: Sequence[Subject]) -> Table:
 
 
 def stages_table(subjects: Sequence[Subject]) -> Table:
-    """Where the time of one image file goes, p50 in milliseconds."""
+    """Where the time of one image file goes, p50 in milliseconds; parts of inference where a GPU times them."""
     stages = [stage for stage in Stage if any(stage in subject.bundle.stages for subject in subjects)]
+    parts = [part for part in DeviceStage if any(part in subject.bundle.device_stages for subject in subjects)]
     rows = []
     for number, subject in enumerate(subjects, start=1):
         times = [stage_ms(subject.bundle, stage) for stage in stages]
-        cells = [NOT_MEASURED if time is None else f"{time:.2f}" for time in times]
-        rows.append(Row(subject.label, (*cells, f"{sum(time or 0.0 for time in times):.2f}"), number))
-    return Table(("p50, ms", *(stage.value for stage in stages), "sum"), tuple(rows))
+        total = f"{sum(time or 0.0 for time in times):.2f}"
+        of_parts = (stage_ms(subject.bundle, part) for part in parts)
+        rows.append(Row(subject.label, (*map(_stage_cell, times), total, *map(_stage_cell, of_parts)), number))
+    head = ("p50, ms", *(stage.value for stage in stages), "sum", *(f"inference: {part.value}" for part in parts))
+    return Table(head, tuple(rows))
 
 
 def throughput_table(subjects: Sequence[Subject]) -> Table:
@@ -164,10 +168,14 @@ def images_per_s(batch: BatchThroughput) -> float:
     return 1e3 * batch.batch / summarize([time for times in batch.latency.rounds_ms for time in times]).p50
 
 
-def stage_ms(bundle: BundleMeasurement, stage: Stage) -> float | None:
+def stage_ms(bundle: BundleMeasurement, stage: Stage | DeviceStage) -> float | None:
     """The median of a stage, in milliseconds."""
-    found = bundle.stages.get(stage)
+    found = bundle.stages.get(stage) if isinstance(stage, Stage) else bundle.device_stages.get(stage)
     return summarize([time for times in found.rounds_ms for time in times]).p50 if found else None
+
+
+def _stage_cell(ms: float | None) -> str:
+    return NOT_MEASURED if ms is None else f"{ms:.2f}"
 
 
 def _glance_row(number: int, subject: Subject) -> Row:

@@ -51,7 +51,7 @@ def _problems_of(bundle: BundleMeasurement) -> Iterator[str]:
     yield from _problems_of_samples("latency", bundle.latency)
     if len(bundle.latency.rounds_ms) < LEAST_ROUNDS:
         yield f"latency has {len(bundle.latency.rounds_ms)} rounds, at least {LEAST_ROUNDS} are needed"
-    for stage, found in bundle.stages.items():
+    for stage, found in (*bundle.stages.items(), *bundle.device_stages.items()):
         yield from _problems_of_samples(f"stage {stage.value}", found)
     for batch in bundle.throughput:
         yield from _counts("throughput", (batch.batch, batch.streams))

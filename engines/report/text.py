@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from statistics import median
 
 from googlenet_edge.engines.measurement import Stage
+from googlenet_edge.engines.protocol import DeviceStage
 from googlenet_edge.engines.report.cells import Table, images_per_s, stage_ms
 from googlenet_edge.engines.report.page import Page
 from googlenet_edge.engines.report.subjects import Subject, shown_text
@@ -83,6 +84,7 @@ def _csv_row(subject: Subject) -> dict[str, str | float | None]:
         "top1_high": accuracy.top1_interval.high if accuracy else None,
         "top1_change_points": comparison.top1_change_points if comparison else None,
         **{f"{stage.value}_ms": stage_ms(bundle, stage) for stage in Stage},
+        **{f"{part.name.lower()}_ms": stage_ms(bundle, part) for part in DeviceStage},
         "images_per_s": max((images_per_s(batch) for batch in bundle.throughput), default=None),
         "cold_start_ms": median(start.total_ms for start in bundle.cold_starts) if bundle.cold_starts else None,
         "peak_memory_mb": max((s.peak_memory_mb or 0 for s in bundle.cold_starts), default=0) or None,
