@@ -244,8 +244,6 @@ class _Worker:
                 graph.close()
                 raise
             self._graph = graph
-        if self._graph is None:
-            self._forget()
 
     def _prove(self, graph: Graph, logits: NDArray[np.float32]) -> None:
         """The pixels are still there. Raises `EngineError` where it gives other logits for them."""

@@ -27,7 +27,8 @@ class Gpu:
     """The driver, and what happened to it.
 
     ``calls`` is what it was told to do, in order; ``history`` is what was given back. ``graph_failures`` are the codes
-    that calls of libcuda return, by what they do. Threads that wait for a stream wait for each other at ``meeting``.
+    that calls of libcuda return, by what they do. Threads wait for each other at ``meeting`` when they wait
+    for a stream, and when they cannot record.
     """
 
     memory: dict[int, np.ndarray[Any, Any]] = field(default_factory=dict)
@@ -203,6 +204,8 @@ class Stream:
 
     def invalidate(self) -> None:
         self._valid = False
+        if self._gpu.meeting:
+            self._gpu.meeting.wait()
 
     def end_capture(self) -> Work | None:
         assert self._captured is not None

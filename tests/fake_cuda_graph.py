@@ -1,4 +1,4 @@
-"""libcuda's graph calls without a GPU: real C function pointers, so that ctypes converts as on a real machine.
+"""libcuda's graph calls without a GPU: C functions as ctypes finds them in a library, which knows no types.
 
 Handles are longer than 32 bits, as real ones are. A call that is given a handle that it does not know returns an error.
 """
@@ -6,11 +6,12 @@ Handles are longer than 32 bits, as real ones are. A call that is given a handle
 from __future__ import annotations
 
 from collections.abc import Callable
-from ctypes import CFUNCTYPE, POINTER, c_char_p, c_int, c_ulonglong, c_void_p
+from ctypes import CDLL, CFUNCTYPE, POINTER, c_char_p, c_int, c_ulonglong, c_void_p, cast
 from typing import Any
 
 from fake_cuda import Gpu
 
+_PROGRAM: Any = CDLL(None)
 _POINTER = POINTER(c_void_p)
 _INVALID_VALUE, _INVALID_HANDLE, _INVALIDATED, _OTHER = 1, 400, 901, 999
 _THREAD_LOCAL = 1
@@ -22,13 +23,14 @@ class Libcuda:
 
     def __init__(self, gpu: Gpu) -> None:
         self._gpu = gpu
+        self._kept: list[Any] = []
         self.cuStreamBeginCapture_v2 = self._call("begin capture", self._begin, c_void_p, c_int)
         self.cuStreamEndCapture = self._call("end capture", self._end, c_void_p, _POINTER)
         self.cuGraphInstantiateWithFlags = self._call("instantiate", self._ready, _POINTER, c_void_p, c_ulonglong)
         self.cuGraphLaunch = self._call("launch", self._launch, c_void_p, c_void_p)
         self.cuGraphExecDestroy = self._call("destroy executable", self._drop("executable", gpu.executables), c_void_p)
         self.cuGraphDestroy = self._call("destroy graph", self._drop("graph", gpu.graphs), c_void_p)
-        self.cuGetErrorString = CFUNCTYPE(c_int, c_int, POINTER(c_char_p))(self._meaning)
+        self.cuGetErrorString = self._function(self._meaning, c_int, POINTER(c_char_p))
 
     def _call(self, name: str, does: Callable[..., int], *types: Any) -> Any:
         def call(*arguments: Any) -> int:
@@ -45,7 +47,13 @@ class Libcuda:
                 self._gpu.problems.append(problem)
                 return _OTHER
 
-        return CFUNCTYPE(c_int, *types)(call)
+        return self._function(call, *types)
+
+    def _function(self, call: Callable[..., int], *types: Any) -> Any:
+        """As ``CDLL`` gives it: the address of a function, without its types."""
+        function = CFUNCTYPE(c_int, *types)(call)
+        self._kept.append(function)
+        return _PROGRAM._FuncPtr(cast(function, c_void_p).value)
 
     def _begin(self, handle: int, mode: int) -> int:
         if mode != _THREAD_LOCAL:

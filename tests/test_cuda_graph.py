@@ -160,6 +160,17 @@ def test_threads_record_and_launch_graphs_of_their_own(machine: Machine) -> None
     assert len(set(launches)) == len({graph for graph, _ in launches}) == len({stream for _, stream in launches}) == 2
 
 
+def test_threads_that_fail_to_record_at_the_same_time_say_so_once(
+    machine: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
+    machine.gpu.meeting = threading.Barrier(2, timeout=60)
+    machine.wrong.records = "refused"
+    with machine.open(streams=2) as engine, ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda count: run_right(engine, count, times=6), (1, 2)))
+    assert machine.gpu.calls.count("begin capture") == 2
+    assert len(caplog.messages) == 1
+
+
 def test_a_graph_is_given_back_before_the_context_that_it_was_recorded_from(machine: Machine) -> None:
     engine = machine.open()
     run_right(engine, 1, times=4)
