@@ -82,13 +82,17 @@ def library_of(module: Any, flavour: Flavour) -> Library:
 def listening(library: Library) -> Iterator[list[str]]:
     """Yields the lines that TensorRT logs inside the block, the verbose ones too. One thread at a time.
 
-    Warnings go to the log of this package. A process whose own logger TensorRT met first gets no lines here, for
-    TensorRT keeps to one logger for a process.
+    Warnings go to the log of this package, and outside of such blocks errors, too. A process whose own logger TensorRT
+    met first gets no lines here, for TensorRT keeps to one logger for a process.
     """
     logger = logger_of(library.module)
     with logger.turn:
-        logger.lines.clear()
-        yield logger.lines
+        lines: list[str] = []
+        logger.lines = lines
+        try:
+            yield lines
+        finally:
+            logger.lines = None
 
 
 @cache
@@ -96,16 +100,20 @@ def logger_of(module: Any) -> Any:
     """The one logger of an imported TensorRT: it keeps the first that it is given, and ignores all others."""
 
     class Logger(module.ILogger):  # type: ignore[misc]  # (a class of the module that is there when it runs)
-        """Keeps verbose lines, and passes warnings and errors on."""
+        """Keeps lines for who is listening, and passes on what a person should know."""
 
         def __init__(self) -> None:
             module.ILogger.__init__(self)
-            self.lines: list[str] = []
+            self.lines: list[str] | None = None
             self.turn = threading.Lock()
 
         def log(self, severity: Any, message: str) -> None:
             """Called by TensorRT, from any thread."""
-            self.lines.append(f"{_severity(severity)}: {message}")
+            line, lines = f"{_severity(severity)}: {message}", self.lines
+            if lines is not None:
+                lines.append(line)
+            elif line.startswith(_ERRORS):
+                _log.error("TensorRT: %s", message)
             if severity == module.ILogger.WARNING:
                 _log.warning("TensorRT: %s", message)
 

@@ -300,6 +300,8 @@ def add_runtime(trt: Any, gpu: Gpu, wrong: Runtime) -> None:
             if not stream.capturing:
                 self._enqueued_in = self._state
                 stream.later(partial(self._compute, self._count))
+                if not wrong.enqueues:
+                    self._engine.complain("myelin could not run the kernel")
                 return wrong.enqueues
             assert self._enqueued_in is self._state, "recorded before it was enqueued with this shape"
             if wrong.records == "refused":
@@ -332,6 +334,9 @@ def add_runtime(trt: Any, gpu: Gpu, wrong: Runtime) -> None:
         def __init__(self, runtime: Any) -> None:
             self._runtime, self._contexts = runtime, wrong.contexts  # the real one keeps its runtime alive, too
 
+        def complain(self, message: str) -> None:
+            self._runtime.complain(message)
+
         def get_tensor_name(self, index: int) -> str:
             return ("pixels", "logits")[index]
 
@@ -355,10 +360,13 @@ def add_runtime(trt: Any, gpu: Gpu, wrong: Runtime) -> None:
         def __init__(self, logger: Any) -> None:
             self._logger = logger
 
+        def complain(self, message: str) -> None:
+            self._logger.log(SimpleNamespace(name="ERROR"), message)
+
         def deserialize_cuda_engine(self, _plan: bytes) -> Engine | None:
             gpu.here()
             if not wrong.loads:
-                self._logger.log(SimpleNamespace(name="ERROR"), "the engine plan file is not compatible with this GPU")
+                self.complain("the engine plan file is not compatible with this GPU")
             return Engine(self) if wrong.loads else None
 
     trt.Runtime = TheRuntime

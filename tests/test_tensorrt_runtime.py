@@ -131,6 +131,16 @@ def test_a_run_that_fails_says_so_and_the_next_one_works(machine: Machine, membe
         assert engine.run(batch(2, seed=3)) == means(batch(2, seed=3))
 
 
+def test_what_tensorrt_says_of_a_run_that_fails_is_in_the_log(
+    machine: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
+    with machine.open() as engine:
+        machine.wrong.enqueues = False
+        with pytest.raises(EngineError, match="see its messages in the log"):
+            engine.run(batch(2))
+    assert "TensorRT: myelin could not run the kernel" in caplog.messages
+
+
 def test_a_fault_of_the_gpu_is_an_error_that_says_so(machine: Machine) -> None:
     with machine.open() as engine:
         machine.gpu.fault = "cuStreamSynchronize failed: an illegal memory access was encountered"
