@@ -162,8 +162,9 @@ def _open(path: Path, stack: ExitStack, *, plan: BenchPlan, engine: EngineName |
     if (engine or engine_here(bundle.manifest)) is EngineName.SIMULATED:
         here = "".join(f", use --engine {name.value}" for name in providers_here())
         raise EngineError(
-            f"{path} is for the device {bundle.manifest.device.value} and only simulated here, so its speed says"
-            f" nothing; measure it there with --host user@address{here}, or build one for this machine with --device cpu"
+            f"{path} is for the device {bundle.manifest.device.value} and only simulated here, so its speed"
+            f" says nothing; measure it there with --host user@address{here}, or build one for this machine with"
+            " --device cpu"
         )
 
     def predictor(*, threads: int, streams: int) -> Predictor:

@@ -96,7 +96,6 @@ class OnnxRuntimeGpu:
         """Raises `EngineError`."""
         settings = _settings(opening.provider, options)
         session = opening.session(settings)
-        session.disable_fallback()  # else a failing run is tried again on the processor
         self._session: Any = session
         self._input, self._output, crop, classes = interface_of(session)
         places = _places(session)
@@ -165,6 +164,7 @@ class _Opening:
         return session
 
     def _new(self, settings: Any) -> Any:
+        """What fails, here or in a run, is not tried again on the processor."""
         return onnxruntime.InferenceSession(self._model, settings, providers=self._ordered, enable_fallback=0)
 
     def _left_to_the_processor(self, settings: Any) -> EngineError:

@@ -47,6 +47,7 @@ class Machine:
     tells_places: bool = True
     opening_fails: Exception | None = None
     running_fails: Exception | None = None
+    preloaded: bool = False
     opened: list[Session] = field(default_factory=list)
 
     def module(self) -> Any:
@@ -56,14 +57,19 @@ class Machine:
             SessionOptions=onnxruntime.SessionOptions,
             GraphOptimizationLevel=onnxruntime.GraphOptimizationLevel,
             get_available_providers=lambda: list(self.has),
-            preload_dlls=lambda: print("libcudart.so.12 is not where pip puts it"),
+            preload_dlls=self._preload,
             InferenceSession=self._session,
         )
+
+    def _preload(self) -> None:
+        print("libcudart.so.12 is not where pip puts it")
+        self.preloaded = True
 
     def _session(self, model: bytes, settings: Any, *, providers: Providers, enable_fallback: int = 1) -> Any:
         if list(providers) == [CPU]:
             return onnxruntime.InferenceSession(model, settings, providers=[CPU])
         session = Session(self, model, settings, providers, enable_fallback)
+        assert self.preloaded, "what pip installed of CUDA is found only if it is loaded before"
         self.opened.append(session)
         return session
 
@@ -97,9 +103,6 @@ class Session:
 
     def get_providers(self) -> list[str]:
         return [*self._loaded, CPU]
-
-    def disable_fallback(self) -> None:
-        self.falls_back = False
 
     def run(self, names: list[str], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
         (pixels,) = feeds.values()
