@@ -6,7 +6,7 @@ provider would have computed is only recorded.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -31,7 +31,7 @@ KNOWN = {
     | {"device_id", "trt_max_workspace_size", "trt_engine_cache_path", "trt_timing_cache_path"}
     | {f"trt_profile_{end}_shapes" for end in ("min", "opt", "max")},
 }
-Providers = Sequence[str | tuple[str, Mapping[str, str]]]
+Providers = Sequence[Any]  # names, or pairs of a name and its options
 
 
 @dataclass
@@ -79,7 +79,7 @@ class Session:
 
     def __init__(self, machine: Machine, model: bytes, settings: Any, providers: Providers, fallback: int) -> None:
         self.machine, self.level = machine, settings.graph_optimization_level
-        self.options = {name: dict(given) for name, given in providers}  # type: ignore[misc]
+        self.options = {name: dict(given) for name, given in providers}
         self.falls_back, self.batches = bool(fallback), list[int]()
         for name, given in self.options.items():
             assert name in machine.has, f"ONNX Runtime warns of {name} and leaves it out"
