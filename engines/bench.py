@@ -26,6 +26,7 @@ from googlenet_edge.engines.measurement import (
     Measurement,
     latency_ratio,
 )
+from googlenet_edge.engines.onnxruntime_providers import providers_here
 from googlenet_edge.engines.predictor import Predictor, open_rgb
 from googlenet_edge.engines.registry import engine_here, open_bundle
 from googlenet_edge.engines.rounds import BenchPlan, Timings, inference, measure, turn_count
@@ -159,9 +160,11 @@ def generated_jpeg(*, width: int = 640, height: int = 480) -> bytes:
 def _open(path: Path, stack: ExitStack, *, plan: BenchPlan, engine: EngineName | None) -> Subject:
     bundle = read_bundle(path)
     if (engine or engine_here(bundle.manifest)) is EngineName.SIMULATED:
+        here = "".join(f", use --engine {name.value}" for name in providers_here())
         raise EngineError(
-            f"{path} is for the device {bundle.manifest.device.value} and only simulated here, so its speed says"
-            " nothing; measure it there with --host user@address, or build one for this machine with --device cpu"
+            f"{path} is for the device {bundle.manifest.device.value} and only simulated here, so its speed"
+            f" says nothing; measure it there with --host user@address{here}, or build one for this machine with"
+            " --device cpu"
         )
 
     def predictor(*, threads: int, streams: int) -> Predictor:

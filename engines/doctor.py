@@ -17,12 +17,16 @@ from googlenet_edge.engines.circumstances import Circumstances, read_circumstanc
 from googlenet_edge.engines.devices import jetpack_with, profile_of
 from googlenet_edge.engines.jetson import Jetson
 from googlenet_edge.engines.jetson_sensors import OpenSensor, Sensor, find_sensors
+from googlenet_edge.engines.onnxruntime_providers import GPU_PROVIDERS, IN_ITS_PLACE, providers_here
 from googlenet_edge.engines.registry import BACKENDS
 from googlenet_edge.processor import Processor, read_processor
 from googlenet_edge.target import Device, EngineName
 
 Installed = Callable[[str], str | None]
 """The version of a package that could be imported, by the name of its module; None where it is not there."""
+
+Providers = Callable[[], tuple[EngineName, ...]]
+"""The engines whose provider lies beside ONNX Runtime."""
 
 _BUILD = ("torch", "onnx", "safetensors")
 _RUNTIMES = tuple(backend.name for backend in BACKENDS if backend.device is Device.CPU)
@@ -74,14 +78,15 @@ def installed(module: str) -> str | None:
         return None
 
 
-def examine(root: Path, *, installed: Installed = installed) -> Diagnosis:
+def examine(root: Path, *, installed: Installed = installed, providers: Providers = providers_here) -> Diagnosis:
     """Looks at the machine whose file system has this root."""
     here = read_circumstances(root)
+    gpu_engines = providers() if _has_gpu(root, here.jetson) else ()
     device = (here.jetson and here.jetson.device) or Device.CPU
     return Diagnosis(
         device=device,
         builds=all(map(installed, _BUILD)),
-        runs=tuple(name for name in _RUNTIMES if installed(name.value)),
+        runs=(*(name for name in _RUNTIMES if installed(name.value)), *gpu_engines),
         findings=(
             _machine(here),
             *(_jetson(root, here.jetson) if here.jetson else ()),
@@ -89,7 +94,7 @@ def examine(root: Path, *, installed: Installed = installed) -> Diagnosis:
             _integers(read_processor(root / "proc/cpuinfo")),
             *(_runtime(name, installed) for name in _RUNTIMES),
             _build(installed),
-            *_tensorrt(root, here.jetson, installed),
+            *_tensorrt(root, here.jetson, installed, gpu_engines),
         ),
     )
 
@@ -136,9 +141,15 @@ def _build(installed: Installed) -> Finding:
     return Finding("build", State.GOOD, f"train, export, calibrate and build ({names})")
 
 
-def _tensorrt(root: Path, jetson: Jetson | None, installed: Installed) -> Iterator[Finding]:
+def _has_gpu(root: Path, jetson: Jetson | None) -> bool:
+    return jetson is not None or (root / "proc/driver/nvidia/version").is_file()
+
+
+def _tensorrt(
+    root: Path, jetson: Jetson | None, installed: Installed, gpu_engines: tuple[EngineName, ...]
+) -> Iterator[Finding]:
     """What stands between this machine and TensorRT; one note where it has no NVIDIA GPU at all."""
-    if jetson is None and not (root / "proc/driver/nvidia/version").is_file():
+    if not _has_gpu(root, jetson):
         yield Finding("TensorRT", State.NOTE, "no NVIDIA GPU here; plans are built and run on the device they are for")
         return
     tensorrt = _python_tensorrt(jetson, installed)
@@ -147,10 +158,17 @@ def _tensorrt(root: Path, jetson: Jetson | None, installed: Installed) -> Iterat
         yield Finding("pycuda", State.GOOD, f"version {found}")
     elif tensorrt.state is State.GOOD or tensorrt.mend:
         yield Finding("pycuda", State.MISSING, "not installed; plans cannot be run", _MEND_PYCUDA)
-    device = (jetson.device if jetson else Device.CUDA) or Device.CUDA
-    if not any(backend.device is device for backend in BACKENDS):
-        says = f"this version has no engine for the device {device.value}; bundles for cpu run here"
-        yield Finding(f"engine for {device.value}", State.NOTE, says)
+    mend = IN_ITS_PLACE if jetson is None and tensorrt.state is not State.GOOD else None
+    yield from (_provider(provider.engine, gpu_engines, mend=mend) for provider in GPU_PROVIDERS)
+
+
+def _provider(name: EngineName, here: tuple[EngineName, ...], *, mend: str | None) -> Finding:
+    """A way to run bundles for TensorRT without its own Python package."""
+    topic = f"engine {name.value}"
+    if name in here:
+        return Finding(topic, State.GOOD, f"ONNX Runtime has the provider; --engine {name.value} uses it")
+    says = "this ONNX Runtime has no such provider; onnxruntime-gpu has, on a Jetson NVIDIA's wheel for its JetPack"
+    return Finding(topic, State.NOTE, says, mend)
 
 
 def _python_tensorrt(jetson: Jetson | None, installed: Installed) -> Finding:

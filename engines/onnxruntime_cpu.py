@@ -32,7 +32,7 @@ class OnnxRuntimeCpu:
             reason = str(problem).partition("\n")[0]
             raise EngineError(f"ONNX Runtime cannot load the model ({reason}); build the bundle again") from problem
         self._session: onnxruntime.InferenceSession | None = session
-        self._input, self._output, crop, classes = _interface(session)
+        self._input, self._output, crop, classes = interface_of(session)
         name, version = self._name.value, onnxruntime.__version__
         self._spec = EngineSpec(name, version, Device.CPU, options.threads, crop, classes, options.streams)
 
@@ -82,7 +82,7 @@ def session_options(options: EngineOptions, *, processor: Processor) -> onnxrunt
     return settings
 
 
-def _interface(session: onnxruntime.InferenceSession) -> tuple[str, str, int, int]:
+def interface_of(session: onnxruntime.InferenceSession) -> tuple[str, str, int, int]:
     """(input name, output name, crop, classes). Raises `EngineError` where the model is of another kind."""
     inputs, outputs = session.get_inputs(), session.get_outputs()
     match [(each.type, each.shape) for each in inputs], [(each.type, each.shape) for each in outputs]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from types import TracebackType
 from typing import Protocol, runtime_checkable
@@ -40,7 +40,8 @@ class EngineSpec:
     """What an open engine is: uint8 ``(N, crop, crop, 3)`` → float32 ``(N, classes)``.
 
     ``streams`` calls of `Engine.run` may go on at the same time, each on ``threads`` processor threads; more of them
-    wait for each other, or share the processor.
+    wait for each other, or share the processor. ``nodes`` says which part of a runtime computes how many operators,
+    where there are several parts and the runtime tells.
     """
 
     backend: str
@@ -50,6 +51,7 @@ class EngineSpec:
     crop: int
     classes: int
     streams: int = 1
+    nodes: dict[str, int] = field(default_factory=dict)
 
 
 class Engine(Protocol):

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from googlenet_edge.engines.bundle import Bundle, Manifest
 from googlenet_edge.engines.devices import profile_of
 from googlenet_edge.engines.golden import check_golden
+from googlenet_edge.engines.onnxruntime_providers import GPU_PROVIDERS, GpuProvider
 from googlenet_edge.engines.protocol import Engine, EngineOptions
 from googlenet_edge.errors import BundleError, EngineError
 from googlenet_edge.target import Device, EngineName
@@ -55,6 +56,12 @@ def _simulated() -> Opener:
     return Simulated
 
 
+def _onnxruntime_gpu(provider: GpuProvider, device: Device) -> Opener:
+    from googlenet_edge.engines.onnxruntime_gpu import open_on_gpu  # noqa: PLC0415  (as above)
+
+    return partial(open_on_gpu, provider, profile_of(device))
+
+
 def _tensorrt(device: Device) -> Opener:
     from googlenet_edge.engines.tensorrt_runtime import open_tensorrt  # noqa: PLC0415  (as above)
 
@@ -74,7 +81,12 @@ SIMULATION = Backend(EngineName.SIMULATED, Device.CPU, _simulated)
 def backends_for(device: Device) -> tuple[Backend, ...]:
     """The backends of a device, its default first. Raises `EngineError` for ``jetson``, which can be any."""
     if profile_of(device).has_tensorrt:
-        return (Backend(EngineName.TENSORRT, device, partial(_tensorrt, device)), SIMULATION)
+        providers = () if device is Device.RTX else GPU_PROVIDERS
+        return (
+            Backend(EngineName.TENSORRT, device, partial(_tensorrt, device)),
+            *(Backend(each.engine, device, partial(_onnxruntime_gpu, each, device)) for each in providers),
+            SIMULATION,
+        )
     return tuple(backend for backend in BACKENDS if backend.device is device)
 
 

@@ -20,6 +20,7 @@ from googlenet_edge.engines.bench import generated_jpeg
 from googlenet_edge.engines.bundle import MANIFEST, MODEL, Manifest, read_bundle
 from googlenet_edge.engines.devices import profile_of
 from googlenet_edge.engines.measurement import Measurement, parse_measurement
+from googlenet_edge.engines.onnxruntime_providers import GPU_PROVIDERS
 from googlenet_edge.engines.remote_link import EventKind, Link, connect
 from googlenet_edge.engines.remote_worker import RemotePlan, Request
 from googlenet_edge.engines.ssh import Host, printable
@@ -137,7 +138,7 @@ def _job(paths: Sequence[Path], remote: Remote, plan: RemotePlan, cargo: Cargo) 
         "layout": cargo.layout,
         "wheel": cargo.wheel,
         "extras": sorted({extra for manifest in cargo.manifests for extra in _extras(manifest, plan.engine)}),
-        "packages": sorted({package for manifest in cargo.manifests for package in _packages(manifest)}),
+        "packages": sorted({package for manifest in cargo.manifests for package in _packages(manifest, plan.engine)}),
         "environment": "given" if remote.python else "made",
         "afterwards": remote.afterwards.value,
         "request": msgspec.to_builtins(request),
@@ -155,9 +156,9 @@ def _extras(manifest: Manifest, engine: EngineName | None) -> Iterator[str]:
         yield "rtx"
 
 
-def _packages(manifest: Manifest) -> Iterator[str]:
-    """What it needs that is no extra: TensorRT itself comes with the system."""
-    if profile_of(manifest.device).has_tensorrt:
+def _packages(manifest: Manifest, engine: EngineName | None) -> Iterator[str]:
+    """What it needs that is no extra: TensorRT itself comes with the system, and so does ONNX Runtime for a GPU."""
+    if profile_of(manifest.device).has_tensorrt and engine not in {each.engine for each in GPU_PROVIDERS}:
         yield "pycuda"
 
 

@@ -210,8 +210,10 @@ def circumstances_sentence(measurement: Measurement) -> str:
     here, image = measurement.circumstances, measurement.image
     threads, processor = measurement.bundles[0].engine.threads, here.cpu_model or "unknown processor"
     engines = dict.fromkeys(f"{bundle.engine.backend} {bundle.engine.version}" for bundle in measurement.bundles)
+    placed = {f"{count} operators by {part}" for one in measurement.bundles for part, count in one.engine.nodes.items()}
+    where = f" ({', '.join(sorted(placed))})" if placed else ""
     return (
-        f"{processor}, {threads} of {here.cores} cores, {' and '.join(engines)},"
+        f"{processor}, {threads} of {here.cores} cores, {' and '.join(engines)}{where},"
         f" {measurement.bundles[0].latency.summary_ms.count} runs in interleaved rounds;"
         f" stages with a {image.width}×{image.height} image"
     )

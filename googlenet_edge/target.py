@@ -40,6 +40,10 @@ class EngineName(Enum):
     ONNXRUNTIME = "onnxruntime"
     OPENVINO = "openvino"
     TENSORRT = "tensorrt"
+    ONNXRUNTIME_TENSORRT = "onnxruntime-tensorrt"
+    """ONNX Runtime's TensorRT provider, for those who have it and not TensorRT's own Python package."""
+    ONNXRUNTIME_CUDA = "onnxruntime-cuda"
+    """ONNX Runtime's CUDA provider: FP32 and FP16."""
     SIMULATED = "simulated"
     """What TensorRT will compute, by ONNX Runtime on a processor: for accuracy, not for speed."""
 

@@ -86,6 +86,26 @@ def test_doctor_of_a_workstation_with_a_gpu_asks_for_tensorrt(tmp_path: Path) ->
     assert (found["TensorRT"].says, found["pycuda"].says) == ("version 10.3.0.30", "version 2025.1")
 
 
+def test_doctor_of_a_machine_with_a_gpu_says_which_providers_onnxruntime_has(tmp_path: Path) -> None:
+    root = fake_pc(tmp_path)
+    (root / "proc/driver/nvidia").mkdir(parents=True)
+    (root / "proc/driver/nvidia/version").write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54\n")
+    found = examine(root, installed=BUILD.get, providers=lambda: (EngineName.ONNXRUNTIME_CUDA,))
+    assert found.runs == (EngineName.ONNXRUNTIME, EngineName.ONNXRUNTIME_CUDA)
+    by_topic = {finding.topic: finding for finding in found.findings}
+    assert by_topic["engine onnxruntime-cuda"] == Finding(
+        "engine onnxruntime-cuda", State.GOOD, "ONNX Runtime has the provider; --engine onnxruntime-cuda uses it"
+    )
+    missing = by_topic["engine onnxruntime-tensorrt"]
+    assert missing.says.startswith("this ONNX Runtime has no such provider; onnxruntime-gpu has, on a Jetson NVIDIA's")
+    assert missing.mend == "pip uninstall -y onnxruntime && pip install onnxruntime-gpu"
+    assert findings(root, TENSORRT)["engine onnxruntime-tensorrt"].mend is None
+    jetson = fake_jetson(tmp_path / "jetson", ORIN_NANO)
+    assert findings(jetson, BUILD)["engine onnxruntime-cuda"].mend is None
+    without = examine(fake_pc(tmp_path / "plain"), installed=BUILD.get, providers=lambda: tuple(EngineName))
+    assert without.runs == (EngineName.ONNXRUNTIME,)
+
+
 def test_doctor_of_a_jetson_says_what_it_is_and_what_makes_it_see_its_tensorrt(tmp_path: Path) -> None:
     root = fake_jetson(tmp_path, ORIN_NANO)
     assert examine(root, installed=BUILD.get).device is Device.ORIN_NANO
