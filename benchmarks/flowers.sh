@@ -17,7 +17,7 @@ images=("$data"/val/*/*)
 
 set -x
 [ -e "$run/checkpoint.safetensors" ] ||
-  gnet-edge train --data "$data" --out "$run" --weights "$start" --batch-size 64 --epochs 20
+  gnet-edge train --data "$data" --out "$run" --weights "$start" --batch-size 64 --epochs 12
 gnet-edge build "$run/checkpoint.safetensors" --precision fp32
 gnet-edge build "$run/checkpoint.safetensors" --precision int8
 gnet-edge eval "$run/fp32-cpu" "$run/int8-cpu"

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from googlenet_edge.calibration.placement import reader_counts
+from googlenet_edge.errors import LoweringError
 from googlenet_edge.graph import INPUT, InferenceGraph
 from googlenet_edge.preprocess import Preprocess
 
@@ -63,6 +64,32 @@ def taking_pixels_less(model: onnx.ModelProto, zero_point: int, *, crop: int) ->
 def taking_codes(model: onnx.ModelProto, codes: str, *, crop: int) -> onnx.ModelProto:
     """A model that reads the tensor ``codes``, uint8 ``(N, 3, crop, crop)`` → the same model of ``pixels``."""
     return _behind([_to_planes(codes)], [], model, crop=crop)
+
+
+def taking_planes(model: bytes, *, crop: int) -> bytes:
+    """A serialized TensorRT model of pixels → the same of planes: float32 ``pixels`` ``(N, 3, crop, crop)``, 0 to 255.
+
+    It gives the softmax of the logits as ``probabilities``: what DeepStream's classifier feeds and reads.
+
+    Raises:
+        LoweringError: the model does not begin as those that were lowered for TensorRT.
+    """
+    made = onnx.load_model_from_string(model)
+    graph = made.graph
+    head, rest = list(graph.node[:2]), list(graph.node[2:])
+    if [node.op_type for node in head] != ["Cast", "Transpose"] or head[1].output[0] != _PLANES:
+        raise LoweringError("the model does not begin with the pixels' cast and transposition; build the bundle again")
+    for node in rest:
+        node.input[:] = [PIXELS if name == _PLANES else name for name in node.input]
+    logits = graph.output[0]
+    softmax = helper.make_node("Softmax", [logits.name], ["probabilities"], name="probabilities", axis=1)
+    classes = logits.type.tensor_type.shape.dim[1].dim_value
+    del graph.node[:], graph.input[:], graph.output[:]
+    graph.node.extend([*rest, softmax])
+    graph.input.append(helper.make_tensor_value_info(PIXELS, TensorProto.FLOAT, ["N", 3, crop, crop]))
+    graph.output.append(helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", classes]))
+    onnx.checker.check_model(made)
+    return made.SerializeToString()
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,3 +54,11 @@ class EngineChoice(Enum):
     AUTO = "auto"
     ONNXRUNTIME = "onnxruntime"
     OPENVINO = "openvino"
+
+
+class Recipient(Enum):
+    """Whose form a bundle is packed in: `engines.package`."""
+
+    TRITON = "triton"
+    DEEPSTREAM = "deepstream"
+    DOCKER = "docker"

@@ -32,6 +32,7 @@ from googlenet_edge.target import Device
 COMMANDS = (
     "demo",
     "report",
+    "package",
     "train",
     "finetune",
     "slim",

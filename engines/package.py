@@ -1,0 +1,211 @@
+"""A bundle in the form that a serving system takes: a Triton model repository, a DeepStream element, a container.
+
+The bundle's model computes on raw pixels and normalizes them itself, so no configuration repeats the normalization.
+What TensorRT runs is compiled where it runs; the commands stand beside it.
+
+Sources: Triton's model_config.proto and "Model Repository"; DeepStream's "Gst-nvinfer" (keys and defaults), and its
+``nvdsinfer_model_builder.cpp``: without a calibration file it builds no INT8, so the plan is made by ``trtexec``.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from googlenet_edge.calibration.pixels import taking_planes
+from googlenet_edge.engines.bundle import GOLDEN, LABELS, MANIFEST, MODEL, Bundle, read_bundle
+from googlenet_edge.engines.devices import profile_of
+from googlenet_edge.engines.wheel import pack_wheel
+from googlenet_edge.errors import BundleError, OutputError
+from googlenet_edge.files import new_folder, write_bytes
+from googlenet_edge.target import Device, Precision, Recipient
+
+NAME = "googlenet"
+README = "README.md"
+_MOST_IMAGES = 8
+_WAIT_US = 2000
+_PLAN = "model.plan"
+_L4T = "nvcr.io/nvidia/l4t-jetpack:r36.4.0"
+_FLAGS = {Precision.FP32: "", Precision.FP16: " --fp16", Precision.INT8: " --int8"}
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """Files by their path in a folder."""
+
+    files: dict[str, bytes]
+
+
+def write_package(path: Path, recipient: Recipient, out: Path) -> Package:
+    """Packs the bundle at ``path`` into the new or empty folder ``out``, in one step.
+
+    Raises:
+        BundleError: no whole bundle, or one that the recipient cannot run.
+        OutputError: ``out`` holds something, or cannot be written.
+        EngineError: for Docker, where this package was not installed.
+    """
+    packed = _MAKERS[recipient](read_bundle(path), path)
+    with new_folder(out) as folder:
+        if out.exists() and any(out.iterdir()):
+            raise OutputError(f"{out} is not empty; give another --out, or remove it")
+        for name, data in packed.files.items():
+            file = folder / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(file, data)
+    return packed
+
+
+def for_triton(bundle: Bundle, path: Path) -> Package:
+    """A model repository: Triton's ONNX Runtime backend for a processor, its TensorRT backend for a GPU."""
+    on_gpu = bundle.manifest.device is not Device.CPU
+    files = {
+        f"{NAME}/config.pbtxt": _triton_config(bundle, on_gpu=on_gpu).encode(),
+        f"{NAME}/{LABELS}": (path / LABELS).read_bytes(),
+        f"{NAME}/1/{MODEL}": bundle.model,
+    }
+    steps = ["Serve it, from the folder that holds this file:", "", "    tritonserver --model-repository=$PWD"]
+    if on_gpu:
+        files[f"{NAME}/{MODEL}"] = files.pop(f"{NAME}/1/{MODEL}")
+        compile_it = _trtexec(bundle, model=f"{NAME}/{MODEL}", plan=f"{NAME}/1/{_PLAN}", image="{n}x{crop}x{crop}x3")
+        steps = [
+            "Compile the plan on the GPU that will run it:",
+            "",
+            f"    mkdir -p {NAME}/1 && {compile_it}",
+            "",
+            *steps,
+        ]
+    crop = bundle.manifest.preprocess.crop
+    note = (
+        f"Input `pixels`: uint8 (N, {crop}, {crop}, 3), RGB, cut as `Preprocess.pixels` cuts it. Output `logits`:"
+        f" float32 (N, {len(bundle.class_names)}); the classification extension names the classes."
+    )
+    return Package({**files, README: _readme("A model repository for Triton", [*steps, "", note])})
+
+
+def for_deepstream(bundle: Bundle, path: Path) -> Package:
+    """Configuration, labels and model for ``nvinfer`` as a classifier of whole frames."""
+    if bundle.manifest.device is Device.CPU:
+        raise BundleError(
+            f"{path} is for a processor and DeepStream runs TensorRT; build with --device jetson, or another that"
+            " gnet-edge devices lists"
+        )
+    for name in bundle.class_names:
+        if ";" in name:
+            raise BundleError(f"the class name {name!r} has a semicolon, which divides DeepStream's labels; rename it")
+    plan = f"{MODEL}_b1_gpu0_{bundle.manifest.precision.value}.engine"
+    command = _trtexec(bundle, model=MODEL, plan=plan, image="{n}x3x{crop}x{crop}", most=1)
+    steps = [
+        "Compile the plan on the device that will run it, in this folder (nvinfer itself builds no INT8 without a",
+        "calibration file of TensorRT's own):",
+        "",
+        f"    {command}",
+        "",
+        "Then: `nvinfer config-file-path=config_infer.txt`. It scales whole frames to the square, which is neither",
+        "Pillow's resize nor a centre cut; from what it hands to the network on, all is exact.",
+    ]
+    return Package(
+        {
+            "config_infer.txt": _nvinfer_config(bundle, plan).encode(),
+            LABELS: ";".join(bundle.class_names).encode() + b"\n",
+            MODEL: taking_planes(bundle.model, crop=bundle.manifest.preprocess.crop),
+            README: _readme("A classifier for DeepStream", steps),
+        }
+    )
+
+
+def for_docker(bundle: Bundle, path: Path) -> Package:
+    """A build context: Dockerfile, the wheel of this package and the bundle."""
+    wheel = pack_wheel()
+    profile = profile_of(bundle.manifest.device)
+    if profile.has_tensorrt:
+        head = [
+            f"ARG BASE={_L4T}",
+            "FROM ${BASE}",
+            "RUN apt-get update && apt-get install --yes --no-install-recommends python3-pip \\",
+            "    && rm -rf /var/lib/apt/lists/*",
+            "ENV PATH=/usr/local/cuda/bin:${PATH} CPATH=/usr/local/cuda/include XDG_CACHE_HOME=/cache",
+            f"COPY {wheel.name} /tmp/",
+            f"RUN pip3 install --no-cache-dir pycuda /tmp/{wheel.name} && rm /tmp/{wheel.name}",
+            "VOLUME /cache",
+        ]
+        run = "docker run --rm --runtime nvidia --volume gnet-edge:/cache googlenet"
+        note = [
+            "The plan is compiled at the first start and kept in the volume.",
+            "BASE is JetPack 6; take that of yours.",
+        ]
+    else:
+        head = [
+            "ARG BASE=python:3.12-slim",
+            "FROM ${BASE}",
+            f"COPY {wheel.name} /tmp/",
+            f"RUN pip install --no-cache-dir /tmp/{wheel.name} && rm /tmp/{wheel.name}",
+            "RUN useradd --create-home gnet",
+            "USER gnet",
+        ]
+        run, note = "docker run --rm googlenet", []
+    tail = ["WORKDIR /work", "COPY bundle /bundle", 'ENTRYPOINT ["gnet-edge"]', 'CMD ["bench", "/bundle"]']
+    predict = f"{run.replace('--rm', '--rm --volume $PWD:/work:ro')} predict photo.jpg --bundle /bundle"
+    steps = ["    docker build --tag googlenet .", f"    {run}", f"    {predict}", "", *note]
+    files = {f"bundle/{name}": (path / name).read_bytes() for name in (MANIFEST, MODEL, LABELS, GOLDEN)}
+    dockerfile = "\n".join([*head, *tail]) + "\n"
+    return Package(
+        {**files, wheel.name: wheel.data, "Dockerfile": dockerfile.encode(), README: _readme("A container", steps)}
+    )
+
+
+_MAKERS: dict[Recipient, Callable[[Bundle, Path], Package]] = {
+    Recipient.TRITON: for_triton,
+    Recipient.DEEPSTREAM: for_deepstream,
+    Recipient.DOCKER: for_docker,
+}
+
+
+def _triton_config(bundle: Bundle, *, on_gpu: bool) -> str:
+    crop, classes = bundle.manifest.preprocess.crop, len(bundle.class_names)
+    backend, kind = ("tensorrt", "KIND_GPU") if on_gpu else ("onnxruntime", "KIND_CPU")
+    threads = "" if on_gpu else 'parameters { key: "intra_op_thread_count" value { string_value: "1" } }\n'
+    return (
+        f'name: "{NAME}"\nbackend: "{backend}"\nmax_batch_size: {_MOST_IMAGES}\n'
+        f'input {{ name: "pixels" data_type: TYPE_UINT8 dims: [ {crop}, {crop}, 3 ] }}\n'
+        f'output {{ name: "logits" data_type: TYPE_FP32 dims: [ {classes} ] label_filename: {json.dumps(LABELS)} }}\n'
+        f"dynamic_batching {{ max_queue_delay_microseconds: {_WAIT_US} }}\n"
+        f"instance_group {{ kind: {kind} count: 1 }}\n{threads}"
+    )
+
+
+def _nvinfer_config(bundle: Bundle, plan: str) -> str:
+    crop = bundle.manifest.preprocess.crop
+    mode = {Precision.FP32: 0, Precision.INT8: 1, Precision.FP16: 2}[bundle.manifest.precision]
+    settings = {
+        "gpu-id": 0,
+        "model-engine-file": plan,
+        "labelfile-path": LABELS,
+        "batch-size": 1,
+        "network-mode": mode,
+        "network-type": 1,
+        "process-mode": 1,
+        "gie-unique-id": 1,
+        "infer-dims": f"3;{crop};{crop}",
+        "model-color-format": 0,
+        "net-scale-factor": 1.0,
+        "maintain-aspect-ratio": 0,
+        "output-blob-names": "probabilities",
+        "classifier-threshold": 0.0,
+    }
+    return "[property]\n" + "".join(f"{key}={value}\n" for key, value in settings.items())
+
+
+def _trtexec(bundle: Bundle, *, model: str, plan: str, image: str, most: int = _MOST_IMAGES) -> str:
+    crop = bundle.manifest.preprocess.crop
+    shapes = [
+        f"--{end}Shapes=pixels:{image.format(n=n, crop=crop)}" for end, n in (("min", 1), ("opt", 1), ("max", most))
+    ]
+    words = ["/usr/src/tensorrt/bin/trtexec", f"--onnx={model}", f"--saveEngine={plan}", *shapes]
+    return shlex.join(words) + _FLAGS[bundle.manifest.precision]
+
+
+def _readme(title: str, steps: list[str]) -> bytes:
+    return "\n".join([f"# {title}", "", *steps, ""]).encode()
