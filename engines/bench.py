@@ -82,7 +82,7 @@ def bench(
     circumstances = read_circumstances(root)  # before the load that the benchmark itself makes
     image = generated_jpeg() if image is None else image
     with ExitStack() as stack:
-        subjects = [_open(path, stack, plan=plan, engine=engine) for path in paths]
+        subjects = [_open(path, stack, plan=plan, engine=engine, progress=progress) for path in paths]
         predictors = [subject.predictor for subject in subjects]
         streamed = [subject.streamed for subject in subjects if subject.streamed]
         described = _describe(image, predictors[0])
@@ -157,7 +157,9 @@ def generated_jpeg(*, width: int = 640, height: int = 480) -> bytes:
     return file.getvalue()
 
 
-def _open(path: Path, stack: ExitStack, *, plan: BenchPlan, engine: EngineName | None) -> Subject:
+def _open(
+    path: Path, stack: ExitStack, *, plan: BenchPlan, engine: EngineName | None, progress: Progress | None
+) -> Subject:
     bundle = read_bundle(path)
     if (engine or engine_here(bundle.manifest)) is EngineName.SIMULATED:
         here = "".join(f", use --engine {name.value}" for name in providers_here())
@@ -168,7 +170,7 @@ def _open(path: Path, stack: ExitStack, *, plan: BenchPlan, engine: EngineName |
         )
 
     def predictor(*, threads: int, streams: int) -> Predictor:
-        opened = open_bundle(bundle, threads=threads, streams=streams, engine=engine)
+        opened = open_bundle(bundle, threads=threads, streams=streams, engine=engine, progress=progress)
         return stack.enter_context(Predictor(opened, labels=bundle.class_names, preprocess=bundle.manifest.preprocess))
 
     return Subject(

@@ -74,7 +74,8 @@ def evaluate_bundles(
     """
     found = []
     for path in paths:
-        opened = load_predictor(path, streams=streams, engine=engine)
+        with bars(f"opening {path.name}") as progress:
+            opened = load_predictor(path, streams=streams, engine=engine, progress=progress)
         with opened as predictor, bars(f"evaluating {path.name}") as progress:
             found.append(evaluate(predictor, images, progress=progress))
     return found

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from googlenet_edge.dataset import in_threads
+from googlenet_edge.dataset import Progress, in_threads
 from googlenet_edge.engines.bundle import read_bundle
 from googlenet_edge.engines.logits import ranking, softmax
 from googlenet_edge.engines.protocol import Engine
@@ -105,10 +105,18 @@ class Predictor:
         return top_k
 
 
-def load_predictor(path: Path, *, threads: int = 1, streams: int = 1, engine: EngineName | None = None) -> Predictor:
-    """See `googlenet_edge.load`."""
+def load_predictor(
+    path: Path,
+    *,
+    threads: int = 1,
+    streams: int = 1,
+    engine: EngineName | None = None,
+    build: bool = True,
+    progress: Progress | None = None,
+) -> Predictor:
+    """See `googlenet_edge.load`; ``progress`` is told how far a compiling runtime is."""
     bundle = read_bundle(path)
-    opened = open_bundle(bundle, threads=threads, streams=streams, engine=engine)
+    opened = open_bundle(bundle, threads=threads, streams=streams, engine=engine, build=build, progress=progress)
     return Predictor(opened, labels=bundle.class_names, preprocess=bundle.manifest.preprocess)
 
 

@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from googlenet_edge.dataset import Progress
 from googlenet_edge.errors import EngineError
 from googlenet_edge.target import Device, Precision
 
@@ -20,13 +21,15 @@ class EngineOptions:
 
     ``weight_bits`` says how many bits INT8 weights use. With 7, the 16-bit sums of an x86 processor without VNNI
     cannot saturate; with 8 a backend must take a slower, exact way on such a processor. ``precision`` is for runtimes
-    that compile the model.
+    that compile the model: they may do so only where ``build`` is true, and tell ``progress`` how far they are.
     """
 
     threads: int = 1
     weight_bits: int = 8
     streams: int = 1
     precision: Precision = Precision.FP32
+    build: bool = True
+    progress: Progress | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.threads < 1:

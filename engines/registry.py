@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 
+from googlenet_edge.dataset import Progress
 from googlenet_edge.engines.bundle import Bundle, Manifest
 from googlenet_edge.engines.devices import profile_of
 from googlenet_edge.engines.golden import check_golden
@@ -114,20 +115,30 @@ def engine_here(manifest: Manifest) -> EngineName:
     return EngineName.TENSORRT if all(map(find_spec, needed)) else EngineName.SIMULATED
 
 
-def open_bundle(bundle: Bundle, *, threads: int = 1, streams: int = 1, engine: EngineName | None = None) -> Engine:
+def open_bundle(
+    bundle: Bundle,
+    *,
+    threads: int = 1,
+    streams: int = 1,
+    engine: EngineName | None = None,
+    build: bool = True,
+    progress: Progress | None = None,
+) -> Engine:
     """Opens a bundle's model on its device and proves that it computes here what it computed where it was built.
 
     Args:
         threads: processor threads of one inference.
         streams: inferences that may run at the same time.
         engine: the runtime, by default as `engine_here`.
+        build: whether a runtime that compiles models may do so now.
+        progress: told how far that is, where the runtime tells.
 
     Raises:
-        EngineError: the runtime is missing or refuses the model.
+        EngineError: the runtime is missing or refuses the model, or it is not compiled yet.
         BundleError: the model does not fit the bundle, or gives other logits for the golden vectors.
     """
     manifest = bundle.manifest
-    options = EngineOptions(threads, manifest.weight_bits, streams, manifest.precision)
+    options = EngineOptions(threads, manifest.weight_bits, streams, manifest.precision, build, progress)
     opened = backend_for(manifest.device, engine or engine_here(manifest)).open(bundle.model, options)
     try:
         _check_fit(opened, bundle)

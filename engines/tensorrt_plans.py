@@ -21,7 +21,7 @@ from googlenet_edge.dataset import Progress
 from googlenet_edge.engines.tensorrt_builder import Plan, PlanKey, PlanRequest, build_plan, key_of
 from googlenet_edge.engines.tensorrt_layers import Placement
 from googlenet_edge.engines.tensorrt_library import Library
-from googlenet_edge.errors import BundleError
+from googlenet_edge.errors import BundleError, EngineError
 from googlenet_edge.files import from_versioned_json, new_folder, read_file, sha256_bytes, to_json, write_bytes
 
 SCHEMA = 1
@@ -52,10 +52,12 @@ class PlanRecord:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StoredPlan:
-    """A plan that was read back, or just written."""
+    """A plan that was read back, or just written in ``folder``."""
 
+    folder: Path
     record: PlanRecord
     data: bytes = field(repr=False)
+    reused: bool
 
 
 def write_plan(folder: Path, plan: Plan) -> StoredPlan:
@@ -66,7 +68,7 @@ def write_plan(folder: Path, plan: Plan) -> StoredPlan:
         write_bytes(place / LAYERS, to_json(plan.layers))
         write_bytes(place / TIMING, plan.timing_cache)
         write_bytes(place / RECORD, to_json(record))
-    return StoredPlan(record, plan.data)
+    return StoredPlan(folder, record, plan.data, reused=False)
 
 
 def read_plan(folder: Path, key: PlanKey) -> StoredPlan:
@@ -84,23 +86,34 @@ def read_plan(folder: Path, key: PlanKey) -> StoredPlan:
         raise BundleError(
             f"{folder / PLAN} is cut off or was changed: {len(plan)} bytes where {record.size} were written; {_AGAIN}"
         )
-    return StoredPlan(record, plan)
+    return StoredPlan(folder, record, plan, reused=True)
 
 
 def plan_at(
-    folder: Path, library: Library, request: PlanRequest, *, gpu: str, progress: Progress | None = None
+    folder: Path,
+    library: Library,
+    request: PlanRequest,
+    *,
+    gpu: str,
+    build: bool = True,
+    progress: Progress | None = None,
 ) -> StoredPlan:
-    """The plan that is there, where its key fits; else a new one, built and written.
+    """The plan that is there, where its key fits; else, where ``build`` allows it, a new one, built and written.
 
     Raises:
-        EngineError: see `build_plan`.
+        EngineError: see `build_plan`; or it would have to be built.
         OutputError: the folder cannot be written.
     """
     try:
         return read_plan(folder, key_of(library, request, gpu=gpu))
     except BundleError as reason:
+        if not build:
+            raise EngineError(
+                f"the bundle is not compiled for this device yet ({reason}); compile it with: gnet-edge build BUNDLE"
+            ) from reason
         if folder.exists():
             _log.info("%s", reason)
+    _log.info("%s compiles the model: minutes, once; kept in %s", library, folder)
     plan = build_plan(library, request, gpu=gpu, timing_cache=_timing_cache(folder), progress=progress)
     return write_plan(folder, plan)
 

@@ -7,6 +7,7 @@ import os
 import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from queue import LifoQueue
@@ -22,7 +23,7 @@ from googlenet_edge.engines.devices import DeviceProfile, Typing
 from googlenet_edge.engines.protocol import DeviceStage, EngineOptions, EngineSpec, check_batch
 from googlenet_edge.engines.tensorrt_builder import Batches, PlanRequest
 from googlenet_edge.engines.tensorrt_library import Flavour, Library, errors_in, listening, load_library, logger_of
-from googlenet_edge.engines.tensorrt_plans import plan_at
+from googlenet_edge.engines.tensorrt_plans import StoredPlan, plan_at
 from googlenet_edge.errors import EngineError
 from googlenet_edge.files import sha256_bytes
 from googlenet_edge.target import Device, EngineName
@@ -53,8 +54,7 @@ def open_tensorrt(profile: DeviceProfile, model: bytes, options: EngineOptions) 
             batches = Batches(1, 1, MOST_IMAGES)
             request = PlanRequest(model, options.precision, profile.workspace_bytes, batches)
             folder = plans_folder() / sha256_bytes(model)[:16]
-            _log.info("%s compiles the model where that is not done yet: minutes, once; kept in %s", library, folder)
-            plan = plan_at(folder, library, request, gpu=device.name).data
+            plan = plan_at(folder, library, request, gpu=device.name, build=options.build, progress=options.progress)
             return TensorRtEngine(plan, library=library, device=device, options=options, target=profile.device)
     except BaseException as problem:
         traceback.clear_frames(problem.__traceback__)  # which hold what must be released before the device
@@ -72,13 +72,13 @@ class TensorRtEngine:
     """An `Engine` of one plan. Each stream has an execution context, a CUDA stream and buffers of its own."""
 
     def __init__(
-        self, plan: bytes, *, library: Library, device: CudaDevice, options: EngineOptions, target: Device
+        self, plan: StoredPlan, *, library: Library, device: CudaDevice, options: EngineOptions, target: Device
     ) -> None:
         """Takes the device over, which is current, and gives it back when closed. Raises `EngineError`."""
         self._device, self._library = device, library
         with listening(library) as lines:
             self._runtime = library.module.Runtime(logger_of(library.module))
-            self._engine = self._runtime.deserialize_cuda_engine(plan)
+            self._engine = self._runtime.deserialize_cuda_engine(plan.data)
             if self._engine is None:
                 raise EngineError(f"{library} does not load the plan: {errors_in(lines)}; remove {plans_folder()}")
         crop, classes = _interface(self._engine, library.module)
@@ -86,6 +86,7 @@ class TensorRtEngine:
         shared = library.typing is Typing.STRONG  # before, contexts cannot share an optimization profile
         streams = options.streams if shared else 1
         version = ".".join(map(str, library.version))
+        self.plan = replace(plan, data=b"")  # TensorRT has its own copy
         self._spec = EngineSpec(EngineName.TENSORRT.value, version, target, options.threads, crop, classes, streams)
         recording = Recording(wanted=library.flavour is Flavour.TENSORRT)  # RTX changes its kernels while it runs
         self._idle: LifoQueue[_Worker] = LifoQueue()

@@ -21,7 +21,7 @@ from googlenet_edge.errors import EngineError
 PACKAGE = "googlenet_edge"
 _OLDEST = (1980, 1, 1, 0, 0, 0)  # the first moment that a zip archive can name
 _WHEEL = b"Wheel-Version: 1.0\nGenerator: googlenet-edge\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-_NOT_PACKED = ("__pycache__", ".")
+_NOT_PACKED = ("__pycache__", ".", "cpp")  # sources of libgne are of no use in it
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,14 @@ if TYPE_CHECKING:
 __all__ = ["EdgeError", "EngineName", "Preprocess", "__version__", "load"]
 
 
-def load(path: str | Path, *, threads: int = 1, streams: int = 1, engine: EngineName | None = None) -> Predictor:
+def load(
+    path: str | Path,
+    *,
+    threads: int = 1,
+    streams: int = 1,
+    engine: EngineName | None = None,
+    build: bool = True,
+) -> Predictor:
     """Opens a bundle for prediction; needs neither torch nor onnx.
 
     Everything is verified first: schema, hashes, and that the model computes here what it computed where it was built.
@@ -33,12 +40,14 @@ def load(path: str | Path, *, threads: int = 1, streams: int = 1, engine: Engine
         threads: processor threads for one inference.
         streams: images of a batch that are computed at the same time, each with ``threads``. For many images,
             ``streams`` as many as cores gives the most of them a second; for one image, ``threads`` gives it soonest.
-        engine: the runtime; by default the one for which the bundle was built.
+        engine: the runtime; by default the one for which the bundle was built. `EngineName.SIMULATED` runs on any
+            processor what was built for a GPU: slow, and with the same numbers.
+        build: whether TensorRT may compile a model that it has not compiled on this device yet, which takes minutes.
 
     Raises:
         BundleError: the bundle is damaged, of a newer schema, or computes something else on this machine.
-        EngineError: the runtime is missing or refuses the model.
+        EngineError: the runtime is missing or refuses the model, or it is not compiled and may not be.
     """
     from googlenet_edge.engines.predictor import load_predictor  # noqa: PLC0415  (the layer above, only when used)
 
-    return load_predictor(Path(path), threads=threads, streams=streams, engine=engine)
+    return load_predictor(Path(path), threads=threads, streams=streams, engine=engine, build=build)

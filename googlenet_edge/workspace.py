@@ -128,6 +128,11 @@ def take_data(given: Path | None, settings: Settings, run: Path) -> Taken:
     return Taken(Path(record.data), f"{run.name} was trained on it")
 
 
+def is_bundle(path: Path) -> bool:
+    """Whether a path is a folder that looks like a bundle."""
+    return (path / MANIFEST_FILE).is_file()
+
+
 def take_bundle(given: Path | None, runs: Path = RUNS) -> Taken:
     """The folder of the bundle to use. Raises `ConfigError` where there is none."""
     mend = "build one first with: gnet-edge build --precision int8"

@@ -288,8 +288,8 @@ def test_exported_members_are_these_and_documented() -> None:
     assert googlenet_edge.__all__ == ["EdgeError", "EngineName", "Preprocess", "__version__", "load"]
     assert all(hasattr(googlenet_edge, name) for name in googlenet_edge.__all__)
     assert str(inspect.signature(googlenet_edge.load)) == (
-        "(path: 'str | Path', *, threads: 'int' = 1, streams: 'int' = 1, engine: 'EngineName | None' = None)"
-        " -> 'Predictor'"
+        "(path: 'str | Path', *, threads: 'int' = 1, streams: 'int' = 1, engine: 'EngineName | None' = None,"
+        " build: 'bool' = True) -> 'Predictor'"
     )
     documented = ("EdgeError", "EngineName", "Preprocess", "load")
     assert all(inspect.getdoc(getattr(googlenet_edge, name)) for name in documented)

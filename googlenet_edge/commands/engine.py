@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from googlenet_edge import load, workspace
+from googlenet_edge import workspace
 from googlenet_edge.commands import away, machine
 from googlenet_edge.commands.options import (
     CORES,
@@ -65,7 +65,9 @@ def calibrate(
 
 
 def build(
-    checkpoint: Annotated[Path | None, typer.Argument(help="Default: the newest under runs/.")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Argument(help="Or a bundle, to compile on its device; default: the newest under runs/.")
+    ] = None,
     precision: Annotated[Precision | None, typer.Option(help="Default: int8.")] = None,
     device: machine.DeviceOption = None,
     data: DataOption = None,
@@ -88,14 +90,19 @@ def build(
 ) -> None:
     """Make a bundle: export, calibrate and lower as far as that is missing, then compare its accuracy with FP32.
 
-    Where INT8 loses more than --max-drop, the layers that cost most stay float.
+    Where INT8 loses more than --max-drop, the layers that cost most stay float. Given a bundle for a GPU, on the device
+    itself, TensorRT compiles it there, once.
 
     Examples: gnet-edge build --precision int8, gnet-edge build --precision int8 --engine auto --max-drop 0.2,
+    gnet-edge build int8-orin-nano,
     gnet-edge build --onnx googlenet-9.onnx --labels synsets.txt --data photos --mean 123,117,104 --std 1,1,1 --bgr
     """
     from googlenet_edge.engines import build as building
     from googlenet_edge.engines.devices import Unit
 
+    if checkpoint and workspace.is_bundle(checkpoint):
+        _compile(checkpoint, as_json=as_json)
+        return
     settings = workspace.read_settings()
     source = source_of(checkpoint, onnx, AboutOnnx(labels, size, resize, mean, std, bgr), settings)
     precision = chosen("--precision", precision, settings.precision, Precision.INT8)
@@ -117,6 +124,21 @@ def build(
     report = building.build(request, bars=bar)
     _show_built(report)
     output(report, as_json)
+
+
+def _compile(bundle: Path, *, as_json: bool) -> None:
+    """What `build` does with a bundle."""
+    from googlenet_edge.engines.compiled import compile_bundle
+
+    with bar("compiling for the GPU") as progress:
+        done = compile_bundle(bundle, progress=progress)
+    took = "there already" if done.reused else f"compiled in {done.seconds:.0f} s"
+    shown(f"{done.library} on {done.gpu}: {done.size / 1e6:.2f} MB, {took}")
+    if done.placement.dla:
+        shown(str(done.placement))
+    shown("the golden vectors give the same logits as where the bundle was built")
+    shown(f"plan: {done.folder}")
+    output(done, as_json)
 
 
 def _show_built(report: BuildReport) -> None:
@@ -219,12 +241,15 @@ def predict(
 
     Example: gnet-edge predict photo.jpg --top-k 3
     """
+    from googlenet_edge.engines.predictor import load_predictor
     from googlenet_edge.engines.tables import predictions_table
 
     count = chosen("--threads", threads, workspace.read_settings().threads, 1)
     streams = min(count, len(images))
     taken = named(workspace.take_bundle(bundle))
-    with load(taken, threads=count // streams, streams=streams, engine=engine) as predictor:
+    with bar("opening the bundle") as progress:
+        opened = load_predictor(taken, threads=count // streams, streams=streams, engine=engine, progress=progress)
+    with opened as predictor:
         rows = list(zip(map(str, images), predictor.predict_batch(images, top_k), strict=True))
     shown(predictions_table(rows))
     output(dict(rows), as_json)

@@ -1,0 +1,80 @@
+#!/usr/bin/env bash
+# Everything that can be measured of a bundle on the device that holds this copy, in one go; one JSON to send back.
+#
+# Usage: benchmarks/on_device.sh [--data DATA] [--minutes N] [--out FILE.json] BUNDLE...
+#   BUNDLE    folders that gnet-edge build wrote, such as fp16-orin-nano int8-orin-nano
+#   --data    folder with train/CLASS/* and val/CLASS/*, for the accuracy on the device; default: not measured
+#   --minutes of sustained load, default 10; 0: none
+#   --out     default on_device.json
+#
+# What fails is written down and does not stop the rest. Where trtexec is there, the same graphs are timed by it, too.
+set -euo pipefail
+
+usage() { sed -n '2,10s/^# \{0,1\}//p' "$0"; }
+data='' minutes=10 out=on_device.json bundles=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    -h | --help) usage; exit ;;
+    --data) data=${2:?--data needs a folder}; shift 2 ;;
+    --minutes) minutes=${2:?--minutes needs a number}; shift 2 ;;
+    --out) out=${2:?--out needs a file}; shift 2 ;;
+    -*) usage >&2; exit 2 ;;
+    *) bundles+=("$1"); shift ;;
+  esac
+done
+[ ${#bundles[@]} -gt 0 ] || { usage >&2; exit 2; }
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+step() { # NAME COMMAND...: its stdout, stderr and exit code
+  local name=$1
+  shift
+  echo "== $name: $*" >&2
+  local code=0
+  "$@" >"$work/$name.out" 2> >(tee "$work/$name.err" >&2) || code=$?
+  echo "$code" >"$work/$name.code"
+}
+
+step doctor gnet-edge doctor --json
+for i in "${!bundles[@]}"; do
+  step "inspect-$i" gnet-edge inspect "${bundles[$i]}" --json
+  step "build-$i" gnet-edge build "${bundles[$i]}" --json
+done
+step bench gnet-edge bench "${bundles[@]}" --json
+[ "$minutes" = 0 ] || step sustained gnet-edge bench "${bundles[-1]}" --sustained "${minutes}m" --fps 30 --json
+[ -z "$data" ] || step eval gnet-edge eval "${bundles[@]}" --data "$data" --json
+
+trtexec=${TRTEXEC:-/usr/src/tensorrt/bin/trtexec}
+if [ -x "$trtexec" ]; then
+  for i in "${!bundles[@]}"; do
+    flag=$(python3 - "${bundles[$i]}/manifest.json" <<'P'
+import json, sys
+print({"int8": "--int8", "fp16": "--fp16"}.get(json.load(open(sys.argv[1]))["precision"], "--noTF32"))
+P
+    )
+    step "trtexec-$i" "$trtexec" --onnx="${bundles[$i]}/model.onnx" "$flag" --useCudaGraph
+  done
+fi
+
+python3 - "$work" "$out" "${bundles[@]}" <<'P'
+import json, sys
+from pathlib import Path
+
+work, out, bundles = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
+
+def step(name):
+    text = (work / f"{name}.out").read_text(errors="replace")
+    try:
+        result = json.loads(text)
+    except ValueError:
+        result = text[-20000:]
+    said = (work / f"{name}.err").read_text(errors="replace")[-20000:]
+    return {"exit_code": int((work / f"{name}.code").read_text()), "result": result, "said": said}
+
+steps = {path.stem: step(path.stem) for path in sorted(work.glob("*.code"))}
+partial = out.with_name(out.name + ".partial")
+partial.write_text(json.dumps({"bundles": bundles, "steps": steps}, indent=1) + "\n")
+partial.replace(out)
+failed = [name for name, found in steps.items() if found["exit_code"]]
+print(f"{out}: {len(steps)} steps, failed: {', '.join(failed) or 'none'}", file=sys.stderr)
+P
