@@ -56,6 +56,21 @@ def test_benchmarks_shell_scripts_explain_themselves(script: str) -> None:
     assert f"benchmarks/{script}" in done.stdout
 
 
+def test_benchmarks_on_device_keeps_every_step_and_what_failed(bundles: list[Path], tmp_path: Path) -> None:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = run("on_device.sh", "--minutes", 0, "--out", tmp_path / "all.json", bundles[1], PATH=path, TRTEXEC="/none")
+    assert done.returncode == 0, done.stderr
+    steps = json.loads((tmp_path / "all.json").read_bytes())["steps"]
+    assert {name: step["exit_code"] for name, step in steps.items()} == {
+        **{"doctor": 0, "inspect-0": 0, "bench": 0},
+        "build-0": 1,  # it is for a processor
+    }
+    assert steps["bench"]["result"]["bundles"][0]["latency"]["rounds_ms"]
+    assert "nothing is left to compile" in steps["build-0"]["said"]
+    assert done.stderr.endswith("all.json: 4 steps, failed: build-0\n")
+    assert run("on_device.sh").returncode == 2
+
+
 def test_benchmarks_readme_names_every_script() -> None:
     text = (FOLDER / "README.md").read_text()
     assert [script for script in [*PYTHON_SCRIPTS, *SHELL_SCRIPTS] if f"benchmarks/{script}" not in text] == []
