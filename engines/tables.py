@@ -95,17 +95,14 @@ def finetune_table(report: FinetuneReport) -> Table:
 
 
 def latency_table(measurement: Measurement) -> Table:
-    """Latency of one image, and the ratio to the reference with its interval; p99.9 where there are runs enough."""
-    rare = any(bundle.latency.summary_ms.p999 for bundle in measurement.bundles)
-    head = ("p50 ms", "p90 ms", "p99 ms", *(("p99.9 ms",) if rare else ()), "spread", "ratio of p50 (95 % CI)")
-    table = _table("latency", *head)
+    """Latency of one image, and the ratio to the reference with its interval."""
+    table = _table("latency", "p50 ms", "p90 ms", "p99 ms", "spread", "ratio of p50 (95 % CI)")
     ratios = {ratio.name: ratio for ratio in measurement.ratios}
     for bundle in measurement.bundles:
         summary, ratio = bundle.latency.summary_ms, ratios.get(bundle.name)
         table.add_row(
             _name(bundle, measurement),
             *(f"{time:.2f}" for time in (summary.p50, summary.p90, summary.p99)),
-            *((f"{summary.p999:.2f}" if summary.p999 else "not measured",) if rare else ()),
             f"{summary.spread:.1%}",
             f"{ratio.ratio:.3f} ({_interval(ratio.interval, 3)})" if ratio else "1",
         )

@@ -16,9 +16,6 @@ Z = 1.959963984540054
 """The 97.5 % point of the normal distribution: ± Z holds 95 %."""
 
 
-FEWEST_FOR_P999 = 1000
-
-
 @dataclass(frozen=True, slots=True)
 class Interval:
     """A confidence interval, ``low <= high``, in the unit of what it is an interval of."""
@@ -29,17 +26,13 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Quantiles of a sample, in its unit. ``spread`` is (p75 - p25) / p50, which a few outliers do not move.
-
-    ``p999`` is the 99.9 % quantile; None where there are fewer than `FEWEST_FOR_P999` values and one would decide it.
-    """
+    """Quantiles of a sample, in its unit. ``spread`` is (p75 - p25) / p50, which a few outliers do not move."""
 
     count: int
     p50: float
     p90: float
     p99: float
     spread: float
-    p999: float | None = None
 
 
 class Proportion(NamedTuple):
@@ -175,9 +168,8 @@ def summarize(samples: Sequence[float]) -> Summary:
     values = np.asarray(samples, dtype=np.float64)
     if values.size == 0 or not np.isfinite(values).all() or values.min() <= 0:
         raise ValueError("samples must be finite, above zero, and at least one")
-    p25, p50, p75, p90, p99, p999 = (float(q) for q in np.quantile(values, (0.25, 0.5, 0.75, 0.9, 0.99, 0.999)))
-    rare = p999 if values.size >= FEWEST_FOR_P999 else None
-    return Summary(count=values.size, p50=p50, p90=p90, p99=p99, spread=(p75 - p25) / p50, p999=rare)
+    p25, p50, p75, p90, p99 = (float(q) for q in np.quantile(values, (0.25, 0.5, 0.75, 0.9, 0.99)))
+    return Summary(count=values.size, p50=p50, p90=p90, p99=p99, spread=(p75 - p25) / p50)
 
 
 def sqnr_db(exact: NDArray[np.float32], found: NDArray[np.float32]) -> float:

@@ -5,19 +5,13 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import parallel_gradients
-import pytest
 import torch
-from command import gnet_edge
 from safetensors.torch import load_file
 
-from googlenet_edge import parallel, train
 from googlenet_edge.parallel import BatchDropout, Rank
-from googlenet_edge.reports import StoppedError
 
 
 def test_two_gloo_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
@@ -38,23 +32,6 @@ def test_two_gloo_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
     for name, expected in one.items():
         difference = (two[name] - expected).double().norm()
         assert difference <= 1e-11 * expected.double().norm(), name
-
-
-@pytest.mark.parametrize(("index", "said"), [(0, "gnet-edge: stopped and saved\n"), (1, "")])
-def test_only_the_first_of_the_processes_says_that_training_stopped(
-    index: int, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    @contextmanager
-    def group() -> Iterator[Rank]:
-        yield Rank(index, 2)
-
-    def stopping(*_: object, **__: object) -> Path:
-        raise StoppedError("stopped and saved")
-
-    monkeypatch.setattr(parallel, "process_group", group)
-    monkeypatch.setattr(train, "train", stopping)
-    done = gnet_edge("train", "--data", tmp_path, cwd=tmp_path)
-    assert (done.code, done.err) == (1, said)
 
 
 def test_dropout_masks_of_all_processes_are_the_rows_of_one_mask() -> None:

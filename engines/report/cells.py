@@ -39,11 +39,9 @@ class Table:
 
 def glance_table(subjects: Sequence[Subject]) -> Table:
     """Every bundle in one row."""
-    rare = any(subject.latency_ms.p999 for subject in subjects)
-    head = ("bundle", "p50", "p90", "p99", *(("p99.9",) if rare else ()), "against reference", "top-1",
-            "change, points", "images/s", "cold start", "peak memory", "size")  # fmt: skip
-    rows = (_glance_row(number, subject, rare=rare) for number, subject in enumerate(subjects, start=1))
-    return Table(head, tuple(rows))
+    head = ("bundle", "p50", "p90", "p99", "against reference", "top-1", "change, points", "images/s", "cold start",
+            "peak memory", "size")  # fmt: skip
+    return Table(head, tuple(_glance_row(number, subject) for number, subject in enumerate(subjects, start=1)))
 
 
 def stages_table(subjects: Sequence[Subject]) -> Table:
@@ -180,7 +178,7 @@ def _stage_cell(ms: float | None) -> str:
     return NOT_MEASURED if ms is None else f"{ms:.2f}"
 
 
-def _glance_row(number: int, subject: Subject, *, rare: bool) -> Row:
+def _glance_row(number: int, subject: Subject) -> Row:
     bundle, latency, ratio = subject.bundle, subject.latency_ms, subject.ratio
     best = max((images_per_s(batch) for batch in bundle.throughput), default=None)
     starts = [start.total_ms for start in bundle.cold_starts]
@@ -188,7 +186,6 @@ def _glance_row(number: int, subject: Subject, *, rare: bool) -> Row:
     against = f"{ratio.ratio:.3f} ({ratio.interval.low:.3f} to {ratio.interval.high:.3f})" if ratio else ""
     cells = (
         *(milliseconds(time) for time in (latency.p50, latency.p90, latency.p99)),
-        *((milliseconds(latency.p999) if latency.p999 else NOT_MEASURED,) if rare else ()),
         "the reference" if subject.is_reference else against or NOT_MEASURED,
         accuracy_words(subject.accuracy),
         ""

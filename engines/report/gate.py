@@ -10,7 +10,7 @@ from enum import Enum
 from googlenet_edge.engines.report.judge import Change, Matched, Metric, differing_circumstances
 from googlenet_edge.errors import ConfigError, DataError, RegressionError
 
-_RULE = re.compile(r"(?P<metric>[a-z0-9.]+)\s*(?P<side>[<>])\s*(?P<limit>[+-]?\d{1,6}(?:\.\d{1,6})?)(?P<percent>%?)")
+_RULE = re.compile(r"(?P<metric>[a-z0-9]+)\s*(?P<side>[<>])\s*(?P<limit>[+-]?\d{1,6}(?:\.\d{1,6})?)(?P<percent>%?)")
 
 
 class Side(Enum):

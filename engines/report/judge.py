@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
 from pathlib import PurePath
-from statistics import median
 
 from googlenet_edge.engines.accuracy import compare
 from googlenet_edge.engines.answers import Answers, BundleAnswers
@@ -40,18 +39,16 @@ class Metric(Enum):
     P50 = "p50"
     P90 = "p90"
     P99 = "p99"
-    P999 = "p99.9"
     THROUGHPUT = "throughput"
-    COLD_START = "coldstart"
     MEMORY = "memory"
-    ENERGY = "energy"
     SIZE = "size"
     TOP1 = "top1"
 
     @property
     def unit(self) -> str:
         """Of the values."""
-        return _UNITS.get(self, "ms")
+        latency = {Metric.P50, Metric.P90, Metric.P99}
+        return "ms" if self in latency else _UNITS[self]
 
     @property
     def change_unit(self) -> str:
@@ -59,15 +56,8 @@ class Metric(Enum):
         return "points" if self is Metric.TOP1 else "%"
 
 
-_UNITS = {
-    **{Metric.THROUGHPUT: "images/s", Metric.MEMORY: "MB", Metric.SIZE: "MB"},
-    **{Metric.ENERGY: "mJ", Metric.TOP1: "%"},
-}
-"""Of all but times."""
-
-_QUANTILES = {Metric.P50: 0.5, Metric.P90: 0.9, Metric.P99: 0.99, Metric.P999: 0.999}
-_FEWEST_VALUES = 3
-"""Of what is measured once in a process or turn; fewer have no interval."""
+_UNITS = {Metric.THROUGHPUT: "images/s", Metric.MEMORY: "MB", Metric.SIZE: "MB", Metric.TOP1: "%"}
+_QUANTILES = {Metric.P50: 0.5, Metric.P90: 0.9, Metric.P99: 0.99}
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,28 +147,11 @@ def software_changes(before: Source, after: Source) -> tuple[str, ...]:
     return tuple(text for text in found if text)
 
 
-def latency_change(metric: Metric, before: Samples, after: Samples) -> Change | None:
-    """A quantile of all samples against the baseline's, with the interval of a bootstrap over rounds, widened.
-
-    None where either has too few samples for that quantile.
-    """
+def latency_change(metric: Metric, before: Samples, after: Samples) -> Change:
+    """A quantile of all samples against the baseline's, with the interval of a bootstrap over rounds, widened."""
+    quantile = _QUANTILES[metric]
     old, new = _quantile(before, metric), _quantile(after, metric)
-    if old is None or new is None:
-        return None
-    return _bootstrapped(metric, (old, new), before.rounds_ms, after.rounds_ms, quantile=_QUANTILES[metric])
-
-
-def _bootstrapped(
-    metric: Metric,
-    values: tuple[float, float],
-    before: Sequence[Sequence[float]],
-    after: Sequence[Sequence[float]],
-    *,
-    quantile: float,
-) -> Change:
-    """``values`` are before and after; the sequences hold the rounds that they come from."""
-    old, new = values
-    found = bootstrap_ratio_interval(after, before, quantile=quantile)
+    found = bootstrap_ratio_interval(after.rounds_ms, before.rounds_ms, quantile=quantile)
     interval = Interval(100 * (found.low - 1) - RUN_TO_RUN_PERCENT, 100 * (found.high - 1) + RUN_TO_RUN_PERCENT)
     change = 100 * (new / old - 1)
     return Change(metric, old, new, change, interval, _without_zero(interval))
@@ -188,10 +161,9 @@ def _without_zero(interval: Interval) -> bool:
     return not interval.low <= 0 <= interval.high
 
 
-def _quantile(samples: Samples, metric: Metric) -> float | None:
+def _quantile(samples: Samples, metric: Metric) -> float:
     summary = summarize([time for times in samples.rounds_ms for time in times])
-    found = {Metric.P50: summary.p50, Metric.P90: summary.p90, Metric.P99: summary.p99, Metric.P999: summary.p999}
-    return found[metric]
+    return {Metric.P50: summary.p50, Metric.P90: summary.p90, Metric.P99: summary.p99}[metric]
 
 
 def _changes(before: Subject, after: Subject, old: Sequence[Answers], new: Sequence[Answers]) -> tuple[Change, ...]:
@@ -199,9 +171,7 @@ def _changes(before: Subject, after: Subject, old: Sequence[Answers], new: Seque
     found = [
         *(latency_change(metric, a.latency, b.latency) for metric in _QUANTILES),
         _throughput_change(a, b),
-        _change_of_single(Metric.COLD_START, *([s.total_ms for s in bundle.cold_starts] for bundle in (a, b))),
         _memory_change(a, b),
-        _change_of_single(Metric.ENERGY, *(bundle.energy.turns_mj if bundle.energy else () for bundle in (a, b))),
         _plain(Metric.SIZE, a.bundle_bytes / 1e6, b.bundle_bytes / 1e6, least=0.0),
         _paired_top1_change(_answers_of(a, old), _answers_of(b, new)) or _top1_change(before, after),
     ]
@@ -214,22 +184,12 @@ def _throughput_change(before: BundleMeasurement, after: BundleMeasurement) -> C
     both = [batch for batch in before.throughput if (batch.batch, batch.streams) in new]
     if not both:
         return None
-    best = max(both, key=lambda batch: batch.batch / batch.latency.summary_ms.p50)
+    best = max(both, key=lambda batch: batch.batch / _quantile(batch.latency, Metric.P50))
     time = latency_change(Metric.P50, best.latency, new[best.batch, best.streams])
-    if time is None:
-        return None
     old_rate, new_rate = (1e3 * best.batch / ms for ms in (time.before, time.after))
     low, high = (100 * (1 / (1 + percent / 100) - 1) for percent in (time.interval.high, time.interval.low))
     change, interval = 100 * (new_rate / old_rate - 1), Interval(low, high)
     return Change(Metric.THROUGHPUT, old_rate, new_rate, change, interval, _without_zero(interval))
-
-
-def _change_of_single(metric: Metric, before: Sequence[float], after: Sequence[float]) -> Change | None:
-    """The medians of what has one value from each process or turn; None where either has too few."""
-    if min(len(before), len(after)) < _FEWEST_VALUES:
-        return None
-    values = median(before), median(after)
-    return _bootstrapped(metric, values, [(x,) for x in before], [(x,) for x in after], quantile=0.5)
 
 
 def _memory_change(before: BundleMeasurement, after: BundleMeasurement) -> Change | None:

@@ -75,7 +75,6 @@ def _csv_row(subject: Subject) -> dict[str, str | float | None]:
         "p50_ms": latency.p50,
         "p90_ms": latency.p90,
         "p99_ms": latency.p99,
-        "p999_ms": latency.p999,
         "spread": latency.spread,
         "ratio": ratio.ratio if ratio else None,
         "ratio_low": ratio.interval.low if ratio else None,

@@ -54,7 +54,6 @@ def train(
     from googlenet_edge.memory import keep_freed_memory
     from googlenet_edge.parallel import process_group
     from googlenet_edge.pretrained import read_start
-    from googlenet_edge.reports import StoppedError
     from googlenet_edge.training_state import TrainConfig
 
     if resize is not None and resize < size:
@@ -80,18 +79,13 @@ def train(
     )
     keep_freed_memory()
     with process_group() as rank, TrainingDisplay(visible=rank.first) as display:
-        try:
-            path = training.train(
-                request,
-                observer=display,
-                rank=rank,
-                when_damaged=when_damaged(skip_damaged),
-                progress=display.on_checked,
-            )
-        except StoppedError as stopped:
-            if rank.first:
-                raise
-            raise typer.Exit(code=1) from stopped  # the first process says it for all
+        path = training.train(
+            request,
+            observer=display,
+            rank=rank,
+            when_damaged=when_damaged(skip_damaged),
+            progress=display.on_checked,
+        )
         if rank.first:
             shown(f"checkpoint: {path}")
 
