@@ -106,6 +106,26 @@ def test_judge_calls_no_difference_what_two_processes_differ_by() -> None:
     assert changes_of(still, replace(still, latency=scaled(still.latency, 1.016)))[Metric.P50][1] is True
 
 
+def test_judge_finds_what_became_of_energy_and_cold_starts() -> None:
+    [before], [after] = on_a_jetson(one(BUNDLE)).bundles, on_a_jetson(one(BUNDLE)).bundles
+    assert before.energy is not None
+    turns = (33.0, 33.5, 34.0)
+    before = replace(before, energy=replace(before.energy, turns_mj=turns))
+    for factor, real in ((1.01, False), (1.1, True)):
+        energy = replace(before.energy, turns_mj=tuple(factor * mj for mj in turns))
+        starts = tuple(replace(s, start_ms=factor * s.start_ms, load_ms=factor * s.load_ms) for s in after.cold_starts)
+        found = changes_of(before, replace(after, energy=energy, cold_starts=starts))
+        assert found[Metric.ENERGY] == (pytest.approx(100 * (factor - 1)), real)
+        assert found[Metric.COLD_START][1] is real
+
+
+def test_judge_compares_p99_9_where_both_have_a_thousand_samples() -> None:
+    few, many = BUNDLE.latency, samples([times * 3 for times in BUNDLE.latency.rounds_ms])
+    assert Metric.P99_9 not in changes_of(replace(BUNDLE, latency=many), replace(BUNDLE, latency=few))
+    slower = replace(BUNDLE, latency=scaled(many, 1.5))
+    assert changes_of(replace(BUNDLE, latency=many), slower)[Metric.P99_9] == (pytest.approx(50), True)
+
+
 def test_judge_takes_shares_of_accuracy_as_of_different_images() -> None:
     before = with_accuracy(BUNDLE, 1800)
     assert changes_of(before, with_accuracy(BUNDLE, 1790))[Metric.TOP1] == (pytest.approx(-0.5), False)
@@ -136,17 +156,24 @@ def test_judge_matches_single_bundles_whatever_their_names() -> None:
 
 
 def test_rules_are_read_as_they_are_written() -> None:
-    assert parse_rules("p50>+5%, top1<-0.2,throughput<-3.5%") == (
+    assert parse_rules("p50>+5%, top1<-0.2,throughput<-3.5%,p99.9>+10%,energy>+5%,cold_start>+20%") == (
         Rule(Metric.P50, Side.ABOVE, 5.0),
         Rule(Metric.TOP1, Side.BELOW, -0.2),
         Rule(Metric.THROUGHPUT, Side.BELOW, -3.5),
+        Rule(Metric.P99_9, Side.ABOVE, 10.0),
+        Rule(Metric.ENERGY, Side.ABOVE, 5.0),
+        Rule(Metric.COLD_START, Side.ABOVE, 20.0),
     )
 
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("", "--fail-if '' is no rule; write for example 'p50>\\+5%,top1<-0.2' with p50, p90, p99, throughput, memory"),
+        (
+            "",
+            "--fail-if '' is no rule; write for example 'p50>\\+5%,top1<-0.2' with p50, p90, p99, p99.9,"
+            " energy, cold_start, throughput, memory, size, top1",
+        ),
         ("p51>+5%", "--fail-if 'p51>\\+5%' is no rule"),
         ("p50>+5%,", "--fail-if '' is no rule"),
         ("p50>nan%", "is no rule"),
@@ -202,9 +229,20 @@ def test_gate_writes_the_page_before_it_fails(old: Path) -> None:
     assert "int8-cpu is worse than its baseline: p50 +50.0 %." in page
 
 
-def test_gate_cannot_judge_what_was_not_measured(old: Path) -> None:
-    sentence = "top1 of int8-cpu was not measured on both sides; leave the rule out, or measure it"
-    refused(gate(old, BUNDLE, "top1<-0.2")(gnet_edge), sentence)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("rule", "takes"),
+    [
+        ("top1<-0.2", ""),
+        ("p99.9>+5%", ", which takes at least 1,000 samples"),
+        ("energy>+5%", ", which takes at least 2 turns on a machine with sensors"),
+        ("cold_start>+5%", ", which takes at least 2 cold starts"),
+    ],
+)
+def test_gate_cannot_judge_what_was_not_measured(old: Path, rule: str, takes: str) -> None:
+    started_once = replace(BUNDLE, cold_starts=BUNDLE.cold_starts[:1])
+    name = rule.split("<", maxsplit=1)[0].split(">", maxsplit=1)[0]
+    sentence = f"{name} of int8-cpu was not measured on both sides{takes}; leave the rule out, or measure it"
+    refused(gate(old, started_once, rule)(gnet_edge), sentence)  # type: ignore[arg-type]
 
 
 def test_gate_needs_a_baseline(old: Path) -> None:

@@ -10,7 +10,7 @@ from enum import Enum
 from googlenet_edge.engines.report.judge import Change, Matched, Metric, differing_circumstances
 from googlenet_edge.errors import ConfigError, DataError, RegressionError
 
-_RULE = re.compile(r"(?P<metric>[a-z0-9]+)\s*(?P<side>[<>])\s*(?P<limit>[+-]?\d{1,6}(?:\.\d{1,6})?)(?P<percent>%?)")
+_RULE = re.compile(r"(?P<metric>[a-z0-9_.]+)\s*(?P<side>[<>])\s*(?P<limit>[+-]?\d{1,6}(?:\.\d{1,6})?)(?P<percent>%?)")
 
 
 class Side(Enum):
@@ -67,9 +67,10 @@ def check_rules(rules: Sequence[Rule], matched: Sequence[Matched]) -> None:
         for rule in rules:
             change = changes.get(rule.metric)
             if change is None:
+                takes = f", which takes {rule.metric.takes}" if rule.metric.takes else ""
                 raise DataError(
-                    f"{rule.metric.value} of {pair.after.label} was not measured on both sides; leave the rule out,"
-                    " or measure it"
+                    f"{rule.metric.value} of {pair.after.label} was not measured on both sides{takes}; leave the rule"
+                    " out, or measure it"
                 )
             if rule.broken_by(change):
                 broken.append(f"{pair.after.label}: {change_sentence(change)}, where {rule} is allowed")
