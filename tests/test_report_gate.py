@@ -48,25 +48,26 @@ def written(folder: Path, name: str, bundle: BundleMeasurement) -> Path:
 # What is told from noise
 
 
-def another_run(random: np.random.Generator, recorded: np.ndarray, *, factor: float = 1.0) -> Samples:
-    """20 rounds as another process may see them an hour later.
+def another_run(random: np.random.Generator, recorded: np.ndarray, *, factor: float = 1.0, rounds: int = 20) -> Samples:
+    """Rounds as another process may see them an hour later.
 
     Stretches of five neighbouring rounds of the record, in another order, all of them slower or faster by the half
     percent that two processes differ by.
     """
-    starts = random.integers(0, len(recorded), 4)
+    starts = random.integers(0, len(recorded), rounds // 5)
     rounds = np.concatenate([np.roll(recorded, -start, axis=0)[:5] for start in starts])
     return samples([tuple(times) for times in rounds * factor * np.exp(random.normal(0, 0.005))])
 
 
-def found_different(factor: float, precision: Precision = Precision.FP32) -> int:
+def found_different(factor: float, precision: Precision = Precision.FP32, *, rounds: int = 20) -> int:
     """In how many of the trials the second run is judged to be slower or faster than the first."""
     recorded, random = np.array(recorded_rounds(precision)), np.random.default_rng(1)
-    judged = [
-        latency_change(Metric.P50, another_run(random, recorded), another_run(random, recorded, factor=factor)).real
-        for _ in range(TRIALS)
-    ]
-    return sum(judged)
+
+    def differ() -> bool:
+        before = another_run(random, recorded, rounds=rounds)
+        return latency_change(Metric.P50, before, another_run(random, recorded, factor=factor, rounds=rounds)).real
+
+    return sum(differ() for _ in range(TRIALS))
 
 
 def test_judge_calls_two_runs_of_one_bundle_equal() -> None:
@@ -80,6 +81,10 @@ def test_judge_calls_two_runs_equal_where_the_record_drifts() -> None:
 
 def test_judge_finds_a_slow_down_of_five_percent() -> None:
     assert found_different(1.05) >= ENOUGH
+
+
+def test_judge_finds_it_where_the_record_drifts_in_a_hundred_rounds() -> None:
+    assert found_different(1.05, Precision.INT8, rounds=100) >= ENOUGH
 
 
 def test_judge_finds_a_speed_up_of_five_percent() -> None:
@@ -221,6 +226,17 @@ def test_gate_lets_pass_what_may_be_noise(old: Path) -> None:
     outcome = gate(old, same, "p50>+0%,p99>+0%,top1<-0.2")(done)
     assert "Nothing that changed since the baseline can be told from noise.\n" in outcome.err  # type: ignore[attr-defined]
     assert "no difference" in outcome.err  # type: ignore[attr-defined]
+
+
+def test_gate_tells_what_is_too_unsteady_to_judge(old: Path) -> None:
+    rounds = [tuple(ms * (1.3 if i % 3 else 1.0) for ms in times) for i, times in enumerate(BUNDLE.latency.rounds_ms)]
+    unsteady = replace(BUNDLE, latency=samples(rounds))
+    before = written(old.parent, "unsteady.json", unsteady)
+    outcome = done("report", before, "--baseline", before, "--fail-if", "p50>+5%,p90>+40%,p50>+1%", cwd=old.parent)
+    told = [line for line in outcome.err.splitlines() if "too unsteady to tell" in line]
+    assert len(told) == 1
+    assert told[0].startswith("int8-cpu: p50 ")
+    assert told[0].endswith(": too unsteady to tell whether at most +5 % holds; measure both with more --rounds")
 
 
 def test_gate_writes_the_page_before_it_fails(old: Path) -> None:

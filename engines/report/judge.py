@@ -81,6 +81,8 @@ _TAKES = {
     Metric.ENERGY: "at least 2 turns on a machine with sensors",
     Metric.COLD_START: "at least 2 cold starts",
 }
+MORE_ROUNDS_HELP = {Metric.P50, Metric.P90, Metric.P99, Metric.P99_9}
+"""What is judged by the rounds of a benchmark."""
 _QUANTILES = {Metric.P50: 0.5, Metric.P90: 0.9, Metric.P99: 0.99, Metric.P99_9: 0.999}
 
 

@@ -82,6 +82,8 @@ def report(
     if matched:
         shown(changes_table(cells_of(matched)))
     shown(verdict.headline)
+    for sentence in gate.undecided_sentences(rules, matched):
+        shown(sentence)
     if path:
         shown(f"report: {path}")
     changes = {pair.after.label: pair.changes for pair in matched}
