@@ -18,7 +18,7 @@ from googlenet_edge.engines.jetson import Jetson
 from googlenet_edge.engines.measurement import BundleMeasurement, Measurement, Stage
 from googlenet_edge.engines.predictor import Prediction
 from googlenet_edge.engines.protocol import DeviceStage
-from googlenet_edge.statistics import Interval, wilson_interval
+from googlenet_edge.statistics import FEWEST_FOR_P99_9, Interval, wilson_interval
 from googlenet_edge.target import EngineName
 
 if TYPE_CHECKING:
@@ -96,17 +96,25 @@ def finetune_table(report: FinetuneReport) -> Table:
 
 def latency_table(measurement: Measurement) -> Table:
     """Latency of one image, and the ratio to the reference with its interval."""
-    table = _table("latency", "p50 ms", "p90 ms", "p99 ms", "spread", "ratio of p50 (95 % CI)")
+    table = _table("latency", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "spread", "ratio of p50 (95 % CI)")
     ratios = {ratio.name: ratio for ratio in measurement.ratios}
     for bundle in measurement.bundles:
         summary, ratio = bundle.latency.summary_ms, ratios.get(bundle.name)
         table.add_row(
             _name(bundle, measurement),
-            *(f"{time:.2f}" for time in (summary.p50, summary.p90, summary.p99)),
+            *(_or_dash(time) for time in (summary.p50, summary.p90, summary.p99, summary.p99_9)),
             f"{summary.spread:.1%}",
             f"{ratio.ratio:.3f} ({_interval(ratio.interval, 3)})" if ratio else "1",
         )
+    summaries = [bundle.latency.summary_ms for bundle in measurement.bundles]
+    counts = [summary.count for summary in summaries if summary.p99_9 is None]
+    if counts:
+        table.caption = f"p99.9 not measured: {min(counts):,} of at least {FEWEST_FOR_P99_9:,} samples"
     return table
+
+
+def _or_dash(time_ms: float | None) -> str:
+    return "–" if time_ms is None else f"{time_ms:.2f}"
 
 
 def resources_table(measurement: Measurement) -> Table:

@@ -16,6 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from googlenet_edge.reports import StoppedError
+
 
 @dataclass(frozen=True, slots=True)
 class Rank:
@@ -44,6 +46,17 @@ def process_group() -> Iterator[Rank]:
         yield Rank(dist.get_rank(), dist.get_world_size())
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def first_tells_of_stop(rank: Rank) -> Iterator[None]:
+    """All processes stop together; the first tells so by its `StoppedError`, the others end in silence with code 1."""
+    try:
+        yield
+    except StoppedError:
+        if rank.first:
+            raise
+        raise SystemExit(1) from None
 
 
 def any_rank(flag: bool, rank: Rank, device: torch.device) -> bool:

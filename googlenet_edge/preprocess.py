@@ -22,7 +22,8 @@ class Preprocess:
     """Resize the short side, cut the centre square, normalize: ``(x - mean) / std`` on RGB values of 0 to 255.
 
     The resize is Pillow's antialiased bilinear one and computes only the square: the centre ``crop / resize`` of the
-    short side, sampled to ``crop`` × ``crop`` pixels.
+    short side, sampled to ``crop`` × ``crop`` pixels. Whatever the version of Pillow, it goes along the rows first, and
+    in tall images along the columns.
 
     The default maps 0…255 to -1…1. That is also the input that torchvision's GoogLeNet weights want: its
     ``transform_input`` after its ImageNet normalization is exactly this.
@@ -44,8 +45,11 @@ class Preprocess:
         width, height = image.size
         side = min(width, height) * self.crop / self.resize
         left, top = (width - side) / 2, (height - side) / 2
-        box = (left, top, left + side, top + side)
-        square = image.resize((self.crop, self.crop), Image.Resampling.BILINEAR, box=box)
+        right, bottom = left + side, top + side
+        if _is_tall(width - self.crop, height - self.crop):
+            image = image.resize((width, self.crop), Image.Resampling.BILINEAR, box=(0, top, width, bottom))
+            top, bottom = 0, self.crop
+        square = image.resize((self.crop, self.crop), Image.Resampling.BILINEAR, box=(left, top, right, bottom))
         return np.asarray(square, dtype=np.uint8)
 
     def normalize(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -60,6 +64,14 @@ class Preprocess:
         mean, std = np.array(self.mean)[:, None], np.array(self.std)[:, None]
         table: NDArray[np.float32] = ((bytes_ - mean) / std).astype(np.float32)
         return table
+
+
+def _is_tall(across: int, down: int) -> bool:
+    """Whether the columns are resized before the rows, which rounds some values otherwise.
+
+    Pillow 13 decides so by how many pixels either pass removes; older versions always begin with the rows.
+    """
+    return down > max(0, 2 * across)
 
 
 def imagenet_normalization(preprocess: Preprocess) -> Preprocess:

@@ -34,7 +34,7 @@ from googlenet_edge.engines.timing import WarmUp
 from googlenet_edge.statistics import wilson_interval
 from googlenet_edge.target import Device, Precision
 
-RECORDED = Path(__file__).parents[1] / "benchmarks" / "results" / "int8_latency.json"
+RECORDED = Path(__file__).parent / "fixtures" / "latency_record.json"
 CLASSES = tuple(f"{kind} {sign}" for kind in ("warning", "mandatory", "forbidden") for sign in ("left", "right", "up"))
 IMAGES = 360
 SHA = {Precision.FP32: "a" * 64, Precision.INT8: "b" * 64, Precision.FP16: "c" * 64}

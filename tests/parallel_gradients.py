@@ -1,6 +1,7 @@
 """One training step in this process, or in one of two; run as a program it is one of two.
 
-``python parallel_gradients.py RANK PORT OUT`` writes the averaged gradients and running statistics.
+``python parallel_gradients.py RANK PORT OUT`` writes the averaged gradients and running statistics, and ends as a
+training that was asked to stop.
 """
 
 from __future__ import annotations
@@ -10,14 +11,15 @@ import sys
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from networks import made_weights
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from googlenet_edge.console import run_command
 from googlenet_edge.model import GoogLeNet, GoogLeNetConfig
-from googlenet_edge.parallel import Rank, make_parallel
+from googlenet_edge.parallel import Rank, first_tells_of_stop, make_parallel, process_group
+from googlenet_edge.reports import StoppedError
 from googlenet_edge.training_loop import training_loss
 
 CONFIG = GoogLeNetConfig(4)
@@ -52,14 +54,18 @@ def gradients(rank: Rank) -> dict[str, Tensor]:
 
 
 def main() -> None:
-    index, port, out = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+    index, port, out = sys.argv[1], sys.argv[2], Path(sys.argv[3])
     torch.set_num_threads(1)
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    dist.init_process_group("gloo", rank=index, world_size=2)
-    found = gradients(Rank(index, 2))
-    if index == 0:
-        save_file({name: tensor.contiguous() for name, tensor in found.items()}, out)
-    dist.destroy_process_group()
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": index, "WORLD_SIZE": "2"}
+
+    def step_and_stop() -> None:
+        with process_group() as rank, first_tells_of_stop(rank):
+            found = gradients(rank)
+            if rank.first:
+                save_file({name: tensor.contiguous() for name, tensor in found.items()}, out)
+            raise StoppedError("training stopped")
+
+    run_command(step_and_stop)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from googlenet_edge.parallel import BatchDropout, Rank
 
 
-def test_two_gloo_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
+def test_two_gloo_processes_give_the_gradients_of_one_and_the_first_tells_of_a_stop(tmp_path: Path) -> None:
     """All gradients and running statistics, with dropout and both auxiliary heads, to 1e-11 in float64."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -26,7 +26,10 @@ def test_two_gloo_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
         for index in range(2)
     ]
     errors = [process.communicate()[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], errors
+    assert [process.returncode for process in processes] == [1, 1]
+    told = [[line for line in text.splitlines() if line.startswith("gnet-edge:")] for text in errors]
+    assert told == [["gnet-edge: training stopped"], []], errors
+    assert "Traceback" not in "".join(errors), errors
     one, two = parallel_gradients.gradients(Rank()), load_file(out)
     assert one.keys() == two.keys()
     for name, expected in one.items():

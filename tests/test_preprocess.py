@@ -56,6 +56,28 @@ def test_preprocess_pixels_equal_pillow_resize_then_crop(size: tuple[int, int]) 
     np.testing.assert_array_equal(Preprocess(resize=192, crop=128).pixels(image), np.asarray(expected))
 
 
+@pytest.mark.parametrize("size", [(300, 800), (640, 480), (100, 226), (3, 700)])
+def test_preprocess_pixels_do_not_depend_on_the_version_of_pillow(size: tuple[int, int]) -> None:
+    """Tall images go along the columns first, as in Pillow 13; each pass by itself has one order in every version."""
+    preprocess, image = Preprocess(), noise(*size)
+    side = min(size) * 224 / 256
+    left, top = (size[0] - side) / 2, (size[1] - side) / 2
+    across = (224, size[1]), (left, 0, left + side, size[1])
+    down = (size[0], 224), (0, top, size[0], top + side)
+
+    def passes(first: str) -> np.ndarray:
+        (narrow, narrow_box), (low, low_box) = across, down
+        if first == "columns":
+            once = image.resize(low, Image.Resampling.BILINEAR, box=low_box)
+            return np.asarray(once.resize((224, 224), Image.Resampling.BILINEAR, box=(left, 0, left + side, 224)))
+        once = image.resize(narrow, Image.Resampling.BILINEAR, box=narrow_box)
+        return np.asarray(once.resize((224, 224), Image.Resampling.BILINEAR, box=(0, top, 224, top + side)))
+
+    tall = size != (640, 480)
+    assert (passes("rows") != passes("columns")).any() or min(size) == 3
+    np.testing.assert_array_equal(preprocess.pixels(image), passes("columns" if tall else "rows"))
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 3)])
 def test_preprocess_pixels_of_tiny_and_thin_images_have_the_full_shape(size: tuple[int, int]) -> None:
     pixels = Preprocess().pixels(Image.new("RGB", size, (10, 20, 30)))

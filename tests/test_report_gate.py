@@ -48,25 +48,26 @@ def written(folder: Path, name: str, bundle: BundleMeasurement) -> Path:
 # What is told from noise
 
 
-def another_run(random: np.random.Generator, recorded: np.ndarray, *, factor: float = 1.0) -> Samples:
-    """20 rounds as another process may see them an hour later.
+def another_run(random: np.random.Generator, recorded: np.ndarray, *, factor: float = 1.0, rounds: int = 20) -> Samples:
+    """Rounds as another process may see them an hour later.
 
     Stretches of five neighbouring rounds of the record, in another order, all of them slower or faster by the half
     percent that two processes differ by.
     """
-    starts = random.integers(0, len(recorded), 4)
+    starts = random.integers(0, len(recorded), rounds // 5)
     rounds = np.concatenate([np.roll(recorded, -start, axis=0)[:5] for start in starts])
     return samples([tuple(times) for times in rounds * factor * np.exp(random.normal(0, 0.005))])
 
 
-def found_different(factor: float, precision: Precision = Precision.FP32) -> int:
+def found_different(factor: float, precision: Precision = Precision.FP32, *, rounds: int = 20) -> int:
     """In how many of the trials the second run is judged to be slower or faster than the first."""
     recorded, random = np.array(recorded_rounds(precision)), np.random.default_rng(1)
-    judged = [
-        latency_change(Metric.P50, another_run(random, recorded), another_run(random, recorded, factor=factor)).real
-        for _ in range(TRIALS)
-    ]
-    return sum(judged)
+
+    def differ() -> bool:
+        before = another_run(random, recorded, rounds=rounds)
+        return latency_change(Metric.P50, before, another_run(random, recorded, factor=factor, rounds=rounds)).real
+
+    return sum(differ() for _ in range(TRIALS))
 
 
 def test_judge_calls_two_runs_of_one_bundle_equal() -> None:
@@ -80,6 +81,10 @@ def test_judge_calls_two_runs_equal_where_the_record_drifts() -> None:
 
 def test_judge_finds_a_slow_down_of_five_percent() -> None:
     assert found_different(1.05) >= ENOUGH
+
+
+def test_judge_finds_it_where_the_record_drifts_in_a_hundred_rounds() -> None:
+    assert found_different(1.05, Precision.INT8, rounds=100) >= ENOUGH
 
 
 def test_judge_finds_a_speed_up_of_five_percent() -> None:
@@ -104,6 +109,26 @@ def test_judge_calls_no_difference_what_two_processes_differ_by() -> None:
     still = replace(BUNDLE, latency=samples([(10.0, 10.0)] * 20))
     assert changes_of(still, replace(still, latency=scaled(still.latency, 1.014)))[Metric.P50][1] is False
     assert changes_of(still, replace(still, latency=scaled(still.latency, 1.016)))[Metric.P50][1] is True
+
+
+def test_judge_finds_what_became_of_energy_and_cold_starts() -> None:
+    [before], [after] = on_a_jetson(one(BUNDLE)).bundles, on_a_jetson(one(BUNDLE)).bundles
+    assert before.energy is not None
+    turns = (33.0, 33.5, 34.0)
+    before = replace(before, energy=replace(before.energy, turns_mj=turns))
+    for factor, real in ((1.01, False), (1.1, True)):
+        energy = replace(before.energy, turns_mj=tuple(factor * mj for mj in turns))
+        starts = tuple(replace(s, start_ms=factor * s.start_ms, load_ms=factor * s.load_ms) for s in after.cold_starts)
+        found = changes_of(before, replace(after, energy=energy, cold_starts=starts))
+        assert found[Metric.ENERGY] == (pytest.approx(100 * (factor - 1)), real)
+        assert found[Metric.COLD_START][1] is real
+
+
+def test_judge_compares_p99_9_where_both_have_a_thousand_samples() -> None:
+    few, many = BUNDLE.latency, samples([times * 3 for times in BUNDLE.latency.rounds_ms])
+    assert Metric.P99_9 not in changes_of(replace(BUNDLE, latency=many), replace(BUNDLE, latency=few))
+    slower = replace(BUNDLE, latency=scaled(many, 1.5))
+    assert changes_of(replace(BUNDLE, latency=many), slower)[Metric.P99_9] == (pytest.approx(50), True)
 
 
 def test_judge_takes_shares_of_accuracy_as_of_different_images() -> None:
@@ -136,17 +161,24 @@ def test_judge_matches_single_bundles_whatever_their_names() -> None:
 
 
 def test_rules_are_read_as_they_are_written() -> None:
-    assert parse_rules("p50>+5%, top1<-0.2,throughput<-3.5%") == (
+    assert parse_rules("p50>+5%, top1<-0.2,throughput<-3.5%,p99.9>+10%,energy>+5%,cold_start>+20%") == (
         Rule(Metric.P50, Side.ABOVE, 5.0),
         Rule(Metric.TOP1, Side.BELOW, -0.2),
         Rule(Metric.THROUGHPUT, Side.BELOW, -3.5),
+        Rule(Metric.P99_9, Side.ABOVE, 10.0),
+        Rule(Metric.ENERGY, Side.ABOVE, 5.0),
+        Rule(Metric.COLD_START, Side.ABOVE, 20.0),
     )
 
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("", "--fail-if '' is no rule; write for example 'p50>\\+5%,top1<-0.2' with p50, p90, p99, throughput, memory"),
+        (
+            "",
+            "--fail-if '' is no rule; write for example 'p50>\\+5%,top1<-0.2' with p50, p90, p99, p99.9,"
+            " energy, cold_start, throughput, memory, size, top1",
+        ),
         ("p51>+5%", "--fail-if 'p51>\\+5%' is no rule"),
         ("p50>+5%,", "--fail-if '' is no rule"),
         ("p50>nan%", "is no rule"),
@@ -196,15 +228,37 @@ def test_gate_lets_pass_what_may_be_noise(old: Path) -> None:
     assert "no difference" in outcome.err  # type: ignore[attr-defined]
 
 
+def test_gate_tells_what_is_too_unsteady_to_judge(old: Path) -> None:
+    rounds = [tuple(ms * (1.3 if i % 3 else 1.0) for ms in times) for i, times in enumerate(BUNDLE.latency.rounds_ms)]
+    unsteady = replace(BUNDLE, latency=samples(rounds))
+    before = written(old.parent, "unsteady.json", unsteady)
+    outcome = done("report", before, "--baseline", before, "--fail-if", "p50>+5%,p90>+40%,p50>+1%", cwd=old.parent)
+    told = [line for line in outcome.err.splitlines() if "too unsteady to tell" in line]
+    assert len(told) == 1
+    assert told[0].startswith("int8-cpu: p50 ")
+    assert told[0].endswith(": too unsteady to tell whether at most +5 % holds; measure both with more --rounds")
+
+
 def test_gate_writes_the_page_before_it_fails(old: Path) -> None:
     gate(old, measured_bundle("runs/signs/int8-cpu", factor=1.5), "p50>+5%", "-o", "page.html")(gnet_edge)
     page = (old.parent / "page.html").read_text()
     assert "int8-cpu is worse than its baseline: p50 +50.0 %." in page
 
 
-def test_gate_cannot_judge_what_was_not_measured(old: Path) -> None:
-    sentence = "top1 of int8-cpu was not measured on both sides; leave the rule out, or measure it"
-    refused(gate(old, BUNDLE, "top1<-0.2")(gnet_edge), sentence)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("rule", "takes"),
+    [
+        ("top1<-0.2", ""),
+        ("p99.9>+5%", ", which takes at least 1,000 samples"),
+        ("energy>+5%", ", which takes at least 2 turns on a machine with sensors"),
+        ("cold_start>+5%", ", which takes at least 2 cold starts"),
+    ],
+)
+def test_gate_cannot_judge_what_was_not_measured(old: Path, rule: str, takes: str) -> None:
+    started_once = replace(BUNDLE, cold_starts=BUNDLE.cold_starts[:1])
+    name = rule.split("<", maxsplit=1)[0].split(">", maxsplit=1)[0]
+    sentence = f"{name} of int8-cpu was not measured on both sides{takes}; leave the rule out, or measure it"
+    refused(gate(old, started_once, rule)(gnet_edge), sentence)  # type: ignore[arg-type]
 
 
 def test_gate_needs_a_baseline(old: Path) -> None:

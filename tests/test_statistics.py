@@ -14,6 +14,7 @@ from googlenet_edge.statistics import (
     Proportion,
     bootstrap_ratio_interval,
     mcnemar_exact_p,
+    mean_ratio_interval,
     median_interval,
     paired_difference_interval,
     summarize,
@@ -107,6 +108,30 @@ def test_summarize_gives_the_quantiles_and_a_spread_that_one_outlier_does_not_mo
     assert (quiet.count, quiet.p50, quiet.p90, quiet.p99) == (101, 51.0, 91.0, 100.0)
     assert quiet.spread == pytest.approx(50 / 51)
     assert disturbed.spread == quiet.spread
+
+
+def test_summarize_gives_p99_9_of_a_thousand_samples_and_of_none_fewer() -> None:
+    samples = [float(i) for i in range(1, 1002)]
+    assert summarize(samples).p99_9 == 1000.0
+    assert summarize(samples[:999]).p99_9 is None
+
+
+@pytest.mark.parametrize(("freedom", "t"), [(1, 12.706), (2, 4.303), (4, 2.776), (10, 2.228)])
+def test_mean_ratio_interval_has_the_width_of_student_s_table(freedom: int, t: float) -> None:
+    """Against a reference without spread, Welch's degrees of freedom are those of one sample."""
+    logs = np.linspace(-0.1, 0.1, freedom + 1)
+    found = mean_ratio_interval(np.exp(logs).tolist(), [1.0, 1.0])
+    half = t * logs.std(ddof=1) / math.sqrt(freedom + 1)
+    assert (math.log(found.low), math.log(found.high)) == (
+        pytest.approx(-half, rel=1e-3),
+        pytest.approx(half, rel=1e-3),
+    )
+
+
+@pytest.mark.parametrize(("values", "reference"), [([1.0], [1.0, 2.0]), ([1.0, 2.0], [1.0, 0.0])])
+def test_mean_ratio_interval_refuses_what_has_no_spread(values: list[float], reference: list[float]) -> None:
+    with pytest.raises(ValueError, match="at least 2 values of either"):
+        mean_ratio_interval(values, reference)
 
 
 @pytest.mark.parametrize("samples", [[], [1.0, 0.0], [1.0, math.nan], [math.inf]])

@@ -15,7 +15,7 @@ from googlenet_edge.engines.report.layers import Layers
 from googlenet_edge.engines.report.material import Source
 from googlenet_edge.engines.report.subjects import Subject, shown_name, shown_text
 from googlenet_edge.engines.report.verdict import accuracy_words, change_words, milliseconds
-from googlenet_edge.statistics import summarize
+from googlenet_edge.statistics import FEWEST_FOR_P99_9, Summary, summarize
 
 NOT_MEASURED = "not measured"
 
@@ -39,8 +39,8 @@ class Table:
 
 def glance_table(subjects: Sequence[Subject]) -> Table:
     """Every bundle in one row."""
-    head = ("bundle", "p50", "p90", "p99", "against reference", "top-1", "change, points", "images/s", "cold start",
-            "peak memory", "size")  # fmt: skip
+    head = ("bundle", "p50", "p90", "p99", "p99.9", "against reference", "top-1", "change, points", "images/s",
+            "cold start", "peak memory", "size")  # fmt: skip
     return Table(head, tuple(_glance_row(number, subject) for number, subject in enumerate(subjects, start=1)))
 
 
@@ -163,6 +163,13 @@ def lineage_table(subjects: Sequence[Subject]) -> Table:
     return Table(head, tuple(rows))
 
 
+def tail_words(latency: Summary) -> str:
+    """The p99.9, or how many samples are missing for one."""
+    if latency.p99_9 is None:
+        return f"{NOT_MEASURED}: {latency.count:,} of at least {FEWEST_FOR_P99_9:,} samples"
+    return milliseconds(latency.p99_9)
+
+
 def images_per_s(batch: BatchThroughput) -> float:
     """From the samples: the file's own figure is not needed."""
     return 1e3 * batch.batch / summarize([time for times in batch.latency.rounds_ms for time in times]).p50
@@ -186,6 +193,7 @@ def _glance_row(number: int, subject: Subject) -> Row:
     against = f"{ratio.ratio:.3f} ({ratio.interval.low:.3f} to {ratio.interval.high:.3f})" if ratio else ""
     cells = (
         *(milliseconds(time) for time in (latency.p50, latency.p90, latency.p99)),
+        tail_words(latency),
         "the reference" if subject.is_reference else against or NOT_MEASURED,
         accuracy_words(subject.accuracy),
         ""

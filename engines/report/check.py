@@ -63,7 +63,7 @@ def _problems_of(bundle: BundleMeasurement) -> Iterator[str]:
         yield from _problems_of_load(bundle.sustained)
     if bundle.energy:
         energy = bundle.energy
-        values = (energy.mj, energy.power_mw, energy.idle_mw, energy.mj_above_idle)
+        values = (energy.mj, *energy.turns_mj, energy.power_mw, energy.idle_mw, energy.mj_above_idle)
         yield from _figures("energy", [value for value in values if value is not None], least=-_MOST)
     yield from _problems_of_accuracy(bundle.accuracy, bundle.against_fp32)
 

@@ -7,10 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from googlenet_edge.engines.report.judge import Change, Matched, Metric, differing_circumstances
+from googlenet_edge.engines.report.judge import (
+    MORE_ROUNDS_HELP,
+    RUN_TO_RUN_PERCENT,
+    Change,
+    Matched,
+    Metric,
+    differing_circumstances,
+)
 from googlenet_edge.errors import ConfigError, DataError, RegressionError
 
-_RULE = re.compile(r"(?P<metric>[a-z0-9]+)\s*(?P<side>[<>])\s*(?P<limit>[+-]?\d{1,6}(?:\.\d{1,6})?)(?P<percent>%?)")
+_RULE = re.compile(r"(?P<metric>[a-z0-9_.]+)\s*(?P<side>[<>])\s*(?P<limit>[+-]?\d{1,6}(?:\.\d{1,6})?)(?P<percent>%?)")
 
 
 class Side(Enum):
@@ -31,6 +38,11 @@ class Rule:
     def __str__(self) -> str:
         most = "at most" if self.side is Side.ABOVE else "at least"
         return f"{most} {self.limit:+g} {self.metric.change_unit}"
+
+    def undecided_by(self, change: Change) -> bool:
+        """Whether the change cannot be told from none, nor from one beyond the limit, and more rounds would help."""
+        within = change.interval.low <= self.limit <= change.interval.high
+        return within and not change.real and abs(self.limit) > RUN_TO_RUN_PERCENT and change.metric in MORE_ROUNDS_HELP
 
     def broken_by(self, change: Change) -> bool:
         """Whether the change is beyond the limit, and no noise."""
@@ -67,14 +79,27 @@ def check_rules(rules: Sequence[Rule], matched: Sequence[Matched]) -> None:
         for rule in rules:
             change = changes.get(rule.metric)
             if change is None:
+                takes = f", which takes {rule.metric.takes}" if rule.metric.takes else ""
                 raise DataError(
-                    f"{rule.metric.value} of {pair.after.label} was not measured on both sides; leave the rule out,"
-                    " or measure it"
+                    f"{rule.metric.value} of {pair.after.label} was not measured on both sides{takes}; leave the rule"
+                    " out, or measure it"
                 )
             if rule.broken_by(change):
                 broken.append(f"{pair.after.label}: {change_sentence(change)}, where {rule} is allowed")
     if broken:
         raise RegressionError("; ".join(broken))
+
+
+def undecided_sentences(rules: Sequence[Rule], matched: Sequence[Matched]) -> tuple[str, ...]:
+    """What a rule asks for and the samples are too few or too unsteady to say; it passes, and people are told."""
+    return tuple(
+        f"{pair.after.label}: {change_sentence(change)}: too unsteady to tell whether {rule} holds; measure both with"
+        " more --rounds"
+        for pair in matched
+        for rule in rules
+        for change in pair.changes
+        if change.metric is rule.metric and rule.undecided_by(change)
+    )
 
 
 def change_sentence(change: Change) -> str:

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
 from pathlib import PurePath
+from statistics import geometric_mean
+
+import numpy as np
 
 from googlenet_edge.engines.accuracy import compare
 from googlenet_edge.engines.answers import Answers, BundleAnswers
@@ -16,10 +19,11 @@ from googlenet_edge.engines.report.material import Material, Source
 from googlenet_edge.engines.report.subjects import Subject, subjects_of
 from googlenet_edge.errors import DataError
 from googlenet_edge.statistics import (
+    FEWEST_FOR_P99_9,
     Interval,
     Proportion,
     bootstrap_ratio_interval,
-    summarize,
+    mean_ratio_interval,
     unpaired_difference_interval,
 )
 
@@ -39,6 +43,9 @@ class Metric(Enum):
     P50 = "p50"
     P90 = "p90"
     P99 = "p99"
+    P99_9 = "p99.9"
+    ENERGY = "energy"
+    COLD_START = "cold_start"
     THROUGHPUT = "throughput"
     MEMORY = "memory"
     SIZE = "size"
@@ -47,17 +54,36 @@ class Metric(Enum):
     @property
     def unit(self) -> str:
         """Of the values."""
-        latency = {Metric.P50, Metric.P90, Metric.P99}
-        return "ms" if self in latency else _UNITS[self]
+        return _UNITS.get(self, "ms")
 
     @property
     def change_unit(self) -> str:
         """Of the change: percentage points for accuracy, percent for everything else."""
         return "points" if self is Metric.TOP1 else "%"
 
+    @property
+    def takes(self) -> str:
+        """How much must be measured on either side, in words; empty where anything will do."""
+        return _TAKES.get(self, "")
 
-_UNITS = {Metric.THROUGHPUT: "images/s", Metric.MEMORY: "MB", Metric.SIZE: "MB", Metric.TOP1: "%"}
-_QUANTILES = {Metric.P50: 0.5, Metric.P90: 0.9, Metric.P99: 0.99}
+
+_UNITS = {
+    Metric.ENERGY: "mJ",
+    Metric.THROUGHPUT: "images/s",
+    Metric.MEMORY: "MB",
+    Metric.SIZE: "MB",
+    Metric.TOP1: "%",
+}
+_LEAST = 1e-9
+"""No time in milliseconds or energy in millijoules is smaller."""
+_TAKES = {
+    Metric.P99_9: f"at least {FEWEST_FOR_P99_9:,} samples",
+    Metric.ENERGY: "at least 2 turns on a machine with sensors",
+    Metric.COLD_START: "at least 2 cold starts",
+}
+MORE_ROUNDS_HELP = {Metric.P50, Metric.P90, Metric.P99, Metric.P99_9}
+"""What is judged by the rounds of a benchmark."""
+_QUANTILES = {Metric.P50: 0.5, Metric.P90: 0.9, Metric.P99: 0.99, Metric.P99_9: 0.999}
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,10 +177,14 @@ def latency_change(metric: Metric, before: Samples, after: Samples) -> Change:
     """A quantile of all samples against the baseline's, with the interval of a bootstrap over rounds, widened."""
     quantile = _QUANTILES[metric]
     old, new = _quantile(before, metric), _quantile(after, metric)
-    found = bootstrap_ratio_interval(after.rounds_ms, before.rounds_ms, quantile=quantile)
-    interval = Interval(100 * (found.low - 1) - RUN_TO_RUN_PERCENT, 100 * (found.high - 1) + RUN_TO_RUN_PERCENT)
+    interval = _widened(bootstrap_ratio_interval(after.rounds_ms, before.rounds_ms, quantile=quantile))
     change = 100 * (new / old - 1)
     return Change(metric, old, new, change, interval, _without_zero(interval))
+
+
+def _widened(ratio: Interval) -> Interval:
+    """Of a ratio within both runs → of the change in percent, with what two processes differ by."""
+    return Interval(100 * (ratio.low - 1) - RUN_TO_RUN_PERCENT, 100 * (ratio.high - 1) + RUN_TO_RUN_PERCENT)
 
 
 def _without_zero(interval: Interval) -> bool:
@@ -162,20 +192,37 @@ def _without_zero(interval: Interval) -> bool:
 
 
 def _quantile(samples: Samples, metric: Metric) -> float:
-    summary = summarize([time for times in samples.rounds_ms for time in times])
-    return {Metric.P50: summary.p50, Metric.P90: summary.p90, Metric.P99: summary.p99}[metric]
+    return float(np.quantile(np.asarray(samples.rounds_ms, np.float64), _QUANTILES[metric]))
 
 
 def _changes(before: Subject, after: Subject, old: Sequence[Answers], new: Sequence[Answers]) -> tuple[Change, ...]:
     a, b = before.bundle, after.bundle
     found = [
-        *(latency_change(metric, a.latency, b.latency) for metric in _QUANTILES),
+        *(latency_change(metric, a.latency, b.latency) for metric in (Metric.P50, Metric.P90, Metric.P99)),
+        _tail_change(a.latency, b.latency),
         _throughput_change(a, b),
+        _spread_change(Metric.ENERGY, *(bundle.energy.turns_mj if bundle.energy else () for bundle in (a, b))),
+        _spread_change(Metric.COLD_START, *([start.total_ms for start in bundle.cold_starts] for bundle in (a, b))),
         _memory_change(a, b),
         _plain(Metric.SIZE, a.bundle_bytes / 1e6, b.bundle_bytes / 1e6, least=0.0),
         _paired_top1_change(_answers_of(a, old), _answers_of(b, new)) or _top1_change(before, after),
     ]
     return tuple(change for change in found if change)
+
+
+def _tail_change(before: Samples, after: Samples) -> Change | None:
+    """The p99.9, where both have samples enough for one."""
+    fewest = min(sum(map(len, samples.rounds_ms)) for samples in (before, after))
+    return latency_change(Metric.P99_9, before, after) if fewest >= FEWEST_FOR_P99_9 else None
+
+
+def _spread_change(metric: Metric, before: Sequence[float], after: Sequence[float]) -> Change | None:
+    """Of a few values on either side, by their geometric means; None where a side has no spread to judge by."""
+    if min(len(before), len(after)) < 2 or min(*before, *after) < _LEAST:
+        return None
+    interval = _widened(mean_ratio_interval(after, before))
+    old, new = geometric_mean(before), geometric_mean(after)
+    return Change(metric, old, new, 100 * (new / old - 1), interval, _without_zero(interval))
 
 
 def _throughput_change(before: BundleMeasurement, after: BundleMeasurement) -> Change | None:

@@ -75,6 +75,7 @@ def _csv_row(subject: Subject) -> dict[str, str | float | None]:
         "p50_ms": latency.p50,
         "p90_ms": latency.p90,
         "p99_ms": latency.p99,
+        "p99_9_ms": latency.p99_9,
         "spread": latency.spread,
         "ratio": ratio.ratio if ratio else None,
         "ratio_low": ratio.interval.low if ratio else None,

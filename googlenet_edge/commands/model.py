@@ -52,7 +52,7 @@ def train(
     from googlenet_edge import train as training
     from googlenet_edge.augment import Augmentation
     from googlenet_edge.memory import keep_freed_memory
-    from googlenet_edge.parallel import process_group
+    from googlenet_edge.parallel import first_tells_of_stop, process_group
     from googlenet_edge.pretrained import read_start
     from googlenet_edge.training_state import TrainConfig
 
@@ -78,7 +78,7 @@ def train(
         workers=workers,
     )
     keep_freed_memory()
-    with process_group() as rank, TrainingDisplay(visible=rank.first) as display:
+    with process_group() as rank, first_tells_of_stop(rank), TrainingDisplay(visible=rank.first) as display:
         path = training.train(
             request,
             observer=display,

@@ -48,8 +48,8 @@ def report(
 ) -> None:
     """A page for people from measurements; with a baseline, a gate for programs.
 
-    A rule names p50, p90, p99, throughput, memory, size (changes in %) or top1 (in points); what may be noise breaks
-    none. With --baseline a page is written only where --out names one.
+    A rule names p50, p90, p99, p99.9, energy, cold_start, throughput, memory, size (changes in %) or top1 (in points);
+    what may be noise breaks none. With --baseline a page is written only where --out names one.
 
     Examples: gnet-edge report measurement.json answers.json -o report.html,
     gnet-edge report new.json --baseline old.json --fail-if "p50>+5%,top1<-0.2"
@@ -82,6 +82,8 @@ def report(
     if matched:
         shown(changes_table(cells_of(matched)))
     shown(verdict.headline)
+    for sentence in gate.undecided_sentences(rules, matched):
+        shown(sentence)
     if path:
         shown(f"report: {path}")
     changes = {pair.after.label: pair.changes for pair in matched}
