@@ -38,7 +38,12 @@ def _all(version: Annotated[bool, typer.Option("--version", callback=_print_vers
     """
 
 
-for panel, verbs in (("The model", MODEL), ("The engine", ENGINE), ("What comes of it", RESULT), ("The machine", MACHINE)):
+for panel, verbs in (
+    ("The model", MODEL),
+    ("The engine", ENGINE),
+    ("What comes of it", RESULT),
+    ("The machine", MACHINE),
+):
     for verb in verbs:
         app.command("eval" if verb is evaluate else verb.__name__, rich_help_panel=panel)(verb)
 

@@ -124,7 +124,8 @@ def for_docker(bundle: Bundle, path: Path) -> Package:
         head = [
             f"ARG BASE={_L4T}",
             "FROM ${BASE}",
-            "RUN apt-get update && apt-get install --yes --no-install-recommends build-essential python3-dev python3-pip \\",
+            "RUN apt-get update \\",
+            "    && apt-get install --yes --no-install-recommends build-essential python3-dev python3-pip \\",
             "    && rm -rf /var/lib/apt/lists/*",
             "ENV PATH=/usr/local/cuda/bin:${PATH} CPATH=/usr/local/cuda/include XDG_CACHE_HOME=/cache",
             f"COPY {wheel.name} /tmp/",
