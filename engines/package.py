@@ -119,42 +119,51 @@ def for_deepstream(bundle: Bundle, path: Path) -> Package:
 def for_docker(bundle: Bundle, path: Path) -> Package:
     """A build context: Dockerfile, the wheel of this package and the bundle."""
     wheel = pack_wheel()
-    profile = profile_of(bundle.manifest.device)
-    if profile.has_tensorrt:
-        head = [
-            f"ARG BASE={_L4T}",
-            "FROM ${BASE}",
-            "RUN apt-get update \\",
-            "    && apt-get install --yes --no-install-recommends build-essential python3-dev python3-pip \\",
-            "    && rm -rf /var/lib/apt/lists/*",
-            "ENV PATH=/usr/local/cuda/bin:${PATH} CPATH=/usr/local/cuda/include XDG_CACHE_HOME=/cache",
-            f"COPY {wheel.name} /tmp/",
-            f"RUN pip3 install --no-cache-dir pycuda /tmp/{wheel.name} && rm /tmp/{wheel.name}",
-            "VOLUME /cache",
-        ]
-        run = "docker run --rm --runtime nvidia --volume gnet-edge:/cache googlenet"
-        note = [
-            "The plan is compiled at the first start and kept in the volume.",
-            "BASE is JetPack 6; take that of yours.",
-        ]
-    else:
-        head = [
-            "ARG BASE=python:3.12-slim",
-            "FROM ${BASE}",
-            f"COPY {wheel.name} /tmp/",
-            f"RUN pip install --no-cache-dir /tmp/{wheel.name} && rm /tmp/{wheel.name}",
-            "RUN useradd --create-home gnet",
-            "USER gnet",
-        ]
-        run, note = "docker run --rm googlenet", []
+    on_jetson = profile_of(bundle.manifest.device).has_tensorrt
+    head = _on_jetpack(wheel.name) if on_jetson else _on_processor(wheel.name)
     tail = ["WORKDIR /work", "COPY bundle /bundle", 'ENTRYPOINT ["gnet-edge"]', 'CMD ["bench", "/bundle"]']
-    predict = f"{run.replace('--rm', '--rm --volume $PWD:/work:ro')} predict photo.jpg --bundle /bundle"
-    steps = ["    docker build --tag googlenet .", f"    {run}", f"    {predict}", "", *note]
+    run = "docker run --rm" + (" --runtime nvidia --volume gnet-edge:/cache" if on_jetson else "")
+    steps = [
+        "    docker build --tag googlenet .",
+        f"    {run} googlenet",
+        f"    {run} --volume $PWD:/work:ro googlenet predict photo.jpg --bundle /bundle",
+    ]
+    if on_jetson:
+        steps += [
+            "",
+            "The plan is compiled at the first start and kept in the volume.",
+            "BASE is JetPack 6; take yours.",
+        ]
     files = {f"bundle/{name}": (path / name).read_bytes() for name in (MANIFEST, MODEL, LABELS, GOLDEN)}
     dockerfile = "\n".join([*head, *tail]) + "\n"
     return Package(
         {**files, wheel.name: wheel.data, "Dockerfile": dockerfile.encode(), README: _readme("A container", steps)}
     )
+
+
+def _on_jetpack(wheel: str) -> list[str]:
+    return [
+        f"ARG BASE={_L4T}",
+        "FROM ${BASE}",
+        "RUN apt-get update \\",
+        "    && apt-get install --yes --no-install-recommends build-essential python3-dev python3-pip \\",
+        "    && rm -rf /var/lib/apt/lists/*",
+        "ENV PATH=/usr/local/cuda/bin:${PATH} CPATH=/usr/local/cuda/include XDG_CACHE_HOME=/cache",
+        f"COPY {wheel} /tmp/",
+        f"RUN pip3 install --no-cache-dir pycuda /tmp/{wheel} && rm /tmp/{wheel}",
+        "VOLUME /cache",
+    ]
+
+
+def _on_processor(wheel: str) -> list[str]:
+    return [
+        "ARG BASE=python:3.12-slim",
+        "FROM ${BASE}",
+        f"COPY {wheel} /tmp/",
+        f"RUN pip install --no-cache-dir /tmp/{wheel} && rm /tmp/{wheel}",
+        "RUN useradd --create-home gnet",
+        "USER gnet",
+    ]
 
 
 _MAKERS: dict[Recipient, Callable[[Bundle, Path], Package]] = {

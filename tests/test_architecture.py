@@ -51,6 +51,7 @@ NEED_ONNX = {
     "googlenet_edge.engines.build",
     "googlenet_edge.engines.finetune",
     "googlenet_edge.engines.lowering",
+    "googlenet_edge.engines.package",
     "googlenet_edge.engines.recovery",
     "googlenet_edge.engines.rewriting",
     "googlenet_edge.engines.sensitivity",
