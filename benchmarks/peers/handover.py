@@ -32,7 +32,7 @@ class Handover:
         images: float32 ``(n, 3, crop, crop)``, read from the file as they are asked for.
         out: the folder for the model.
         saturates: whether this processor's sums of u8·s8 products overflow, so that weights had better have 7 bits.
-        at_once: how many images' activations may be held in memory; all where it is None.
+        at_once: how many images' activations may be held in memory, a divisor of n; all where it is None.
     """
 
     graph: Path
@@ -70,7 +70,13 @@ def _given() -> Handover:
     options.add_argument("--at-once", type=int, metavar="N", help="hold the activations of N images, not of all")
     found = options.parse_args()
     images = np.load(found.given / "calibration.npy", mmap_mode="r")
-    return Handover(found.given / "googlenet.onnx", images, found.out, found.saturates, found.at_once)
+    at_once = found.at_once and _divisor(len(images), most=found.at_once)
+    return Handover(found.given / "googlenet.onnx", images, found.out, found.saturates, at_once)
+
+
+def _divisor(number: int, *, most: int) -> int:
+    """The largest divisor up to ``most``: ONNX Runtime takes no other share of the images at a time."""
+    return next(size for size in range(min(most, number), 0, -1) if number % size == 0)
 
 
 def _limit_memory() -> None:
