@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+import signal
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -20,6 +21,8 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 settings.register_profile("steady", deadline=None)  # a busy machine is no failure
 settings.load_profile("steady")
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background of a script, and so in children
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
