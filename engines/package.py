@@ -17,11 +17,10 @@ from pathlib import Path
 
 from googlenet_edge.calibration.pixels import taking_planes
 from googlenet_edge.engines.bundle import GOLDEN, LABELS, MANIFEST, MODEL, Bundle, read_bundle
-from googlenet_edge.engines.devices import profile_of
 from googlenet_edge.engines.wheel import pack_wheel
 from googlenet_edge.errors import BundleError, OutputError
 from googlenet_edge.files import new_folder, write_bytes
-from googlenet_edge.target import Device, Precision, Recipient
+from googlenet_edge.target import Device, EngineName, Precision, Recipient
 
 NAME = "googlenet"
 README = "README.md"
@@ -29,7 +28,12 @@ _MOST_IMAGES = 8
 _WAIT_US = 2000
 _PLAN = "model.plan"
 _L4T = "nvcr.io/nvidia/l4t-jetpack:r36.4.0"
-_FLAGS = {Precision.FP32: "", Precision.FP16: " --fp16", Precision.INT8: " --int8"}
+_ON_L4T = (Device.ORIN_NANO, Device.ORIN_NX, Device.AGX_ORIN)  # JetPack 6: the first whose Python is new enough
+_FLAGS = {Precision.FP32: "nothing", Precision.FP16: "--fp16", Precision.INT8: "--int8 --fp16"}
+_SATURATES = (
+    "On x86 without VNNI the sums of these 8-bit weights saturate in Triton, whose ONNX Runtime backend cannot be told"
+    " to avoid it: there, serve only a bundle that was built on such a processor."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,8 @@ def write_package(path: Path, recipient: Recipient, out: Path) -> Package:
 
 def for_triton(bundle: Bundle, path: Path) -> Package:
     """A model repository: Triton's ONNX Runtime backend for a processor, its TensorRT backend for a GPU."""
-    on_gpu = bundle.manifest.device is not Device.CPU
+    manifest, on_gpu = bundle.manifest, bundle.manifest.device is not Device.CPU
+    _refuse_rtx(bundle, path, "Triton")
     files = {
         f"{NAME}/config.pbtxt": _triton_config(bundle, on_gpu=on_gpu).encode(),
         f"{NAME}/{LABELS}": (path / LABELS).read_bytes(),
@@ -69,15 +74,20 @@ def for_triton(bundle: Bundle, path: Path) -> Package:
     steps = ["Serve it, from the folder that holds this file:", "", "    tritonserver --model-repository=$PWD"]
     if on_gpu:
         files[f"{NAME}/{MODEL}"] = files.pop(f"{NAME}/1/{MODEL}")
-        compile_it = _trtexec(bundle, model=f"{NAME}/{MODEL}", plan=f"{NAME}/1/{_PLAN}", image="{n}x{crop}x{crop}x3")
+        image = "{n}x{crop}x{crop}x3"
+        compile_it, older = _trtexec(bundle, model=f"{NAME}/{MODEL}", plan=f"{NAME}/1/{_PLAN}", image=image)
         steps = [
             "Compile the plan on the GPU that will run it:",
             "",
             f"    mkdir -p {NAME}/1 && {compile_it}",
             "",
+            older,
+            "",
             *steps,
         ]
-    crop = bundle.manifest.preprocess.crop
+    elif manifest.precision is Precision.INT8 and manifest.weight_bits == 8:
+        steps += ["", _SATURATES]
+    crop = manifest.preprocess.crop
     note = (
         f"Input `pixels`: uint8 (N, {crop}, {crop}, 3), RGB, cut as `Preprocess.pixels` cuts it. Output `logits`:"
         f" float32 (N, {len(bundle.class_names)}); the classification extension names the classes."
@@ -92,16 +102,19 @@ def for_deepstream(bundle: Bundle, path: Path) -> Package:
             f"{path} is for a processor and DeepStream runs TensorRT; build with --device jetson, or another that"
             " gnet-edge devices lists"
         )
+    _refuse_rtx(bundle, path, "DeepStream")
     for name in bundle.class_names:
         if ";" in name:
             raise BundleError(f"the class name {name!r} has a semicolon, which divides DeepStream's labels; rename it")
     plan = f"{MODEL}_b1_gpu0_{bundle.manifest.precision.value}.engine"
-    command = _trtexec(bundle, model=MODEL, plan=plan, image="{n}x3x{crop}x{crop}", most=1)
+    command, older = _trtexec(bundle, model=MODEL, plan=plan, image="{n}x3x{crop}x{crop}", most=1)
     steps = [
         "Compile the plan on the device that will run it, in this folder (nvinfer itself builds no INT8 without a",
         "calibration file of TensorRT's own):",
         "",
         f"    {command}",
+        "",
+        older,
         "",
         "Then: `nvinfer config-file-path=config_infer.txt`. It scales whole frames to the square, which is neither",
         "Pillow's resize nor a centre cut; from what it hands to the network on, all is exact.",
@@ -118,9 +131,16 @@ def for_deepstream(bundle: Bundle, path: Path) -> Package:
 
 def for_docker(bundle: Bundle, path: Path) -> Package:
     """A build context: Dockerfile, the wheel of this package and the bundle."""
-    wheel = pack_wheel()
-    on_jetson = profile_of(bundle.manifest.device).has_tensorrt
-    head = _on_jetpack(wheel.name) if on_jetson else _on_processor(wheel.name)
+    device, wheel = bundle.manifest.device, pack_wheel()
+    on_jetson = device in _ON_L4T
+    if not on_jetson and device is not Device.CPU:
+        known = ", ".join(each.value for each in _ON_L4T)
+        raise BundleError(
+            f"{path} is for the device {device.value}, for which no image of NVIDIA's L4T with Python 3.10 or newer is"
+            f" known; give a bundle for one of: cpu, {known}"
+        )
+    extra = "[openvino]" if bundle.manifest.engine is EngineName.OPENVINO else ""
+    head = _on_jetpack(wheel.name) if on_jetson else _on_processor(wheel.name, extra)
     tail = ["WORKDIR /work", "COPY bundle /bundle", 'ENTRYPOINT ["gnet-edge"]', 'CMD ["bench", "/bundle"]']
     run = "docker run --rm" + (" --runtime nvidia --volume gnet-edge:/cache" if on_jetson else "")
     steps = [
@@ -155,12 +175,12 @@ def _on_jetpack(wheel: str) -> list[str]:
     ]
 
 
-def _on_processor(wheel: str) -> list[str]:
+def _on_processor(wheel: str, extra: str) -> list[str]:
     return [
         "ARG BASE=python:3.12-slim",
         "FROM ${BASE}",
         f"COPY {wheel} /tmp/",
-        f"RUN pip install --no-cache-dir /tmp/{wheel} && rm /tmp/{wheel}",
+        f"RUN pip install --no-cache-dir '/tmp/{wheel}{extra}' && rm /tmp/{wheel}",
         "RUN useradd --create-home gnet",
         "USER gnet",
     ]
@@ -208,13 +228,20 @@ def _nvinfer_config(bundle: Bundle, plan: str) -> str:
     return "[property]\n" + "".join(f"{key}={value}\n" for key, value in settings.items())
 
 
-def _trtexec(bundle: Bundle, *, model: str, plan: str, image: str, most: int = _MOST_IMAGES) -> str:
+def _refuse_rtx(bundle: Bundle, path: Path, recipient: str) -> None:
+    if bundle.manifest.device is Device.RTX:
+        raise BundleError(f"{path} is for TensorRT for RTX, and {recipient} runs TensorRT; build with --device cuda")
+
+
+def _trtexec(bundle: Bundle, *, model: str, plan: str, image: str, most: int = _MOST_IMAGES) -> tuple[str, str]:
+    """The command that compiles a plan by the types in the graph, and what is written where TensorRT has only flags."""
     crop = bundle.manifest.preprocess.crop
     shapes = [
         f"--{end}Shapes=pixels:{image.format(n=n, crop=crop)}" for end, n in (("min", 1), ("opt", 1), ("max", most))
     ]
     words = ["/usr/src/tensorrt/bin/trtexec", f"--onnx={model}", f"--saveEngine={plan}", *shapes]
-    return shlex.join(words) + _FLAGS[bundle.manifest.precision]
+    older = f"Before TensorRT 10, write {_FLAGS[bundle.manifest.precision]} in place of --stronglyTyped."
+    return f"{shlex.join(words)} --stronglyTyped", older
 
 
 def _readme(title: str, steps: list[str]) -> bytes:

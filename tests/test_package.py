@@ -16,7 +16,7 @@ import pytest
 from command import gnet_edge
 from google.protobuf import text_format
 from numpy.typing import NDArray
-from tiny_bundles import write_colour_bundle
+from tiny_bundles import colour_bundle, write_colour_bundle
 from tiny_graph import CROP, table_of, tiny_graph, tiny_pixels
 
 from googlenet_edge.calibration.lower_tensorrt import lower_int8_tensorrt
@@ -25,7 +25,7 @@ from googlenet_edge.engines.golden import Golden
 from googlenet_edge.engines.package import write_package
 from googlenet_edge.errors import BundleError, OutputError
 from googlenet_edge.preprocess import Preprocess
-from googlenet_edge.target import Device, Precision, Recipient
+from googlenet_edge.target import Device, EngineName, Precision, Recipient
 
 
 def triton_schema() -> Any:
@@ -99,8 +99,9 @@ def test_triton_gets_a_plan_by_the_command_that_stands_beside_it(tmp_path: Path,
         f"--minShapes=pixels:1x{CROP}x{CROP}x3",
         f"--optShapes=pixels:1x{CROP}x{CROP}x3",
         f"--maxShapes=pixels:8x{CROP}x{CROP}x3",
-        "--int8",
+        "--stronglyTyped",
     ]
+    assert "Before TensorRT 10, write --int8 --fp16 in place of --stronglyTyped." in text
 
 
 def test_deepstream_computes_the_bundles_probabilities_from_what_nvinfer_feeds(tmp_path: Path, for_orin: Path) -> None:
@@ -147,6 +148,39 @@ def test_what_a_recipient_cannot_run_is_refused_with_the_way_out(tmp_path: Path,
     with pytest.raises(BundleError, match="'a;b' has a semicolon, which divides DeepStream's labels; rename it"):
         write_package(tmp_path / "odd", Recipient.DEEPSTREAM, tmp_path / "ds")
     assert not (tmp_path / "ds").exists()
+
+
+@pytest.mark.parametrize(
+    ("device", "recipient", "sentence"),
+    [
+        (Device.RTX, Recipient.TRITON, "for TensorRT for RTX, and Triton runs TensorRT; build with --device cuda"),
+        (Device.RTX, Recipient.DEEPSTREAM, "for RTX, and DeepStream runs TensorRT; build with --device cuda"),
+        (Device.CUDA, Recipient.DOCKER, "no image .* is known; give a bundle for one of: cpu, orin-nano, orin-nx, agx"),
+        (Device.NANO, Recipient.DOCKER, "is for the device nano, for which no image of NVIDIA's L4T with Python 3.10"),
+    ],
+)
+def test_a_device_that_a_recipient_does_not_have_is_refused(
+    tmp_path: Path, device: Device, recipient: Recipient, sentence: str
+) -> None:
+    bundle = colour_bundle()
+    write_bundle(tmp_path / "bundle", replace(bundle, manifest=replace(bundle.manifest, device=device)))
+    with pytest.raises(BundleError, match=sentence):
+        write_package(tmp_path / "bundle", recipient, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_docker_installs_the_engine_that_the_bundle_names(tmp_path: Path) -> None:
+    path = write_colour_bundle(tmp_path / "bundle", engine=EngineName.OPENVINO)
+    write_package(path, Recipient.DOCKER, tmp_path / "out")
+    assert re.search(r"pip install .*\.whl\[openvino\]'", (tmp_path / "out" / "Dockerfile").read_text())
+
+
+@pytest.mark.parametrize(("bits", "warned"), [(8, True), (7, False)])
+def test_triton_s_readme_warns_of_weights_that_saturate(tmp_path: Path, bits: int, warned: bool) -> None:
+    bundle = colour_bundle(Precision.INT8)
+    write_bundle(tmp_path / "bundle", replace(bundle, manifest=replace(bundle.manifest, weight_bits=bits)))
+    write_package(tmp_path / "bundle", Recipient.TRITON, tmp_path / "out")
+    assert ("without VNNI" in (tmp_path / "out" / "README.md").read_text()) is warned
 
 
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
