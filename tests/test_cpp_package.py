@@ -97,6 +97,49 @@ def test_cpp_example_camera_counts_the_frames_of_a_folder(examples: Path, bundle
     assert re.fullmatch(r"3 frames, p50 [\d.]+ ms, p99 [\d.]+ ms, [0-3] later than 1\.0 ms", shown[3])
 
 
+@pytest.fixture(scope="module")
+def webcam(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment in which /dev/null is a camera that has six frames: 1, 3 and 5 are red, green, blue."""
+    folder = tmp_path_factory.mktemp("webcam")
+    done("cc", *WARNINGS, "-shared", "-fPIC", CPP / "tests" / "fake_v4l2.c", "-o", folder / "fake.so", "-ldl")
+    ycbcr = {"red": (76, 84, 255), "green": (149, 43, 21), "blue": (29, 255, 107)}
+    for number, colour in enumerate(("white", "red", "white", "green", "white", "blue")):
+        solid(colour if colour != "green" else (0, 255, 0)).save(folder / f"{number}.jpg")
+        y, cb, cr = ycbcr.get(colour, (235, 128, 128))
+        (folder / f"{number}.nv12").write_bytes(bytes([y]) * (64 * 48) + bytes([cb, cr]) * (32 * 24))
+    return {"LD_PRELOAD": str(folder / "fake.so"), "FAKE_V4L2": "/dev/null", "FAKE_V4L2_FRAMES": str(folder)}
+
+
+@pytest.mark.parametrize("pixels", ["MJPEG", "NV12"])
+def test_cpp_example_camera_looks_at_the_newest_frame_of_a_camera_and_counts_the_others(
+    examples: Path, bundle: Path, webcam: dict[str, str], pixels: str
+) -> None:
+    environment = with_runtime() | webcam | {"FAKE_V4L2_FORMAT": pixels}
+    shown = done(examples / "camera", bundle, "/dev/null", "30", "3", env=environment).splitlines()
+    assert [line.split("  ")[:2] for line in shown[:3]] == [["1", "red"], ["3", "green"], ["5", "blue"]]
+    assert shown[3] == "2 frames came while others were computed, or were lost"
+    assert re.fullmatch(r"3 frames, p50 [\d.]+ ms, p99 [\d.]+ ms, [0-3] later than 33\.3 ms", shown[4])
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        ("none", "/dev/null is no V4L2 device: Inappropriate ioctl for device"),
+        ("capability", "/dev/null is no camera with mapped buffers"),
+        ("format", "/dev/null gives neither MJPEG nor NV12"),
+        ("busy", "/dev/null has no mapped buffers: Device or resource busy"),
+        ("gone", "/dev/null is gone or stopped"),
+    ],
+)
+def test_cpp_example_camera_says_what_is_wrong_with_a_camera(
+    examples: Path, bundle: Path, webcam: dict[str, str], fault: str, sentence: str
+) -> None:
+    environment = with_runtime() | ({} if fault == "none" else webcam | {"FAKE_V4L2_FAULT": fault})
+    command = [examples / "camera", bundle, "/dev/null"]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (1, f"camera: {sentence}\n")
+
+
 def test_cpp_library_exports_only_its_functions_and_is_small(gne_prefix: Path, tmp_path: Path) -> None:
     if shutil.which("nm") is None or shutil.which("strip") is None:
         pytest.skip("binutils is not installed; sudo apt install binutils")

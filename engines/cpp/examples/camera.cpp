@@ -1,7 +1,11 @@
-// camera BUNDLE FOLDER [FPS]: plays the JPEGs of a folder, in the order of their names, as a camera with FPS frames a
-// second (30), classifies each, and says how many were done before the next one came.
+// camera BUNDLE SOURCE [FPS [FRAMES]]: classifies the frames of a camera such as /dev/video0 until Ctrl-C, or plays the
+// JPEGs of a folder, in the order of their names, as one with FPS frames a second (30). Says how many were done before
+// the next one came, and how many nobody had time for.
+#include <signal.h>
+
 #include <algorithm>
 #include <chrono>
+#include <climits>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
@@ -12,6 +16,7 @@
 #include <vector>
 
 #include "gne/gne.hpp"
+#include "v4l2.hpp"
 
 namespace {
 
@@ -55,6 +60,47 @@ std::vector<double> play(const gne::engine& engine, const std::vector<std::files
   return latencies_ms;
 }
 
+volatile sig_atomic_t stopped = 0;
+
+// Ctrl-C ends the wait for a frame, and with it the loop.
+void stop_at_interrupt() {
+  struct sigaction action {};
+  action.sa_handler = [](int) { stopped = 1; };
+  sigaction(SIGINT, &action, nullptr);
+}
+
+gne::prediction best_of(const gne::engine& engine, const v4l2::Camera& camera, const v4l2::Frame& frame) {
+  if (camera.jpeg()) return engine.classify_jpeg(frame.bytes, frame.size, 1).front();
+  const v4l2_pix_format& shape = camera.shape();
+  const gne_format format = shape.colorspace == V4L2_COLORSPACE_REC709 ? GNE_NV12_BT709 : GNE_NV12;
+  const std::uint8_t* chroma = frame.bytes + std::size_t{shape.bytesperline} * shape.height;
+  return engine
+      .classify(gne::nv12(format, shape.width, shape.height, frame.bytes, shape.bytesperline, chroma,
+                          shape.bytesperline),
+                1)
+      .front();
+}
+
+// Classifies the newest frame, again and again; the latency counts from when the driver had it.
+std::vector<double> watch(const gne::engine& engine, const char* path, double fps, long frames) {
+  v4l2::Camera camera(path, fps);
+  stop_at_interrupt();
+  std::vector<double> latencies_ms;
+  std::uint32_t expected = 0, missed = 0;
+  const auto use = [&](const v4l2::Frame& frame) {
+    if (!latencies_ms.empty()) missed += frame.sequence - expected;
+    expected = frame.sequence + 1;
+    const auto best = best_of(engine, camera, frame);
+    latencies_ms.push_back(Milliseconds(Clock::now() - frame.taken).count());
+    std::printf("%u  %s  %.0f %%  %.1f ms\n", frame.sequence, best.label.c_str(), 100 * best.probability,
+                latencies_ms.back());
+  };
+  while (!stopped && static_cast<long>(latencies_ms.size()) < frames && camera.with_next(use)) {
+  }
+  std::printf("%u frames came while others were computed, or were lost\n", missed);
+  return latencies_ms;
+}
+
 void report(const std::vector<double>& latencies_ms, double period_ms) {
   const auto late = std::count_if(latencies_ms.begin(), latencies_ms.end(), [&](double ms) { return ms > period_ms; });
   std::printf("%zu frames, p50 %.1f ms, p99 %.1f ms, %td later than %.1f ms\n", latencies_ms.size(),
@@ -65,15 +111,21 @@ void report(const std::vector<double>& latencies_ms, double period_ms) {
 
 int main(int count, char** arguments) {
   const double fps = count > 3 ? std::atof(arguments[3]) : 30;
-  if (count < 3 || !(fps > 0)) {
-    std::fprintf(stderr, "usage: camera BUNDLE FOLDER [FPS]\n");
+  const long frames = count > 4 ? std::atol(arguments[4]) : LONG_MAX;
+  if (count < 3 || !(fps > 0 && fps <= 1000) || frames < 1) {
+    std::fprintf(stderr, "usage: camera BUNDLE FOLDER|DEVICE [FPS [FRAMES]]\n");
     return 2;
   }
   try {
     const gne::engine engine(arguments[1]);
+    const Milliseconds period(1000 / fps);
+    if (std::filesystem::is_character_file(arguments[2])) {
+      const auto latencies_ms = watch(engine, arguments[2], fps, frames);
+      if (!latencies_ms.empty()) report(latencies_ms, period.count());
+      return 0;
+    }
     const auto paths = jpegs_in(arguments[2]);
     if (paths.empty()) throw std::runtime_error(std::string(arguments[2]) + " holds no .jpg");
-    const Milliseconds period(1000 / fps);
     report(play(engine, paths, std::chrono::duration_cast<Clock::duration>(period)), period.count());
   } catch (const std::exception& problem) {
     std::fprintf(stderr, "camera: %s\n", problem.what());

@@ -1,0 +1,183 @@
+// A camera of Linux (V4L2), as MJPEG or NV12: what `camera` reads frames from. Mapped buffers, nothing is copied.
+#ifndef GNE_EXAMPLES_V4L2_HPP
+#define GNE_EXAMPLES_V4L2_HPP
+
+#include <fcntl.h>
+#include <linux/videodev2.h>
+#include <poll.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace v4l2 {
+
+// What the driver filled. `bytes` live until the frame is given back.
+struct Frame {
+  const std::uint8_t* bytes;
+  std::size_t size;
+  std::uint32_t sequence;                        // counts all frames, also those that were lost
+  std::chrono::steady_clock::time_point taken;   // when the driver had it
+};
+
+class Camera {
+ public:
+  // Asks for 1280×720 at `fps`; the driver may give something near. Throws std::runtime_error.
+  Camera(const std::string& path, double fps) : path_(path), file_(path) {
+    if (file_.number < 0) fail("cannot be opened");
+    v4l2_capability able{};
+    ask(VIDIOC_QUERYCAP, &able, "is no V4L2 device");
+    const std::uint32_t has = able.capabilities & V4L2_CAP_DEVICE_CAPS ? able.device_caps : able.capabilities;
+    if (!(has & V4L2_CAP_VIDEO_CAPTURE) || !(has & V4L2_CAP_STREAMING)) {
+      throw std::runtime_error(path + " is no camera with mapped buffers");
+    }
+    negotiate(fps);
+    map_buffers();
+    int kind = V4L2_BUF_TYPE_VIDEO_CAPTURE;
+    ask(VIDIOC_STREAMON, &kind, "does not start");
+  }
+
+  bool jpeg() const { return shape_.pixelformat != V4L2_PIX_FMT_NV12; }
+  const v4l2_pix_format& shape() const { return shape_; }
+
+  // Gives the newest frame to `use`; older ones that nobody had time for go back unseen. False after a signal.
+  template <typename Use>
+  bool with_next(Use use) {
+    if (!wait()) return false;
+    v4l2_buffer newest = blank(0);
+    ask(VIDIOC_DQBUF, &newest, "gives no frame");
+    for (v4l2_buffer next = blank(0); take(next);) {
+      ask(VIDIOC_QBUF, &newest, "takes no buffer back");
+      newest = next;
+    }
+    const auto& place = *buffers_.at(newest.index);
+    const std::chrono::microseconds taken(newest.timestamp.tv_sec * 1000000LL + newest.timestamp.tv_usec);
+    if (!(newest.flags & V4L2_BUF_FLAG_ERROR)) {
+      use(Frame{place.bytes, newest.bytesused, newest.sequence, std::chrono::steady_clock::time_point(taken)});
+    }
+    ask(VIDIOC_QBUF, &newest, "takes no buffer back");
+    return true;
+  }
+
+ private:
+  static constexpr std::uint32_t kBuffers = 4;
+  static constexpr int kPatienceMs = 5000;
+
+  struct File {
+    explicit File(const std::string& path) : number(::open(path.c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC)) {}
+    File(const File&) = delete;
+    File& operator=(const File&) = delete;
+    ~File() {
+      if (number >= 0) ::close(number);
+    }
+    int number;
+  };
+
+  struct Mapping {
+    Mapping(int file, std::size_t length, std::int64_t offset)
+        : at(::mmap(nullptr, length, PROT_READ, MAP_SHARED, file, offset)),
+          bytes(static_cast<const std::uint8_t*>(at)),
+          size(length) {}
+    Mapping(const Mapping&) = delete;
+    Mapping& operator=(const Mapping&) = delete;
+    ~Mapping() {
+      if (at != MAP_FAILED) ::munmap(at, size);
+    }
+    void* at;
+    const std::uint8_t* bytes;
+    std::size_t size;
+  };
+
+  [[noreturn]] void fail(const char* what) const {
+    throw std::runtime_error(path_ + " " + what + ": " + std::strerror(errno));
+  }
+
+  int control(unsigned long request, void* argument) const {
+    int result = 0;
+    do {
+      result = ::ioctl(file_.number, request, argument);
+    } while (result < 0 && errno == EINTR);
+    return result;
+  }
+
+  void ask(unsigned long request, void* argument, const char* failure) const {
+    if (control(request, argument) < 0) fail(failure);
+  }
+
+  void negotiate(double fps) {
+    for (const std::uint32_t wanted : {V4L2_PIX_FMT_MJPEG, V4L2_PIX_FMT_NV12}) {
+      v4l2_format format{};
+      format.type = V4L2_BUF_TYPE_VIDEO_CAPTURE;
+      format.fmt.pix.width = 1280;
+      format.fmt.pix.height = 720;
+      format.fmt.pix.pixelformat = wanted;
+      format.fmt.pix.field = V4L2_FIELD_NONE;
+      if (control(VIDIOC_S_FMT, &format) < 0 || format.fmt.pix.pixelformat != wanted) continue;
+      shape_ = format.fmt.pix;
+      v4l2_streamparm rate{};
+      rate.type = V4L2_BUF_TYPE_VIDEO_CAPTURE;
+      rate.parm.capture.timeperframe = {1000, static_cast<std::uint32_t>(std::lround(1000 * fps))};
+      control(VIDIOC_S_PARM, &rate);  // not every camera lets one choose
+      return;
+    }
+    throw std::runtime_error(path_ + " gives neither MJPEG nor NV12");
+  }
+
+  void map_buffers() {
+    v4l2_requestbuffers wanted{};
+    wanted.count = kBuffers;
+    wanted.type = V4L2_BUF_TYPE_VIDEO_CAPTURE;
+    wanted.memory = V4L2_MEMORY_MMAP;
+    ask(VIDIOC_REQBUFS, &wanted, "has no mapped buffers");
+    for (std::uint32_t index = 0; index < wanted.count; ++index) {
+      v4l2_buffer buffer = blank(index);
+      ask(VIDIOC_QUERYBUF, &buffer, "does not say where its buffers are");
+      buffers_.push_back(std::make_unique<Mapping>(file_.number, buffer.length, buffer.m.offset));
+      if (buffers_.back()->at == MAP_FAILED) fail("lets nobody map its buffers");
+      ask(VIDIOC_QBUF, &buffer, "takes no buffer");
+    }
+  }
+
+  bool wait() const {
+    pollfd watched{file_.number, POLLIN, 0};
+    const int ready = ::poll(&watched, 1, kPatienceMs);
+    if (ready < 0 && errno == EINTR) return false;
+    if (ready < 0) fail("cannot be waited for");
+    if (ready == 0) throw std::runtime_error(path_ + " gave no frame for 5 seconds");
+    if (watched.revents & (POLLERR | POLLHUP)) throw std::runtime_error(path_ + " is gone or stopped");
+    return true;
+  }
+
+  bool take(v4l2_buffer& next) const {
+    if (control(VIDIOC_DQBUF, &next) == 0) return true;
+    if (errno != EAGAIN) fail("gives no frame");
+    return false;
+  }
+
+  static v4l2_buffer blank(std::uint32_t index) {
+    v4l2_buffer buffer{};
+    buffer.type = V4L2_BUF_TYPE_VIDEO_CAPTURE;
+    buffer.memory = V4L2_MEMORY_MMAP;
+    buffer.index = index;
+    return buffer;
+  }
+
+  std::string path_;
+  File file_;
+  v4l2_pix_format shape_{};
+  std::vector<std::unique_ptr<Mapping>> buffers_;  // unmapped before the file is closed, which stops the stream
+};
+
+}  // namespace v4l2
+
+#endif
