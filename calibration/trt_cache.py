@@ -12,15 +12,21 @@ a tensor that is missing falls back to float16; the network's outputs must be mi
 
 from __future__ import annotations
 
+import math
 import struct
+from collections.abc import Set as AbstractSet
 
+import numpy as np
 import onnx
+from onnx import helper, numpy_helper
 
 from googlenet_edge.calibration.lower import rescaled_by
 from googlenet_edge.calibration.pixels import PIXELS
-from googlenet_edge.calibration.placement import absorbed_in_relu, data_inputs, grids
+from googlenet_edge.calibration.placement import NO_NODES, WITH_WEIGHTS, absorbed_in_relu, data_inputs, grids
 from googlenet_edge.calibration.ranges import S8_STEPS
+from googlenet_edge.calibration.surgery import model_like, renamed
 from googlenet_edge.calibration.table import CalibrationTable
+from googlenet_edge.calibration.weights import quantize_per_channel
 from googlenet_edge.errors import CalibrationError
 from googlenet_edge.graph import InferenceGraph
 from googlenet_edge.tensorrt_version import Version, cache_header
@@ -30,23 +36,93 @@ _COPIES = ("Flatten", "Cast", "Reshape")
 
 
 def calibration_cache(
-    graph: InferenceGraph, table: CalibrationTable, lowered: onnx.ModelProto, *, version: Version
+    graph: InferenceGraph,
+    table: CalibrationTable,
+    lowered: onnx.ModelProto,
+    *,
+    version: Version,
+    float_nodes: AbstractSet[str] = NO_NODES,
 ) -> bytes:
     """The file that a calibrator hands to TensorRT for the model that `lower_implicit_tensorrt` made.
 
     Args:
         version: of the TensorRT that will read it, such as ``(8, 5, 2)``.
+        float_nodes: names of convolutions that stay float: what only they read gets no scale.
 
     Raises:
         CalibrationError: the table belongs to another graph or lacks a tensor, or this TensorRT reads no cache.
     """
     lines = [cache_header(version)]
-    for tensor, scale in tensor_scales(graph, table, lowered).items():
+    for tensor, scale in tensor_scales(graph, table, lowered, float_nodes=float_nodes).items():
         lines.append(f"{tensor}: {struct.pack('>f', scale).hex()}")
     return "".join(f"{line}\n" for line in lines).encode()
 
 
-def tensor_scales(graph: InferenceGraph, table: CalibrationTable, lowered: onnx.ModelProto) -> dict[str, float]:
+def scales_in(cache: bytes) -> dict[str, float]:
+    """The scale of every tensor in a cache. Raises `CalibrationError` for a line that is none."""
+    found = dict[str, float]()
+    for number, line in enumerate(cache.splitlines()[1:], start=2):
+        try:
+            name, scale = _tensor_and_scale(line)
+        except (ValueError, struct.error) as problem:
+            raise CalibrationError(
+                f"line {number} of the calibration cache is no tensor with a scale ({problem}); build the bundle again"
+            ) from problem
+        if scale:  # TensorRT writes zero for a tensor that was always zero
+            found[name] = scale
+    return found
+
+
+def _tensor_and_scale(line: bytes) -> tuple[str, float]:
+    name, _, digits = line.rpartition(b": ")
+    (scale,) = struct.unpack(">f", bytes.fromhex(digits.decode("ascii")))
+    if not (name and math.isfinite(scale) and scale >= 0):
+        raise ValueError(f"{scale} for {name.decode()!r}")
+    return name.decode(), scale
+
+
+def simulating_bytes(model: bytes, cache: bytes) -> bytes:
+    """`simulating_cache` from file to file."""
+    return simulating_cache(onnx.load_model_from_string(model), cache).SerializeToString(deterministic=True)
+
+
+def simulating_cache(model: onnx.ModelProto, cache: bytes) -> onnx.ModelProto:
+    """What TensorRT may make of a float model and a cache, at its coarsest, with explicit pairs.
+
+    Every tensor that a node writes and that has a scale is rounded to it. Where a convolution reads and writes such
+    tensors, it computes in INT8: its weights are rounded, a scale for each output channel.
+
+    Raises:
+        CalibrationError: see `scales_in`.
+    """
+    scales = scales_in(cache)
+    nodes, constants = list[onnx.NodeProto](), {w.name: w for w in model.graph.initializer}
+    zero = numpy_helper.from_array(np.zeros((), np.int8), "cache.zero_point")
+    rounded = {t: f"{t}.rounded" for node in model.graph.node for t in node.output if t in scales}
+    for node in model.graph.node:
+        if node.op_type in WITH_WEIGHTS and {node.input[0], node.output[0]} <= rounded.keys():
+            codes, steps = quantize_per_channel(numpy_helper.to_array(constants[node.input[1]]))
+            weight = codes * steps.reshape(-1, *[1] * (codes.ndim - 1))
+            constants[node.input[1]] = numpy_helper.from_array(weight.astype(np.float32), node.input[1])
+        nodes.append(renamed(node, {t: rounded[t] for t in node.input if t in rounded}))
+        for tensor in node.output:
+            if tensor in rounded:
+                grid = [f"{tensor}.scale", zero.name]
+                constants[grid[0]] = numpy_helper.from_array(np.float32(scales[tensor]), grid[0])
+                nodes += [
+                    helper.make_node("QuantizeLinear", [tensor, *grid], [f"{tensor}.codes"]),
+                    helper.make_node("DequantizeLinear", [f"{tensor}.codes", *grid], [rounded[tensor]]),
+                ]
+    return model_like(model, nodes, [*constants.values(), zero])
+
+
+def tensor_scales(
+    graph: InferenceGraph,
+    table: CalibrationTable,
+    lowered: onnx.ModelProto,
+    *,
+    float_nodes: AbstractSet[str] = NO_NODES,
+) -> dict[str, float]:
     """The scale of every tensor of a lowered float model but its outputs, and what only an output copies.
 
     What a Concat joins gets one scale, the largest of its inputs: a DLA copies codes there. A convolution that a ReLU
@@ -57,7 +133,7 @@ def tensor_scales(graph: InferenceGraph, table: CalibrationTable, lowered: onnx.
     """
     source = rescaled_by(graph, table).model.graph
     known = {name: tensor.amax for name, tensor in table.tensors.items()} | _joined(source, table)
-    grid_of = grids(source)
+    grid_of = grids(source, float_nodes)
     missing = sorted(set(grid_of.values()) - known.keys())
     if missing:
         raise CalibrationError(f"the calibration table has no range for {missing[0]}; calibrate again")

@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from googlenet_edge.calibration.calibrate import calibrate, table_at
 from googlenet_edge.calibration.domain import times_as_far, unlike
 from googlenet_edge.calibration.ranges import RangeMethod
@@ -27,17 +30,17 @@ from googlenet_edge.dataset import (
     stratified_sample,
 )
 from googlenet_edge.engines.bundle import Bundle, Lineage, Manifest, check_place, write_bundle
-from googlenet_edge.engines.devices import Unit, profile_of, refuse_impossible
+from googlenet_edge.engines.devices import profile_of, refuse_impossible
 from googlenet_edge.engines.evaluate import check_classes
 from googlenet_edge.engines.recovery import Bars, Judge, Judged, first_pixels, within_budget
 from googlenet_edge.engines.registry import Backend, backend_for, backends_for, default_to_build_with
 from googlenet_edge.engines.sensitivity import DEFAULT_IMAGES, Probe, Sensitivity, rank_layers, try_layers
 from googlenet_edge.engines.source import CheckpointSource, Origin, Source
-from googlenet_edge.errors import EngineError, GraphError
+from googlenet_edge.errors import GraphError
 from googlenet_edge.files import sha256_bytes, to_json
 from googlenet_edge.graph import InferenceGraph, read_graph, write_graph
 from googlenet_edge.preprocess import Preprocess
-from googlenet_edge.target import Device, EngineChoice, EngineName, Precision
+from googlenet_edge.target import Device, EngineChoice, EngineName, Precision, Unit
 from googlenet_edge.workspace import GRAPH_FILE, TABLE_FILE
 
 _PARITY_IMAGES = 8
@@ -118,6 +121,7 @@ def build(request: BuildRequest, *, bars: Bars) -> BuildReport:
         threads=request.threads,
         timed_threads=request.timed_threads,
         max_drop_points=request.max_drop_points,
+        unit=request.unit,
     )
     held_out = partial(_held_out, dataset.train, graph.preprocess, calibration, steps)
     chosen = within_budget(judge, held_out=held_out)
@@ -129,7 +133,11 @@ def build(request: BuildRequest, *, bars: Bars) -> BuildReport:
     )
     notes = (*_of_table(graph, table, val.images), *origin.doubts(val))
     manifest = _manifest(judge, chosen, lineage=lineage, notes=notes, seconds=steps.seconds)
-    written = write_bundle(request.out, Bundle(manifest, graph.class_names, chosen.lowered.model, chosen.golden))
+    lowered = chosen.lowered
+    bundle = Bundle(
+        manifest, graph.class_names, lowered.model, chosen.golden, calibration_cache=lowered.calibration_cache
+    )
+    written = write_bundle(request.out, bundle)
     return BuildReport(str(request.out), written, tuple(steps.reused))
 
 
@@ -140,6 +148,7 @@ def _manifest(
     return Manifest(
         precision=judge.precision,
         device=judge.device,
+        unit=judge.unit,
         preprocess=judge.graph.preprocess,
         lineage=lineage,
         accuracy=chosen.accuracy,
@@ -190,6 +199,17 @@ def calibrate_file(graph: Path, out: Path, request: CalibrationRequest, *, bars:
     table = steps.calibrated(source, _calibration_images(train, source.preprocess, request, steps), request.method)
     write_table(out, table)
     return table
+
+
+def calibration_pixels(request: CalibrationRequest, preprocess: Preprocess, *, bars: Bars) -> NDArray[np.uint8]:
+    """The images that a request names, for a calibrator of another make: uint8 ``(N, crop, crop, 3)``.
+
+    Raises:
+        DataError: see `open_dataset` and ``request.when_damaged``.
+    """
+    train = open_dataset(request.data, seed=request.seed).train
+    images = _calibration_images(train, preprocess, request, _Steps(bars)).images
+    return np.stack(list(load_pixels(images, preprocess)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,8 +272,6 @@ class _Steps:
 def _check_possible(request: BuildRequest) -> None:
     """Refuses what the device or this version cannot do, and what cannot be written, before any work."""
     refuse_impossible(profile_of(request.device), request.precision, request.unit)
-    if request.unit is Unit.DLA:
-        raise EngineError("this version makes no bundle for a DLA; build for the GPU beside it: leave --dla out")
     _backends(request)[0].load()
     check_place(request.out)
 

@@ -4,6 +4,7 @@
     model.onnx         the lowered model
     labels.txt         the class names, one a line, in the order of the logits
     golden.bin         a few images with their logits, computed where the bundle was built
+    calibration.cache  the scales for TensorRT, where the model is for a DLA in INT8
 
 The manifest carries its own SHA-256, so that one changed byte anywhere is found and its file named.
 """
@@ -32,14 +33,16 @@ from googlenet_edge.files import (
 )
 from googlenet_edge.preprocess import Preprocess
 from googlenet_edge.statistics import Interval
-from googlenet_edge.target import Device, EngineName, Precision
+from googlenet_edge.target import Device, EngineName, Precision, Unit
 
-SCHEMA = 2  # 1: models of normalized float images
+SCHEMA = 3  # 1: models of normalized float images; 2: none for a DLA
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
 LABELS = "labels.txt"
 GOLDEN = "golden.bin"
+CACHE = "calibration.cache"
 _FILES = {MODEL, LABELS, GOLDEN}
+_ALL_FILES = _FILES | {CACHE}
 _MAX_MANIFEST_BYTES = 1 << 20
 
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
@@ -126,6 +129,7 @@ class Manifest:
     fp32_model_bytes: Annotated[int, msgspec.Meta(ge=0)] | None = None
     engine: EngineName = EngineName.ONNXRUNTIME
     engine_trials: tuple[EngineTrial, ...] = ()
+    unit: Unit = Unit.MAIN
     build_seconds: dict[str, float] = field(default_factory=dict)
     tool_version: str = __version__
     schema: int = SCHEMA
@@ -135,13 +139,17 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bundle:
-    """A bundle in memory; ``model`` is what the device's backend opens. ``where`` names it in messages."""
+    """A bundle in memory; ``model`` is what the device's backend opens, with ``calibration_cache`` where it needs one.
+
+    ``where`` names it in messages.
+    """
 
     manifest: Manifest
     class_names: tuple[str, ...]
     model: bytes = field(repr=False)
     golden: Golden = field(repr=False)
     where: str = "the bundle"
+    calibration_cache: bytes = field(default=b"", repr=False)
 
 
 def write_bundle(path: Path, bundle: Bundle) -> Manifest:
@@ -152,6 +160,8 @@ def write_bundle(path: Path, bundle: Bundle) -> Manifest:
         OutputError: ``path`` cannot be written, or holds something that is not a bundle.
     """
     contents = {MODEL: bundle.model, LABELS: _labels_text(bundle.class_names), GOLDEN: _golden_bytes(bundle)}
+    if _needs_cache(bundle.manifest):
+        contents[CACHE] = bundle.calibration_cache
     files = {name: FileRecord(len(data), sha256_bytes(data)) for name, data in contents.items()}
     unsealed = replace(bundle.manifest, files=files)
     manifest = replace(unsealed, sha256=_seal(unsealed))
@@ -186,7 +196,7 @@ def _read_verified(path: Path) -> Bundle:
         raise BundleError(
             f"{path} has labels or golden vectors that do not fit it ({problem}); build it again"
         ) from problem
-    return Bundle(manifest, class_names, contents[MODEL], golden, str(path))
+    return Bundle(manifest, class_names, contents[MODEL], golden, str(path), contents.get(CACHE, b""))
 
 
 def _read_manifest(path: Path) -> Manifest:
@@ -202,14 +212,19 @@ def _read_manifest(path: Path) -> Manifest:
     return manifest
 
 
+def _needs_cache(manifest: Manifest) -> bool:
+    """A DLA quantizes by one: in INT8 there are no pairs in its model."""
+    return (manifest.unit, manifest.precision) == (Unit.DLA, Precision.INT8)
+
+
 def _seal(manifest: Manifest) -> str:
     return sha256_bytes(to_json(replace(manifest, sha256="")))
 
 
 def _check_file_set(path: Path, manifest: Manifest) -> None:
-    listed = set(manifest.files)
-    if listed != _FILES:
-        wrong = ", ".join(sorted(repr(name) for name in listed ^ _FILES))
+    listed, expected = set(manifest.files), _ALL_FILES if _needs_cache(manifest) else _FILES
+    if listed != expected:
+        wrong = ", ".join(sorted(repr(name) for name in listed ^ expected))
         raise BundleError(f"{path / MANIFEST} lists the wrong files ({wrong}); build the bundle again")
     present = {file.name for file in path.iterdir()}
     for name in sorted(listed - present):
@@ -243,7 +258,7 @@ def check_place(path: Path) -> None:
 def _refuse_foreign_folder(path: Path) -> None:
     """Replacing a folder removes what is in it: so it must be a bundle, if only a damaged one, or empty."""
     present = {file.name for file in path.iterdir()} if path.exists() else set()
-    for name in sorted(present - {MANIFEST} - _FILES):
+    for name in sorted(present - {MANIFEST} - _ALL_FILES):
         raise OutputError(f"{path} holds {name}, which is no part of a bundle; give another --out, or remove it")
     if present and MANIFEST not in present:
         raise OutputError(f"{path} holds files and no {MANIFEST}, so it is no bundle; give another --out, or remove it")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from googlenet_edge.errors import EngineError
-from googlenet_edge.target import Device, Precision
+from googlenet_edge.target import Device, Precision, Unit
 
 Version = tuple[int, ...]
 """Major and minor, such as ``(10, 3)``."""
@@ -33,15 +33,6 @@ class Platform(Enum):
     PROCESSOR = "processor"
     JETSON = "Jetson"
     GPU = "GPU"
-
-
-class Unit(Enum):
-    """The part of a device that computes the network."""
-
-    MAIN = "main"
-    """The GPU, or where there is none, the processor."""
-    DLA = "dla"
-    """The accelerator for convolutions beside the GPU of some Jetsons."""
 
 
 class Typing(Enum):

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from googlenet_edge.errors import BundleError
-from googlenet_edge.target import Precision
+from googlenet_edge.target import Precision, Unit
 
 LOGIT_TOLERANCE = {Precision.FP32: 1e-3, Precision.FP16: 2e-2, Precision.INT8: 5e-2}
 """The largest difference that another processor's kernels may make, as a share of the largest golden logit.
@@ -16,6 +16,17 @@ LOGIT_TOLERANCE = {Precision.FP32: 1e-3, Precision.FP16: 2e-2, Precision.INT8: 5
 Other kernels sum in another order (FP32, FP16) or round a value between two 8-bit levels the other way (INT8: float
 arithmetic in place of ONNX Runtime's integer kernels moves GoogLeNet's logits by 0.8 % of the largest).
 """
+
+DLA_TOLERANCE = 0.2
+"""The same for a DLA in INT8: which tensors of its calibration cache TensorRT rounds to 8 bits is decided on the device.
+
+Two such choices moved the logits of GoogLeNets by 7 and 9 % of the largest.
+"""
+
+
+def tolerance(precision: Precision, unit: Unit) -> float:
+    """What holds for a bundle."""
+    return DLA_TOLERANCE if (precision, unit) == (Precision.INT8, Unit.DLA) else LOGIT_TOLERANCE[precision]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,13 +58,15 @@ def read_golden(data: bytes, *, crop: int, classes: int) -> Golden:
     return Golden(pixels, logits)
 
 
-def check_golden(golden: Golden, logits: NDArray[np.float32], *, precision: Precision, where: str) -> None:
+def check_golden(
+    golden: Golden, logits: NDArray[np.float32], *, precision: Precision, where: str, unit: Unit = Unit.MAIN
+) -> None:
     """Compares float32 logits ``(k, classes)`` computed here with the golden ones.
 
     Raises:
-        BundleError: a logit differs by more than `LOGIT_TOLERANCE` of the largest one.
+        BundleError: a logit differs by more than `tolerance` of the largest one.
     """
-    allowed = LOGIT_TOLERANCE[precision] * float(np.abs(golden.logits).max())
+    allowed = tolerance(precision, unit) * float(np.abs(golden.logits).max())
     difference = float(np.abs(logits - golden.logits).max())
     if not difference <= allowed:
         raise BundleError(

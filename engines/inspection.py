@@ -9,7 +9,7 @@ from googlenet_edge.channels import stage_of
 from googlenet_edge.engines.bundle import read_bundle
 from googlenet_edge.errors import DataError
 from googlenet_edge.preprocess import Preprocess
-from googlenet_edge.target import EngineName
+from googlenet_edge.target import EngineName, Unit
 
 Facts = dict[str, str]
 
@@ -37,7 +37,7 @@ def _bundle(path: Path) -> Facts:
     facts = {
         "kind": "bundle",
         "precision": manifest.precision.value,
-        "device": manifest.device.value,
+        "device": f"{manifest.device.value}{', on its DLA' if manifest.unit is Unit.DLA else ''}",
         "engine": manifest.engine.value,
         "classes": _classes(bundle.class_names),
         "preprocess": _preprocess(manifest.preprocess),

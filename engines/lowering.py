@@ -11,10 +11,17 @@ import onnx
 
 from googlenet_edge.calibration.audit import Census, missing, take_census
 from googlenet_edge.calibration.lower import lower_fp16_storage, lower_fp32, lower_int8_cpu
-from googlenet_edge.calibration.lower_tensorrt import lower_fp16_tensorrt, lower_fp32_tensorrt, lower_int8_tensorrt
+from googlenet_edge.calibration.lower_tensorrt import (
+    Head,
+    lower_fp16_tensorrt,
+    lower_fp32_tensorrt,
+    lower_implicit_tensorrt,
+    lower_int8_tensorrt,
+)
 from googlenet_edge.calibration.placement import NO_NODES, staying_float, without_rule
 from googlenet_edge.calibration.rewrites import Rewrite, rewrite
 from googlenet_edge.calibration.table import CalibrationTable
+from googlenet_edge.calibration.trt_cache import calibration_cache
 from googlenet_edge.calibration.weights import WeightRange, weight_range_for
 from googlenet_edge.engines.bundle import Trial
 from googlenet_edge.engines.devices import PROFILES
@@ -25,7 +32,8 @@ from googlenet_edge.engines.tensorrt_check import compiler_notes
 from googlenet_edge.errors import EngineError
 from googlenet_edge.graph import InferenceGraph
 from googlenet_edge.processor import read_processor
-from googlenet_edge.target import Device, Precision
+from googlenet_edge.target import Device, Precision, Unit
+from googlenet_edge.tensorrt_version import Version
 
 _MOST_NOTES = 6
 _WEIGHT_BITS = {WeightRange.FULL: 8, WeightRange.REDUCED: 7}
@@ -36,6 +44,7 @@ class Lowered:
     """The bytes that a device's backend opens. ``notes`` says in sentences what became of the graph.
 
     ``float_nodes`` are the nodes that are meant to be float, ``rewrites`` is what `rewriting.fastest` tried.
+    ``calibration_cache`` holds the scales for TensorRT where the model has no pairs.
     """
 
     model: bytes = field(repr=False)
@@ -43,6 +52,7 @@ class Lowered:
     weight_bits: int = 8
     float_nodes: frozenset[str] = NO_NODES
     rewrites: tuple[Trial, ...] = ()
+    calibration_cache: bytes = field(default=b"", repr=False)
 
 
 def lower(
@@ -52,6 +62,7 @@ def lower(
     precision: Precision,
     table: CalibrationTable | None,
     float_nodes: AbstractSet[str] = NO_NODES,
+    unit: Unit = Unit.MAIN,
 ) -> Lowered:
     """Lowers a graph. INT8 needs the calibration table, and may leave nodes in float by their names.
 
@@ -59,16 +70,19 @@ def lower(
         EngineError: the device cannot have this precision, or INT8 came without a table.
         CalibrationError, LoweringError: see `lower_int8_cpu`, `lower_fp16_storage`, `take_census`.
     """
-    if (device, precision) not in _LOWERINGS:
+    if (device, precision, unit) not in _LOWERINGS:
         raise EngineError(f"the device {device.value} has no {precision.value}; choose another --precision")
-    return _LOWERINGS[device, precision](graph, table, float_nodes)
+    return _LOWERINGS[device, precision, unit](graph, table, float_nodes)
 
 
 def open_lowered(
     graph: InferenceGraph, lowered: Lowered, *, backend: Backend, threads: int = 1, streams: int = 1
 ) -> Predictor:
     """A lowered form of a graph, ready to run. Raises `EngineError`."""
-    engine = backend.open(lowered.model, EngineOptions(threads, streams=streams, weight_bits=lowered.weight_bits))
+    options = EngineOptions(
+        threads, streams=streams, weight_bits=lowered.weight_bits, calibration_cache=lowered.calibration_cache
+    )
+    engine = backend.open(lowered.model, options)
     return Predictor(engine, labels=graph.class_names, preprocess=graph.preprocess)
 
 
@@ -139,6 +153,24 @@ def _int8_tensorrt(
     return replace(_for_tensorrt(model, Precision.INT8), float_nodes=staying_float(graph.model.graph, float_nodes))
 
 
+def _fp16_dla(graph: InferenceGraph, _: CalibrationTable | None, __: AbstractSet[str], opset: int) -> Lowered:
+    model = lower_fp16_tensorrt(graph, opset=opset, head=Head.DLA)
+    return Lowered(model.SerializeToString(deterministic=True), (_SIMULATED,))
+
+
+def _int8_dla(
+    graph: InferenceGraph,
+    table: CalibrationTable | None,
+    float_nodes: AbstractSet[str],
+    opset: int,
+) -> Lowered:
+    if table is None:
+        raise EngineError("int8 needs a calibration table; give --data with images to calibrate on")
+    model = lower_implicit_tensorrt(graph, table, opset=opset, head=Head.DLA)
+    cache = calibration_cache(graph, table, model, version=_CACHE_VERSION, float_nodes=float_nodes)
+    return Lowered(model.SerializeToString(deterministic=True), (_SIMULATED_CACHE,), calibration_cache=cache)
+
+
 def _for_tensorrt(model: onnx.ModelProto, precision: Precision) -> Lowered:
     data = model.SerializeToString(deterministic=True)
     kinds = {node.name: node.op_type for node in model.graph.node}
@@ -146,17 +178,30 @@ def _for_tensorrt(model: onnx.ModelProto, precision: Precision) -> Lowered:
 
 
 _SIMULATED = "the accuracy is simulated here, with every rounding of the model; TensorRT compiles it on the device"
+_SIMULATED_CACHE = (
+    "the accuracy is simulated here, with every rounding that the calibration cache allows; TensorRT compiles it on the"
+    " device, for the DLA"
+)
+_CACHE_VERSION: Version = (8, 5, 2)
+"""What the header names; the builder on the device puts its own there."""
 
 _Lowering = Callable[[InferenceGraph, CalibrationTable | None, AbstractSet[str]], Lowered]
-_LOWERINGS: dict[tuple[Device, Precision], _Lowering] = {
-    (Device.CPU, Precision.FP32): _fp32,
-    (Device.CPU, Precision.FP16): _fp16_cpu,
-    (Device.CPU, Precision.INT8): _int8_cpu,
+_LOWERINGS: dict[tuple[Device, Precision, Unit], _Lowering] = {
+    (Device.CPU, Precision.FP32, Unit.MAIN): _fp32,
+    (Device.CPU, Precision.FP16, Unit.MAIN): _fp16_cpu,
+    (Device.CPU, Precision.INT8, Unit.MAIN): _int8_cpu,
 }
 _TENSORRT = {Precision.FP32: _fp32_tensorrt, Precision.FP16: _fp16_tensorrt, Precision.INT8: _int8_tensorrt}
+_DLA = {Precision.FP16: _fp16_dla, Precision.INT8: _int8_dla}
 _LOWERINGS |= {
-    (profile.device, precision): partial(lowering, opset=profile.opset)
+    (profile.device, precision, Unit.MAIN): partial(lowering, opset=profile.opset)
     for profile in PROFILES
     if profile.has_tensorrt
     for precision, lowering in _TENSORRT.items()
+}
+_LOWERINGS |= {
+    (profile.device, precision, Unit.DLA): partial(lowering, opset=profile.opset)
+    for profile in PROFILES
+    if profile.has_dla
+    for precision, lowering in _DLA.items()
 }

@@ -20,7 +20,7 @@ from googlenet_edge.engines.bundle import GOLDEN, LABELS, MANIFEST, MODEL, Bundl
 from googlenet_edge.engines.wheel import pack_wheel
 from googlenet_edge.errors import BundleError, OutputError
 from googlenet_edge.files import new_folder, write_bytes
-from googlenet_edge.target import Device, EngineName, Precision, Recipient
+from googlenet_edge.target import Device, EngineName, Precision, Recipient, Unit
 
 NAME = "googlenet"
 README = "README.md"
@@ -51,7 +51,10 @@ def write_package(path: Path, recipient: Recipient, out: Path) -> Package:
         OutputError: ``out`` holds something, or cannot be written.
         EngineError: for Docker, where this package was not installed.
     """
-    packed = _MAKERS[recipient](read_bundle(path), path)
+    bundle = read_bundle(path)
+    if bundle.manifest.unit is Unit.DLA:
+        raise BundleError(f"{path} is for a DLA, which no package is for; pack one that was built without --dla")
+    packed = _MAKERS[recipient](bundle, path)
     with new_folder(out) as folder:
         if out.exists() and any(out.iterdir()):
             raise OutputError(f"{out} is not empty; give another --out, or remove it")

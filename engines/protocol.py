@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from googlenet_edge.dataset import Progress
 from googlenet_edge.errors import EngineError
-from googlenet_edge.target import Device, Precision
+from googlenet_edge.target import Device, Precision, Unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +20,9 @@ class EngineOptions:
     """How a model is opened: ``streams`` inferences may run at the same time, each on ``threads`` processor threads.
 
     ``weight_bits`` says how many bits INT8 weights use. With 7, the 16-bit sums of an x86 processor without VNNI
-    cannot saturate; with 8 a backend must take a slower, exact way on such a processor. ``precision`` is for runtimes
-    that compile the model: they may do so only where ``build`` is true, and tell ``progress`` how far they are.
+    cannot saturate; with 8 a backend must take a slower, exact way on such a processor. ``precision``, ``unit`` and
+    ``calibration_cache`` are for runtimes that compile the model: they may do so only where ``build`` is true, and tell
+    ``progress`` how far they are.
     """
 
     threads: int = 1
@@ -30,6 +31,8 @@ class EngineOptions:
     precision: Precision = Precision.FP32
     build: bool = True
     progress: Progress | None = field(default=None, compare=False)
+    unit: Unit = Unit.MAIN
+    calibration_cache: bytes = field(default=b"", repr=False)
 
     def __post_init__(self) -> None:
         if self.threads < 1:

@@ -30,7 +30,7 @@ from googlenet_edge.engines.sensitivity import Probe, rank_layers
 from googlenet_edge.errors import AccuracyError, EngineError
 from googlenet_edge.graph import InferenceGraph
 from googlenet_edge.preprocess import Preprocess
-from googlenet_edge.target import Device, EngineName, Precision
+from googlenet_edge.target import Device, EngineName, Precision, Unit
 
 T = TypeVar("T")
 Bars = Callable[[str], AbstractContextManager[Progress]]
@@ -74,6 +74,7 @@ class Judge:
     threads: int
     timed_threads: int
     max_drop_points: float
+    unit: Unit = Unit.MAIN
 
     def judged(self, in_float: Sequence[Layer] = ()) -> Judged:
         """The graph lowered, but for some layers. Raises `EdgeError` of what failed."""
@@ -84,6 +85,7 @@ class Judge:
                 precision=self.precision,
                 table=self.table,
                 float_nodes=float_nodes(in_float),
+                unit=self.unit,
             )
         backends, notes = self._usable(plain)
         ways = [(backend, self._rewritten(plain, backend)) for backend in backends]
@@ -156,7 +158,9 @@ class Judge:
         return choose(timed, against_fp32, max_drop_points=self.max_drop_points)
 
     def _timed_options(self, lowered: Lowered) -> EngineOptions:
-        return EngineOptions(self.timed_threads, weight_bits=lowered.weight_bits)
+        return EngineOptions(
+            self.timed_threads, weight_bits=lowered.weight_bits, calibration_cache=lowered.calibration_cache
+        )
 
 
 def within_budget(judge: Judge, *, held_out: Callable[[], ImageSet]) -> Judged:

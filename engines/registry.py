@@ -14,7 +14,7 @@ from googlenet_edge.engines.golden import check_golden
 from googlenet_edge.engines.onnxruntime_providers import GPU_PROVIDERS, GpuProvider
 from googlenet_edge.engines.protocol import Engine, EngineOptions
 from googlenet_edge.errors import BundleError, EngineError
-from googlenet_edge.target import Device, EngineName
+from googlenet_edge.target import Device, EngineName, Unit
 
 Opener = Callable[[bytes, EngineOptions], Engine]
 """The bytes of a lowered model → an open engine; raises `EngineError` where the runtime refuses it."""
@@ -78,6 +78,8 @@ BACKENDS: tuple[Backend, ...] = (
 SIMULATION = Backend(EngineName.SIMULATED, Device.CPU, _simulated)
 """On a processor, for whatever TensorRT will run."""
 
+_FOR_DLA = (EngineName.TENSORRT, EngineName.SIMULATED)
+
 
 def backends_for(device: Device) -> tuple[Backend, ...]:
     """The backends of a device, its default first. Raises `EngineError` for ``jetson``, which can be any."""
@@ -138,12 +140,27 @@ def open_bundle(
         BundleError: the model does not fit the bundle, or gives other logits for the golden vectors.
     """
     manifest = bundle.manifest
-    options = EngineOptions(threads, manifest.weight_bits, streams, manifest.precision, build, progress)
-    opened = backend_for(manifest.device, engine or engine_here(manifest)).open(bundle.model, options)
+    options = EngineOptions(
+        threads,
+        manifest.weight_bits,
+        streams,
+        manifest.precision,
+        build,
+        progress,
+        manifest.unit,
+        bundle.calibration_cache,
+    )
+    backend = backend_for(manifest.device, engine or engine_here(manifest))
+    if manifest.unit is Unit.DLA and backend.name not in _FOR_DLA:
+        raise EngineError(
+            f"{bundle.where} is for a DLA, which {backend.name.value} does not use; open it with tensorrt, or build one"
+            " without --dla"
+        )
+    opened = backend.open(bundle.model, options)
     try:
         _check_fit(opened, bundle)
         logits = opened.run(bundle.golden.pixels)
-        check_golden(bundle.golden, logits, precision=manifest.precision, where=bundle.where)
+        check_golden(bundle.golden, logits, precision=manifest.precision, where=bundle.where, unit=manifest.unit)
     except BaseException:
         opened.close()
         raise

@@ -21,14 +21,14 @@ from enum import Enum
 from typing import Any
 
 from googlenet_edge.dataset import Progress
-from googlenet_edge.engines.devices import Typing, Unit
+from googlenet_edge.engines.devices import Typing
 from googlenet_edge.engines.tensorrt_calibrator import cached_calibrator
 from googlenet_edge.engines.tensorrt_layers import Placement, PlanLayer, layers_in_log, placement_in_log
 from googlenet_edge.engines.tensorrt_library import Flavour, Library, errors_in, listening, logger_of
 from googlenet_edge.engines.tensorrt_progress import monitor_of
 from googlenet_edge.errors import EngineError
 from googlenet_edge.files import sha256_bytes, to_json
-from googlenet_edge.target import Precision
+from googlenet_edge.target import Precision, Unit
 from googlenet_edge.tensorrt_version import Version, cache_for
 
 _log = logging.getLogger(__name__)
@@ -144,8 +144,12 @@ def key_of(library: Library, request: PlanRequest, *, gpu: str) -> PlanKey:
     )
 
 
-def recipe_for(library: Library, request: PlanRequest) -> Recipe:
-    """The recipe for a request. Raises `EngineError` for what this TensorRT cannot build."""
+def recipe_for(library: Library, request: PlanRequest, *, calibrates: bool = False) -> Recipe:
+    """The recipe for a request. Raises `EngineError` for what this TensorRT cannot build.
+
+    Args:
+        calibrates: whether TensorRT finds the scales while it builds, and so needs no cache.
+    """
     on_dla = request.unit is Unit.DLA
     if on_dla and (library.flavour is Flavour.RTX or library.version >= (11,)):
         raise EngineError(f"{library} builds for no DLA, TensorRT 8 and 10 do; build for the GPU: leave --dla out")
@@ -154,7 +158,7 @@ def recipe_for(library: Library, request: PlanRequest) -> Recipe:
     if request.targets and library.flavour is not Flavour.RTX:
         raise EngineError(f"{library} builds for the GPU at hand only; build on the device itself")
     if on_dla and request.precision is Precision.INT8:
-        if not request.calibration_cache:
+        if not (request.calibration_cache or calibrates):
             raise EngineError(
                 "INT8 on a DLA needs the calibration cache of the bundle, and it has none; build it again"
             )
@@ -168,6 +172,7 @@ def build_plan(
     *,
     gpu: str = "",
     timing_cache: bytes = b"",
+    calibrator: Any = None,
     progress: Progress | None = None,
 ) -> Plan:
     """Builds a plan: seconds to many minutes, on the device that will run it, or for RTX, anywhere.
@@ -175,12 +180,14 @@ def build_plan(
     Args:
         gpu: the name of the GPU at hand, for the key.
         timing_cache: from an earlier plan of the same TensorRT on the same device; makes the build faster.
+        calibrator: in the place of the request's calibration cache; see `image_calibrator`.
 
     Raises:
         EngineError: TensorRT refuses the graph or cannot build it; with its own words.
         CalibrationError: the calibration cache is damaged.
     """
-    recipe, trt, started = recipe_for(library, request), library.module, time.perf_counter()
+    recipe = recipe_for(library, request, calibrates=calibrator is not None)
+    trt, started = library.module, time.perf_counter()
     with listening(library) as lines:
         builder = trt.Builder(logger_of(trt))
         network = builder.create_network(_network_flags(library, recipe))
@@ -190,7 +197,10 @@ def build_plan(
         _configure(library, recipe, config, request)
         profile = _profile(builder, network, request.batches)
         config.add_optimization_profile(profile)
-        calibrator = _calibrator(library, recipe, config=config, profile=profile, request=request)
+        if recipe is Recipe.CALIBRATED:
+            calibrator = calibrator or cached_calibrator(trt, cache_for(library.version, request.calibration_cache))
+            config.set_calibration_profile(profile)
+            config.int8_calibrator = calibrator  # TensorRT does not keep it alive
         _use_timing_cache(library, config, timing_cache)
         monitor = monitor_of(trt, progress) if progress else None
         if monitor is not None:
@@ -237,16 +247,6 @@ def _configure(library: Library, recipe: Recipe, config: Any, request: PlanReque
         config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
     if request.targets:
         _aim(trt, config, request.targets)
-
-
-def _calibrator(library: Library, recipe: Recipe, *, config: Any, profile: Any, request: PlanRequest) -> Any:
-    """The calibrator, where there is one: TensorRT does not keep it alive."""
-    if recipe is not Recipe.CALIBRATED:
-        return None
-    config.set_calibration_profile(profile)
-    calibrator = cached_calibrator(library.module, cache_for(library.version, request.calibration_cache))
-    config.int8_calibrator = calibrator
-    return calibrator
 
 
 def _precision_flags(recipe: Recipe, precision: Precision) -> tuple[str, ...]:

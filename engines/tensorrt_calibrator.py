@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from googlenet_edge.engines.cuda_device import Buffer, new_stream
+
 
 def cached_calibrator(trt: Any, cache: bytes) -> Any:
     """An ``IInt8EntropyCalibrator2`` that knows all scales already, and so gives no images."""
@@ -29,3 +34,61 @@ def cached_calibrator(trt: Any, cache: bytes) -> Any:
             """They are kept already."""
 
     return CachedCalibrator()
+
+
+class Upload:
+    """Brings one image at a time to the device. Made, used and closed while the device is current."""
+
+    def __init__(self, driver: Any, crop: int) -> None:
+        """Raises `EngineError` where there is no memory."""
+        self._stream = new_stream(driver)
+        self._buffer = Buffer(driver, (1, crop, crop, 3), np.uint8)
+
+    def __call__(self, image: NDArray[np.uint8]) -> int:
+        """uint8 ``(crop, crop, 3)`` → where it is on the device, once it is there."""
+        self._buffer.host[:1] = image
+        self._buffer.to_device(self._stream, 1)
+        self._stream.synchronize()
+        return self._buffer.address
+
+    def close(self) -> None:
+        """Gives the memory back."""
+        self._buffer.free()
+        self._stream = None
+
+
+def image_calibrator(trt: Any, pixels: NDArray[np.uint8], *, upload: Upload) -> Any:
+    """An ``IInt8EntropyCalibrator2`` that gives images, one at a time, and keeps in ``written`` what TensorRT found.
+
+    Args:
+        pixels: uint8 ``(N, crop, crop, 3)``.
+        upload: brings each to the device.
+    """
+
+    class ImageCalibrator(trt.IInt8EntropyCalibrator2):  # type: ignore[misc]  # (a class of the module at hand)
+        """Called by TensorRT while it builds."""
+
+        def __init__(self) -> None:
+            trt.IInt8EntropyCalibrator2.__init__(self)
+            self.written = b""
+            self._given = 0
+
+        def get_batch_size(self) -> int:
+            """What a DLA takes."""
+            return 1
+
+        def get_batch(self, _names: list[str]) -> list[int] | None:
+            """The address of the next image on the device, or none when all were given."""
+            if self._given == len(pixels):
+                return None
+            self._given += 1
+            return [upload(pixels[self._given - 1])]
+
+        def read_calibration_cache(self) -> None:
+            """None: everything is to be measured."""
+
+        def write_calibration_cache(self, cache: bytes) -> None:
+            """What was found."""
+            self.written = bytes(cache)
+
+    return ImageCalibrator()

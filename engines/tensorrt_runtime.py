@@ -26,10 +26,10 @@ from googlenet_edge.engines.tensorrt_library import Flavour, Library, errors_in,
 from googlenet_edge.engines.tensorrt_plans import StoredPlan, plan_at
 from googlenet_edge.errors import EngineError
 from googlenet_edge.files import sha256_bytes
-from googlenet_edge.target import Device, EngineName
+from googlenet_edge.target import Device, EngineName, Unit
 
 MOST_IMAGES = 8
-"""The largest batch that a plan takes; it is fastest at one image. More images are run in turns."""
+"""The largest batch that a plan for a GPU takes; it is fastest at one image. More images are run in turns."""
 
 _PIXELS, _LOGITS = "pixels", "logits"
 _STEADY = 3
@@ -51,8 +51,14 @@ def open_tensorrt(profile: DeviceProfile, model: bytes, options: EngineOptions) 
     device = CudaDevice(load_driver())
     try:
         with device.current():
-            batches = Batches(1, 1, MOST_IMAGES)
-            request = PlanRequest(model, options.precision, profile.workspace_bytes, batches)
+            request = PlanRequest(
+                model,
+                options.precision,
+                profile.workspace_bytes,
+                Batches(1, 1, 1 if options.unit is Unit.DLA else MOST_IMAGES),
+                unit=options.unit,
+                calibration_cache=options.calibration_cache,
+            )
             folder = plans_folder() / sha256_bytes(model)[:16]
             plan = plan_at(folder, library, request, gpu=device.name, build=options.build, progress=options.progress)
             return TensorRtEngine(plan, library=library, device=device, options=options, target=profile.device)
@@ -78,6 +84,8 @@ class TensorRtEngine:
         self._device, self._library = device, library
         with listening(library) as lines:
             self._runtime = library.module.Runtime(logger_of(library.module))
+            if plan.record.key.unit is Unit.DLA:
+                self._runtime.DLA_core = plan.record.key.dla_core
             self._engine = self._runtime.deserialize_cuda_engine(plan.data)
             if self._engine is None:
                 raise EngineError(f"{library} does not load the plan: {errors_in(lines)}; remove {plans_folder()}")

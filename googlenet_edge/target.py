@@ -62,3 +62,12 @@ class Recipient(Enum):
     TRITON = "triton"
     DEEPSTREAM = "deepstream"
     DOCKER = "docker"
+
+
+class Unit(Enum):
+    """The part of a device that computes the network."""
+
+    MAIN = "main"
+    """The GPU, or where there is none, the processor."""
+    DLA = "dla"
+    """The accelerator for convolutions beside the GPU of some Jetsons."""

@@ -257,7 +257,10 @@ class Event:
 
 @dataclass
 class Runtime:
-    """What the runtime of TensorRT does wrong, if anything. ``records``: right, refused, nothing, or wrong."""
+    """What the runtime of TensorRT does wrong, if anything. ``records``: right, refused, nothing, or wrong.
+
+    ``most`` images a plan takes; a plan for a DLA loads where the runtime was told ``dla_core``.
+    """
 
     loads: bool = True
     contexts: int = 99
@@ -266,6 +269,8 @@ class Runtime:
     records: str = "right"
     pixels: str = "UINT8"
     crop: int = 8
+    most: int = 8
+    dla_core: int | None = None
 
 
 def add_runtime(trt: Any, gpu: Gpu, wrong: Runtime) -> None:
@@ -347,7 +352,7 @@ def add_runtime(trt: Any, gpu: Gpu, wrong: Runtime) -> None:
             return (-1, wrong.crop, wrong.crop, 3) if name == "pixels" else (-1, 3)
 
         def get_tensor_profile_shape(self, name: str, _profile: int) -> list[tuple[int, ...]]:
-            return [(count, wrong.crop, wrong.crop, 3) for count in (1, 1, 8)]
+            return [(count, wrong.crop, wrong.crop, 3) for count in (1, 1, wrong.most)]
 
         def create_execution_context(self) -> Context | None:
             gpu.here()
@@ -356,6 +361,7 @@ def add_runtime(trt: Any, gpu: Gpu, wrong: Runtime) -> None:
 
     class TheRuntime(_Tracked):
         name = "runtime"
+        DLA_core: int | None = None
 
         def __init__(self, logger: Any) -> None:
             self._logger = logger
@@ -365,6 +371,8 @@ def add_runtime(trt: Any, gpu: Gpu, wrong: Runtime) -> None:
 
         def deserialize_cuda_engine(self, _plan: bytes) -> Engine | None:
             gpu.here()
+            if self.DLA_core != wrong.dla_core:
+                raise AssertionError(f"the DLA is {self.DLA_core}")
             if not wrong.loads:
                 self.complain("the engine plan file is not compatible with this GPU")
             return Engine(self) if wrong.loads else None

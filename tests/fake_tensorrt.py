@@ -39,6 +39,8 @@ class Script:
     shapes: tuple[tuple[int, ...], ...] = ()
     timing_caches: list[bytes] = field(default_factory=list)
     calibration: bytes | None = None
+    calibrated_on: list[int] = field(default_factory=list)
+    found_scales: bytes = b""
     progress: list[str] = field(default_factory=list)
 
 
@@ -120,6 +122,8 @@ class _Builder:
     def build_serialized_network(self, _network: Any, config: Any) -> bytes | None:
         if calibrator := self._script.settings.get("int8_calibrator"):
             self._script.calibration = calibrator.read_calibration_cache()
+            if self._script.calibration is None:
+                self._calibrate(calibrator)
         if monitor := self._script.settings.get("progress_monitor"):
             _play(monitor)
         for line in self._script.log:
@@ -128,6 +132,11 @@ class _Builder:
             self._logger.log(SimpleNamespace(name="ERROR"), self._script.build_fails_with)
             return None
         return b"plan of " + self._trt.__version__.encode()
+
+    def _calibrate(self, calibrator: Any) -> None:
+        while addresses := calibrator.get_batch(["pixels"]):
+            self._script.calibrated_on += addresses
+        calibrator.write_calibration_cache(memoryview(self._script.found_scales))
 
 
 class _Config:

@@ -290,8 +290,8 @@ def test_bad_bundle_is_refused(command: tuple[str, ...], colours: Path) -> None:
         f"{BUNDLE}/model.onnx was changed or damaged since it was written; copy the bundle again, or build it again"
     )
     refused_without_a_trace(sentence, *command, BUNDLE, cwd=colours)
-    manifest.write_text(manifest.read_text().replace('"schema": 2', '"schema": 3'))
-    sentence = f"{BUNDLE}/manifest.json has schema 3, this version reads up to 2; upgrade googlenet-edge"
+    manifest.write_text(manifest.read_text().replace('"schema": 3', '"schema": 4'))
+    sentence = f"{BUNDLE}/manifest.json has schema 4, this version reads up to 3; upgrade googlenet-edge"
     refused_without_a_trace(sentence, *command, BUNDLE, cwd=colours)
 
 

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from command import gnet_edge
+from fake_tensorrt import DLA_LINES
 from tensorrt_machine import Machine, batch, machine_at
-from tiny_bundles import write_colour_bundle
+from tiny_bundles import onnx_bytes, solid, write_colour_bundle
 
 import googlenet_edge
-from googlenet_edge.engines.bundle import Bundle, Manifest, write_bundle
+from googlenet_edge.engines.bundle import Bundle, Manifest, read_bundle, write_bundle
 from googlenet_edge.engines.golden import Golden
 from googlenet_edge.engines.predictor import load_predictor
-from googlenet_edge.errors import EngineError
+from googlenet_edge.engines.tensorrt_calibration import calibrate_with_tensorrt
+from googlenet_edge.errors import BundleError, EngineError
 from googlenet_edge.preprocess import Preprocess
-from googlenet_edge.target import Device, EngineName, Precision
+from googlenet_edge.target import Device, EngineName, Precision, Unit
 
 
 @pytest.fixture
@@ -84,3 +87,91 @@ def test_opening_tells_how_far_the_compiler_is(bundle: Path) -> None:
     seen: list[tuple[int, int]] = []
     load_predictor(bundle, progress=lambda done, total: seen.append((done, total))).close()
     assert seen and seen[-1][0] == seen[-1][1]
+
+
+MEANS = """
+<ir_version: 8, opset_import: ["" : 17]>
+means (uint8[N, 8, 8, 3] pixels) => (float[N, 3] logits)
+{
+    real = Cast <to = 1> (pixels)
+    planes = Transpose <perm = [0, 3, 1, 2]> (real)
+    pooled = GlobalAveragePool (planes)
+    logits = Flatten (pooled)
+}
+"""
+CACHE = b"TRT-8502-EntropyCalibration2\nimages: 3c010a14\n"
+
+
+@pytest.fixture
+def for_dla(bundle: Path) -> Path:
+    whole = read_bundle(bundle)
+    manifest = replace(whole.manifest, unit=Unit.DLA)
+    write_bundle(bundle, replace(whole, manifest=manifest, model=onnx_bytes(MEANS), calibration_cache=CACHE))
+    return bundle
+
+
+def test_a_bundle_for_a_dla_is_compiled_for_it_with_its_scales(orin: Machine, for_dla: Path, tmp_path: Path) -> None:
+    orin.wrong.most, orin.wrong.dla_core = 1, 0
+    orin.script.log = DLA_LINES
+    done = gnet_edge("build", for_dla, cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert "1 piece on the DLA, 2 layers on the GPU" in done.err
+    assert orin.script.calibration == CACHE.replace(b"8502", b"100300")
+    assert orin.script.shapes == ((1, 8, 8, 3),) * 3
+    assert "GPU_FALLBACK" in orin.script.flags
+
+
+@pytest.mark.usefixtures("orin")
+def test_a_bundle_for_a_dla_is_opened_by_nothing_that_leaves_the_dla_out(for_dla: Path, tmp_path: Path) -> None:
+    done = gnet_edge("bench", for_dla, "--engine", "onnxruntime-tensorrt", cwd=tmp_path)
+    assert done.code == 1
+    assert "is for a DLA, which onnxruntime-tensorrt does not use; open it with tensorrt, or build one" in done.err
+
+
+def test_a_bundle_for_a_dla_without_its_scales_is_refused(for_dla: Path) -> None:
+    (for_dla / "calibration.cache").unlink()
+    with pytest.raises(BundleError, match=r"calibration.cache is missing; copy the whole bundle again"):
+        read_bundle(for_dla)
+
+
+def test_a_bundle_for_a_dla_is_packed_for_nobody(for_dla: Path, tmp_path: Path) -> None:
+    done = gnet_edge("package", for_dla, "--for", "triton", cwd=tmp_path)
+    assert done.code == 1
+    assert "is for a DLA, which no package is for; pack one that was built without --dla" in done.err
+
+
+def test_tensorrt_calibrates_a_bundle_for_a_dla_by_itself_on_images(
+    orin: Machine, for_dla: Path, tmp_path: Path
+) -> None:
+    orin.wrong.most, orin.wrong.dla_core = 1, 0
+    orin.script.found_scales = b"TRT-100300-EntropyCalibration2\nreal: 40008102\nplanes: 00000000\n"
+    for number, colour in enumerate(("red", "green", "blue") * 4):
+        folder = tmp_path / "photos" / colour
+        folder.mkdir(parents=True, exist_ok=True)
+        solid(colour).save(folder / f"{number}.png")
+    done = gnet_edge("build", for_dla, "--data", tmp_path / "photos", "--calibration-images", 5, cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert len(orin.script.calibrated_on) == 5
+    made = read_bundle(for_dla.with_name("int8-agx-orin-by-tensorrt"))
+    assert made.calibration_cache == orin.script.found_scales == orin.script.calibration
+    assert made.manifest.notes == (
+        "the scales are those of tensorrt 10.3.0's calibrator on 5 images; accuracy: not measured",
+    )
+    exact = made.golden.pixels.mean(axis=(1, 2))
+    assert 0 < np.abs(made.golden.logits - exact).max() < 255 / 127  # rounded to the scale of `real`, which is coarse
+
+
+def test_only_a_bundle_without_scales_in_its_graph_is_calibrated_there(
+    orin: Machine, bundle: Path, tmp_path: Path
+) -> None:
+    done = gnet_edge("build", bundle, "--data", tmp_path, cwd=tmp_path)
+    assert done.code == 1 and orin.script.calibrated_on == []
+    assert "TensorRT calibrates only bundles for a DLA in int8" in done.err
+
+
+def test_a_calibrator_that_writes_nothing_is_an_error_and_leaves_no_bundle(
+    orin: Machine, for_dla: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(EngineError, match="tensorrt 10.3.0 built a plan and wrote no scales"):
+        calibrate_with_tensorrt(for_dla, batch(3), tmp_path / "out")
+    assert len(orin.script.calibrated_on) == 3 and not (tmp_path / "out").exists()

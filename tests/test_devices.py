@@ -8,7 +8,6 @@ from googlenet_edge.engines.devices import (
     PROFILES,
     Platform,
     Typing,
-    Unit,
     has_fp16,
     has_int8,
     profile_of,
@@ -16,7 +15,7 @@ from googlenet_edge.engines.devices import (
     typing_of,
 )
 from googlenet_edge.errors import EngineError
-from googlenet_edge.target import Device, Precision
+from googlenet_edge.target import Device, Precision, Unit
 
 
 def test_every_word_of_device_has_a_profile_but_the_jetson_at_hand() -> None:

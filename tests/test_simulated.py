@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command import Built, copy_of, done, gnet_edge, refused_without_a_trace
+from command import Built, copy_of, done, refused_without_a_trace
 from numpy.typing import NDArray
 from tiny_graph import table_of, tiny_graph, tiny_pixels
 
@@ -17,7 +17,7 @@ from googlenet_edge.engines.devices import PROFILES
 from googlenet_edge.engines.lowering import lower
 from googlenet_edge.engines.protocol import EngineOptions
 from googlenet_edge.engines.simulated import Simulated
-from googlenet_edge.target import Device, EngineName, Precision
+from googlenet_edge.target import Device, EngineName, Precision, Unit
 
 
 def rounded(x: NDArray[np.float32], amax: float) -> NDArray[np.float32]:
@@ -87,7 +87,35 @@ def test_a_bundle_for_a_jetson_is_not_timed_here(work: Path) -> None:
     refused_without_a_trace(sentence, "bench", BUNDLE, cwd=work)
 
 
-def test_a_bundle_for_a_dla_is_refused_before_any_work(work: Path) -> None:
-    sentence = "this version makes no bundle for a DLA; build for the GPU beside it: leave --dla out"
-    outcome = gnet_edge("build", "--device", "agx-orin", "--dla", cwd=work)
-    assert (outcome.code, outcome.err.splitlines()[-1]) == (1, f"gnet-edge: {sentence}")
+def test_a_bundle_for_a_dla_carries_its_scales_and_is_simulated_with_them(work: Path) -> None:
+    done("build", "--precision", "int8", "--device", "agx-orin", "--dla", cwd=work)
+    bundle = read_bundle(work / f"{BUNDLE}-dla")
+    assert bundle.calibration_cache.startswith(b"TRT-8502-EntropyCalibration2\npixels: ")
+    assert (bundle.manifest.unit, bundle.manifest.engine) == (Unit.DLA, EngineName.SIMULATED)
+    facts = json.loads(done("inspect", f"{BUNDLE}-dla", "--json", cwd=work).out)
+    assert facts["device"] == "agx-orin, on its DLA"
+    with Simulated(bundle.model, EngineOptions()) as exact:
+        unrounded = exact.run(bundle.golden.pixels)
+    assert 0 < np.abs(unrounded - bundle.golden.logits).max() < 0.2 * np.abs(unrounded).max()
+
+
+def test_a_bundle_for_a_dla_in_fp16_has_no_scales(work: Path) -> None:
+    done("build", "--precision", "fp16", "--device", "agx-orin", "--dla", cwd=work)
+    bundle = read_bundle(work / "runs/photos/fp16-agx-orin-dla")
+    assert (bundle.manifest.unit, bundle.calibration_cache) == (Unit.DLA, b"")
+
+
+def test_layers_that_stay_float_have_no_scale_in_the_cache() -> None:
+    graph = tiny_graph()
+    whole, less = (
+        lower(
+            graph,
+            device=Device.AGX_ORIN,
+            precision=Precision.INT8,
+            table=table_of(graph),
+            float_nodes=float_nodes,
+            unit=Unit.DLA,
+        )
+        for float_nodes in (frozenset[str](), frozenset(node.name for node in graph.model.graph.node))
+    )
+    assert b"\nstem: " in whole.calibration_cache and b"\nstem: " not in less.calibration_cache

@@ -10,11 +10,10 @@ from fake_tensorrt import DLA_LINES, Script, fake_library, fake_tensorrt
 from hypothesis import given
 from hypothesis import strategies as st
 
-from googlenet_edge.engines.devices import Unit
 from googlenet_edge.engines.tensorrt_builder import Batches, PlanRequest, build_plan, key_of
 from googlenet_edge.engines.tensorrt_library import Flavour, library_of, load_library
 from googlenet_edge.errors import CalibrationError, EngineError
-from googlenet_edge.target import Precision
+from googlenet_edge.target import Precision, Unit
 
 VERSIONS = ("8.5.2", "8.6.2", "10.3.0", "10.16.1", "11.4.0")
 CACHE = b"TRT-8502-EntropyCalibration2\nimages: 3c010a14\n"

@@ -24,6 +24,7 @@ GUARDS = {
     "targets",
     "FLAGS",
     "cached_calibrator",
+    "image_calibrator",
 }
 """Words by which a function, or who calls it, tells versions apart."""
 
@@ -61,7 +62,7 @@ NAMES = {
     },
     "INetworkDefinition": {"get_input": ALWAYS},
     "OnnxParser": dict.fromkeys(("get_error", "num_errors", "parse"), ALWAYS),
-    "Runtime": {"deserialize_cuda_engine": ALWAYS},
+    "Runtime": {"DLA_core": ALWAYS, "deserialize_cuda_engine": ALWAYS},
     "ICudaEngine": dict.fromkeys(
         ("create_execution_context", "get_tensor_dtype", "get_tensor_name", "get_tensor_profile_shape",
          "get_tensor_shape", "num_io_tensors"), ALWAYS,

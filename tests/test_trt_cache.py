@@ -6,13 +6,16 @@ import re
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+from onnx import numpy_helper
 from tiny_graph import table_of, tiny_graph, whole_googlenet
 
 from googlenet_edge.calibration.lower_tensorrt import Head, lower_fp32_tensorrt, lower_implicit_tensorrt
-from googlenet_edge.calibration.trt_cache import calibration_cache, tensor_scales
+from googlenet_edge.calibration.trt_cache import calibration_cache, scales_in, simulating_cache, tensor_scales
 from googlenet_edge.errors import CalibrationError
 from googlenet_edge.tensorrt_version import Version, cache_for, cache_header
 
@@ -121,3 +124,42 @@ def test_a_cache_is_readdressed_to_the_version_that_reads_it() -> None:
 def test_a_file_that_is_no_cache_is_refused(damaged: bytes) -> None:
     with pytest.raises(CalibrationError, match="has no TRT-…-EntropyCalibration2 header; build the bundle again"):
         cache_for((8, 5, 2), damaged)
+
+
+def simulated_nodes(cache: bytes) -> list[tuple[str, tuple[str, ...]]]:
+    graph = tiny_graph()
+    model = simulating_cache(lower_implicit_tensorrt(graph, table_of(graph)), cache)
+    onnx.checker.check_model(model, full_check=True)
+    return [(node.op_type, tuple(node.output)) for node in model.graph.node]
+
+
+def test_a_simulation_rounds_what_has_a_scale_and_nothing_else() -> None:
+    header = b"TRT-8502-EntropyCalibration2\n"
+    one = simulated_nodes(header + b"stem: 3c010a14\n")
+    assert [outputs for kind, outputs in one if kind == "DequantizeLinear"] == [("stem.rounded",)]
+
+
+def test_a_simulation_computes_a_convolution_in_int8_where_both_its_ends_have_scales() -> None:
+    """The weights of the stem are on a grid of 127 steps, or as they were."""
+    graph = tiny_graph()
+    model = lower_implicit_tensorrt(graph, table_of(graph))
+    stem = next(node for node in model.graph.node if node.output[0] == "stem_conv")
+    line, header = ": 3c010a14\n", "TRT-8502-EntropyCalibration2\n"
+
+    def weight(*tensors: str) -> NDArray[np.float32]:
+        rounded = simulating_cache(model, (header + "".join(f"{tensor}{line}" for tensor in tensors)).encode())
+        found = next(w for w in rounded.graph.initializer if w.name == stem.input[1])
+        return numpy_helper.to_array(found)
+
+    exact, both = weight(stem.input[0]), weight(stem.input[0], "stem_conv")
+    steps = both / (np.abs(exact).max(axis=(1, 2, 3), keepdims=True) / 127)
+    assert np.allclose(steps, np.rint(steps), atol=1e-3) and not np.array_equal(exact, both)
+    assert np.array_equal(exact, weight("stem_conv"))
+
+
+@pytest.mark.parametrize("line", [b"x 3c010a14", b": 3c010a14", b"x: 3c01", b"x: ff800000", b"x: xy", b"x: bf800000"])
+def test_a_line_that_is_no_scale_is_named(line: bytes) -> None:
+    with pytest.raises(
+        CalibrationError, match="line 2 of the calibration cache is no tensor with a scale .*; build the"
+    ):
+        scales_in(b"TRT-8502-EntropyCalibration2\n" + line + b"\n")

@@ -33,10 +33,10 @@ from googlenet_edge.commands.options import (
 )
 from googlenet_edge.console import bar, chosen, named, shown
 from googlenet_edge.files import check_writable
-from googlenet_edge.target import Device, EngineChoice, Precision
+from googlenet_edge.target import Device, EngineChoice, Precision, Unit
 
 if TYPE_CHECKING:
-    from googlenet_edge.engines.build import BuildReport
+    from googlenet_edge.engines.build import BuildReport, CalibrationRequest
 
 
 def calibrate(
@@ -91,16 +91,18 @@ def build(
     """Make a bundle: export, calibrate and lower as far as that is missing, then compare its accuracy with FP32.
 
     Where INT8 loses more than --max-drop, the layers that cost most stay float. Given a bundle for a GPU, on the device
-    itself, TensorRT compiles it there, once.
+    itself, TensorRT compiles it there, once; with --data, one for a DLA gets the scales of TensorRT's own calibrator.
 
     Examples: gnet-edge build --precision int8, gnet-edge build --precision int8 --engine auto --max-drop 0.2,
     gnet-edge build int8-orin-nano,
     gnet-edge build --onnx googlenet-9.onnx --labels synsets.txt --data photos --mean 123,117,104 --std 1,1,1 --bgr
     """
     from googlenet_edge.engines import build as building
-    from googlenet_edge.engines.devices import Unit
 
     if checkpoint and workspace.is_bundle(checkpoint):
+        if data:
+            on = calibration_request(checkpoint, data, images, method, skip_damaged)
+            checkpoint = _calibrate_there(checkpoint, out, on)
         _compile(checkpoint, as_json=as_json)
         return
     settings = workspace.read_settings()
@@ -109,7 +111,7 @@ def build(
     device = machine.device_for_build(device, settings)
     request = building.BuildRequest(
         source=source,
-        out=out or source.folder / f"{precision.value}-{device.value}",
+        out=out or source.folder / f"{precision.value}-{device.value}{'-dla' if dla else ''}",
         precision=precision,
         device=device,
         max_drop_points=chosen("--max-drop", max_drop, settings.max_drop, 1.0),
@@ -124,6 +126,20 @@ def build(
     report = building.build(request, bars=bar)
     _show_built(report)
     output(report, as_json)
+
+
+def _calibrate_there(bundle: Path, out: Path | None, request: CalibrationRequest) -> Path:
+    """What `build` does before with a bundle for a DLA and images; the bundle that it wrote."""
+    from googlenet_edge.engines.build import calibration_pixels
+    from googlenet_edge.engines.tensorrt_calibration import calibratable, calibrate_with_tensorrt
+
+    preprocess = calibratable(bundle).manifest.preprocess
+    pixels = calibration_pixels(request, preprocess, bars=bar)
+    made = out or bundle.with_name(f"{bundle.resolve().name}-by-tensorrt")
+    with bar("TensorRT calibrates") as progress:
+        calibrate_with_tensorrt(bundle, pixels, made, progress=progress)
+    shown(f"scales: those of TensorRT's calibrator on {len(pixels)} images, in {made}")
+    return made
 
 
 def _compile(bundle: Path, *, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-// manifest.json of a bundle, schema 2: what libgne needs of it. googlenet_edge/engines/bundle.py writes it.
+// manifest.json of a bundle, schema 3: what libgne needs of it. googlenet_edge/engines/bundle.py writes it.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,7 @@
 
 namespace gne_sdk {
 
-constexpr int64_t kSchema = 2;
+constexpr int64_t kSchema = 3;
 
 enum class Precision { kFp32, kFp16, kInt8 };
 

@@ -1,0 +1,93 @@
+"""Scales that TensorRT finds by itself, on the device and on images: for who trusts its calibrator more than our table.
+
+Only where TensorRT quantizes a float graph: on a DLA, up to TensorRT 10.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from googlenet_edge.dataset import Progress
+from googlenet_edge.engines.bundle import Bundle, read_bundle, write_bundle
+from googlenet_edge.engines.cuda_device import CudaDevice, load_driver
+from googlenet_edge.engines.devices import profile_of
+from googlenet_edge.engines.golden import Golden
+from googlenet_edge.engines.protocol import EngineOptions
+from googlenet_edge.engines.simulated import Simulated
+from googlenet_edge.engines.tensorrt_builder import PlanRequest, build_plan
+from googlenet_edge.engines.tensorrt_calibrator import Upload, image_calibrator
+from googlenet_edge.engines.tensorrt_library import Flavour, load_library
+from googlenet_edge.errors import EngineError
+
+_FASTEST = 0
+"""The optimization level of a plan that is thrown away."""
+
+
+def calibratable(path: Path) -> Bundle:
+    """The bundle at a path. Raises `EngineError` where TensorRT does not choose its scales, `BundleError`."""
+    bundle = read_bundle(path)
+    if not bundle.calibration_cache:
+        raise EngineError(
+            f"{path} has its scales in the graph, or none; TensorRT calibrates only bundles for a DLA in int8, which"
+            " gnet-edge build --precision int8 --dla makes; leave --data out"
+        )
+    return bundle
+
+
+def calibrate_with_tensorrt(
+    path: Path, pixels: NDArray[np.uint8], out: Path, *, progress: Progress | None = None
+) -> Bundle:
+    """Writes a copy of a bundle for a DLA whose scales are those that TensorRT's calibrator finds here.
+
+    Its golden logits are simulated anew; its accuracy is not known until it is evaluated.
+
+    Args:
+        pixels: uint8 ``(N, crop, crop, 3)`` to calibrate on.
+        progress: told how far TensorRT is, where it tells.
+
+    Raises:
+        BundleError, CalibrationError: the bundle is damaged, or TensorRT wrote no scales.
+        EngineError: see `calibratable`; TensorRT, pycuda or the GPU is missing; or TensorRT refuses the model.
+        OutputError: ``out`` cannot be written.
+    """
+    bundle = calibratable(path)
+    Simulated(bundle.model, EngineOptions(calibration_cache=bundle.calibration_cache)).close()  # or it fails at the end
+    cache, library = _cache_of(bundle, pixels, progress)
+    with Simulated(bundle.model, EngineOptions(calibration_cache=cache)) as simulated:
+        golden = Golden(bundle.golden.pixels, simulated.run(bundle.golden.pixels))
+    manifest = replace(
+        bundle.manifest,
+        lineage=replace(bundle.manifest.lineage, calibration=None),
+        accuracy=None,
+        against_fp32=None,
+        float_layers=(),
+        notes=(f"the scales are those of {library}'s calibrator on {len(pixels)} images; accuracy: not measured",),
+    )
+    made = replace(bundle, manifest=manifest, golden=golden, calibration_cache=cache, where=str(out))
+    write_bundle(out, made)
+    return made
+
+
+def _cache_of(bundle: Bundle, pixels: NDArray[np.uint8], progress: Progress | None) -> tuple[bytes, str]:
+    """The calibration cache that TensorRT writes, and which TensorRT that is."""
+    profile, library = profile_of(bundle.manifest.device), load_library(Flavour.TENSORRT)
+    request = PlanRequest(
+        bundle.model, bundle.manifest.precision, profile.workspace_bytes, level=_FASTEST, unit=bundle.manifest.unit
+    )
+    with ExitStack() as made:
+        device = CudaDevice(load_driver())
+        made.callback(device.close)
+        made.enter_context(device.current())
+        upload = Upload(device.driver, pixels.shape[1])
+        made.callback(upload.close)
+        calibrator = image_calibrator(library.module, pixels, upload=upload)
+        build_plan(library, request, gpu=device.name, calibrator=calibrator, progress=progress)
+        cache: bytes = calibrator.written
+    if not cache:
+        raise EngineError(f"{library} built a plan and wrote no scales; see its messages in the log")
+    return cache, str(library)
