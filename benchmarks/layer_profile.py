@@ -51,11 +51,11 @@ class Layer:
 class Session:
     """A model on one thread whose nodes are timed by the runtime itself, until `times_us` asks for the times."""
 
-    def __init__(self, model: bytes, feed: Callable[[str], dict[str, Any]], folder: Path) -> None:
+    def __init__(self, model: bytes, feed: Callable[[str], dict[str, Any]], prefix: Path) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.enable_profiling = True
-        options.profile_file_prefix = str(folder / "profile")
+        options.profile_file_prefix = str(prefix)
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self._feed = feed(self._session.get_inputs()[0].name)
 
@@ -89,8 +89,10 @@ def main() -> None:
     circumstances = read_circumstances()
     with tempfile.TemporaryDirectory() as folder, bar("profiling") as progress:
         pixels = bundle.golden.pixels[:1]
-        network = Session(bundle.model, lambda name: {name: pixels}, Path(folder))
-        products = {each: Session(product(*each), numbers(each), Path(folder)) for each in wanted}
+        network = Session(bundle.model, lambda name: {name: pixels}, Path(folder, "network"))
+        products = {
+            each: Session(product(*each), numbers(each), Path(folder, "-".join(map(str, each)))) for each in wanted
+        }
         for done in range(arguments.rounds):
             progress(done, arguments.rounds)
             for session in (network, *products.values()):
@@ -112,9 +114,8 @@ def sizes_of(model: onnx.ModelProto) -> dict[str, Sizes]:
     makers = {output: node for node in model.graph.node for output in node.output}
     found = {}
     for node in model.graph.node:
-        if node.op_type == "Conv":
-            weight = makers[node.input[1]].input[0]
-            filters, channels, height, width = shapes[weight]
+        if node.op_type == "Conv" and node.input[1] in makers:  # what dequantizes the weight
+            filters, channels, height, width = shapes[makers[node.input[1]].input[0]]
             rows = int(np.prod(images[node.output[0]][2:]))
             found[node.name] = (rows, channels * height * width, filters)
     if not found:

@@ -12,8 +12,15 @@ from typing import Any
 import pytest
 from scripts import FOLDER, Answer
 from tiny_bundles import write_colour_bundle
+from tiny_graph import table_of, tiny_graph, tiny_pixels
 
-from googlenet_edge.target import Precision
+from googlenet_edge.calibration.lower import lower_int8_cpu
+from googlenet_edge.calibration.weights import WeightRange
+from googlenet_edge.engines.bundle import Bundle, Manifest, write_bundle
+from googlenet_edge.engines.golden import Golden
+from googlenet_edge.engines.onnxruntime_cpu import OnnxRuntimeCpu
+from googlenet_edge.engines.protocol import EngineOptions
+from googlenet_edge.target import Device, Precision
 
 HELPERS = {
     *("common.py", "made.py", "onnxruntime_peer.py"),
@@ -179,3 +186,27 @@ def test_benchmarks_flows_train_once(script: str, tmp_path: Path) -> None:
     log.unlink()
     assert run(script, tmp_path, tmp_path / "run", PATH=path, LOG=str(log)).returncode == 0
     assert log.read_text().split()[:3] == after_training
+
+
+def test_benchmarks_layer_profile_sets_each_convolution_beside_the_same_product(tmp_path: Path) -> None:
+    graph, pixels = tiny_graph(), tiny_pixels(2)
+    model = lower_int8_cpu(graph, table_of(graph), weight_range=WeightRange.FULL).SerializeToString()
+    with OnnxRuntimeCpu(model, EngineOptions()) as engine:
+        golden = Golden(pixels, engine.run(pixels))
+    manifest = Manifest(Precision.INT8, Device.CPU, graph.preprocess)
+    write_bundle(tmp_path / "bundle", Bundle(manifest, graph.class_names, model, golden))
+    found = figures("layer_profile.py", "--bundle", tmp_path / "bundle", "--rounds", 2, out=tmp_path / "kept.json")
+    assert 0 < found["convolutions"]["value"] < found["all layers"]["value"]
+    kept = json.loads((tmp_path / "kept.json").read_bytes())["details"]
+    layers = {layer["name"]: layer for layer in kept if layer["sizes"]}
+    weights = {node.name: graph.weights[node.input[1]] for node in graph.model.graph.node if node.op_type == "Conv"}
+    assert {name: layer["sizes"][1:] for name, layer in layers.items()} == {
+        name: [weight[0].size, len(weight)] for name, weight in weights.items()
+    }
+    assert all(layer["limit_us"] > 0 for layer in layers.values())
+
+
+def test_benchmarks_layer_profile_of_a_float_bundle_is_one_line(bundles: list[Path], answer: Answer) -> None:
+    code, _, err = answer("layer_profile.py", "--bundle", bundles[0])
+    assert code == 1
+    assert "the bundle has no quantized convolution; give one in int8 for cpu" in err
