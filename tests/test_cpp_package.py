@@ -122,8 +122,23 @@ def test_cpp_example_camera_looks_at_the_newest_frame_of_a_camera_and_counts_the
 
 
 @pytest.mark.parametrize(
+    ("fault", "seen"),
+    [("interrupt", ["1  red", "3  green", "1 frames came"]), ("torn", ["5  blue", "0 frames came"])],
+)
+def test_cpp_example_camera_stops_at_ctrl_c_and_leaves_damaged_frames_out(
+    examples: Path, bundle: Path, webcam: dict[str, str], fault: str, seen: list[str]
+) -> None:
+    environment = with_runtime() | webcam | {"FAKE_V4L2_FORMAT": "NV12", "FAKE_V4L2_FAULT": fault}
+    frames = ["1"] if fault == "torn" else []
+    *shown, last = done(examples / "camera", bundle, "/dev/null", "30", *frames, env=environment).splitlines()
+    assert [line[: len(start)] for line, start in zip(shown, seen, strict=True)] == seen
+    assert last.startswith(f"{len(seen) - 1} frames, p50 ")
+
+
+@pytest.mark.parametrize(
     ("fault", "sentence"),
     [
+        ("unplugged", "/dev/null gives no frame: No such device"),
         ("none", "/dev/null is no V4L2 device: Inappropriate ioctl for device"),
         ("capability", "/dev/null is no camera with mapped buffers"),
         ("format", "/dev/null gives neither MJPEG nor NV12"),

@@ -84,6 +84,7 @@ gne::prediction best_of(const gne::engine& engine, const v4l2::Camera& camera, c
 // Classifies the newest frame, again and again; the latency counts from when the driver had it.
 std::vector<double> watch(const gne::engine& engine, const char* path, double fps, long frames) {
   v4l2::Camera camera(path, fps);
+  std::setvbuf(stdout, nullptr, _IOLBF, 0);  // a reader at the other end of a pipe sees each frame when it comes
   stop_at_interrupt();
   std::vector<double> latencies_ms;
   std::uint32_t expected = 0, missed = 0;

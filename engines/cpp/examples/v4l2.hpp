@@ -26,8 +26,8 @@ namespace v4l2 {
 struct Frame {
   const std::uint8_t* bytes;
   std::size_t size;
-  std::uint32_t sequence;                        // counts all frames, also those that were lost
-  std::chrono::steady_clock::time_point taken;   // when the driver had it
+  std::uint32_t sequence;                       // counts all frames, also those that were lost
+  std::chrono::steady_clock::time_point taken;  // when the driver had it
 };
 
 class Camera {
@@ -47,6 +47,11 @@ class Camera {
     ask(VIDIOC_STREAMON, &kind, "does not start");
   }
 
+  // What a frame of `shape` needs at least: of NV12 both planes, of a JPEG nobody knows.
+  std::size_t least_bytes() const {
+    return jpeg() ? 1 : std::size_t{shape_.bytesperline} * (shape_.height + (shape_.height + 1) / 2);
+  }
+
   bool jpeg() const { return shape_.pixelformat != V4L2_PIX_FMT_NV12; }
   const v4l2_pix_format& shape() const { return shape_; }
 
@@ -61,8 +66,9 @@ class Camera {
       newest = next;
     }
     const auto& place = *buffers_.at(newest.index);
+    if (newest.bytesused > place.size) throw std::runtime_error(path_ + " says that a frame is larger than its buffer");
     const std::chrono::microseconds taken(newest.timestamp.tv_sec * 1000000LL + newest.timestamp.tv_usec);
-    if (!(newest.flags & V4L2_BUF_FLAG_ERROR)) {
+    if (!(newest.flags & V4L2_BUF_FLAG_ERROR) && newest.bytesused >= least_bytes()) {  // else the frame is damaged
       use(Frame{place.bytes, newest.bytesused, newest.sequence, std::chrono::steady_clock::time_point(taken)});
     }
     ask(VIDIOC_QBUF, &newest, "takes no buffer back");

@@ -1,13 +1,15 @@
 /* A camera that is not there, for LD_PRELOAD: $FAKE_V4L2 is the path that is one (a character file, such as /dev/null),
  * $FAKE_V4L2_FRAMES a folder whose 0.jpg, 1.jpg … it gives as MJPEG, or 0.nv12 … of 64×48 where $FAKE_V4L2_FORMAT is NV12.
  * Frames come in pairs: of each, the older is stale. $FAKE_V4L2_FAULT: "format" (knows another one only), "capability",
- * "busy" (has no buffers), "gone" (while one waits). Buffers that are used before they are queued end the program. */
+ * "busy" (has no buffers), "gone" (while one waits), "interrupt" (Ctrl-C
+ * in the third wait), "torn" (frame 1 is flagged, frame 3 empty). Buffers that are used before they are queued end the program. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/videodev2.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -68,6 +70,10 @@ int poll(struct pollfd* files, nfds_t count, int patience) {
   int (*real)(struct pollfd*, nfds_t, int);
   real_one("poll", &real);
   if (count != 1 || files->fd != camera) return real(files, count, patience);
+  if (fault("interrupt") && sequence == 4) {
+    raise(SIGINT);
+    return refused(EINTR);
+  }
   due = 2;
   files->revents = fault("gone") ? POLLERR : POLLIN;
   return 1;
@@ -89,6 +95,8 @@ static int fill(struct v4l2_buffer* buffer) {
   buffer->timestamp.tv_sec = now.tv_sec;
   buffer->timestamp.tv_usec = now.tv_nsec / 1000;
   buffer->flags = V4L2_BUF_FLAG_TIMESTAMP_MONOTONIC;
+  if (fault("torn") && sequence == 1) buffer->flags |= V4L2_BUF_FLAG_ERROR;
+  if (fault("torn") && sequence == 3) buffer->bytesused = 0;
   buffer->index = (unsigned)index;
   buffer->sequence = sequence++;
   queued[index] = 0;
