@@ -196,6 +196,8 @@ def _read_verified(path: Path) -> Bundle:
         raise BundleError(
             f"{path} has labels or golden vectors that do not fit it ({problem}); build it again"
         ) from problem
+    if _needs_cache(manifest) and not contents[CACHE]:
+        raise BundleError(f"{path / CACHE} is empty, and a DLA quantizes by it; build the bundle again")
     return Bundle(manifest, class_names, contents[MODEL], golden, str(path), contents.get(CACHE, b""))
 
 

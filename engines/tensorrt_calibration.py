@@ -5,9 +5,11 @@ Only where TensorRT quantizes a float graph: on a DLA, up to TensorRT 10.
 
 from __future__ import annotations
 
+import traceback
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,6 +75,12 @@ def calibrate_with_tensorrt(
     return made
 
 
+def _release_frames(_: object, __: object, trace: TracebackType | None) -> None:
+    """What a failed build holds must go before the device does."""
+    if trace:
+        traceback.clear_frames(trace)
+
+
 def _cache_of(bundle: Bundle, pixels: NDArray[np.uint8], progress: Progress | None) -> tuple[bytes, str]:
     """The calibration cache that TensorRT writes, and which TensorRT that is."""
     profile, library = profile_of(bundle.manifest.device), load_library(Flavour.TENSORRT)
@@ -85,6 +93,7 @@ def _cache_of(bundle: Bundle, pixels: NDArray[np.uint8], progress: Progress | No
         made.enter_context(device.current())
         upload = Upload(device.driver, pixels.shape[1])
         made.callback(upload.close)
+        made.push(_release_frames)
         calibrator = image_calibrator(library.module, pixels, upload=upload)
         build_plan(library, request, gpu=device.name, calibrator=calibrator, progress=progress)
         cache: bytes = calibrator.written

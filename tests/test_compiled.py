@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from traceback import walk_tb
 
 import numpy as np
 import pytest
@@ -16,7 +19,7 @@ from tiny_bundles import onnx_bytes, solid, write_colour_bundle
 
 import googlenet_edge
 from googlenet_edge.engines.bundle import Bundle, Manifest, read_bundle, write_bundle
-from googlenet_edge.engines.golden import Golden
+from googlenet_edge.engines.golden import Golden, check_golden
 from googlenet_edge.engines.predictor import load_predictor
 from googlenet_edge.engines.tensorrt_calibration import calibrate_with_tensorrt
 from googlenet_edge.errors import BundleError, EngineError
@@ -175,3 +178,34 @@ def test_a_calibrator_that_writes_nothing_is_an_error_and_leaves_no_bundle(
     with pytest.raises(EngineError, match="tensorrt 10.3.0 built a plan and wrote no scales"):
         calibrate_with_tensorrt(for_dla, batch(3), tmp_path / "out")
     assert len(orin.script.calibrated_on) == 3 and not (tmp_path / "out").exists()
+
+
+def test_a_graph_that_tensorrt_refuses_while_it_calibrates_gives_everything_back(
+    orin: Machine, for_dla: Path, tmp_path: Path
+) -> None:
+    orin.script.build_fails_with = "could not find any implementation"
+    with pytest.raises(EngineError, match="could not build the plan: .*could not find any implementation") as caught:
+        calibrate_with_tensorrt(for_dla, batch(3), tmp_path / "out")
+    held = {name for frame, _ in walk_tb(caught.value.__traceback__) for name in frame.f_locals}
+    assert not held & {"builder", "network", "parser"}, "they would outlive the device"
+    assert orin.gpu.retained == 0 and not (tmp_path / "out").exists()
+
+
+def test_a_bundle_for_a_dla_with_an_empty_cache_is_refused(for_dla: Path) -> None:
+    write_bundle(for_dla, replace(read_bundle(for_dla), calibration_cache=b""))
+    with pytest.raises(BundleError, match=r"calibration.cache is empty, and a DLA quantizes by it; build the bundle"):
+        read_bundle(for_dla)
+
+
+def test_a_bundle_for_a_dla_is_not_simulated_without_onnx(for_dla: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "googlenet_edge.calibration.trt_cache", None)
+    with pytest.raises(EngineError, match=r"a bundle for a DLA cannot be simulated here \(.*\); pip install"):
+        load_predictor(for_dla)
+
+
+@pytest.mark.parametrize(("share", "found"), [(0.15, False), (0.25, True)])
+def test_golden_vectors_of_a_dla_leave_room_for_what_the_device_decides(share: float, found: bool) -> None:
+    golden = Golden(batch(1), np.array([[4, -1, 2]], np.float32))
+    other = golden.logits + np.float32(4 * share)
+    with pytest.raises(BundleError, match="it computes something else") if found else nullcontext():
+        check_golden(golden, other, precision=Precision.INT8, where="it", unit=Unit.DLA)
