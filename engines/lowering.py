@@ -114,12 +114,16 @@ def _fp16_cpu(graph: InferenceGraph, _: CalibrationTable | None, __: AbstractSet
 
 
 def _int8_cpu(graph: InferenceGraph, table: CalibrationTable | None, float_nodes: AbstractSet[str]) -> Lowered:
-    if table is None:
-        raise EngineError("int8 needs a calibration table; give --data with images to calibrate on")
     weight_range = weight_range_for(read_processor())
-    model = lower_int8_cpu(graph, table, weight_range=weight_range, float_nodes=float_nodes)
+    model = lower_int8_cpu(graph, _given(table), weight_range=weight_range, float_nodes=float_nodes)
     plain, in_float = model.SerializeToString(deterministic=True), staying_float(graph.model.graph, float_nodes)
     return audited(Lowered(plain, weight_bits=_WEIGHT_BITS[weight_range], float_nodes=in_float))
+
+
+def _given(table: CalibrationTable | None) -> CalibrationTable:
+    if table is None:
+        raise EngineError("int8 needs a calibration table; give --data with images to calibrate on")
+    return table
 
 
 def _share(model: onnx.ModelProto, kind: str, census: Census) -> str:
@@ -147,9 +151,7 @@ def _fp16_tensorrt(graph: InferenceGraph, _: CalibrationTable | None, __: Abstra
 def _int8_tensorrt(
     graph: InferenceGraph, table: CalibrationTable | None, float_nodes: AbstractSet[str], opset: int
 ) -> Lowered:
-    if table is None:
-        raise EngineError("int8 needs a calibration table; give --data with images to calibrate on")
-    model = lower_int8_tensorrt(graph, table, opset=opset, float_nodes=float_nodes)
+    model = lower_int8_tensorrt(graph, _given(table), opset=opset, float_nodes=float_nodes)
     return replace(_for_tensorrt(model, Precision.INT8), float_nodes=staying_float(graph.model.graph, float_nodes))
 
 
@@ -159,15 +161,11 @@ def _fp16_dla(graph: InferenceGraph, _: CalibrationTable | None, __: AbstractSet
 
 
 def _int8_dla(
-    graph: InferenceGraph,
-    table: CalibrationTable | None,
-    float_nodes: AbstractSet[str],
-    opset: int,
+    graph: InferenceGraph, table: CalibrationTable | None, float_nodes: AbstractSet[str], opset: int
 ) -> Lowered:
-    if table is None:
-        raise EngineError("int8 needs a calibration table; give --data with images to calibrate on")
-    model = lower_implicit_tensorrt(graph, table, opset=opset, head=Head.DLA)
-    cache = calibration_cache(graph, table, model, version=_CACHE_VERSION, float_nodes=float_nodes)
+    measured = _given(table)
+    model = lower_implicit_tensorrt(graph, measured, opset=opset, head=Head.DLA)
+    cache = calibration_cache(graph, measured, model, version=_CACHE_VERSION, float_nodes=float_nodes)
     return Lowered(model.SerializeToString(deterministic=True), (_SIMULATED_CACHE,), calibration_cache=cache)
 
 

@@ -141,14 +141,14 @@ def open_bundle(
     """
     manifest = bundle.manifest
     options = EngineOptions(
-        threads,
-        manifest.weight_bits,
-        streams,
-        manifest.precision,
-        build,
-        progress,
-        manifest.unit,
-        bundle.calibration_cache,
+        threads=threads,
+        weight_bits=manifest.weight_bits,
+        streams=streams,
+        precision=manifest.precision,
+        build=build,
+        progress=progress,
+        unit=manifest.unit,
+        calibration_cache=bundle.calibration_cache,
     )
     backend = backend_for(manifest.device, engine or engine_here(manifest))
     if manifest.unit is Unit.DLA and backend.name not in _FOR_DLA:
