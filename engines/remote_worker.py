@@ -58,7 +58,7 @@ class RemotePlan:
     engine: EngineName | None
     threads: int
     streams: int | None
-    rounds: int
+    rounds: int | None
     sustained: SustainedPlan | None = None
     power_mode: str | None = None
     clocks: Clocks = Clocks.MOVING

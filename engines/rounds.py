@@ -18,13 +18,19 @@ from googlenet_edge.engines.protocol import DeviceStage, Engine, TimesStages
 from googlenet_edge.engines.sustained import SustainedPlan
 from googlenet_edge.engines.timing import Clock, Tick, WarmUp, settled, take_turns, warm_up
 from googlenet_edge.errors import ConfigError
+from googlenet_edge.statistics import quantile_uncertainty
+
+_ROUNDS = 20
+_MOST_ROUNDS = 200
+_KNOWN_WITHIN = 0.0075
 
 
 @dataclass(frozen=True, slots=True)
 class BenchPlan:
     """How much is measured.
 
-    In each of ``rounds`` rounds every bundle takes a turn: a run that does not count, then ``runs`` that do.
+    In each of ``rounds`` rounds every bundle takes a turn: runs that do not count (`settled`), then ``runs`` that do.
+    Where no number is given, latency takes 20 rounds, and then more, up to 200, until every p50 is known within 0.75 %.
     Throughput has ``batch_rounds`` rounds with one counted run for each of ``batches``: on one stream of ``threads``
     threads, and where ``streams`` is more than 1, as many images on each of that many streams of one thread.
     ``energy`` is for machines with sensors, ``sustained`` for each bundle by itself, after everything else.
@@ -32,7 +38,7 @@ class BenchPlan:
 
     threads: int = 1
     streams: int = 1
-    rounds: int = 20
+    rounds: int | None = None
     runs: int = 10
     batches: tuple[int, ...] = (1, 2, 4, 8)
     batch_rounds: int = 10
@@ -41,8 +47,19 @@ class BenchPlan:
     sustained: SustainedPlan | None = None
 
     def __post_init__(self) -> None:
-        if self.rounds < 6 or min(self.runs, self.batch_rounds, self.cold_starts, self.streams, *self.batches) < 1:
+        rest = (self.runs, self.batch_rounds, self.cold_starts, self.streams, *self.batches)
+        if self.least_rounds < 6 or min(rest) < 1:
             raise ConfigError("a benchmark needs at least 6 rounds, and 1 or more of everything else")
+
+    @property
+    def least_rounds(self) -> int:
+        """Of latency; stages have as many."""
+        return _ROUNDS if self.rounds is None else self.rounds
+
+    @property
+    def most_rounds(self) -> int:
+        """Of latency."""
+        return _MOST_ROUNDS if self.rounds is None else self.rounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +91,9 @@ def measure(
     """
     runs = [inference(predictor, image, batch=1) for predictor in predictors]
     warm_ups = take_turns([partial(warm_up, run, clock) for run in runs], 1, tick)
-    latency = take_turns([partial(settled, run, plan.runs, clock) for run in runs], plan.rounds, tick)
+    latency = take_rounds(runs, plan=plan, clock=clock, tick=tick)
     stage_turns = [partial(stage_times, predictor, image, plan.runs, clock) for predictor in predictors]
-    stages = take_turns(stage_turns, plan.rounds, tick)
+    stages = take_turns(stage_turns, plan.least_rounds, tick)
     by_batch = [
         _throughput(opened, image, batch, plan=plan, clock=clock, tick=tick)
         for opened in (predictors, streamed)
@@ -89,10 +106,32 @@ def measure(
     ]
 
 
+def take_rounds(
+    runs: Sequence[Callable[[], object]], *, plan: BenchPlan, clock: Clock, tick: Tick
+) -> list[list[tuple[float, ...]]]:
+    """The milliseconds of each of ``runs``, by round: as many rounds as their p50 takes, within the plan's limits.
+
+    Args:
+        tick: called ``plan.most_rounds`` times for each of them, also for rounds that were not needed.
+    """
+    turns = [partial(settled, run, plan.runs, clock) for run in runs]
+    found: list[list[tuple[float, ...]]] = [[] for _ in turns]
+    while (left := plan.most_rounds - len(found[0])) and not all(map(_known_well, found)):
+        more = take_turns(turns, min(plan.least_rounds, left), tick)
+        found = [before + after for before, after in zip(found, more, strict=True)]
+    for _ in range(left * len(turns)):  # turns that were not needed
+        tick()
+    return found
+
+
+def _known_well(rounds_ms: Sequence[tuple[float, ...]]) -> bool:
+    return bool(rounds_ms) and quantile_uncertainty(rounds_ms, quantile=0.5) <= _KNOWN_WITHIN
+
+
 def turn_count(plan: BenchPlan) -> int:
     """How many turns one predictor takes."""
     ways = 1 if plan.streams == 1 else 2
-    return 1 + 2 * plan.rounds + ways * plan.batch_rounds * len(plan.batches)
+    return 1 + plan.most_rounds + plan.least_rounds + ways * plan.batch_rounds * len(plan.batches)
 
 
 def inference(predictor: Predictor, image: bytes, *, batch: int) -> Callable[[], object]:

@@ -165,6 +165,16 @@ def bootstrap_ratio_interval(
     return Interval(float(low), float(high))
 
 
+def quantile_uncertainty(rounds: Sequence[Sequence[float]], *, quantile: float, resamples: int = 200) -> float:
+    """Half of the 95 % interval of a quantile of all samples, as a share of it.
+
+    Rounds are drawn as in `bootstrap_ratio_interval`, with the same errors.
+    """
+    found = _resampled(rounds, quantile, resamples, np.random.default_rng(0))
+    low, middle, high = np.quantile(found, ((1 - CONFIDENCE) / 2, 0.5, (1 + CONFIDENCE) / 2))
+    return float((high - low) / (2 * middle))
+
+
 def summarize(samples: Sequence[float]) -> Summary:
     """The quantiles of a sample, interpolated linearly (type 7 of Hyndman and Fan 1996).
 

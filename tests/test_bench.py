@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -165,11 +166,60 @@ def test_measure_finds_the_durations_that_the_engines_have() -> None:
     assert len(ticks) == 2 * turn_count(plan)
 
 
+def test_measure_goes_on_until_every_p50_is_known_well() -> None:
+    """One bundle is steady; the time of the other steps up and down."""
+    clock, ticks = FakeClock(), []
+    steps = itertools.cycle([10.0] * 55 + [14.0] * 55)
+    plan = BenchPlan(batches=())
+    uneven, even = FakeEngine(clock, lambda batch: next(steps)), FakeEngine(clock, lambda batch: 5.0)
+
+    def counts(*engines: FakeEngine) -> list[int]:
+        opened = [predictor(engine) for engine in engines]
+        found = measure(opened, generated_jpeg(), plan=plan, clock=clock, tick=lambda: ticks.append(None))
+        return [len(one.latency.rounds_ms) for one in found]
+
+    assert counts(even) == [20]
+    assert len(ticks) == turn_count(plan)
+    assert counts(even, uneven) == [200, 200]
+    assert len(ticks) == 3 * turn_count(plan)
+
+
+def test_measure_does_not_count_what_an_engine_pays_after_another() -> None:
+    clock = FakeClock()
+    since = itertools.count()
+
+    def slow_at_first(_: int) -> float:
+        return 0.4 if next(since) >= 10 else 0.8
+
+    def cooling(_: int) -> float:
+        nonlocal since
+        since = itertools.count()
+        return 20.0
+
+    opened = [predictor(FakeEngine(clock, duration)) for duration in (cooling, slow_at_first)]
+    plan = BenchPlan(rounds=6, batches=())
+    _, found = measure(opened, generated_jpeg(), plan=plan, clock=clock, tick=lambda: None)
+    assert found.latency.summary_ms.p99 == pytest.approx(0.4, rel=1e-3)
+
+
+def test_measure_takes_as_many_rounds_as_a_person_says() -> None:
+    clock = FakeClock()
+    steps = itertools.cycle([10.0] * 50 + [14.0] * 50)
+    (found,) = measure(
+        [predictor(FakeEngine(clock, lambda batch: next(steps)))],
+        generated_jpeg(),
+        plan=BenchPlan(rounds=30, batches=()),
+        clock=clock,
+        tick=lambda: None,
+    )
+    assert len(found.latency.rounds_ms) == len(found.stages[Stage.DECODE].rounds_ms) == 30
+
+
 def test_measure_shares_images_among_streams_for_throughput() -> None:
     clock, log = FakeClock(), []
     plan = BenchPlan(rounds=6, runs=1, batches=(1, 4), batch_rounds=2, streams=3)
     alone = FakeEngine(clock, lambda batch: 8.0 * batch)
-    together = FakeEngine(clock, lambda batch: 0.0, "streamed", log, replace(FAKE, streams=3))
+    together = FakeEngine(clock, lambda batch: 20.0, "streamed", log, replace(FAKE, streams=3))
     ticks: list[None] = []
     (found,) = measure(
         [predictor(alone)],

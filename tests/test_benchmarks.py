@@ -94,6 +94,25 @@ def test_benchmarks_int8_latency_compares_two_bundles_at_both_thread_counts(
     assert [len(kept[threads]["int8"]["rounds_ms"]) for threads in "12"] == [6, 6]
 
 
+def test_benchmarks_run_to_run_judges_what_was_measured_an_hour_apart(
+    answer: Answer, bundles: list[Path], tmp_path: Path
+) -> None:
+    kept = tmp_path / "kept"
+    one = ("run_to_run.py", bundles[1], "--keep", kept, "--times", 1)
+    code, _, problem = answer(*one)
+    assert code == 1
+    assert problem == f"run_to_run.py: {kept} has no two measurements 30 minutes apart; call this again later\n"
+    first = json.loads((kept / "000.json").read_bytes())
+    first["circumstances"]["date"] = "2026-01-01T00:00:00+00:00"
+    (kept / "000.json").write_text(json.dumps(first))
+    found = figures(*one, out=tmp_path / "kept.json")
+    assert {what.split(": ")[1] for what in found} == {"called equal", "found, times × 1.05", "found, times × 0.95"}
+    trials = json.loads((tmp_path / "kept.json").read_bytes())["details"]
+    changes = {trial["factor"]: 1 + trial["change"]["change"] / 100 for trial in trials}
+    assert changes[1.05] / changes[1.0] == pytest.approx(1.05)
+    assert (trials[0]["minutes_apart"] > 60, len(trials)) == (True, 3)
+
+
 def test_benchmarks_cold_start_keeps_every_start(bundles: list[Path], tmp_path: Path) -> None:
     found = figures("cold_start.py", bundles[1], "--starts", 6, out=tmp_path / "kept.json")
     assert found["modules of torch imported"]["value"] == 0

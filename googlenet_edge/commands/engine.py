@@ -293,7 +293,7 @@ def bench(
     engine: EngineOption = None,
     threads: OneThreadOption = None,
     streams: Annotated[int | None, typer.Option(min=1, help="For throughput; default: one for each core.")] = None,
-    rounds: Annotated[int, typer.Option(min=6, help="Interleaved rounds of ten runs each.")] = 20,
+    rounds: machine.RoundsOption = None,
     sustained: machine.SustainedOption = None,
     fps: machine.FpsOption = None,
     lock_clocks: machine.LockOption = False,
