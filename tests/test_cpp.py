@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import io
 import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,47 +11,23 @@ from pathlib import Path
 
 import libgne
 import numpy as np
-import PIL
 import pytest
 from conftest import SHARED
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from jpegs import jpeg, jpegs, photo, rounds_as_libgne
 from libgne import BGR, NV12, NV12_BT709, RGB, Engine, Frame, Library, address, interleaved, size
-from packaging.version import Version
 from PIL import Image
-from tiny_bundles import COLOUR_NET, COLOURS, colour_bundle, onnx_bytes, solid, write_colour_bundle
-from tiny_graph import table_of, tiny_pixels, whole_googlenet
+from tiny_bundles import COLOUR_NET, COLOURS, colour_bundle, onnx_bytes, solid, whole_bundle, write_colour_bundle
+from tiny_graph import tiny_pixels
 
 import googlenet_edge
-from googlenet_edge.calibration.lower import lower_fp16_storage, lower_fp32, lower_int8_cpu
-from googlenet_edge.calibration.weights import WeightRange
-from googlenet_edge.engines.bundle import Bundle, Manifest, write_bundle
+from googlenet_edge.engines.bundle import write_bundle
 from googlenet_edge.engines.golden import Golden
 from googlenet_edge.engines.predictor import Predictor, open_rgb
-from googlenet_edge.engines.protocol import EngineOptions
-from googlenet_edge.engines.registry import backend_for
 from googlenet_edge.preprocess import Preprocess
-from googlenet_edge.target import Device, Precision
 
 GEOMETRIES = (Preprocess(resize=36, crop=32), Preprocess(resize=256, crop=224), Preprocess(resize=48, crop=48))
-
-
-def whole_bundle(path: Path, kind: str) -> Path:
-    """GoogLeNet with random weights, as a build lowers it."""
-    graph = whole_googlenet()
-    table = table_of(graph)
-    precision, model, bits = {
-        "fp32": lambda: (Precision.FP32, lower_fp32(graph), 8),
-        "fp16": lambda: (Precision.FP16, lower_fp16_storage(graph), 8),
-        "int8": lambda: (Precision.INT8, lower_int8_cpu(graph, table, weight_range=WeightRange.FULL), 8),
-        "int8 in 7 bits": lambda: (Precision.INT8, lower_int8_cpu(graph, table, weight_range=WeightRange.REDUCED), 7),
-    }[kind]()
-    data, pixels = model.SerializeToString(deterministic=True), tiny_pixels(2, crop=64)
-    with backend_for(Device.CPU).open(data, EngineOptions(weight_bits=bits)) as engine:
-        golden = Golden(pixels, engine.run(pixels))
-    manifest = Manifest(precision, Device.CPU, graph.preprocess, weight_bits=bits)
-    write_bundle(path, Bundle(manifest, graph.class_names, data, golden))
-    return path
 
 
 def geometry_bundle(path: Path, preprocess: Preprocess) -> Path:
@@ -80,61 +55,6 @@ def geometry(
     path = geometry_bundle(tmp_path_factory.mktemp("cpp") / "bundle", request.param)
     with gne.open(path) as engine:
         yield engine, request.param
-
-
-def photo(width: int, height: int, seed: int = 0) -> Image.Image:
-    """Soft colours and noise."""
-    random = np.random.default_rng(seed)
-    coarse = Image.fromarray(random.integers(0, 256, (height // 16 + 2, width // 16 + 2, 3), np.uint8))
-    smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), np.float32)
-    return Image.fromarray((smooth + random.normal(0, 12, smooth.shape)).clip(0, 255).astype(np.uint8))
-
-
-def jpeg(image: Image.Image, **options: object) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "JPEG", **options)
-    return file.getvalue()
-
-
-def shapes() -> Iterator[tuple[int, int]]:
-    """70 sizes: thin and small ones, those at which decoding begins to shrink, and random ones."""
-    yield from [
-        (1, 1),
-        (1, 700),
-        (700, 1),
-        (2, 3),
-        (33, 50),
-        (3000, 300),
-        (300, 3000),
-        (97, 2500),
-        (224, 224),
-        (256, 256),
-    ]
-    for side in (71, 72, 73, 143, 144, 145, 287, 288, 289, 511, 512, 513, 575, 576, 577, 1023, 1024, 1025):
-        yield from [(side, side + 40), (side + 40, side)]
-    random = np.random.default_rng(1)
-    yield from (tuple(random.integers(3, 900, 2).tolist()) for _ in range(24))
-
-
-def jpegs() -> Iterator[tuple[str, bytes]]:
-    """JPEGs of all shapes and kinds, each with a name for the message."""
-    qualities, samplings = (60, 85, 95), ("4:2:0", "4:4:4", "4:2:2", "4:1:1")
-    for i, (width, height) in enumerate(shapes()):
-        kind = {"quality": qualities[i % 3], "subsampling": samplings[i % 4], "progressive": i % 5 == 0}
-        yield f"{width}×{height} {kind}", jpeg(photo(width, height, i), **kind)
-    for orientation in range(10):
-        exif = Image.Exif()
-        exif[0x0112] = orientation
-        yield f"orientation {orientation}", jpeg(photo(301, 200), exif=exif)
-        yield f"orientation {orientation} in XMP", jpeg(photo(90, 200), xmp=b'<x tiff:Orientation="%d"/>' % orientation)
-    for mode in ("L", "CMYK"):
-        yield from ((f"{mode} {w}", jpeg(photo(w, 211).convert(mode))) for w in (40, 333, 1500))
-
-
-def rounds_as_libgne(image: Image.Image, preprocess: Preprocess) -> bool:
-    """Whether this Pillow resizes in the order of Pillow 13, which goes along the columns of a tall image first."""
-    width, height = (side - preprocess.crop for side in image.size)
-    return Version(PIL.__version__) >= Version("13") or height <= max(0, 2 * width)
 
 
 def test_cpp_pixels_of_jpegs_of_all_shapes_are_pythons(geometry: tuple[Engine, Preprocess]) -> None:

@@ -11,7 +11,10 @@ import onnx.parser
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from tiny_graph import table_of, tiny_pixels, whole_googlenet
 
+from googlenet_edge.calibration.lower import lower_fp16_storage, lower_fp32, lower_int8_cpu
+from googlenet_edge.calibration.weights import WeightRange
 from googlenet_edge.engines.bundle import Bundle, Lineage, Manifest, write_bundle
 from googlenet_edge.engines.golden import Golden
 from googlenet_edge.engines.protocol import EngineOptions
@@ -81,3 +84,21 @@ def hide_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where it is not installed."""
     monkeypatch.delitem(sys.modules, "googlenet_edge.engines.openvino_cpu", raising=False)
     monkeypatch.setitem(sys.modules, "openvino", None)
+
+
+def whole_bundle(path: Path, kind: str) -> Path:
+    """GoogLeNet with random weights, as a build lowers it."""
+    graph = whole_googlenet()
+    table = table_of(graph)
+    precision, model, bits = {
+        "fp32": lambda: (Precision.FP32, lower_fp32(graph), 8),
+        "fp16": lambda: (Precision.FP16, lower_fp16_storage(graph), 8),
+        "int8": lambda: (Precision.INT8, lower_int8_cpu(graph, table, weight_range=WeightRange.FULL), 8),
+        "int8 in 7 bits": lambda: (Precision.INT8, lower_int8_cpu(graph, table, weight_range=WeightRange.REDUCED), 7),
+    }[kind]()
+    data, pixels = model.SerializeToString(deterministic=True), tiny_pixels(2, crop=64)
+    with backend_for(Device.CPU).open(data, EngineOptions(weight_bits=bits)) as engine:
+        golden = Golden(pixels, engine.run(pixels))
+    manifest = Manifest(precision, Device.CPU, graph.preprocess, weight_bits=bits)
+    write_bundle(path, Bundle(manifest, graph.class_names, data, golden))
+    return path
