@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -78,9 +79,9 @@ class Library:
             raise Failed(status, self.c.gne_last_error().decode())
 
     @contextmanager
-    def open(self, bundle: Path, *, threads: int = 1, runtime: Path | None = None) -> Iterator[Engine]:
+    def open(self, bundle: Path, *, threads: int = 1, runtime: Path | str | None = None) -> Iterator[Engine]:
         """Opens a bundle, by default with the ONNX Runtime of the Python wheel."""
-        options = Options(ctypes.sizeof(Options), threads, bytes(runtime or wheel_runtime()))
+        options = Options(ctypes.sizeof(Options), threads, os.fsencode(wheel_runtime() if runtime is None else runtime))
         handle = ctypes.c_void_p()
         self.check(self.c.gne_open(bytes(bundle), ctypes.byref(options), ctypes.byref(handle)))
         try:

@@ -17,7 +17,7 @@ namespace gne_sdk {
 namespace {
 
 constexpr const char *kManifest = "manifest.json", *kModel = "model.onnx", *kLabels = "labels.txt",
-                     *kGolden = "golden.bin";
+                     *kGolden = "golden.bin", *kCache = "calibration.cache";
 constexpr uint64_t kMaxManifestBytes = 1 << 20;
 
 [[noreturn]] void refuse(const std::string& text) { throw Failure(GNE_BAD_BUNDLE, text); }
@@ -31,8 +31,14 @@ bool exists(const std::string& path) {
   return ::stat(path.c_str(), &info) == 0;
 }
 
+// TensorRT reads the cache when it compiles the model, libgne never does.
+bool quantized_by_cache(const Manifest& manifest) {
+  return manifest.unit == kDla && manifest.precision == Precision::kInt8;
+}
+
 void check_file_set(const std::string& folder, const Manifest& manifest) {
-  const std::set<std::string> expected = {kModel, kLabels, kGolden};
+  std::set<std::string> expected = {kModel, kLabels, kGolden};
+  if (quantized_by_cache(manifest)) expected.insert(kCache);
   std::set<std::string> listed;
   for (const auto& [name, record] : manifest.files) listed.insert(name);
   if (listed != expected) refuse(folder + "/" + kManifest + " lists the wrong files; build the bundle again");
@@ -65,8 +71,9 @@ float little_endian_float(const uint8_t* bytes) {
 }
 
 // The largest difference that another processor's kernels may make, as a share of the largest golden logit.
-double logit_tolerance(Precision precision) {
-  switch (precision) {
+double logit_tolerance(const Manifest& manifest) {
+  if (quantized_by_cache(manifest)) return 0.2;  // as DLA_TOLERANCE in golden.py
+  switch (manifest.precision) {
     case Precision::kFp32:
       return 1e-3;
     case Precision::kFp16:
@@ -141,7 +148,7 @@ void check_golden(const Bundle& bundle, const std::vector<float>& logits) {
     if (std::isnan(difference)) break;
   }
   const Precision precision = bundle.manifest.precision;
-  const double allowed = logit_tolerance(precision) * static_cast<double>(largest);
+  const double allowed = logit_tolerance(bundle.manifest) * static_cast<double>(largest);
   if (static_cast<double>(difference) <= allowed) return;
   refuse(bundle.where + " computes something else on this machine: its golden logits differ by " +
          short_number(static_cast<double>(difference)) + ", at most " + short_number(allowed) + " is allowed for " +

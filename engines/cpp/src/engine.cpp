@@ -1,35 +1,49 @@
 #include "engine.hpp"
 
+#include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "failure.hpp"
 #include "logits.hpp"
+#include "plugin.hpp"
+#include "session.hpp"
 
 namespace gne_sdk {
 namespace {
 
-void check_device(const Bundle& bundle) {
-  if (bundle.manifest.device == "cpu") return;
-  throw Failure(GNE_BAD_BUNDLE, bundle.where + " is built for the device " + bundle.manifest.device +
-                                    ", this libgne runs bundles for cpu; build it with --device cpu");
+constexpr const char* kTensorRt[] = {"agx-orin",  "agx-thor", "agx-xavier", "cuda", "nano",
+                                     "orin-nano", "orin-nx",  "tx2",        "xavier-nx"};
+
+std::unique_ptr<Model> open_model(const Bundle& bundle, const EngineOptions& options) {
+  const std::string& device = bundle.manifest.device;
+  if (device == "cpu") {
+    const SessionSettings settings{options.threads, bundle.manifest.weight_bits, options.runtime};
+    return std::make_unique<Session>(bundle.model, settings);
+  }
+  if (std::find(std::begin(kTensorRt), std::end(kTensorRt), device) != std::end(kTensorRt)) {
+    return open_plan(bundle, options.runtime);
+  }
+  throw Failure(GNE_BAD_BUNDLE, bundle.where + " is built for the device " + device +
+                                    ", which this libgne does not know; build it for cpu, cuda or a Jetson");
 }
 
-void check_fit(const Bundle& bundle, const Session& session) {
+void check_fit(const Bundle& bundle, const Model& model) {
   const size_t classes = bundle.labels.size();
-  if (session.crop() == bundle.manifest.crop && session.classes() == classes) return;
-  throw Failure(GNE_BAD_BUNDLE, bundle.where + ": the model takes " + std::to_string(session.crop()) +
-                                    " pixels and gives " + std::to_string(session.classes()) +
+  if (model.crop() == bundle.manifest.crop && model.classes() == classes) return;
+  throw Failure(GNE_BAD_BUNDLE, bundle.where + ": the model takes " + std::to_string(model.crop()) +
+                                    " pixels and gives " + std::to_string(model.classes()) +
                                     " classes, the manifest says " + std::to_string(bundle.manifest.crop) + " and " +
                                     std::to_string(classes) + "; build the bundle again");
 }
 
 // One image after the other: a batch would leave the runtime with the memory of a batch.
-std::vector<float> golden_logits(const Bundle& bundle, const Session& session) {
+std::vector<float> golden_logits(const Bundle& bundle, const Model& model) {
   const Golden& golden = bundle.golden;
-  const size_t pixels = golden.pixels.size() / golden.count, classes = session.classes();
+  const size_t pixels = golden.pixels.size() / golden.count, classes = model.classes();
   std::vector<float> logits(golden.logits.size());
   for (size_t i = 0; i < golden.count; ++i)
-    session.run(golden.pixels.data() + i * pixels, 1, logits.data() + i * classes);
+    model.run(golden.pixels.data() + i * pixels, 1, logits.data() + i * classes);
   return logits;
 }
 
@@ -37,16 +51,15 @@ std::vector<float> golden_logits(const Bundle& bundle, const Session& session) {
 
 Engine Engine::open(const std::string& folder, const EngineOptions& options) {
   Bundle bundle = read_bundle(folder);
-  check_device(bundle);
-  Session session(bundle.model, {options.threads, bundle.manifest.weight_bits, options.runtime});
+  std::unique_ptr<Model> model = open_model(bundle, options);
   bundle.model = {};  // its memory is given back before the golden vectors need theirs
-  check_fit(bundle, session);
-  check_golden(bundle, golden_logits(bundle, session));
-  return Engine(std::move(bundle), std::move(session), options.threads);
+  check_fit(bundle, *model);
+  check_golden(bundle, golden_logits(bundle, *model));
+  return Engine(std::move(bundle), std::move(model), options.threads);
 }
 
-Engine::Engine(Bundle&& bundle, Session&& session, uint32_t threads)
-    : session_(std::move(session)),
+Engine::Engine(Bundle&& bundle, std::unique_ptr<Model> model, uint32_t threads)
+    : model_(std::move(model)),
       labels_(std::move(bundle.labels)),
       precision_(bundle.manifest.precision),
       crop_(bundle.manifest.crop),
@@ -60,7 +73,7 @@ gne_info Engine::info() const {
           static_cast<uint32_t>(labels_.size()),
           threads_,
           name_of(precision_),
-          session_.runtime_version().c_str()};
+          model_->runtime_version().c_str()};
 }
 
 void Engine::pixels_of(Bytes jpeg, const std::string& where, uint8_t* pixels) const {

@@ -1,18 +1,19 @@
-// An open bundle: a session together with what its inputs and outputs mean.
+// An open bundle: what computes it, together with what its inputs and outputs mean.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "bundle.hpp"
 #include "images.hpp"
-#include "session.hpp"
+#include "model.hpp"
 
 namespace gne_sdk {
 
 struct EngineOptions {
   uint32_t threads = 1;
-  std::string runtime;  // see ort::load
+  std::string runtime;  // see ort::load and open_plan
 };
 
 class Engine {
@@ -28,15 +29,15 @@ class Engine {
   void pixels_of(Bytes jpeg, const std::string& where, uint8_t* pixels) const;
   void pixels_of(const gne_frame& frame, uint8_t* pixels) const;
   // uint8 (count, crop, crop, 3) → float (count, classes). Throws Failure.
-  void run(const uint8_t* pixels, size_t count, float* logits) const { session_.run(pixels, count, logits); }
+  void run(const uint8_t* pixels, size_t count, float* logits) const { model_->run(pixels, count, logits); }
   void rank(const float* logits, size_t k, gne_prediction* predictions) const;
   // Throws Failure with GNE_BAD_ARGUMENT where k is not 1 to the number of classes.
   void check_k(size_t k) const;
 
  private:
-  Engine(Bundle&& bundle, Session&& session, uint32_t threads);
+  Engine(Bundle&& bundle, std::unique_ptr<Model> model, uint32_t threads);
 
-  Session session_;
+  std::unique_ptr<Model> model_;
   std::vector<std::string> labels_;
   Precision precision_;
   uint32_t crop_, resize_, threads_;

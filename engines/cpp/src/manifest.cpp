@@ -54,6 +54,8 @@ Manifest manifest_of(const Json& root) {
   Manifest manifest;
   manifest.precision = precision_of(root.at("precision").string());
   manifest.device = root.at("device").string();
+  manifest.unit = root.at("unit").string();
+  if (manifest.unit != kMain && manifest.unit != kDla) throw JsonError("the unit \"" + manifest.unit + "\" is unknown");
   const Json& preprocess = root.at("preprocess");
   manifest.resize = static_cast<uint32_t>(preprocess.at("resize").integer(1, kMaxSide));
   manifest.crop = static_cast<uint32_t>(preprocess.at("crop").integer(1, manifest.resize));

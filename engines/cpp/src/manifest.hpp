@@ -11,6 +11,8 @@ namespace gne_sdk {
 
 constexpr int64_t kSchema = 3;
 
+constexpr const char *kMain = "main", *kDla = "dla";  // the units of a device
+
 enum class Precision { kFp32, kFp16, kInt8 };
 
 struct FileRecord {
@@ -21,6 +23,7 @@ struct FileRecord {
 struct Manifest {
   Precision precision;
   std::string device;
+  std::string unit;
   uint32_t resize;
   uint32_t crop;
   int weight_bits;  // of INT8, 7 or 8; see runtime.hpp

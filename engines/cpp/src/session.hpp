@@ -6,6 +6,7 @@
 #include <string>
 
 #include "bytes.hpp"
+#include "model.hpp"
 #include "onnxruntime.hpp"
 
 namespace gne_sdk {
@@ -16,18 +17,16 @@ struct SessionSettings {
   std::string runtime;  // see ort::load
 };
 
-class Session {
+class Session : public Model {
  public:
   // Loads and optimizes the bytes of a model.onnx, with the settings of engines/onnxruntime_cpu.py.
   // Throws Failure: GNE_BAD_RUNTIME, or GNE_BAD_BUNDLE where the model is of another kind.
   Session(Bytes model, const SessionSettings& settings);
 
-  uint32_t crop() const { return crop_; }
-  size_t classes() const { return classes_; }
-  const std::string& runtime_version() const { return api_.version; }
-
-  // `count` images → `count` rows of logits. From any number of threads at once. Throws Failure: GNE_BAD_RUNTIME.
-  void run(const uint8_t* pixels, size_t count, float* logits) const;
+  uint32_t crop() const override { return crop_; }
+  size_t classes() const override { return classes_; }
+  const std::string& runtime_version() const override { return api_.version; }
+  void run(const uint8_t* pixels, size_t count, float* logits) const override;
 
  private:
   template <typename T>

@@ -33,7 +33,7 @@ typedef enum gne_status {
   GNE_BAD_ARGUMENT = 1, /* a null pointer, an impossible size, stride or k */
   GNE_CLOSED = 2,       /* the engine was closed, or was never opened */
   GNE_BAD_BUNDLE = 3,   /* damaged, of another schema, for another device, or it computes something else here */
-  GNE_BAD_RUNTIME = 4,  /* ONNX Runtime is missing, too old, or failed */
+  GNE_BAD_RUNTIME = 4,  /* ONNX Runtime, or a plan and what runs it, is missing, does not fit, or failed */
   GNE_BAD_IMAGE = 5,    /* the image is missing, damaged, too large, or no JPEG */
   GNE_NO_MEMORY = 6,
   GNE_INTERNAL = 7 /* a bug in libgne: please report the text */
@@ -46,7 +46,8 @@ typedef struct gne_engine gne_engine;
 typedef struct gne_options {
   size_t size;         /* sizeof(gne_options) */
   uint32_t threads;    /* processor threads of one inference, 1 or more */
-  const char* runtime; /* path of libonnxruntime.so; NULL: $GNE_ONNXRUNTIME, else the loader's search path */
+  const char* runtime; /* path of libonnxruntime.so, NULL: $GNE_ONNXRUNTIME, else the loader's search path; for a bundle
+                        * for a GPU, of libgne's plugin for TensorRT, NULL: $GNE_TENSORRT, else the same */
 } gne_options;
 
 #define GNE_OPTIONS \
@@ -60,7 +61,7 @@ typedef struct gne_info {
   uint32_t classes;            /* it gives logits float (count, classes) */
   uint32_t threads;            /* of one inference */
   const char* precision;       /* "fp32", "fp16" or "int8" */
-  const char* runtime_version; /* of ONNX Runtime, such as "1.19.2" */
+  const char* runtime_version; /* of ONNX Runtime, such as "1.19.2", or "tensorrt 10.3.0" */
 } gne_info;
 
 /* A class of an image; its label lives as long as the engine is open. */

@@ -29,7 +29,7 @@ class error : public std::runtime_error {
 
 struct options {
   std::uint32_t threads = 1;  // processor threads of one inference
-  std::string runtime;        // path of libonnxruntime.so; empty: $GNE_ONNXRUNTIME, else the loader's search path
+  std::string runtime;        // see gne_options: ONNX Runtime, or for a bundle for a GPU the plugin for TensorRT
 };
 
 struct prediction {
@@ -44,7 +44,7 @@ struct info {
   std::uint32_t classes;  // logits are float (count, classes)
   std::uint32_t threads;
   std::string precision;        // "fp32", "fp16" or "int8"
-  std::string runtime_version;  // of ONNX Runtime
+  std::string runtime_version;  // of ONNX Runtime, or "tensorrt 10.3.0"
 };
 
 // Rows of 3 bytes a pixel, GNE_RGB or GNE_BGR, `stride` bytes apart, as `height * stride` readable bytes but for the

@@ -1,0 +1,199 @@
+// What the stand-ins do. FAKE_TENSORRT names the one thing that fails; FAKE_VERSION is what getInferLibVersion says.
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "NvInfer.h"
+
+struct CUstream_st {
+  std::vector<std::function<void()>> waiting;
+};
+
+namespace {
+
+int alive = 0, core = -1;  // objects and memory that were not given back; the DLA core that was asked for
+
+bool fails(const char* what) {
+  const char* named = std::getenv("FAKE_TENSORRT");
+  return named && std::string(named) == what;
+}
+
+struct Counted {
+  Counted() { ++alive; }
+  ~Counted() { --alive; }
+};
+
+struct Network {
+  unsigned crop, classes, most;
+};
+
+class Context : public nvinfer1::IExecutionContext, Counted {
+ public:
+  explicit Context(const Network& network) : network_(network) {}
+
+  bool setTensorAddress(const char* name, void* address) noexcept override {
+    (std::string(name) == "pixels" ? pixels_ : logits_) = address;
+    return !fails("address");
+  }
+
+  bool setInputShape(const char*, const nvinfer1::Dims& shape) noexcept override {
+    count_ = static_cast<size_t>(shape.d[0]);
+    return count_ <= network_.most && !fails("shape");
+  }
+
+  bool enqueueV3(cudaStream_t stream) noexcept override {
+    if (fails("enqueue")) return false;
+    stream->waiting.push_back([this] { compute(); });
+    return true;
+  }
+
+ private:
+  void compute() const {
+    const auto* from = static_cast<const uint8_t*>(pixels_);
+    auto* to = static_cast<float*>(logits_);
+    const size_t pixels = size_t{network_.crop} * network_.crop;
+    for (size_t image = 0; image < count_; ++image, from += 3 * pixels) {
+      for (size_t channel = 0; channel < network_.classes; ++channel) {
+        double sum = 0;
+        for (size_t i = 0; i < pixels; ++i) sum += from[3 * i + channel % 3];
+        *to++ = static_cast<float>(sum / static_cast<double>(pixels) * 0.031372549 - 4);
+      }
+    }
+  }
+
+  const Network network_;
+  size_t count_ = 0;
+  void *pixels_ = nullptr, *logits_ = nullptr;
+};
+
+class FakeEngine : public nvinfer1::ICudaEngine, Counted {
+ public:
+  explicit FakeEngine(const Network& network) : network_(network) {}
+
+  int32_t getNbIOTensors() const noexcept override { return 2; }
+
+  nvinfer1::Dims getTensorShape(const char* name) const noexcept override {
+    if (std::string(name) == "pixels") return {4, {-1, network_.crop, network_.crop, 3}};
+    return {2, {-1, network_.classes}};
+  }
+
+  nvinfer1::DataType getTensorDataType(const char* name) const noexcept override {
+    return std::string(name) == "pixels" && !fails("type") ? nvinfer1::DataType::kUINT8 : nvinfer1::DataType::kFLOAT;
+  }
+
+  nvinfer1::Dims getProfileShape(const char* name, int32_t, nvinfer1::OptProfileSelector) const noexcept override {
+    nvinfer1::Dims shape = getTensorShape(name);
+    shape.d[0] = network_.most;
+    return shape;
+  }
+
+  nvinfer1::IExecutionContext* createExecutionContext() noexcept override {
+    return fails("context") ? nullptr : new Context(network_);
+  }
+
+ private:
+  const Network network_;
+};
+
+class Runtime : public nvinfer1::IRuntime, Counted {
+ public:
+  explicit Runtime(nvinfer1::ILogger& logger) : logger_(logger) {}
+
+  void setDLACore(int32_t wanted) noexcept override { core = wanted; }
+
+  nvinfer1::ICudaEngine* deserializeCudaEngine(const void* plan, size_t size) noexcept override {
+    Network network{};
+    const std::string text(static_cast<const char*>(plan), size);
+    if (std::sscanf(text.c_str(), "colours %u %u %u", &network.crop, &network.classes, &network.most) != 3) {
+      logger_.log(nvinfer1::ILogger::Severity::kWARNING, "a warning that nobody asked for");
+      logger_.log(nvinfer1::ILogger::Severity::kERROR, "Magic tag does not match");
+      return nullptr;
+    }
+    return new FakeEngine(network);
+  }
+
+ private:
+  nvinfer1::ILogger& logger_;
+};
+
+cudaError_t allocate(void** memory, size_t size, const char* kind) {
+  if (fails(kind)) return cudaErrorMemoryAllocation;
+  *memory = std::malloc(size);
+  ++alive;
+  return cudaSuccess;
+}
+
+cudaError_t release(void* memory) {
+  std::free(memory);
+  --alive;
+  return cudaSuccess;
+}
+
+}  // namespace
+
+extern "C" int fake_alive() { return alive; }
+extern "C" int fake_core() { return core; }
+
+extern "C" int32_t getInferLibVersion() noexcept {
+  const char* version = std::getenv("FAKE_VERSION");
+  return version ? std::atoi(version) : 100300;
+}
+
+nvinfer1::IRuntime* nvinfer1::createInferRuntime(ILogger& logger) noexcept {
+  core = -1;
+  return new Runtime(logger);
+}
+
+cudaError_t cudaSetDevice(int) { return fails("device") ? cudaErrorNoDevice : cudaSuccess; }
+
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
+  if (fails("device")) return cudaErrorNoDevice;
+  std::strcpy(properties->name, "Orin");
+  properties->major = 8, properties->minor = 7;
+  return cudaSuccess;
+}
+
+cudaError_t cudaMalloc(void** memory, size_t size) { return allocate(memory, size, "memory"); }
+cudaError_t cudaMallocHost(void** memory, size_t size) { return allocate(memory, size, "pinned memory"); }
+cudaError_t cudaFree(void* memory) { return release(memory); }
+cudaError_t cudaFreeHost(void* memory) { return release(memory); }
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+  if (fails("stream")) return cudaErrorMemoryAllocation;
+  *stream = new CUstream_st;
+  ++alive;
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  delete stream;
+  --alive;
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  for (const auto& work : stream->waiting) work();
+  stream->waiting.clear();
+  return fails("batch") ? cudaErrorLaunchFailure : cudaSuccess;
+}
+
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t size, cudaMemcpyKind, cudaStream_t stream) {
+  stream->waiting.push_back([=] { std::memcpy(to, from, size); });
+  return cudaSuccess;
+}
+
+const char* cudaGetErrorString(cudaError_t code) {
+  switch (code) {
+    case cudaErrorMemoryAllocation:
+      return "out of memory";
+    case cudaErrorNoDevice:
+      return "no CUDA-capable device is detected";
+    case cudaErrorLaunchFailure:
+      return "unspecified launch failure";
+    default:
+      return "no error";
+  }
+}

@@ -1,0 +1,299 @@
+"""libgne's plugin for TensorRT, built against stand-ins for TensorRT and CUDA that hold to their C++ interfaces."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import libgne
+import numpy as np
+import pytest
+from libgne import BAD_BUNDLE, BAD_RUNTIME, CPP, Engine, Failed, Library, done
+from tiny_bundles import colour_bundle
+
+from googlenet_edge.engines.bundle import Bundle, write_bundle
+from googlenet_edge.engines.tensorrt_builder import Batches, Plan, PlanKey
+from googlenet_edge.engines.tensorrt_layers import Placement
+from googlenet_edge.engines.tensorrt_plans import PLAN, RECORD, write_plan
+from googlenet_edge.files import sha256_bytes
+from googlenet_edge.target import Device, Precision, Unit
+
+FAKE = CPP / "tests" / "fake_tensorrt"
+ORIN = "Orin, compute capability 8.7"
+WARNINGS = ("-std=c++17", "-Wall", "-Wextra", "-Wpedantic", "-Werror")
+
+
+@pytest.fixture(scope="module")
+def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One library with all that the plugin calls."""
+    libgne.need_tools()
+    library = tmp_path_factory.mktemp("fake") / "libfake_tensorrt.so"
+    shared = ("-shared", "-fPIC", f"-Wl,-soname,{library.name}", f"-I{FAKE}")
+    done("c++", *WARNINGS, *shared, FAKE / "fake_tensorrt.cpp", "-o", library)
+    return library
+
+
+@pytest.fixture(scope="module")
+def plugin(stand_in: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The plugin, built and installed as on a device."""
+    build = tmp_path_factory.mktemp("plugin")
+    found = {"INCLUDE": FAKE, "LIBRARY": stand_in}
+    options = [f"-DGNE_{of}_{what}={path}" for of in ("TENSORRT", "CUDA") for what, path in found.items()]
+    libgne.cmake(
+        CPP, build, "-DGNE_TENSORRT=ON", "-DGNE_WERROR=ON", f"-DCMAKE_INSTALL_PREFIX={build / 'all'}", *options
+    )
+    done("cmake", "--install", build)
+    [library] = (build / "all").glob("lib*/libgne_tensorrt.so.1")
+    ctypes.CDLL(str(stand_in))  # where the loader finds it
+    return library
+
+
+@dataclass(frozen=True, slots=True)
+class Orin:
+    """A device: libgne and its plugin, with a bundle that was compiled there."""
+
+    gne: Library
+    plugin: Path
+    stand_in: Path
+    bundle: Path
+
+    def open(self, bundle: Path | None = None) -> AbstractContextManager[Engine]:
+        return self.gne.open(bundle or self.bundle, runtime=self.plugin)
+
+    def refusal(self, bundle: Path | None = None, *, status: int = BAD_RUNTIME) -> str:
+        with pytest.raises(Failed) as problem, self.open(bundle):
+            pass
+        assert problem.value.status == status
+        return str(problem.value)
+
+    @property
+    def alive(self) -> int:
+        """How many of TensorRT's objects and of CUDA's memory were not given back."""
+        return int(ctypes.CDLL(str(self.stand_in)).fake_alive())
+
+    @property
+    def dla_core(self) -> int:
+        """The one that TensorRT was told, or -1."""
+        return int(ctypes.CDLL(str(self.stand_in)).fake_core())
+
+    @property
+    def plan(self) -> Path:
+        """The folder of the bundle's plan."""
+        return plan_folder(self.bundle)
+
+
+@pytest.fixture
+def orin(gne: Library, plugin: Path, stand_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Orin:
+    """With the colour bundle for an Orin Nano, and its plan where `gnet-edge build BUNDLE` leaves it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return Orin(gne, plugin, stand_in, written(tmp_path / "bundle", for_device(Device.ORIN_NANO)))
+
+
+def for_device(device: Device, unit: Unit = Unit.MAIN) -> Bundle:
+    made = colour_bundle(Precision.INT8)
+    cache = b"TRT-101300-EntropyCalibration2\n" if unit is Unit.DLA else b""
+    return replace(made, manifest=replace(made.manifest, device=device, unit=unit), calibration_cache=cache)
+
+
+def written(path: Path, bundle: Bundle, *, plan: bytes = b"colours 32 3 8", **key: object) -> Path:
+    write_bundle(path, bundle)
+    write_plan(plan_folder(path), compiled(bundle, plan, **key))
+    return path
+
+
+def plan_folder(bundle: Path) -> Path:
+    model = sha256_bytes((bundle / "model.onnx").read_bytes())
+    return bundle.parent / "cache" / "gnet-edge" / "plans" / model[:16]
+
+
+def compiled(bundle: Bundle, plan: bytes, **changes: object) -> Plan:
+    """What `gnet-edge build BUNDLE` has of TensorRT 10.3.0 on an Orin."""
+    key = PlanKey(
+        library="tensorrt 10.3.0",
+        gpu=ORIN,
+        model_sha256=sha256_bytes(bundle.model),
+        calibration_sha256=sha256_bytes(bundle.calibration_cache),
+        precision=bundle.manifest.precision,
+        unit=bundle.manifest.unit,
+        dla_core=0,
+        batches=Batches(1, 1, 8),
+        workspace_bytes=1 << 28,
+        level=3,
+        targets=(),
+    )
+    return Plan(replace(key, **changes), plan, (), Placement((), ()), b"", 61.5)  # type: ignore[arg-type]
+
+
+def images(count: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), np.uint8)
+
+
+def expected(pixels: np.ndarray) -> np.ndarray:
+    return pixels.mean(axis=(1, 2)) * 0.031372549 - 4
+
+
+def test_cpp_plugin_computes_batches_of_any_size_and_gives_everything_back(orin: Orin) -> None:
+    """A plan for at most 8 images at a time."""
+    before = orin.alive
+    with orin.open() as engine:
+        assert orin.alive > before
+        assert (engine.info.runtime_version, engine.info.precision) == (b"tensorrt 10.3.0", b"int8")
+        for count in (1, 8, 3, 21):
+            assert np.allclose(engine.run(images(count)), expected(images(count)), atol=1e-4)
+    assert orin.alive == before
+
+
+def test_cpp_plugin_gives_many_threads_their_own_logits(orin: Orin) -> None:
+    pixels = images(64)[:, None]
+    with orin.open() as engine, ThreadPoolExecutor(8) as threads:
+        found = np.concatenate(list(threads.map(engine.run, pixels)))
+    assert np.allclose(found, expected(pixels[:, 0]), atol=1e-4)
+
+
+def test_cpp_plugin_is_found_by_the_environment(orin: Orin, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GNE_TENSORRT", str(orin.plugin))
+    with orin.gne.open(orin.bundle, runtime="") as engine:
+        assert engine.info.runtime_version == b"tensorrt 10.3.0"
+
+
+def test_cpp_plugin_puts_a_dla_bundle_on_the_core_that_it_was_compiled_for(orin: Orin, tmp_path: Path) -> None:
+    path = written(tmp_path / "dla", for_device(Device.AGX_ORIN, Unit.DLA), plan=b"colours 32 3 1", dla_core=1)
+    with orin.open(path) as engine:
+        assert orin.dla_core == 1
+        assert np.allclose(engine.run(images(3)), expected(images(3)), atol=1e-4)
+    write_plan(orin.plan, compiled(for_device(Device.ORIN_NANO), b"colours 32 3 8"))
+    with orin.open():
+        assert orin.dla_core == -1
+
+
+@pytest.mark.parametrize("device", [d for d in Device if d not in (Device.CPU, Device.JETSON, Device.RTX)])
+def test_cpp_opens_bundles_for_every_device_with_tensorrt(orin: Orin, tmp_path: Path, device: Device) -> None:
+    with orin.open(written(tmp_path / "other", for_device(device))) as engine:
+        assert engine.info.classes == 3
+
+
+def test_cpp_refuses_a_bundle_for_tensorrt_for_rtx(orin: Orin, tmp_path: Path) -> None:
+    path = written(tmp_path / "other", for_device(Device.RTX))
+    assert orin.refusal(path, status=BAD_BUNDLE) == (
+        f"{path} is built for the device rtx, which this libgne does not know; build it for cpu, cuda or a Jetson"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"library": "tensorrt 8.6.2"}, "the library tensorrt 8.6.2, not tensorrt 10.3.0"),
+        ({"gpu": "Thor"}, f"the GPU Thor, not {ORIN}"),
+        ({"model_sha256": "0" * 64}, f"the model {'0' * 64}, not "),
+        ({"precision": Precision.FP16}, "the precision fp16, not int8"),
+        ({"unit": Unit.DLA}, "the unit dla, not main"),
+    ],
+    ids=lambda value: str(next(iter(value))) if isinstance(value, dict) else "",
+)
+def test_cpp_refuses_a_plan_that_was_built_for_something_else(
+    orin: Orin, changes: dict[str, object], sentence: str
+) -> None:
+    write_plan(orin.plan, compiled(for_device(Device.ORIN_NANO), b"colours 32 3 8", **changes))
+    text = orin.refusal()
+    assert text.startswith(f"{orin.plan / PLAN} was built for {sentence}")
+    assert text.endswith(f"; compile the bundle here with: gnet-edge build {orin.bundle}")
+
+
+Change = Callable[[Path], object]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda f: (f / RECORD).unlink(), r"plan\.json is missing"),
+        (lambda f: (f / RECORD).write_text("{}"), r"plan\.json cannot be read: .*"),
+        (lambda f: (f / RECORD).write_text((f / RECORD).read_text()[:-9]), r"plan\.json cannot be read: .*"),
+        (lambda f: (f / RECORD).write_text(" " * 70_000), r"plan\.json has 70000 bytes .*"),
+        (lambda f: (f / PLAN).write_bytes(b"colours 32 3 9"), r"engine\.plan is cut off or was changed"),
+        (lambda f: (f / PLAN).write_bytes(b"colours 32"), r"engine\.plan is cut off or was changed"),
+    ],
+    ids=["missing", "empty", "cut record", "large record", "changed", "cut"],
+)
+def test_cpp_refuses_a_damaged_plan(orin: Orin, change: Change, sentence: str) -> None:
+    change(orin.plan)
+    text = orin.refusal()
+    assert re.fullmatch(rf".*/{sentence}; compile the bundle here with: gnet-edge build {orin.bundle}", text), text
+
+
+FULL = r"the GPU has no memory for a %s \(out of memory\)"
+
+
+@pytest.mark.parametrize(
+    ("fails", "sentence"),
+    [
+        ("device", r"CUDA finds no GPU \(no CUDA-capable device is detected\)"),
+        ("memory", FULL % "batch"),
+        ("pinned memory", FULL % "batch"),
+        ("stream", FULL % "stream"),
+        ("context", "TensorRT has no memory for an execution context: it says no reason"),
+        ("address", "TensorRT does not take the address of the pixels: it says no reason"),
+        ("type", "the plan is not one of gnet-edge; build the bundle again"),
+        ("shape", "TensorRT does not take a batch of this size: it says no reason"),
+        ("enqueue", "TensorRT failed on a batch: it says no reason"),
+        ("batch", r"CUDA failed on a batch \(unspecified launch failure\)"),
+    ],
+)
+def test_cpp_plugin_reports_what_fails_and_gives_the_rest_back(
+    orin: Orin, monkeypatch: pytest.MonkeyPatch, fails: str, sentence: str
+) -> None:
+    before = orin.alive
+    monkeypatch.setenv("FAKE_TENSORRT", fails)
+    text = orin.refusal()
+    assert re.fullmatch(sentence, text), text
+    assert orin.alive == before
+
+
+def test_cpp_plugin_computes_on_after_a_batch_that_failed(orin: Orin, monkeypatch: pytest.MonkeyPatch) -> None:
+    with orin.open() as engine:
+        monkeypatch.setenv("FAKE_TENSORRT", "enqueue")
+        with pytest.raises(Failed, match="TensorRT failed on a batch"):
+            engine.run(images(2))
+        monkeypatch.delenv("FAKE_TENSORRT")
+        assert np.allclose(engine.run(images(2)), expected(images(2)), atol=1e-4)
+
+
+def test_cpp_plugin_passes_tensorrts_error_on(orin: Orin) -> None:
+    write_plan(orin.plan, compiled(for_device(Device.ORIN_NANO), b"of another TensorRT"))
+    assert orin.refusal() == "TensorRT does not load the plan: Magic tag does not match"
+
+
+@pytest.mark.parametrize(("number", "major"), [("8602", 8), ("8502", 8), ("110100", 11)])
+def test_cpp_plugin_of_another_tensorrt_is_refused_before_anything_is_called(
+    orin: Orin, monkeypatch: pytest.MonkeyPatch, number: str, major: int
+) -> None:
+    monkeypatch.setenv("FAKE_VERSION", number)
+    assert orin.refusal() == (
+        f"the plugin was built for TensorRT 10, this process has {major}; build the plugin again, on this device"
+    )
+
+
+def test_cpp_refuses_a_plan_that_computes_something_else(orin: Orin, tmp_path: Path) -> None:
+    made = for_device(Device.ORIN_NANO)
+    wrong = replace(made, golden=replace(made.golden, logits=made.golden.logits + np.float32(1)))
+    path = written(tmp_path / "wrong", wrong)
+    text = orin.refusal(path, status=BAD_BUNDLE)
+    assert text.startswith(
+        f"{path} computes something else on this machine: its golden logits differ by 1, at most 0.2"
+    )
+
+
+@pytest.mark.parametrize("what", ["missing", "another library"])
+def test_cpp_without_a_plugin_says_how_to_build_one(orin: Orin, what: str) -> None:
+    path = Path("/nowhere/libgne_tensorrt.so") if what == "missing" else orin.stand_in
+    text = replace(orin, plugin=path).refusal()
+    assert text.startswith(
+        "libgne's plugin for TensorRT cannot be loaded (" if what == "missing" else f"{path} is no plugin"
+    )
+    assert text.endswith(
+        "build it on this device with -DGNE_TENSORRT=ON, and name it in options.runtime or $GNE_TENSORRT"
+    )
