@@ -13,6 +13,7 @@ from types import MappingProxyType
 import onnx
 
 from googlenet_edge.calibration.pointwise import merge_pointwise
+from googlenet_edge.calibration.signed import signed_pixels
 from googlenet_edge.calibration.stem import space_to_depth
 
 
@@ -21,6 +22,7 @@ class Rewrite(Enum):
 
     SPACE_TO_DEPTH = "space-to-depth"
     MERGED_POINTWISE = "merged-1x1"
+    SIGNED_PIXELS = "signed-pixels"
 
 
 def rewrite(model: onnx.ModelProto, rewrites: Iterable[Rewrite]) -> onnx.ModelProto | None:
@@ -32,5 +34,9 @@ def rewrite(model: onnx.ModelProto, rewrites: Iterable[Rewrite]) -> onnx.ModelPr
 
 
 _FUNCTIONS = MappingProxyType[Rewrite, Callable[[onnx.ModelProto], onnx.ModelProto | None]](
-    {Rewrite.SPACE_TO_DEPTH: space_to_depth, Rewrite.MERGED_POINTWISE: merge_pointwise}
+    {
+        Rewrite.SPACE_TO_DEPTH: space_to_depth,
+        Rewrite.MERGED_POINTWISE: merge_pointwise,
+        Rewrite.SIGNED_PIXELS: signed_pixels,
+    }
 )

@@ -125,7 +125,9 @@ class Judge:
             return lowered
         with self.bars(f"trying rewrites on {backend.name.value}") as progress:
             options = self._timed_options(lowered)
-            return fastest(lowered, lambda each: backend.open(each.model, options), progress=progress)
+            return fastest(
+                lowered, lambda each: backend.open(each.model, options), engine=backend.name, progress=progress
+            )
 
     def _answer(self, backend: Backend, lowered: Lowered) -> tuple[Golden, Evaluation]:
         with open_lowered(self.graph, lowered, backend=backend, streams=self.threads) as predictor:

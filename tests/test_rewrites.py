@@ -18,7 +18,10 @@ from googlenet_edge.calibration.lower import lower_fp16_storage, lower_fp32, low
 from googlenet_edge.calibration.pointwise import merge_pointwise
 from googlenet_edge.calibration.rewrites import Rewrite, rewrite
 from googlenet_edge.calibration.session import open_session
+from googlenet_edge.calibration.signed import signed_pixels
 from googlenet_edge.calibration.stem import space_to_depth
+from googlenet_edge.engines.openvino_cpu import integers_in
+from googlenet_edge.engines.protocol import EngineOptions
 from googlenet_edge.graph import InferenceGraph
 from googlenet_edge.preprocess import imagenet_normalization
 
@@ -60,7 +63,7 @@ SHAPES = {
 }
 UNFUSED = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
 FUSED = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-BOTH = tuple(Rewrite)
+BOTH = (Rewrite.SPACE_TO_DEPTH, Rewrite.MERGED_POINTWISE)
 
 
 def inception(text: str = INCEPTION, **shapes: tuple[int, ...]) -> InferenceGraph:
@@ -187,6 +190,32 @@ def test_rewritten_codes_give_nearly_the_logits_of_the_plain_ones() -> None:
     assert rewritten is not None
     expected, found = (run(model, pixels, level=FUSED) for model in (plain, rewritten))
     assert np.abs(found - expected).max() <= 0.01 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("first", [(), (Rewrite.SPACE_TO_DEPTH,)], ids=["pixels", "squares"])
+def test_signed_pixels_gives_the_same_bits(first: tuple[Rewrite, ...]) -> None:
+    plain = int8(inception())
+    signed = rewrite(plain, (*first, Rewrite.SIGNED_PIXELS))
+    assert signed is not None
+    onnx.checker.check_model(signed, full_check=True)
+    assert constants(signed)["images.zero_point"].dtype == np.int8
+    assert np.array_equal(run(plain, noise(7)), run(signed, noise(7)))
+
+
+def test_signed_pixels_of_another_zero_point_or_of_floats_is_none() -> None:
+    graph = inception()
+    darker = replace(graph, preprocess=replace(graph.preprocess, mean=(100.0, 100.0, 100.0)))
+    assert constants(int8(darker))["images.zero_point"] == 100
+    assert [signed_pixels(model) for model in (int8(darker), lower_fp32(graph))] == [None, None]
+
+
+def test_signed_pixels_let_openvino_compute_the_first_convolution_on_integers() -> None:
+    plain = int8(inception())
+    signed = signed_pixels(plain)
+    assert signed is not None
+    found = [integers_in(model.SerializeToString(), EngineOptions(weight_bits=7)) for model in (plain, signed)]
+    rest = "2 of 2 Pooling, 1 of 1 Concatenation"
+    assert found == [f"6 of 7 Convolution, {rest}", f"7 of 7 Convolution, {rest}"]
 
 
 def test_rewrites_leave_the_model_that_they_are_given_alone() -> None:

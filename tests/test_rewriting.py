@@ -18,7 +18,7 @@ from googlenet_edge.engines.protocol import EngineOptions, EngineSpec
 from googlenet_edge.engines.registry import backend_for
 from googlenet_edge.engines.rewriting import fastest
 from googlenet_edge.engines.trial import ROUNDS, hold_trial
-from googlenet_edge.target import Device, Precision
+from googlenet_edge.target import Device, EngineName, Precision
 
 
 @dataclass
@@ -107,6 +107,22 @@ def test_fastest_takes_both_rewrites_where_each_helps(plain: Lowered) -> None:
         "rewrite space-to-depth: 0.900 of the plain model's time here (95 % interval 0.900 to 0.900), not taken"
     )
     assert verdicts[2].endswith("(95 % interval 0.700 to 0.700), taken")
+
+
+def test_fastest_on_openvino_tries_signed_pixels_and_counts_its_integers(plain: Lowered) -> None:
+    clock = FakeClock()
+
+    def opened(lowered: Lowered) -> FakeEngine:
+        return FakeEngine(clock, lowered, lambda kinds: 10.0 - ("Cast" in kinds) - 2 * ("Split" in kinds))
+
+    taken = fastest(plain, opened, engine=EngineName.OPENVINO, clock=clock)  # type: ignore[arg-type]
+    assert [(t.name, pytest.approx(t.ratio), t.taken) for t in taken.rewrites] == [
+        ("merged-1x1", 0.8, False),
+        ("space-to-depth + merged-1x1", 0.8, False),
+        ("signed-pixels", 0.9, False),
+        ("signed-pixels + merged-1x1", 0.7, True),
+    ]
+    assert taken.notes[0] == "on integers: 5 of 5 Convolution, 2 of 2 Pooling, 1 of 1 Concatenation"
 
 
 def test_fastest_takes_one_alone_where_the_other_costs_time(plain: Lowered) -> None:
