@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ HELD_OUT_SHARE = 5
 _MOST_HELD_OUT = 100
 _EXTREMES_IMAGES = 128
 _BIAS_IMAGES = 32
+_MOST_KEPT_BYTES = 128 << 20  # 835 images at 224×224
 _log = logging.getLogger(__name__)
 
 
@@ -45,11 +47,13 @@ def calibrate(
         CalibrationError: the images or the activations cannot be used; see `collect`.
     """
     if method or len(images.images) < FEWEST_TO_CHOOSE:
-        statistics = collect(graph, lambda: _inputs(graph, images.images), count=len(images.images), progress=progress)
+        inputs = _Inputs(graph, images.images)
+        statistics = collect(graph, lambda: inputs, count=len(images.images), progress=progress)
         table = make_table(graph, statistics, images_sha256=images.sha256, method=method or RangeMethod.MINMAX)
         return replace(table, wished=method)
     measured, held_out = _parted(images.images)
-    some = list(_inputs(graph, measured.take(list(range(min(_EXTREMES_IMAGES, len(measured)))))))
+    inputs = _Inputs(graph, measured)
+    some = list(islice(inputs, _EXTREMES_IMAGES))
     require_content(lambda: some, graph=graph)
     report = _Report(progress, _runs(len(some), len(measured), len(held_out)))
     seen = channel_extremes(graph, report.each(some))
@@ -57,9 +61,7 @@ def calibrate(
     trials = Trials(graph, [pixels[None] for pixels in load_pixels(held_out, graph.preprocess)], report.done)
     factors = trials.rescaling(seen)
     prepared = rescaled(graph, factors) if factors else graph
-    statistics = collect(
-        prepared, lambda: _inputs(graph, measured), count=len(measured), progress=lambda _, __: report.done()
-    )
+    statistics = collect(prepared, lambda: inputs, count=len(measured), progress=lambda _, __: report.done())
     table = make_table(graph, statistics, images_sha256=images.sha256, method=RangeMethod.MINMAX)
     table = trials.method(prepared, table)
     means = trials.means(prepared, table.ranges, channel_means(prepared, report.each(some[:_BIAS_IMAGES])))
@@ -82,10 +84,23 @@ def table_at(
     return table if found == (__version__, graph.sha256, images.sha256, graph.preprocess, method) else None
 
 
-def _inputs(graph: InferenceGraph, images: ImageSet) -> Iterator[NDArray[np.float32]]:
-    """float32 ``(1, 3, crop, crop)`` for every image."""
-    for pixels in load_pixels(images, graph.preprocess):
-        yield graph.preprocess.normalize(pixels[None])
+class _Inputs:
+    """float32 ``(1, 3, crop, crop)`` for every image, each time anew; the pixels are kept where they are few."""
+
+    def __init__(self, graph: InferenceGraph, images: ImageSet) -> None:
+        self._preprocess, self._images = graph.preprocess, images
+        self._keep = len(images) * graph.preprocess.crop**2 * 3 <= _MOST_KEPT_BYTES
+        self._pixels: list[NDArray[np.uint8]] = []
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+        kept = len(self._pixels)
+        for pixels in self._pixels[:kept]:
+            yield self._preprocess.normalize(pixels[None])
+        rest = self._images.take(list(range(kept, len(self._images))))
+        for pixels in load_pixels(rest, self._preprocess):
+            if self._keep:
+                self._pixels.append(pixels)
+            yield self._preprocess.normalize(pixels[None])
 
 
 def _parted(images: ImageSet) -> tuple[ImageSet, ImageSet]:

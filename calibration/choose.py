@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from googlenet_edge.calibration.lower import bias_corrected, quantized
 from googlenet_edge.calibration.ranges import RangeMethod, Ranges
 from googlenet_edge.calibration.rescale import ChannelExtremes, rescale_factors, rescaled, rescaled_extremes
-from googlenet_edge.calibration.session import open_session
+from googlenet_edge.calibration.session import open_session, side_by_side
 from googlenet_edge.calibration.table import CalibrationTable, Trial, encode_floats
 from googlenet_edge.graph import INPUT, OUTPUT, InferenceGraph
 from googlenet_edge.statistics import sqnr_db
@@ -80,11 +80,16 @@ class Trials:
         return taken
 
     def _logits(self, model: onnx.ModelProto) -> NDArray[np.float32]:
-        session = open_session(model)
+        session = open_session(model, threads=1)
         name, rows = session.get_inputs()[0].name, []
-        for pixels in self.images:
+
+        def logits(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
             image = self.graph.preprocess.normalize(pixels) if name == INPUT else pixels
-            rows.append(session.run([OUTPUT], {name: image})[0])
+            found: NDArray[np.float32] = session.run([OUTPUT], {name: image})[0]
+            return found
+
+        for row in side_by_side(logits, self.images):
+            rows.append(row)
             self.done()
         return np.concatenate(rows)
 

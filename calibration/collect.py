@@ -1,4 +1,4 @@
-"""Runs the FP32 graph on calibration images, one at a time and twice over: for the extremes, then for the histograms.
+"""Runs the FP32 graph on calibration images, one a run and twice over: for the extremes, then for the histograms.
 
 Memory does not grow with the number of images. With one image a run, activations do not depend on what else is in a
 batch, so the statistics are the same whatever the order of the images.
@@ -10,6 +10,9 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from queue import Empty, SimpleQueue
 
 import numpy as np
 import onnx
@@ -17,7 +20,7 @@ from numpy.typing import NDArray
 
 from googlenet_edge.calibration.histogram import Extremes, Histogram, HistogramCounter, Scratch, extremes
 from googlenet_edge.calibration.placement import measured_tensors
-from googlenet_edge.calibration.session import open_session
+from googlenet_edge.calibration.session import open_session, side_by_side
 from googlenet_edge.dataset import Progress
 from googlenet_edge.errors import CalibrationError
 from googlenet_edge.graph import INPUT, InferenceGraph
@@ -69,7 +72,7 @@ class Network:
         model.CopyFrom(graph.model)
         for name in self._names:
             model.graph.output.append(onnx.ValueInfoProto(name=name))
-        self._session = open_session(model)
+        self._session = open_session(model, threads=1)
 
     @staticmethod
     def shape_of(graph: InferenceGraph) -> tuple[int, ...]:
@@ -77,7 +80,7 @@ class Network:
         return (1, 3, graph.preprocess.crop, graph.preprocess.crop)
 
     def activations(self, image: NDArray[np.float32]) -> Iterator[tuple[str, NDArray[np.float32]]]:
-        """(name, float32 values) of every measured tensor, the input first."""
+        """(name, float32 values) of every measured tensor, the input first. From any number of threads at once."""
         yield INPUT, image
         yield from zip(self._names, self._session.run(self._names, {INPUT: image}), strict=True)
 
@@ -134,11 +137,12 @@ class _CheckedImages:
 
 
 def _find_extremes(network: Network, images: _CheckedImages, report: Callable[[int], None]) -> dict[str, Extremes]:
+    def of_image(image: NDArray[np.float32]) -> dict[str, Extremes]:
+        return {name: extremes(values) for name, values in network.activations(image)}
+
     seen: dict[str, Extremes] = {}
-    for done, image in enumerate(images.first_pass(), start=1):
-        for name, values in network.activations(image):
-            here = extremes(values)
-            seen[name] = seen[name] | here if name in seen else here
+    for done, found in enumerate(side_by_side(of_image, images.first_pass()), start=1):
+        seen = {name: seen[name] | here if name in seen else here for name, here in found.items()}
         report(done)
     return seen
 
@@ -146,13 +150,27 @@ def _find_extremes(network: Network, images: _CheckedImages, report: Callable[[i
 def _count(
     network: Network, images: _CheckedImages, seen: dict[str, Extremes], report: Callable[[int], None]
 ) -> dict[str, Histogram]:
-    scratch = Scratch()
-    counters = {name: HistogramCounter(found, scratch=scratch) for name, found in seen.items()}
-    for done, image in enumerate(images.second_pass(), start=1):
+    free: SimpleQueue[dict[str, HistogramCounter]] = SimpleQueue()
+
+    def count(image: NDArray[np.float32]) -> None:
+        try:
+            counters = free.get_nowait()
+        except Empty:
+            counters = _counters(seen)
         for name, values in network.activations(image):
             counters[name].add(values)
+        free.put(counters)
+
+    for done, _ in enumerate(side_by_side(count, images.second_pass()), start=1):
         report(done)
-    return {name: counter.histogram() for name, counter in counters.items()}
+    streams = [free.get() for _ in range(free.qsize())]
+    return {name: reduce(add, (counters[name].histogram() for counters in streams)) for name in seen}
+
+
+def _counters(seen: dict[str, Extremes]) -> dict[str, HistogramCounter]:
+    """What one image at a time is counted into."""
+    scratch = Scratch()
+    return {name: HistogramCounter(found, scratch=scratch) for name, found in seen.items()}
 
 
 def require_content(images: Images, *, graph: InferenceGraph) -> None:

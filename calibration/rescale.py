@@ -22,6 +22,7 @@ from googlenet_edge.calibration.collect import Network
 from googlenet_edge.calibration.histogram import Extremes, extremes
 from googlenet_edge.calibration.placement import WITH_WEIGHTS, grids
 from googlenet_edge.calibration.ranges import Ranges
+from googlenet_edge.calibration.session import side_by_side
 from googlenet_edge.graph import InferenceGraph
 
 Factors = Mapping[str, NDArray[np.float32]]
@@ -70,13 +71,20 @@ def channel_extremes(graph: InferenceGraph, images: Iterable[NDArray[np.float32]
     Args:
         images: float32 ``(1, 3, crop, crop)`` after preprocessing.
     """
-    network, found = Network(graph), dict[str, ChannelExtremes]()
-    for image in images:
-        for name, values in network.activations(image):
-            channels = values[0].reshape(values.shape[1], -1)
-            here = ChannelExtremes(channels.min(axis=1), channels.max(axis=1))
-            found[name] = found[name] | here if name in found else here
-    return found
+    network, seen = Network(graph), dict[str, ChannelExtremes]()
+
+    def of_image(image: NDArray[np.float32]) -> dict[str, ChannelExtremes]:
+        return {name: _extremes(values) for name, values in network.activations(image)}
+
+    for found in side_by_side(of_image, images):
+        seen = {name: seen[name] | here if name in seen else here for name, here in found.items()}
+    return seen
+
+
+def _extremes(values: NDArray[np.float32]) -> ChannelExtremes:
+    """Of float32 ``(1, channels, …)``."""
+    channels = values[0].reshape(values.shape[1], -1)
+    return ChannelExtremes(channels.min(axis=1), channels.max(axis=1))
 
 
 def rescale_factors(
