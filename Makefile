@@ -13,7 +13,7 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint
 help:
 	@echo 'make demo    the whole flow on a small generated data set, in minutes, ending with a report'
 	@echo 'make test    all tests'
-	@echo 'make lint    style, formatting and types'
+	@echo 'make lint    style, formatting and types, those of TensorRT among them'
 	@echo 'make fuzz    made-up bundles and images for the C++ library, 60 s each; needs clang'
 	@echo 'make tsan    threads that share an engine of the C++ library: BUNDLE=... IMAGE=...jpg; needs clang'
 	@echo 'make clean   remove what make and Python made; runs/ stays'
@@ -24,10 +24,11 @@ demo: $(VENV)/.build-installed
 test: $(VENV)/.dev-installed
 	$(BIN)/python -m pytest
 
-lint: $(VENV)/.dev-installed
+lint: $(VENV)/.dev-installed $(VENV)/pyright/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(VENV)/pyright/bin/basedpyright --pythonpath $(VENV)/pyright/bin/python
 
 SECONDS ?= 60
 CLANG := -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++ -DCMAKE_BUILD_TYPE=RelWithDebInfo
@@ -53,6 +54,11 @@ clean:
 
 $(VENV)/.build-installed $(VENV)/.dev-installed: $(VENV)/.%-installed: $(VENV)/.created pyproject.toml constraints.txt
 	$(INSTALL) --no-build-isolation --editable '.[$*]'
+	@touch $@
+
+$(VENV)/pyright/.installed: $(VENV)/.created tests/pyright.txt
+	$(BIN)/python -m venv $(VENV)/pyright
+	$(VENV)/pyright/bin/python -m pip install --disable-pip-version-check --no-deps --requirement tests/pyright.txt
 	@touch $@
 
 $(VENV)/.created:

@@ -18,18 +18,21 @@ import logging
 import time
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from googlenet_edge.dataset import Progress
 from googlenet_edge.engines.devices import Typing
 from googlenet_edge.engines.tensorrt_calibrator import cached_calibrator
 from googlenet_edge.engines.tensorrt_layers import Placement, PlanLayer, layers_in_log, placement_in_log
-from googlenet_edge.engines.tensorrt_library import Flavour, Library, errors_in, listening, logger_of
+from googlenet_edge.engines.tensorrt_library import Flavour, Library, errors_in, listening, logger_of, shape_of
 from googlenet_edge.engines.tensorrt_progress import monitor_of
 from googlenet_edge.errors import EngineError
 from googlenet_edge.files import sha256_bytes, to_json
 from googlenet_edge.target import Precision, Unit
 from googlenet_edge.tensorrt_version import Version, cache_for
+
+if TYPE_CHECKING:
+    import tensorrt
 
 _log = logging.getLogger(__name__)
 _LEVELS = range(6)
@@ -187,22 +190,24 @@ def build_plan(
         CalibrationError: the calibration cache is damaged.
     """
     recipe = recipe_for(library, request, calibrates=calibrator is not None)
-    trt, started = library.module, time.perf_counter()
+    trt, started = library.trt, time.perf_counter()
     with listening(library) as lines:
-        builder = trt.Builder(logger_of(trt))
+        builder = trt.Builder(logger_of(library.module))
         network = builder.create_network(_network_flags(library, recipe))
-        parser = trt.OnnxParser(network, logger_of(trt))  # owns the weights: it must live until the plan is built
+        parser = trt.OnnxParser(
+            network, logger_of(library.module)
+        )  # owns the weights: it must live until the plan is built
         _parse(library, parser, request.model)
         config = builder.create_builder_config()
         _configure(library, recipe, config, request)
         profile = _profile(builder, network, request.batches)
         config.add_optimization_profile(profile)
         if recipe is Recipe.CALIBRATED:
-            calibrator = calibrator or cached_calibrator(trt, cache_for(library.version, request.calibration_cache))
+            calibrator = calibrator or cached_calibrator(library, cache_for(library.version, request.calibration_cache))
             config.set_calibration_profile(profile)
             config.int8_calibrator = calibrator  # TensorRT does not keep it alive
         _use_timing_cache(library, config, timing_cache)
-        monitor = monitor_of(trt, progress) if progress else None
+        monitor = monitor_of(library, progress) if progress else None
         if monitor is not None:
             config.progress_monitor = monitor
         data = builder.build_serialized_network(network, config)
@@ -217,13 +222,13 @@ def build_plan(
 
 def _network_flags(library: Library, recipe: Recipe) -> int:
     """The bits of `create_network`. 10 and later are of explicit batch without being told."""
-    known = library.module.NetworkDefinitionCreationFlag
+    known = library.trt.NetworkDefinitionCreationFlag
     if recipe is Recipe.TYPED:
         return 1 << int(known.STRONGLY_TYPED)
     return 1 << int(known.EXPLICIT_BATCH) if library.version < (10,) else 0
 
 
-def _parse(library: Library, parser: Any, model: bytes) -> None:
+def _parse(library: Library, parser: tensorrt.OnnxParser, model: bytes) -> None:
     if not parser.parse(model):
         reasons = "; ".join(" ".join(str(parser.get_error(i)).split()) for i in range(parser.num_errors))
         raise EngineError(
@@ -232,9 +237,9 @@ def _parse(library: Library, parser: Any, model: bytes) -> None:
         )
 
 
-def _configure(library: Library, recipe: Recipe, config: Any, request: PlanRequest) -> None:
+def _configure(library: Library, recipe: Recipe, config: tensorrt.IBuilderConfig, request: PlanRequest) -> None:
     """Sets all that does not depend on the network."""
-    trt = library.module
+    trt = library.trt
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request.workspace_bytes)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if library.flavour is Flavour.RTX or library.version >= _FIRST_WITH_LEVELS:
@@ -246,7 +251,7 @@ def _configure(library: Library, recipe: Recipe, config: Any, request: PlanReque
         config.DLA_core = request.dla_core
         config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
     if request.targets:
-        _aim(trt, config, request.targets)
+        _aim(library, config, request.targets)
 
 
 def _precision_flags(recipe: Recipe, precision: Precision) -> tuple[str, ...]:
@@ -256,16 +261,19 @@ def _precision_flags(recipe: Recipe, precision: Precision) -> tuple[str, ...]:
     return ("FP16", "INT8") if precision is Precision.INT8 else ("FP16",)
 
 
-def _profile(builder: Any, network: Any, batches: Batches) -> Any:
+def _profile(
+    builder: tensorrt.Builder, network: tensorrt.INetworkDefinition, batches: Batches
+) -> tensorrt.IOptimizationProfile:
     profile, pixels = builder.create_optimization_profile(), network.get_input(0)
-    image = tuple(pixels.shape)[1:]
-    profile.set_shape(pixels.name, *((count, *image) for count in (batches.least, batches.usual, batches.most)))
+    image = shape_of(pixels.shape)[1:]
+    least, usual, most = ((count, *image) for count in (batches.least, batches.usual, batches.most))
+    profile.set_shape(pixels.name, least, usual, most)  # pyright: ignore[reportArgumentType]  (tuples are taken, too)
     return profile
 
 
-def _aim(trt: Any, config: Any, targets: tuple[str, ...]) -> None:
+def _aim(library: Library, config: Any, targets: tuple[str, ...]) -> None:
     """Builds for generations of GPUs in the place of the one at hand."""
-    known = trt.ComputeCapability.__members__
+    known = library.module.ComputeCapability.__members__  # RTX's alone, as the two calls below
     for name in targets:
         if name not in known:
             raise EngineError(f"this TensorRT for RTX builds for no {name}; it knows: {', '.join(known)}")
@@ -274,7 +282,7 @@ def _aim(trt: Any, config: Any, targets: tuple[str, ...]) -> None:
         config.set_compute_capability(known[name], index)
 
 
-def _use_timing_cache(library: Library, config: Any, stored: bytes) -> None:
+def _use_timing_cache(library: Library, config: tensorrt.IBuilderConfig, stored: bytes) -> None:
     """Takes up a timing cache; a damaged one, or one of another device, is left aside and a new one begun."""
     if library.flavour is Flavour.RTX:
         return  # it has none
@@ -284,6 +292,6 @@ def _use_timing_cache(library: Library, config: Any, stored: bytes) -> None:
         config.set_timing_cache(config.create_timing_cache(b""), False)
 
 
-def _learned(library: Library, config: Any) -> bytes:
+def _learned(library: Library, config: tensorrt.IBuilderConfig) -> bytes:
     cache = None if library.flavour is Flavour.RTX else config.get_timing_cache()
     return b"" if cache is None else bytes(cache.serialize())

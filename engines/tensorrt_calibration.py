@@ -94,7 +94,7 @@ def _cache_of(bundle: Bundle, pixels: NDArray[np.uint8], progress: Progress | No
         upload = Upload(device.driver, pixels.shape[1])
         made.callback(upload.close)
         made.push(_release_frames)
-        calibrator = image_calibrator(library.module, pixels, upload=upload)
+        calibrator = image_calibrator(library, pixels, upload=upload)
         build_plan(library, request, gpu=device.name, calibrator=calibrator, progress=progress)
         cache: bytes = calibrator.written
     if not cache:

@@ -8,12 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from googlenet_edge.engines.cuda_device import Buffer, new_stream
+from googlenet_edge.engines.tensorrt_library import Library
 
 
-def cached_calibrator(trt: Any, cache: bytes) -> Any:
+def cached_calibrator(library: Library, cache: bytes) -> Any:
     """An ``IInt8EntropyCalibrator2`` that knows all scales already, and so gives no images."""
+    trt = library.trt
 
-    class CachedCalibrator(trt.IInt8EntropyCalibrator2):  # type: ignore[misc]  # (a class of the module at hand)
+    class CachedCalibrator(trt.IInt8EntropyCalibrator2):  # type: ignore[misc, name-defined]  # (a class of the module at hand)
         """Called by TensorRT while it builds."""
 
         def __init__(self) -> None:
@@ -57,15 +59,16 @@ class Upload:
         self._stream = None
 
 
-def image_calibrator(trt: Any, pixels: NDArray[np.uint8], *, upload: Upload) -> Any:
+def image_calibrator(library: Library, pixels: NDArray[np.uint8], *, upload: Upload) -> Any:
     """An ``IInt8EntropyCalibrator2`` that gives images, one at a time, and keeps in ``written`` what TensorRT found.
 
     Args:
         pixels: uint8 ``(N, crop, crop, 3)``.
         upload: brings each to the device.
     """
+    trt = library.trt
 
-    class ImageCalibrator(trt.IInt8EntropyCalibrator2):  # type: ignore[misc]  # (a class of the module at hand)
+    class ImageCalibrator(trt.IInt8EntropyCalibrator2):  # type: ignore[misc, name-defined]  # (a class of the module at hand)
         """Called by TensorRT while it builds."""
 
         def __init__(self) -> None:

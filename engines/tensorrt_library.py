@@ -11,16 +11,19 @@ import importlib
 import logging
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from googlenet_edge.engines.devices import Typing, typing_of
 from googlenet_edge.errors import EngineError
 from googlenet_edge.tensorrt_version import Version
+
+if TYPE_CHECKING:
+    import tensorrt
 
 _log = logging.getLogger(__name__)
 _OLDEST: Version = (8, 5)
@@ -51,6 +54,11 @@ class Library:
     def __str__(self) -> str:
         """Such as ``tensorrt 10.3.0``."""
         return f"{self.flavour.value} {'.'.join(map(str, self.version))}"
+
+    @property
+    def trt(self):  # type: ignore[no-untyped-def]  # the type of a module cannot be written down, but inferred
+        """The module. ``make types-tensorrt`` holds what is done with it against TensorRT's stubs."""
+        return tensorrt if TYPE_CHECKING else self.module
 
     @property
     def typing(self) -> Typing:
@@ -118,6 +126,11 @@ def logger_of(module: Any) -> Any:
                 _log.warning("TensorRT: %s", message)
 
     return Logger()
+
+
+def shape_of(dims: Sequence[int] | tensorrt.Dims) -> tuple[int, ...]:
+    """The sides of a tensor; -1 where one is open. TensorRT's own kind of shape has a length and items alone."""
+    return tuple(dims[i] for i in range(len(dims)))
 
 
 def errors_in(lines: list[str]) -> str:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from googlenet_edge.dataset import Progress
+from googlenet_edge.engines.tensorrt_library import Library
 
 
-def monitor_of(trt: Any, progress: Progress) -> Any:
+def monitor_of(library: Library, progress: Progress) -> Any:
     """An ``IProgressMonitor`` that reports the steps of the outermost phase; None where there is no such class."""
+    trt = library.trt
     if not hasattr(trt, "IProgressMonitor"):
         return None
 
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # (a class of the module that is there when it runs)
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]  # (a class of the module that is there when it runs)
         """Called by TensorRT, from any of its threads."""
 
         def __init__(self) -> None:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from queue import LifoQueue
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +22,22 @@ from googlenet_edge.engines.cuda_graph import Graph, GraphDriver, Recording
 from googlenet_edge.engines.devices import DeviceProfile, Typing
 from googlenet_edge.engines.protocol import DeviceStage, EngineOptions, EngineSpec, check_batch
 from googlenet_edge.engines.tensorrt_builder import Batches, PlanRequest
-from googlenet_edge.engines.tensorrt_library import Flavour, Library, errors_in, listening, load_library, logger_of
+from googlenet_edge.engines.tensorrt_library import (
+    Flavour,
+    Library,
+    errors_in,
+    listening,
+    load_library,
+    logger_of,
+    shape_of,
+)
 from googlenet_edge.engines.tensorrt_plans import StoredPlan, plan_at
 from googlenet_edge.errors import EngineError
 from googlenet_edge.files import sha256_bytes
 from googlenet_edge.target import Device, EngineName, Unit
+
+if TYPE_CHECKING:
+    import tensorrt
 
 MOST_IMAGES = 8
 """The largest batch that a plan for a GPU takes; it is fastest at one image. More images are run in turns."""
@@ -83,13 +94,13 @@ class TensorRtEngine:
         """Takes the device over, which is current, and gives it back when closed. Raises `EngineError`."""
         self._device, self._library = device, library
         with listening(library) as lines:
-            self._runtime = library.module.Runtime(logger_of(library.module))
+            self._runtime = library.trt.Runtime(logger_of(library.module))
             if plan.record.key.unit is Unit.DLA:
                 self._runtime.DLA_core = plan.record.key.dla_core
             self._engine = self._runtime.deserialize_cuda_engine(plan.data)
             if self._engine is None:
                 raise EngineError(f"{library} does not load the plan: {errors_in(lines)}; remove {plans_folder()}")
-        crop, classes = _interface(self._engine, library.module)
+        crop, classes = _interface(self._engine, library)
         self._most = int(self._engine.get_tensor_profile_shape(_PIXELS, 0)[2][0])
         shared = library.typing is Typing.STRONG  # before, contexts cannot share an optimization profile
         streams = options.streams if shared else 1
@@ -171,7 +182,16 @@ class _Worker:
     them the addresses in the graph, stay as long as the worker does.
     """
 
-    def __init__(self, engine: Any, driver: Any, recording: Recording, *, most: int, crop: int, classes: int) -> None:
+    def __init__(
+        self,
+        engine: tensorrt.ICudaEngine,
+        driver: Any,
+        recording: Recording,
+        *,
+        most: int,
+        crop: int,
+        classes: int,
+    ) -> None:
         self._recording = recording
         self._graph: Graph | None = None
         self._count = self._in_a_row = 0
@@ -278,10 +298,11 @@ class _Worker:
         self._context = None
 
 
-def _interface(engine: Any, trt: Any) -> tuple[int, int]:
+def _interface(engine: tensorrt.ICudaEngine, library: Library) -> tuple[int, int]:
     """(crop, classes). Raises `EngineError` where the plan is of another kind."""
+    trt = library.trt
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-    found = {name: (engine.get_tensor_dtype(name), tuple(engine.get_tensor_shape(name))) for name in names}
+    found = {name: (engine.get_tensor_dtype(name), shape_of(engine.get_tensor_shape(name))) for name in names}
     match found:
         case {"pixels": (pixels, (_, int(height), int(width), 3)), "logits": (logits, (_, int(classes)))} if (
             height == width and (pixels, logits) == (trt.DataType.UINT8, trt.DataType.FLOAT) and len(found) == 2

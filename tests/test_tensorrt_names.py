@@ -29,7 +29,13 @@ GUARDS = {
 """Words by which a function, or who calls it, tells versions apart."""
 
 OWNERS = {
-    **{"trt": "tensorrt", "module": "tensorrt", "library.module": "tensorrt", "known": "NetworkDefinitionCreationFlag"},
+    **{
+        "trt": "tensorrt",
+        "module": "tensorrt",
+        "library.module": "tensorrt",
+        "library.trt": "tensorrt",
+        "known": "NetworkDefinitionCreationFlag",
+    },
     **{"builder": "Builder", "config": "IBuilderConfig", "network": "INetworkDefinition", "parser": "OnnxParser"},
     **{"self._runtime": "Runtime", "self._engine": "ICudaEngine", "engine": "ICudaEngine"},
     **{"self._context": "IExecutionContext", "cache": "ITimingCache"},
