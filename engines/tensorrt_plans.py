@@ -3,7 +3,9 @@
     engine.plan     raw: anything in front of it breaks other loaders
     plan.json       the key that it was built for, its size and SHA-256
     layers.json     what TensorRT made of the graph
-    timing.cache    what TensorRT learned about kernels on this device
+
+Beside the folders of all plans, ``timing-….cache`` is what TensorRT learned about kernels on this GPU, whichever model
+it was building: the next one takes it up.
 
 A plan runs only on the TensorRT and the GPU that built it. So the key is compared before the plan is touched.
 """
@@ -28,7 +30,6 @@ SCHEMA = 1
 PLAN = "engine.plan"
 RECORD = "plan.json"
 LAYERS = "layers.json"
-TIMING = "timing.cache"
 _MAX_PLAN_BYTES = 1 << 30
 _MAX_RECORD_BYTES = 1 << 16
 _MAX_TIMING_BYTES = 256 << 20
@@ -66,8 +67,9 @@ def write_plan(folder: Path, plan: Plan) -> StoredPlan:
     with new_folder(folder) as place:
         write_bytes(place / PLAN, plan.data)
         write_bytes(place / LAYERS, to_json(plan.layers))
-        write_bytes(place / TIMING, plan.timing_cache)
         write_bytes(place / RECORD, to_json(record))
+    if plan.timing_cache:
+        write_bytes(timing_file(folder, gpu=plan.key.gpu), plan.timing_cache)
     return StoredPlan(folder, record, plan.data, reused=False)
 
 
@@ -114,7 +116,7 @@ def plan_at(
         if folder.exists():
             _log.info("%s", reason)
     _log.info("%s compiles the model: minutes, once; kept in %s", library, folder)
-    plan = build_plan(library, request, gpu=gpu, timing_cache=_timing_cache(folder), progress=progress)
+    plan = build_plan(library, request, gpu=gpu, timing_cache=_timing_cache(folder, gpu), progress=progress)
     return write_plan(folder, plan)
 
 
@@ -130,9 +132,14 @@ def _said(value: Any) -> str:
     return (value[:12] if len(value) == 64 else value or "none") if isinstance(value, str) else str(value)
 
 
-def _timing_cache(folder: Path) -> bytes:
-    """What an earlier build left; TensorRT itself checks whether it is of this device."""
+def timing_file(folder: Path, *, gpu: str) -> Path:
+    """Where what was learned on a GPU is kept, beside the folder of a plan for it."""
+    return folder.parent / f"timing-{sha256_bytes(gpu.encode())[:16]}.cache"
+
+
+def _timing_cache(folder: Path, gpu: str) -> bytes:
+    """What an earlier build left, if only of another model; TensorRT itself checks whether it fits."""
     try:
-        return read_file(folder / TIMING, limit=_MAX_TIMING_BYTES, error=BundleError)
+        return read_file(timing_file(folder, gpu=gpu), limit=_MAX_TIMING_BYTES, error=BundleError)
     except BundleError:
         return b""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import sys
 import zipfile
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pytest
 from jpegs import jpeg, jpegs, photo, rounds_as_libgne
 from libgne import CPP, done
 from tiny_bundles import solid, whole_bundle, write_colour_bundle
+from wheels import wheel
 
 import googlenet_edge
 from googlenet_edge.engines.predictor import Predictor, open_rgb
@@ -23,7 +23,6 @@ APT = (
     "sudo dpkg --add-architecture arm64 && sudo apt update && sudo apt install g++-aarch64-linux-gnu qemu-user"
     " libjpeg62-turbo-dev:arm64 libstdc++6:arm64"
 )
-RUNTIME = Path(__file__).with_name("aarch64.txt")
 PROCESSOR = "cortex-a76"  # close to the Cortex-A78AE of an Orin
 
 
@@ -50,18 +49,9 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def runtime(programs: Path) -> Path:
     """ONNX Runtime's library out of its wheel for aarch64."""
-    platform = (
-        "--platform",
-        "manylinux_2_27_aarch64",
-        "--platform",
-        "manylinux_2_28_aarch64",
-        "--python-version",
-        "3.11",
-    )
-    pip = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--require-hashes")
-    done(*pip, *platform, "--dest", programs, "--requirement", RUNTIME)
-    [wheel] = programs.glob("onnxruntime-*.whl")
-    with zipfile.ZipFile(wheel) as archive:
+    options = [f"--platform=manylinux_2_{glibc}_aarch64" for glibc in (27, 28)]
+    found = wheel("aarch64.txt", programs, *options, "--python-version=3.11")
+    with zipfile.ZipFile(found) as archive:
         [name] = [name for name in archive.namelist() if "/libonnxruntime.so" in name]
         return Path(archive.extract(name, programs))
 

@@ -84,10 +84,15 @@ def test_a_damaged_record_is_refused_and_the_plan_rebuilt(folder: Path, damage: 
     assert builds_of(folder) == 1
 
 
-def test_a_rebuild_starts_from_what_was_learned(folder: Path) -> None:
-    script = Script()
-    plan_at(folder, fake_library("10.3.1", script), REQUEST, gpu="Orin")
-    assert script.timing_caches == [b"learned"]
+def test_the_next_build_on_a_gpu_starts_from_what_was_learned_there(folder: Path) -> None:
+    """Of whichever model."""
+    other, request = folder.with_name("other"), replace(REQUEST, model=b"other")
+    learned = []
+    for place, wish, gpu in ((folder, REQUEST, "Orin"), (other, request, "Orin"), (other, request, "Thor")):
+        script = Script()
+        plan_at(place, fake_library("10.3.1", script), wish, gpu=gpu)
+        learned += script.timing_caches
+    assert learned == [b"learned", b"learned", b""]
 
 
 def test_a_build_that_fails_leaves_the_old_plan(folder: Path) -> None:

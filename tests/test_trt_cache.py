@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import logging
 import re
+import struct
+import zipfile
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -13,6 +19,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from tiny_graph import table_of, tiny_graph, whole_googlenet
+from wheels import wheel
 
 from googlenet_edge.calibration.lower_tensorrt import Head, lower_fp32_tensorrt, lower_implicit_tensorrt
 from googlenet_edge.calibration.trt_cache import calibration_cache, scales_in, simulating_cache, tensor_scales
@@ -27,6 +34,34 @@ def read_cache(data: bytes) -> dict[str, np.float32]:
     pairs = [line.rsplit(": ", 1) for line in lines]
     assert all(re.fullmatch("[0-9a-f]{8}", bits) for _, bits in pairs)
     return {name: np.frombuffer(int(bits, 16).to_bytes(4, "big"), ">f4")[0] for name, bits in pairs}
+
+
+@pytest.fixture(scope="module")
+def nvidias_reader(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, float]]:
+    """`import_scales_from_calib_cache` of NVIDIA Model Optimizer, out of its wheel without all that it depends on."""
+    with zipfile.ZipFile(wheel("modelopt.txt", tmp_path_factory.mktemp("modelopt"))) as archive:
+        source = archive.read("modelopt/onnx/quantization/calib_utils.py")
+    [function] = [
+        node
+        for node in ast.parse(source).body
+        if isinstance(node, ast.FunctionDef) and node.name == "import_scales_from_calib_cache"
+    ]
+    space = {"struct": struct, "logger": logging.getLogger("modelopt")}
+    exec(compile(ast.Module([function], []), "calib_utils.py", "exec"), space)
+    return space["import_scales_from_calib_cache"]  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("head", Head)
+def test_model_optimizer_reads_the_scales_that_were_meant(
+    nvidias_reader: Callable[[str], dict[str, float]], tmp_path: Path, head: Head
+) -> None:
+    graph = whole_googlenet()
+    table = table_of(graph)
+    lowered = lower_implicit_tensorrt(graph, table, head=head)
+    (tmp_path / "cache").write_bytes(calibration_cache(graph, table, lowered, version=(10, 3, 0)))
+    meant = {f"{name}_scale": float(np.float32(scale)) for name, scale in tensor_scales(graph, table, lowered).items()}
+    assert nvidias_reader(str(tmp_path / "cache")) == meant
+    assert len(meant) > 100
 
 
 def tiny_cache() -> dict[str, np.float32]:
