@@ -8,6 +8,7 @@ from typing import Any
 
 import onnx
 import pytest
+from command import Built
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 from tiny_graph import table_of, tiny_graph, tiny_images, whole_googlenet
 
@@ -19,6 +20,7 @@ from googlenet_edge.calibration.lower_tensorrt import (
     lower_fp32_tensorrt,
     lower_int8_tensorrt,
 )
+from googlenet_edge.calibration.table import read_table
 from googlenet_edge.engines.lowering import lower
 from googlenet_edge.engines.tensorrt_audit import PlanCensus, take_plan_census
 from googlenet_edge.engines.tensorrt_builder import Batches, Plan, PlanRequest, build_plan
@@ -27,7 +29,9 @@ from googlenet_edge.engines.tensorrt_layers import NumberType
 from googlenet_edge.engines.tensorrt_library import Flavour, Library, load_library
 from googlenet_edge.engines.tensorrt_plans import LAYERS, plan_at
 from googlenet_edge.errors import EngineError
+from googlenet_edge.graph import InferenceGraph, read_graph
 from googlenet_edge.target import Device, Precision
+from googlenet_edge.workspace import GRAPH_FILE, TABLE_FILE
 
 pytestmark = pytest.mark.rtx
 
@@ -45,20 +49,30 @@ def request_for(model: onnx.ModelProto, precision: Precision, batches: Batches =
     return PlanRequest(model.SerializeToString(), precision, WORKSPACE, batches, targets=GENERATIONS)
 
 
-def built(library: Library, model: onnx.ModelProto, precision: Precision) -> tuple[Plan, PlanCensus]:
+def plan_of(library: Library, model: onnx.ModelProto, precision: Precision) -> tuple[Plan, PlanCensus]:
     plan = build_plan(library, request_for(model, precision))
     return plan, take_plan_census(plan.layers, {node.name: node.op_type for node in model.graph.node})
 
 
 @pytest.fixture(scope="module")
-def int8(rtx: Library) -> tuple[Plan, PlanCensus]:
-    graph = whole_googlenet()
-    return built(rtx, lower_int8_tensorrt(graph, table_of(graph, count=8)), Precision.INT8)
+def run(built: Built) -> Path:
+    """What a training and a build left."""
+    return built.folder / "runs" / "photos"
 
 
 @pytest.fixture(scope="module")
-def fp16(rtx: Library) -> tuple[Plan, PlanCensus]:
-    return built(rtx, lower_fp16_tensorrt(whole_googlenet()), Precision.FP16)
+def trained(run: Path) -> InferenceGraph:
+    return read_graph(run / GRAPH_FILE)
+
+
+@pytest.fixture(scope="module")
+def int8(rtx: Library, run: Path, trained: InferenceGraph) -> tuple[Plan, PlanCensus]:
+    return plan_of(rtx, lower_int8_tensorrt(trained, read_table(run / TABLE_FILE)), Precision.INT8)
+
+
+@pytest.fixture(scope="module")
+def fp16(rtx: Library, trained: InferenceGraph) -> tuple[Plan, PlanCensus]:
+    return plan_of(rtx, lower_fp16_tensorrt(trained), Precision.FP16)
 
 
 def test_int8_all_convolutions_read_codes(int8: tuple[Plan, PlanCensus]) -> None:
@@ -98,7 +112,7 @@ def test_a_pair_between_a_convolution_and_its_relu_is_seen(rtx: Library) -> None
     nodes[place].input[0] = "late"
     del model.graph.node[:]
     model.graph.node.extend([*nodes[:place], *pair, *nodes[place:]])
-    assert len(built(rtx, model, Precision.INT8)[1].rounded_before_relu) == 1
+    assert len(plan_of(rtx, model, Precision.INT8)[1].rounded_before_relu) == 1
 
 
 class TwoImages(CalibrationDataReader):  # type: ignore[misc]  # (the package ships no types)
@@ -126,11 +140,11 @@ def quantized_by_onnxruntime(folder: Path, **extra: bool) -> onnx.ModelProto:
 
 def test_the_placement_of_onnxruntime_rounds_twice_or_is_refused(rtx: Library, tmp_path: Path) -> None:
     """The rows beside ours in docs/tensorrt.md."""
-    census = built(rtx, quantized_by_onnxruntime(tmp_path, QuantizeBias=False), Precision.INT8)[1]
+    census = plan_of(rtx, quantized_by_onnxruntime(tmp_path, QuantizeBias=False), Precision.INT8)[1]
     assert census.convolutions == {NumberType.INT8: 57}
     assert len(census.rounded_before_relu) > 20
     with pytest.raises(EngineError, match=r"does not read the graph: .*conv1\.conv\.bias_DequantizeLinear"):
-        built(rtx, quantized_by_onnxruntime(tmp_path), Precision.INT8)
+        plan_of(rtx, quantized_by_onnxruntime(tmp_path), Precision.INT8)
 
 
 def test_fp16_no_convolution_is_float32(fp16: tuple[Plan, PlanCensus]) -> None:
@@ -138,9 +152,9 @@ def test_fp16_no_convolution_is_float32(fp16: tuple[Plan, PlanCensus]) -> None:
 
 
 def test_fp32_all_convolutions_are_float32_and_the_plans_shrink_with_the_precision(
-    rtx: Library, fp16: tuple[Plan, PlanCensus], int8: tuple[Plan, PlanCensus]
+    rtx: Library, trained: InferenceGraph, fp16: tuple[Plan, PlanCensus], int8: tuple[Plan, PlanCensus]
 ) -> None:
-    plan, census = built(rtx, lower_fp32_tensorrt(whole_googlenet()), Precision.FP32)
+    plan, census = plan_of(rtx, lower_fp32_tensorrt(trained), Precision.FP32)
     assert census.convolutions == {NumberType.FLOAT: 57}
     assert len(plan.data) > 1.8 * len(fp16[0].data) > 1.8 * len(int8[0].data)
 
@@ -148,12 +162,12 @@ def test_fp32_all_convolutions_are_float32_and_the_plans_shrink_with_the_precisi
 @pytest.mark.parametrize("opset", OPSETS)
 def test_the_parser_takes_every_opset_that_we_write(rtx: Library, opset: int) -> None:
     graph = tiny_graph()
-    _, census = built(rtx, lower_int8_tensorrt(graph, table_of(graph), opset=opset), Precision.INT8)
+    _, census = plan_of(rtx, lower_int8_tensorrt(graph, table_of(graph), opset=opset), Precision.INT8)
     assert census.convolutions == {NumberType.INT8: 3}
 
 
 def test_the_parser_takes_the_head_for_dlas(rtx: Library) -> None:
-    _, census = built(rtx, lower_fp16_tensorrt(tiny_graph(), head=Head.DLA), Precision.FP16)
+    _, census = plan_of(rtx, lower_fp16_tensorrt(tiny_graph(), head=Head.DLA), Precision.FP16)
     assert census.convolutions == {NumberType.HALF: 4}
 
 
