@@ -2,7 +2,7 @@
 
 Each call measures the bundles as `gnet-edge bench` does by default, in a process of its own, and keeps that beside what
 earlier calls kept in the same folder. Then every two of them are judged: as they are, and with all times of the later
-one 5 % longer or shorter. An hour apart on one machine:
+one 5 % longer or shorter, for each bundle alone. An hour apart on one machine:
 
   python benchmarks/run_to_run.py runs/flowers/int8-cpu --keep runs/again --times 5 && sleep 3600
   python benchmarks/run_to_run.py runs/flowers/int8-cpu --keep runs/again --times 5 --out again.json
@@ -14,7 +14,7 @@ import itertools
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -22,8 +22,9 @@ from common import Figure, Result, at_least, conclude, parser, run
 
 from googlenet_edge.console import bar
 from googlenet_edge.engines.circumstances import read_circumstances
-from googlenet_edge.engines.measurement import Measurement, read_measurement, samples
-from googlenet_edge.engines.report.judge import Change, Metric, latency_change
+from googlenet_edge.engines.measurement import BundleMeasurement, Measurement, Samples, read_measurement, samples
+from googlenet_edge.engines.report.judge import Change, Metric, judge
+from googlenet_edge.engines.report.material import Material, Source
 from googlenet_edge.errors import DataError, EngineError
 
 LEAST_SHARE = 0.95
@@ -77,11 +78,28 @@ def trials_of(kept: Sequence[Measurement], *, least_minutes: float) -> Iterator[
         minutes = (after - before).total_seconds() / 60
         if minutes < least_minutes:
             continue
-        later = {bundle.name: bundle.latency for bundle in second.bundles}
         for bundle in first.bundles:
-            for factor in FACTORS if bundle.name in later else ():
-                times = [tuple(factor * ms for ms in round_ms) for round_ms in later[bundle.name].rounds_ms]
-                yield Trial(bundle.name, factor, minutes, latency_change(Metric.P50, bundle.latency, samples(times)))
+            for factor in FACTORS:
+                yield Trial(
+                    bundle.name, factor, minutes, p50_change(bundle.name, first, slowed(second, bundle.name, factor))
+                )
+
+
+def slowed(measurement: Measurement, name: str, factor: float) -> Measurement:
+    """With all times of one bundle ``factor`` as long."""
+
+    def latency(bundle: BundleMeasurement) -> Samples:
+        times = [tuple(factor * ms for ms in round_ms) for round_ms in bundle.latency.rounds_ms]
+        return samples(times) if bundle.name == name else bundle.latency
+
+    return replace(measurement, bundles=tuple(replace(each, latency=latency(each)) for each in measurement.bundles))
+
+
+def p50_change(name: str, before: Measurement, after: Measurement) -> Change:
+    """As the gate of `gnet-edge report` judges it."""
+    old, new = (Material((Source(what, found),), ()) for what, found in (("before", before), ("after", after)))
+    [pair] = [pair for pair in judge(old, new) if pair.after.bundle.name == name]
+    return next(change for change in pair.changes if change.metric is Metric.P50)
 
 
 def figures(trials: Sequence[Trial]) -> Iterator[Figure]:

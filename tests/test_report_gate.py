@@ -26,7 +26,7 @@ from googlenet_edge.engines.report.judge import Metric, judge, latency_change
 from googlenet_edge.engines.report.material import Material, Source
 from googlenet_edge.engines.rounds import BenchPlan, take_rounds
 from googlenet_edge.errors import ConfigError, DataError
-from googlenet_edge.target import Precision
+from googlenet_edge.target import Device, Precision
 
 TRIALS = 100
 ENOUGH = 95  # of 100: 19 in 20
@@ -128,8 +128,62 @@ def test_judge_tells_what_became_of_every_metric() -> None:
 def test_judge_calls_no_difference_what_two_processes_differ_by() -> None:
     """However little the rounds of each differ."""
     still = replace(BUNDLE, latency=samples([(10.0, 10.0)] * 20))
-    assert changes_of(still, replace(still, latency=scaled(still.latency, 1.014)))[Metric.P50][1] is False
-    assert changes_of(still, replace(still, latency=scaled(still.latency, 1.016)))[Metric.P50][1] is True
+    assert changes_of(still, replace(still, latency=scaled(still.latency, 1.017)))[Metric.P50][1] is False
+    assert changes_of(still, replace(still, latency=scaled(still.latency, 1.018)))[Metric.P50][1] is True
+
+
+FP32 = measured_bundle("runs/signs/fp32-cpu", Precision.FP32)
+
+
+def p50_beside(before: Measurement, after: Measurement) -> tuple[float, bool, str]:
+    """What became of the INT8 bundle's p50: percent, whether it is real, and beside which other bundle."""
+    pairs = judge(material(before), material(after))
+    [changes] = [pair.changes for pair in pairs if pair.after.label == "int8-cpu"]
+    found = next(change for change in changes if change.metric is Metric.P50)
+    return found.change, found.real, found.beside
+
+
+def slower(bundle: BundleMeasurement, factor: float) -> BundleMeasurement:
+    return replace(bundle, latency=scaled(bundle.latency, factor))
+
+
+def test_judge_takes_out_what_the_machine_did_to_a_bundle_that_is_the_same() -> None:
+    before, hot = measured(FP32, BUNDLE), measured(slower(FP32, 1.06), slower(BUNDLE, 1.06))
+    assert p50_beside(before, hot) == (pytest.approx(0, abs=1e-9), False, "fp32-cpu")
+    regressed = measured(slower(FP32, 1.06), replace(slower(BUNDLE, 1.06 * 1.05), model_sha256="e" * 64))
+    change, real, beside = p50_beside(before, regressed)
+    assert (change, real, beside) == (pytest.approx(5), True, "fp32-cpu")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(FP32, model_sha256="e" * 64),
+        replace(FP32, engine=replace(FP32.engine, threads=2)),
+        replace(FP32, engine=replace(FP32.engine, device=Device.CUDA)),
+    ],
+    ids=["another model", "other threads", "another device"],
+)
+def test_judge_takes_nothing_out_where_the_other_bundle_is_another(other: BundleMeasurement) -> None:
+    before, after = measured(FP32, BUNDLE), measured(slower(other, 1.06), slower(BUNDLE, 1.06))
+    assert p50_beside(before, after) == (pytest.approx(6), True, "")
+
+
+def test_judge_takes_nothing_out_where_software_changed() -> None:
+    """A newer runtime may be slower for all bundles alike."""
+    before, after = measured(FP32, BUNDLE), measured(slower(FP32, 1.06), slower(BUNDLE, 1.06))
+    packages = {**after.circumstances.packages, "onnxruntime": "9.9.9"}
+    newer = replace(after, circumstances=replace(after.circumstances, packages=packages))
+    assert p50_beside(before, newer) == (pytest.approx(6), True, "")
+
+
+def test_the_sentence_of_a_change_names_the_bundle_beside_it(tmp_path: Path) -> None:
+    write_measurement(tmp_path / "old.json", measured(FP32, BUNDLE))
+    worse = replace(slower(BUNDLE, 1.08), model_sha256="e" * 64)
+    write_measurement(tmp_path / "new.json", measured(slower(FP32, 1.02), worse))
+    command = ("report", "--baseline", "old.json", "new.json", "-o", "r.html", "--fail-if", "p50>+5%")
+    sentence = r"int8-cpu: p50 .* ms, \+5\.9 % beside fp32-cpu \(95 % interval .*\), where at most \+5 % is allowed"
+    refused(gnet_edge(*command, cwd=tmp_path), sentence)
 
 
 def test_judge_finds_what_became_of_energy_and_cold_starts() -> None:
@@ -171,6 +225,13 @@ def test_judge_matches_bundles_by_the_names_of_their_folders() -> None:
     old = measured(*(measured_bundle(f"old/{name}-cpu", Precision(name)) for name in ("fp32", "int8")))
     new = measured(*(measured_bundle(f"new/{name}-cpu", Precision(name)) for name in ("int8", "fp16")))
     assert [pair.after.bundle.name for pair in judge(material(old), material(new))] == ["new/int8-cpu"]
+
+
+def test_judge_matches_bundles_of_one_name_by_their_paths() -> None:
+    both = measured(BUNDLE, measured_bundle("runs/other/int8-cpu", factor=2.0))
+    pairs = judge(material(both), material(both))
+    assert [pair.before.bundle.name for pair in pairs] == [pair.after.bundle.name for pair in pairs]
+    assert len(pairs) == 2
 
 
 def test_judge_matches_single_bundles_whatever_their_names() -> None:

@@ -95,7 +95,7 @@ def changes_table(matched: Sequence[Matched]) -> Table:
             cells = (
                 f"{change.before:.4g} {change.metric.unit}",
                 f"{change.after:.4g} {change.metric.unit}",
-                f"{change.change:+.{digits}f} {unit}{within}",
+                f"{change.change:+.{digits}f} {unit}{within}{f' beside {change.beside}' if change.beside else ''}",
                 "a difference" if change.real else "no difference",
             )
             rows.append(Row(f"{pair.after.label}, {change.metric.value}", cells))

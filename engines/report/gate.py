@@ -110,7 +110,10 @@ def change_sentence(change: Change) -> str:
     if metric is Metric.TOP1:
         within = "" if exact else f" (95 % interval {interval.low:+.2f} to {interval.high:+.2f})"
         return f"top-1 {change.before:.2f} → {change.after:.2f} %, {change.change:+.2f} points{within}"
-    return f"{metric.value} {change.before:.4g} → {change.after:.4g} {metric.unit}, {change.change:+.1f} %{within}"
+    beside = f" beside {change.beside}" if change.beside else ""
+    return (
+        f"{metric.value} {change.before:.4g} → {change.after:.4g} {metric.unit}, {change.change:+.1f} %{beside}{within}"
+    )
 
 
 def _parse_rule(text: str) -> Rule:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
+from functools import partial
 from pathlib import PurePath
-from statistics import geometric_mean
+from statistics import geometric_mean, median
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from googlenet_edge.engines.accuracy import compare
 from googlenet_edge.engines.answers import Answers, BundleAnswers
 from googlenet_edge.engines.circumstances import Circumstances
 from googlenet_edge.engines.jetson import Jetson
-from googlenet_edge.engines.measurement import BundleMeasurement, Samples
+from googlenet_edge.engines.measurement import BundleMeasurement, Samples, samples
 from googlenet_edge.engines.report.material import Material, Source
 from googlenet_edge.engines.report.subjects import Subject, subjects_of
 from googlenet_edge.errors import DataError
@@ -27,9 +28,12 @@ from googlenet_edge.statistics import (
     unpaired_difference_interval,
 )
 
-RUN_TO_RUN_PERCENT = 1.5
+RUN_TO_RUN_PERCENT = 1.75
 """Two processes of one bundle differ by so much for reasons that no round of either shows, such as where in memory its
 weights lie: intervals of times are that much wider on both sides than what the rounds say."""
+
+_Pair = tuple[Subject, Subject]
+"""A bundle before and now."""
 
 _MAY_DIFFER = {"date", "load_average", "memory_mb", "system", "python", "packages", "jetson"}
 """What a gate is there to compare (software), or what differs from boot to boot and from minute to minute.
@@ -88,7 +92,10 @@ _QUANTILES = {Metric.P50: 0.5, Metric.P90: 0.9, Metric.P99: 0.99, Metric.P99_9: 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """``change`` and its 95 % interval are in the metric's `change_unit`. ``real``: not to be explained by noise."""
+    """``change`` and its 95 % interval are in the metric's `change_unit`. ``real``: not to be explained by noise.
+
+    ``beside`` names the bundle whose own change was taken out, which says what the machine did; see `_Yardstick`.
+    """
 
     metric: Metric
     before: float
@@ -96,6 +103,20 @@ class Change:
     change: float
     interval: Interval
     real: bool
+    beside: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Yardstick:
+    """A bundle that took turns with another in both runs, and is the same in both: model, engine and all software.
+
+    A machine's clock may differ by several percent from hour to hour (other guests of a host, heat), for all bundles
+    alike. So times are taken in units of what this bundle took in the same round.
+    """
+
+    label: str
+    before: Samples
+    after: Samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +129,15 @@ class Matched:
 
 
 def judge(baseline: Material, now: Material) -> tuple[Matched, ...]:
-    """Every bundle that both have, by the name of its folder; a single one on both sides matches whatever its name.
+    """Every bundle that both have, by its path, or else by the name of its folder.
+
+    A single one on both sides matches whatever its name.
 
     Raises:
         DataError: the two have no bundle in common, or one of them is of several precisions.
     """
     old, new = subjects_of(baseline), subjects_of(now)
-    matched = [(a, b) for b in new for a in old if _key(a) == _key(b)]
+    matched = [(a, b) for b in new for a in _counterparts(b, old)]
     if not matched and len(old) == len(new) == 1:
         matched = [(old[0], new[0])]
     if not matched:
@@ -123,7 +146,8 @@ def judge(baseline: Material, now: Material) -> tuple[Matched, ...]:
             f" ({_names(old)} against {_names(new)}); measure the same bundles"
         )
     _check_matched(matched)
-    return tuple(Matched(a, b, _changes(a, b, baseline.answers, now.answers)) for a, b in matched)
+    answers = baseline.answers, now.answers
+    return tuple(Matched(*pair, _changes(*pair, *answers, beside=_yardstick(pair, matched))) for pair in matched)
 
 
 def differing_circumstances(before: Subject, after: Subject) -> tuple[str, ...]:
@@ -173,13 +197,48 @@ def software_changes(before: Source, after: Source) -> tuple[str, ...]:
     return tuple(text for text in found if text)
 
 
-def latency_change(metric: Metric, before: Samples, after: Samples) -> Change:
-    """A quantile of all samples against the baseline's, with the interval of a bootstrap over rounds, widened."""
-    quantile = _QUANTILES[metric]
+def latency_change(metric: Metric, before: Samples, after: Samples, *, beside: _Yardstick | None = None) -> Change:
+    """A quantile of all samples against the baseline's, with the interval of a bootstrap over rounds, widened.
+
+    ``before`` and ``after`` of the change are milliseconds as measured; the change itself may be ``beside`` another
+    bundle's.
+    """
     old, new = _quantile(before, metric), _quantile(after, metric)
-    interval = _widened(bootstrap_ratio_interval(after.rounds_ms, before.rounds_ms, quantile=quantile))
-    change = 100 * (new / old - 1)
-    return Change(metric, old, new, change, interval, _without_zero(interval))
+    if beside:
+        before, after = _in_units_of(before, beside.before), _in_units_of(after, beside.after)
+    interval = _widened(bootstrap_ratio_interval(after.rounds_ms, before.rounds_ms, quantile=_QUANTILES[metric]))
+    change = 100 * (_quantile(after, metric) / _quantile(before, metric) - 1)
+    return Change(metric, old, new, change, interval, _without_zero(interval), beside.label if beside else "")
+
+
+def _in_units_of(found: Samples, other: Samples) -> Samples:
+    """Every time divided by the median of the other bundle's in the same round."""
+    units = [median(round_ms) for round_ms in other.rounds_ms]
+    pairs = zip(found.rounds_ms, units, strict=True)
+    return samples([tuple(ms / unit for ms in round_ms) for round_ms, unit in pairs])
+
+
+def _yardstick(pair: _Pair, matched: Sequence[_Pair]) -> _Yardstick | None:
+    """The slowest, and so the steadiest, of the bundles that are the same in both runs and took turns with this one."""
+    others = [other for other in matched if other is not pair and _is_the_same(*other)]
+    beside = [other for other in others if all(map(_took_turns, other, pair))]
+    if not beside:
+        return None
+    before, after = max(beside, key=lambda other: other[0].latency_ms.p50)
+    return _Yardstick(after.label, before.bundle.latency, after.bundle.latency)
+
+
+def _is_the_same(before: Subject, after: Subject) -> bool:
+    a, b = before.bundle, after.bundle
+    same = (a.model_sha256, a.engine) == (b.model_sha256, b.engine)
+    return same and not software_changes(before.source, after.source)
+
+
+def _took_turns(one: Subject, other: Subject) -> bool:
+    """Whether two were measured together, on the same part of a device."""
+    a, b = one.bundle, other.bundle
+    rounds = len(a.latency.rounds_ms) == len(b.latency.rounds_ms)
+    return one.source is other.source and rounds and a.engine.device is b.engine.device
 
 
 def _widened(ratio: Interval) -> Interval:
@@ -195,11 +254,14 @@ def _quantile(samples: Samples, metric: Metric) -> float:
     return float(np.quantile(np.asarray(samples.rounds_ms, np.float64), _QUANTILES[metric]))
 
 
-def _changes(before: Subject, after: Subject, old: Sequence[Answers], new: Sequence[Answers]) -> tuple[Change, ...]:
+def _changes(
+    before: Subject, after: Subject, old: Sequence[Answers], new: Sequence[Answers], *, beside: _Yardstick | None
+) -> tuple[Change, ...]:
     a, b = before.bundle, after.bundle
+    times = partial(latency_change, before=a.latency, after=b.latency, beside=beside)
     found = [
-        *(latency_change(metric, a.latency, b.latency) for metric in (Metric.P50, Metric.P90, Metric.P99)),
-        _tail_change(a.latency, b.latency),
+        *(times(metric) for metric in (Metric.P50, Metric.P90, Metric.P99)),
+        times(Metric.P99_9) if _has_tail(a.latency) and _has_tail(b.latency) else None,
         _throughput_change(a, b),
         _spread_change(Metric.ENERGY, *(bundle.energy.turns_mj if bundle.energy else () for bundle in (a, b))),
         _spread_change(Metric.COLD_START, *([start.total_ms for start in bundle.cold_starts] for bundle in (a, b))),
@@ -210,10 +272,9 @@ def _changes(before: Subject, after: Subject, old: Sequence[Answers], new: Seque
     return tuple(change for change in found if change)
 
 
-def _tail_change(before: Samples, after: Samples) -> Change | None:
-    """The p99.9, where both have samples enough for one."""
-    fewest = min(sum(map(len, samples.rounds_ms)) for samples in (before, after))
-    return latency_change(Metric.P99_9, before, after) if fewest >= FEWEST_FOR_P99_9 else None
+def _has_tail(found: Samples) -> bool:
+    """Whether there are samples enough for a p99.9."""
+    return sum(map(len, found.rounds_ms)) >= FEWEST_FOR_P99_9
 
 
 def _spread_change(metric: Metric, before: Sequence[float], after: Sequence[float]) -> Change | None:
@@ -286,15 +347,19 @@ def _answers_of(bundle: BundleMeasurement, answers: Sequence[Answers]) -> tuple[
     return next(((a, b) for a in answers for b in a.bundles if b.model_sha256 == bundle.model_sha256), None)
 
 
-def _key(subject: Subject) -> tuple[str, str]:
-    return PurePath(subject.bundle.name).name, subject.bundle.engine.backend
+def _counterparts(subject: Subject, others: Sequence[Subject]) -> list[Subject]:
+    """Those of the same path, or where there is none of the same name, on the same engine."""
+    name, backend = subject.bundle.name, subject.bundle.engine.backend
+    alike = [each for each in others if each.bundle.engine.backend == backend]
+    exact = [each for each in alike if each.bundle.name == name]
+    return exact or [each for each in alike if PurePath(each.bundle.name).name == PurePath(name).name]
 
 
 def _names(subjects: Sequence[Subject]) -> str:
     return ", ".join(subject.label for subject in subjects[:4])
 
 
-def _check_matched(matched: Sequence[tuple[Subject, Subject]]) -> None:
+def _check_matched(matched: Sequence[_Pair]) -> None:
     for before, after in matched:
         old, new = before.bundle, after.bundle
         if old.precision is not new.precision or (old.engine.crop, old.engine.classes) != (
