@@ -47,7 +47,7 @@ class EngineSpec:
 
     ``streams`` calls of `Engine.run` may go on at the same time, each on ``threads`` processor threads; more of them
     wait for each other, or share the processor. ``nodes`` says which part of a runtime computes how many operators,
-    where there are several parts and the runtime tells.
+    where there are several parts and the runtime tells. ``unit`` is the part of the device that it runs on.
     """
 
     backend: str
@@ -58,6 +58,11 @@ class EngineSpec:
     classes: int
     streams: int = 1
     nodes: dict[str, int] = field(default_factory=dict)
+    unit: Unit = Unit.MAIN
+
+    def __str__(self) -> str:
+        """Such as ``tensorrt 10.3.0 on the DLA``."""
+        return f"{self.backend} {self.version}{' on the DLA' if self.unit is Unit.DLA else ''}"
 
 
 class Engine(Protocol):

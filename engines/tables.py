@@ -217,7 +217,7 @@ def circumstances_sentence(measurement: Measurement) -> str:
     """Where and how it was measured."""
     here, image = measurement.circumstances, measurement.image
     threads, processor = measurement.bundles[0].engine.threads, here.cpu_model or "unknown processor"
-    engines = dict.fromkeys(f"{bundle.engine.backend} {bundle.engine.version}" for bundle in measurement.bundles)
+    engines = dict.fromkeys(str(bundle.engine) for bundle in measurement.bundles)
     placed = {f"{count} operators by {part}" for one in measurement.bundles for part, count in one.engine.nodes.items()}
     where = f" ({', '.join(sorted(placed))})" if placed else ""
     return (

@@ -106,7 +106,10 @@ class TensorRtEngine:
         streams = options.streams if shared else 1
         version = ".".join(map(str, library.version))
         self.plan = replace(plan, data=b"")  # TensorRT has its own copy
-        self._spec = EngineSpec(EngineName.TENSORRT.value, version, target, options.threads, crop, classes, streams)
+        name = EngineName.TENSORRT.value
+        self._spec = EngineSpec(
+            name, version, target, options.threads, crop, classes, streams, unit=plan.record.key.unit
+        )
         recording = Recording(wanted=library.flavour is Flavour.TENSORRT)  # RTX changes its kernels while it runs
         self._idle: LifoQueue[_Worker] = LifoQueue()
         with ExitStack() as made:

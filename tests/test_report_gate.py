@@ -26,7 +26,7 @@ from googlenet_edge.engines.report.judge import Metric, judge, latency_change
 from googlenet_edge.engines.report.material import Material, Source
 from googlenet_edge.engines.rounds import BenchPlan, take_rounds
 from googlenet_edge.errors import ConfigError, DataError
-from googlenet_edge.target import Device, Precision
+from googlenet_edge.target import Device, Precision, Unit
 
 TRIALS = 100
 ENOUGH = 95  # of 100: 19 in 20
@@ -161,8 +161,9 @@ def test_judge_takes_out_what_the_machine_did_to_a_bundle_that_is_the_same() -> 
         replace(FP32, model_sha256="e" * 64),
         replace(FP32, engine=replace(FP32.engine, threads=2)),
         replace(FP32, engine=replace(FP32.engine, device=Device.CUDA)),
+        replace(FP32, engine=replace(FP32.engine, unit=Unit.DLA)),
     ],
-    ids=["another model", "other threads", "another device"],
+    ids=["another model", "other threads", "another device", "another unit"],
 )
 def test_judge_takes_nothing_out_where_the_other_bundle_is_another(other: BundleMeasurement) -> None:
     before, after = measured(FP32, BUNDLE), measured(slower(other, 1.06), slower(BUNDLE, 1.06))
@@ -387,6 +388,20 @@ def test_gate_refuses_other_power_modes_and_clocks(tmp_path: Path) -> None:
         gnet_edge("report", "locked.json", "--baseline", "first.json", cwd=tmp_path),
         r"first\.json and locked\.json .* power mode 15W against 25W, GPU clock \(306, 624\) against \(624, 624\); .*",
     )
+
+
+def test_gate_refuses_a_gpu_against_a_dla_and_the_page_says_which_is_which(tmp_path: Path) -> None:
+    spec = replace(BUNDLE.engine, backend="tensorrt", version="10.3.0", device=Device.AGX_ORIN)
+    for name, unit in (("gpu", Unit.MAIN), ("dla", Unit.DLA)):
+        write_measurement(tmp_path / f"{name}.json", one(replace(BUNDLE, engine=replace(spec, unit=unit))))
+    refused(
+        gnet_edge("report", "dla.json", "--baseline", "gpu.json", cwd=tmp_path),
+        r"gpu\.json and dla\.json were measured in different circumstances: unit main against dla; .*",
+    )
+    done("report", "gpu.json", "dla.json", "-o", "page.html", cwd=tmp_path)
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("tensorrt 10.3.0 on the DLA") == 1
+    assert page.count("tensorrt 10.3.0") == 2
 
 
 def test_gate_compares_other_versions_and_tells_which(old: Path) -> None:

@@ -150,7 +150,7 @@ def lineage_table(subjects: Sequence[Subject]) -> Table:
         bundle, lineage = subject.bundle, subject.bundle.lineage
         steady = "" if bundle.warm_up.steady else ", not steady"
         cells = (
-            f"{shown_text(bundle.engine.backend)} {shown_text(bundle.engine.version)}",
+            shown_text(str(bundle.engine)),
             f"{bundle.engine.crop}×{bundle.engine.crop}, {bundle.engine.classes} classes",
             str(bundle.engine.threads),
             f"{bundle.warm_up.runs} runs{steady}",

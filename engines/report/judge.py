@@ -163,6 +163,7 @@ def differing_circumstances(before: Subject, after: Subject) -> tuple[str, ...]:
     found += [
         _difference("engine", a.backend, b.backend),
         _difference("device", a.device.value, b.device.value),
+        _difference("unit", a.unit.value, b.unit.value),
         _difference("threads", a.threads, b.threads),
     ]
     return tuple(text for text in found if text)
@@ -238,7 +239,8 @@ def _took_turns(one: Subject, other: Subject) -> bool:
     """Whether two were measured together, on the same part of a device."""
     a, b = one.bundle, other.bundle
     rounds = len(a.latency.rounds_ms) == len(b.latency.rounds_ms)
-    return one.source is other.source and rounds and a.engine.device is b.engine.device
+    placed = (a.engine.device, a.engine.unit) == (b.engine.device, b.engine.unit)
+    return one.source is other.source and rounds and placed
 
 
 def _widened(ratio: Interval) -> Interval:
