@@ -113,6 +113,13 @@ def test_benchmarks_run_to_run_judges_what_was_measured_an_hour_apart(
     assert (trials[0]["minutes_apart"] > 60, len(trials)) == (True, 3)
 
 
+def test_benchmarks_harness_cost_finds_a_millisecond_and_what_watching_takes(tmp_path: Path) -> None:
+    found = figures("harness_cost.py", "--rounds", 6, "--seconds", 1, out=tmp_path / "kept.json")
+    assert found["p50 of an inference of 1 ms, beyond it"]["value"] > 0, "nothing is faster than the engine spins"
+    assert [found[f"watching sensors at {hz} Hz"]["value"] > 0 for hz in (1, 5, 20)] == [True] * 3
+    assert len(json.loads((tmp_path / "kept.json").read_bytes())["details"]["latency"]["rounds_ms"]) == 6
+
+
 def test_benchmarks_cold_start_keeps_every_start(bundles: list[Path], tmp_path: Path) -> None:
     found = figures("cold_start.py", bundles[1], "--starts", 6, out=tmp_path / "kept.json")
     assert found["modules of torch imported"]["value"] == 0
