@@ -23,6 +23,7 @@ from googlenet_edge.statistics import quantile_uncertainty
 _ROUNDS = 20
 _MOST_ROUNDS = 200
 _KNOWN_WITHIN = 0.0075
+_ENOUGH_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,8 @@ class BenchPlan:
     """How much is measured.
 
     In each of ``rounds`` rounds every bundle takes a turn: runs that do not count (`settled`), then ``runs`` that do.
-    Where no number is given, latency takes 20 rounds, and then more, up to 200, until every p50 is known within 0.75 %.
+    Where no number is given, latency takes 20 rounds, and then more, up to 200 or a minute, until every p50 is known
+    within 0.75 %.
     Throughput has ``batch_rounds`` rounds with one counted run for each of ``batches``: on one stream of ``threads``
     threads, and where ``streams`` is more than 1, as many images on each of that many streams of one thread.
     ``energy`` is for machines with sensors, ``sustained`` for each bundle by itself, after everything else.
@@ -116,7 +118,10 @@ def take_rounds(
     """
     turns = [partial(settled, run, plan.runs, clock) for run in runs]
     found: list[list[tuple[float, ...]]] = [[] for _ in turns]
-    while (left := plan.most_rounds - len(found[0])) and not all(map(_known_well, found)):
+    start = clock()
+    while (left := plan.most_rounds - len(found[0])) and not (
+        clock() - start > _ENOUGH_S or all(map(_known_well, found))
+    ):
         more = take_turns(turns, min(plan.least_rounds, left), tick)
         found = [before + after for before, after in zip(found, more, strict=True)]
     for _ in range(left * len(turns)):  # turns that were not needed

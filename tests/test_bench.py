@@ -184,6 +184,16 @@ def test_measure_goes_on_until_every_p50_is_known_well() -> None:
     assert len(ticks) == 3 * turn_count(plan)
 
 
+def test_measure_of_slow_bundles_goes_on_for_a_minute_at_most() -> None:
+    """Six seconds a round, with the one that does not count."""
+    clock = FakeClock()
+    steps = itertools.cycle([500.0] * 55 + [700.0] * 55)
+    engine = FakeEngine(clock, lambda batch: next(steps))
+    plan = BenchPlan(batches=())
+    [found] = measure([predictor(engine)], generated_jpeg(), plan=plan, clock=clock, tick=lambda: None)
+    assert len(found.latency.rounds_ms) == 20
+
+
 def test_measure_does_not_count_what_an_engine_pays_after_another() -> None:
     clock = FakeClock()
     since = itertools.count()

@@ -50,10 +50,10 @@ def written(folder: Path, name: str, bundle: BundleMeasurement) -> Path:
 
 
 class Replayed:
-    """A call that takes as long as recorded, round by round, after one of a second in each, which does not count."""
+    """A call that takes as long as recorded, round by round, after one of 20 ms in each, which does not count."""
 
     def __init__(self, rounds_ms: np.ndarray) -> None:
-        self._durations = iter([ms for times in rounds_ms for ms in (1000.0, *times)])
+        self._durations = iter([ms for times in rounds_ms for ms in (20.0, *times)])
         self._now = 0.0
 
     def __call__(self) -> None:

@@ -38,7 +38,7 @@ def _seconds(text: str) -> float:
 
 RoundsOption = Annotated[
     int | None,
-    typer.Option(min=6, help="Interleaved, of ten runs; default: 20 to 200, until each p50 is known within 0.75 %."),
+    typer.Option(min=6, help="Of ten runs each; default: 20 to 200, until each p50 is known within 0.75 %."),
 ]
 SustainedOption = Annotated[
     float | None,
