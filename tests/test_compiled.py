@@ -12,7 +12,7 @@ from traceback import walk_tb
 
 import numpy as np
 import pytest
-from command import gnet_edge
+from command import gnet_edge, refused_without_a_trace
 from fake_tensorrt import DLA_LINES
 from tensorrt_machine import Machine, batch, machine_at
 from tiny_bundles import onnx_bytes, solid, write_colour_bundle
@@ -63,6 +63,15 @@ def test_a_plan_that_computes_something_else_is_an_error(bundle: Path, tmp_path:
     write_bundle(bundle, Bundle(manifest, ("red", "green", "blue"), b"graph", golden))
     done = gnet_edge("build", bundle, cwd=tmp_path)
     assert (done.code, done.out) == (1, "") and "golden" in done.err
+
+
+def test_build_of_a_bundle_refuses_what_was_settled_when_it_was_made(bundle: Path, tmp_path: Path) -> None:
+    command = ("build", bundle, "--precision", "fp16", "--max-drop", "0.5", "--out", "other")
+    sentence = (
+        rf"{bundle} is a bundle, which is compiled as it is: leave --precision, --max-drop, --out out, or give the"
+        r" checkpoint"
+    )
+    refused_without_a_trace(sentence, *command, cwd=tmp_path)
 
 
 def test_a_bundle_for_a_processor_has_nothing_to_compile(tmp_path: Path) -> None:

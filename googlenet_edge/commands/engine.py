@@ -32,6 +32,7 @@ from googlenet_edge.commands.options import (
     source_of,
 )
 from googlenet_edge.console import bar, chosen, named, shown
+from googlenet_edge.errors import ConfigError
 from googlenet_edge.files import check_writable
 from googlenet_edge.target import Device, EngineChoice, Precision, Unit
 
@@ -100,6 +101,11 @@ def build(
     from googlenet_edge.engines import build as building
 
     if checkpoint and workspace.is_bundle(checkpoint):
+        settled = {
+            **{"--precision": precision, "--device": device, "--max-drop": max_drop, "--engine": engine, "--dla": dla},
+            **({} if data else {"--out": out, "--calibration-images": images, "--method": method}),
+        }
+        _refuse_what_a_bundle_has(checkpoint, [n for n, value in settled.items() if value not in (None, False)])
         if data:
             on = calibration_request(checkpoint, data, images, method, skip_damaged)
             checkpoint = _calibrate_there(checkpoint, out, on)
@@ -126,6 +132,14 @@ def build(
     report = building.build(request, bars=bar)
     _show_built(report)
     output(report, as_json)
+
+
+def _refuse_what_a_bundle_has(bundle: Path, given: list[str]) -> None:
+    """Raises `ConfigError` where options are given that were settled when the bundle was made."""
+    if given:
+        raise ConfigError(
+            f"{bundle} is a bundle, which is compiled as it is: leave {', '.join(given)} out, or give the checkpoint"
+        )
 
 
 def _calibrate_there(bundle: Path, out: Path | None, request: CalibrationRequest) -> Path:
