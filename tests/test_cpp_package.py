@@ -144,6 +144,7 @@ def test_cpp_example_camera_stops_at_ctrl_c_and_leaves_damaged_frames_out(
         ("format", "/dev/null gives neither MJPEG nor NV12"),
         ("busy", "/dev/null has no mapped buffers: Device or resource busy"),
         ("gone", "/dev/null is gone or stopped"),
+        ("silent", "/dev/null gave no frame for 5 seconds"),
     ],
 )
 def test_cpp_example_camera_says_what_is_wrong_with_a_camera(

@@ -1,8 +1,8 @@
 /* A camera that is not there, for LD_PRELOAD: $FAKE_V4L2 is the path that is one (a character file, such as /dev/null),
  * $FAKE_V4L2_FRAMES a folder whose 0.jpg, 1.jpg … it gives as MJPEG, or 0.nv12 … of 64×48 where $FAKE_V4L2_FORMAT is NV12.
  * Frames come in pairs: of each, the older is stale. $FAKE_V4L2_FAULT: "format" (knows another one only), "capability",
- * "busy" (has no buffers), "gone" (while one waits), "interrupt" (Ctrl-C
- * in the third wait), "torn" (frame 1 is flagged, frame 3 empty). Buffers that are used before they are queued end the program. */
+ * "busy" (has no buffers), "gone" (while one waits), "silent" (no frame comes), "interrupt" (Ctrl-C in the third wait),
+ * "torn" (frame 1 is flagged, frame 3 empty). Buffers that are used before they are queued end the program. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -74,6 +74,7 @@ int poll(struct pollfd* files, nfds_t count, int patience) {
     raise(SIGINT);
     return refused(EINTR);
   }
+  if (fault("silent")) return patience == 5000 ? 0 : refused(EINVAL); /* as if so many milliseconds had passed */
   due = 2;
   files->revents = fault("gone") ? POLLERR : POLLIN;
   return 1;
