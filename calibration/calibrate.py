@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -13,12 +13,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from googlenet_edge import __version__
-from googlenet_edge.calibration.bias import channel_means
-from googlenet_edge.calibration.choose import STRENGTHS, Trials, encoded
-from googlenet_edge.calibration.collect import collect, require_content, require_ranges
+from googlenet_edge.calibration.choose import STRENGTHS, Trials, Way
+from googlenet_edge.calibration.collect import CheckedImages, Network, collect, require_ranges, second_pass
 from googlenet_edge.calibration.ranges import RangeMethod
-from googlenet_edge.calibration.rescale import channel_extremes, rescaled
-from googlenet_edge.calibration.table import CalibrationTable, Choice, make_table, read_table
+from googlenet_edge.calibration.rescale import channel_extremes, rescaled_moments
+from googlenet_edge.calibration.rounding import rounding_steps
+from googlenet_edge.calibration.table import (
+    CalibrationTable,
+    Choice,
+    Rounding,
+    encode_floats,
+    encode_steps,
+    make_table,
+    read_table,
+)
+from googlenet_edge.calibration.weights import WeightRange
+from googlenet_edge.calibration.windows import Moments, Windows, window_moments
 from googlenet_edge.dataset import Checked, ImageSet, Progress, load_pixels
 from googlenet_edge.errors import CalibrationError
 from googlenet_edge.graph import InferenceGraph
@@ -26,8 +36,7 @@ from googlenet_edge.graph import InferenceGraph
 FEWEST_TO_CHOOSE = 40
 HELD_OUT_SHARE = 5
 _MOST_HELD_OUT = 100
-_EXTREMES_IMAGES = 128
-_BIAS_IMAGES = 32
+_WINDOW_IMAGES = 64
 _MOST_KEPT_BYTES = 128 << 20  # 835 images at 224×224
 _log = logging.getLogger(__name__)
 
@@ -53,20 +62,26 @@ def calibrate(
         return replace(table, wished=method)
     measured, held_out = _parted(images.images)
     inputs = _Inputs(graph, measured)
-    some = list(islice(inputs, _EXTREMES_IMAGES))
-    require_content(lambda: some, graph=graph)
-    report = _Report(progress, _runs(len(some), len(measured), len(held_out)))
-    seen = channel_extremes(graph, report.each(some))
+    checked, report = (
+        CheckedImages(lambda: inputs, Network.shape_of(graph)),
+        _Report(progress, _runs(measured, held_out)),
+    )
+    seen = channel_extremes(graph, report.each(checked.first_pass()))
+    checked.require_content()
     require_ranges({name: found.whole for name, found in seen.items()})
+    moments = window_moments(graph, report.each(islice(inputs, _WINDOW_IMAGES)))
     trials = Trials(graph, [pixels[None] for pixels in load_pixels(held_out, graph.preprocess)], report.done)
-    factors = trials.rescaling(seen)
-    prepared = rescaled(graph, factors) if factors else graph
-    statistics = collect(prepared, lambda: inputs, count=len(measured), progress=lambda _, __: report.done())
+    way = trials.way(seen, moments)
+    extremes = {name: found.whole for name, found in way.extremes.items()}
+    statistics = second_pass(Network(way.graph), checked, extremes, lambda _: report.done())
     table = make_table(graph, statistics, images_sha256=images.sha256, method=RangeMethod.MINMAX)
-    table = trials.method(prepared, table)
-    means = trials.means(prepared, table.ranges, channel_means(prepared, report.each(some[:_BIAS_IMAGES])))
-    choice = Choice(len(held_out), tuple(trials.tried))
-    return replace(table, rescale=encoded(factors), means=encoded(means), choice=choice)
+    return replace(
+        trials.method(way, table),
+        rescale={name: encode_floats(value) for name, value in way.factors.items()},
+        rounding=_rounding(graph, way, moments),
+        means={name: encode_floats(value) for name, value in way.means.items()},
+        choice=Choice(len(held_out), tuple(trials.tried)),
+    )
 
 
 def table_at(
@@ -116,10 +131,19 @@ def _parted(images: ImageSet) -> tuple[ImageSet, ImageSet]:
     return images.take(order[count:]), images.take(order[:count])
 
 
-def _runs(some: int, measured: int, held_out: int) -> int:
+def _runs(measured: ImageSet, held_out: ImageSet) -> int:
     """How many runs of the graph a calibration with trials takes."""
     trials = 1 + (1 + len(STRENGTHS)) + len(RangeMethod) + 2
-    return some + 2 * measured + trials * held_out + min(_BIAS_IMAGES, some)
+    return 2 * len(measured) + min(_WINDOW_IMAGES, len(measured)) + trials * len(held_out)
+
+
+def _rounding(graph: InferenceGraph, way: Way, moments: Mapping[Windows, Moments]) -> dict[str, Rounding]:
+    """As it stands in the table, for both ranges of weights; ``moments`` are those of the graph."""
+    if not way.steps:
+        return {}
+    seen = rescaled_moments(graph, moments, way.factors)
+    reduced = rounding_steps(way.graph, way.ranges, seen, WeightRange.REDUCED)
+    return {name: Rounding(encode_steps(steps), encode_steps(reduced[name])) for name, steps in way.steps.items()}
 
 
 class _Report:
@@ -133,7 +157,7 @@ class _Report:
         if self._progress:
             self._progress(self._count, self._total)
 
-    def each(self, images: list[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+    def each(self, images: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
         for image in images:
             yield image
             self.done()

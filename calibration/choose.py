@@ -1,24 +1,35 @@
 """How to quantize a graph, by trial: what counts is the noise that is left in the logits of held-out images.
 
-First how far channels are rescaled, then the range method, then bias correction; each stands on what was taken before
-it, and must win clearly over doing without. All are judged with 8-bit weights and exact sums, so that the choice is the
-same on every machine.
+First how far channels are rescaled before weights are rounded together, then whether biases are corrected, then the
+range method; each stands on what was taken before it, and must win clearly over doing without. All are judged with
+8-bit weights and exact sums, so that the choice is the same on every machine.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from googlenet_edge.calibration.lower import bias_corrected, quantized
+from googlenet_edge.calibration.compensate import Means, compensated, window_means
+from googlenet_edge.calibration.lower import quantized
 from googlenet_edge.calibration.ranges import RangeMethod, Ranges
-from googlenet_edge.calibration.rescale import ChannelExtremes, rescale_factors, rescaled, rescaled_extremes
+from googlenet_edge.calibration.rescale import (
+    ChannelExtremes,
+    Factors,
+    rescale_factors,
+    rescaled,
+    rescaled_extremes,
+    rescaled_moments,
+)
+from googlenet_edge.calibration.rounding import Steps, rounding_steps
 from googlenet_edge.calibration.session import open_session, side_by_side
-from googlenet_edge.calibration.table import CalibrationTable, Trial, encode_floats
+from googlenet_edge.calibration.table import CalibrationTable, Trial
+from googlenet_edge.calibration.weights import WeightRange
+from googlenet_edge.calibration.windows import Moments, Windows
 from googlenet_edge.graph import INPUT, OUTPUT, InferenceGraph
 from googlenet_edge.statistics import sqnr_db
 
@@ -26,7 +37,25 @@ STRENGTHS = (0.25, 0.5, 0.75, 1.0)
 CLEARLY_DB = 0.1
 
 Done = Callable[[], None]
-Factors = dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a graph is made ready: its channels times factors, its weights on other codes than the nearest, its biases.
+
+    ``graph`` and ``extremes`` are rescaled. What is left out is as it was.
+    """
+
+    graph: InferenceGraph
+    extremes: Mapping[str, ChannelExtremes]
+    factors: Factors = field(default_factory=dict)
+    steps: Steps = field(default_factory=dict)
+    means: Means = field(default_factory=dict)
+
+    @property
+    def ranges(self) -> dict[str, Ranges]:
+        """By min/max."""
+        return {name: found.ranges for name, found in self.extremes.items()}
 
 
 @dataclass
@@ -41,35 +70,37 @@ class Trials:
     def __post_init__(self) -> None:
         self._exact = self._logits(self.graph.model)
 
-    def rescaling(self, extremes: Mapping[str, ChannelExtremes]) -> Factors:
-        """The factors of the best strength; none where the graph is best left as it is. Ranges are min/max here."""
-        candidates = {"no rescale": Factors()}
+    def way(self, extremes: Mapping[str, ChannelExtremes], moments: Mapping[Windows, Moments]) -> Way:
+        """The best strength of rescaling with weights rounded together, and corrected biases; each only if it helps.
+
+        Ranges are min/max here.
+        """
+        plain = Way(self.graph, extremes)
+        ways, scores = {"as it is": plain}, {"as it is": self._score(plain, plain.ranges)}
         for strength in STRENGTHS:
-            candidates[f"rescale {strength:g}"] = rescale_factors(self.graph, extremes, strength=strength)
+            name = f"rescale {strength:g}, rounded together"
+            ways[name] = self._rounded(plain, moments, strength)
+            scores[name] = self._score(ways[name], ways[name].ranges)
+        best = ways[self._best(scores)]
+        means = best.means or window_means(self.graph, moments)
+        both = {"no bias correction": replace(best, means={}), "bias correction": replace(best, means=means)}
+        return both[self._best({name: self._score(way, way.ranges) for name, way in both.items()})]
 
-        def score(factors: Factors) -> float:
-            if not factors:
-                return self._score(self.graph, {name: found.ranges for name, found in extremes.items()})
-            after = rescaled_extremes(self.graph, extremes, factors)
-            return self._score(rescaled(self.graph, factors), {name: found.ranges for name, found in after.items()})
-
-        return candidates[self._best({name: score(factors) for name, factors in candidates.items()})]
-
-    def method(self, prepared: InferenceGraph, table: CalibrationTable) -> CalibrationTable:
+    def method(self, way: Way, table: CalibrationTable) -> CalibrationTable:
         """The table by the best range method; ``table`` is by min/max."""
         tables = {method.value: table.with_method(method) for method in RangeMethod}
-        return tables[self._best({name: self._score(prepared, each.ranges) for name, each in tables.items()})]
+        return tables[self._best({name: self._score(way, each.ranges) for name, each in tables.items()})]
 
-    def means(self, prepared: InferenceGraph, ranges: Mapping[str, Ranges], found: Factors) -> Factors:
-        """The channel means that were found; none where correcting the biases by them does not help."""
-        scores = {
-            "no bias correction": self._score(prepared, ranges),
-            "bias correction": self._score(bias_corrected(prepared, ranges, found), ranges),
-        }
-        return found if self._best(scores) == "bias correction" else {}
+    def _rounded(self, plain: Way, moments: Mapping[Windows, Moments], strength: float) -> Way:
+        factors = rescale_factors(self.graph, plain.extremes, strength=strength)
+        after = rescaled_extremes(self.graph, plain.extremes, factors)
+        seen = rescaled_moments(self.graph, moments, factors)
+        way = Way(rescaled(self.graph, factors), after, factors, means=window_means(self.graph, seen))
+        return replace(way, steps=rounding_steps(way.graph, way.ranges, seen, WeightRange.FULL))
 
-    def _score(self, graph: InferenceGraph, ranges: Mapping[str, Ranges]) -> float:
-        return sqnr_db(self._exact, self._logits(quantized(graph, ranges)))
+    def _score(self, way: Way, ranges: Mapping[str, Ranges]) -> float:
+        ready = compensated(way.graph, ranges, steps=way.steps, means=way.means)
+        return sqnr_db(self._exact, self._logits(quantized(ready, ranges)))
 
     def _best(self, scores: dict[str, float]) -> str:
         """The highest score, or the first where nothing is clearly above it."""
@@ -92,8 +123,3 @@ class Trials:
             rows.append(row)
             self.done()
         return np.concatenate(rows)
-
-
-def encoded(factors: Factors) -> dict[str, str]:
-    """As they stand in the table."""
-    return {name: encode_floats(value) for name, value in factors.items()}

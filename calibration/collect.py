@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -52,13 +52,27 @@ def collect(graph: InferenceGraph, images: Images, *, count: int, progress: Prog
             images in the second pass, or a tensor that is not finite or has one value only.
     """
     network = Network(graph)
-    checked = _CheckedImages(images, network.shape)
+    checked = CheckedImages(images, network.shape)
     seen = _find_extremes(network, checked, lambda done: _report(progress, done, 2 * count))
     checked.require_content()
-    require_ranges(seen)
     total = checked.total
-    histograms = _count(network, checked, seen, lambda done: _report(progress, total + done, 2 * total))
-    return Statistics(total, histograms)
+    return second_pass(network, checked, seen, lambda done: _report(progress, total + done, 2 * total))
+
+
+def second_pass(
+    network: Network, images: CheckedImages, seen: Mapping[str, Extremes], report: Callable[[int], None]
+) -> Statistics:
+    """What `collect` finds where the extremes of the activations are known already, but for the last digits.
+
+    Args:
+        images: after their first pass.
+        report: told how many runs are done.
+
+    Raises:
+        CalibrationError: see `collect`.
+    """
+    require_ranges(seen)
+    return Statistics(images.total, _count(network, images, seen, report))
 
 
 class Network:
@@ -85,10 +99,11 @@ class Network:
         yield from zip(self._names, self._session.run(self._names, {INPUT: image}), strict=True)
 
 
-class _CheckedImages:
+class CheckedImages:
     """The images of both passes: each one checked, and the second time recognized."""
 
     def __init__(self, images: Images, shape: tuple[int, ...]) -> None:
+        """``images`` is called for each pass; ``shape`` is that of an image."""
         self._images = images
         self._shape = shape
         self._times_seen: Counter[bytes] = Counter()
@@ -136,7 +151,7 @@ class _CheckedImages:
             )
 
 
-def _find_extremes(network: Network, images: _CheckedImages, report: Callable[[int], None]) -> dict[str, Extremes]:
+def _find_extremes(network: Network, images: CheckedImages, report: Callable[[int], None]) -> dict[str, Extremes]:
     def of_image(image: NDArray[np.float32]) -> dict[str, Extremes]:
         return {name: extremes(values) for name, values in network.activations(image)}
 
@@ -148,7 +163,7 @@ def _find_extremes(network: Network, images: _CheckedImages, report: Callable[[i
 
 
 def _count(
-    network: Network, images: _CheckedImages, seen: dict[str, Extremes], report: Callable[[int], None]
+    network: Network, images: CheckedImages, seen: Mapping[str, Extremes], report: Callable[[int], None]
 ) -> dict[str, Histogram]:
     free: SimpleQueue[dict[str, HistogramCounter]] = SimpleQueue()
 
@@ -167,25 +182,17 @@ def _count(
     return {name: reduce(add, (counters[name].histogram() for counters in streams)) for name in seen}
 
 
-def _counters(seen: dict[str, Extremes]) -> dict[str, HistogramCounter]:
+def _counters(seen: Mapping[str, Extremes]) -> dict[str, HistogramCounter]:
     """What one image at a time is counted into."""
     scratch = Scratch()
     return {name: HistogramCounter(found, scratch=scratch) for name, found in seen.items()}
-
-
-def require_content(images: Images, *, graph: InferenceGraph) -> None:
-    """Refuses images that say nothing, as `collect` does. Raises `CalibrationError`."""
-    checked = _CheckedImages(images, Network.shape_of(graph))
-    for _ in checked.first_pass():
-        pass
-    checked.require_content()
 
 
 def _images_changed() -> CalibrationError:
     return CalibrationError("the calibration images changed while they were read; leave them alone and start again")
 
 
-def require_ranges(seen: dict[str, Extremes]) -> None:
+def require_ranges(seen: Mapping[str, Extremes]) -> None:
     """Refuses tensors that cannot be given a grid. Raises `CalibrationError`."""
     for name, found in seen.items():
         if not np.isfinite([found.minimum, found.maximum]).all():

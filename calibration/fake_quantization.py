@@ -21,10 +21,9 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
-from googlenet_edge.calibration.lower import covering_grid
 from googlenet_edge.calibration.pixels import absorb_normalization
 from googlenet_edge.calibration.placement import WITH_WEIGHTS, data_inputs, grids
-from googlenet_edge.calibration.ranges import U8_STEPS, Ranges
+from googlenet_edge.calibration.ranges import U8_STEPS, Ranges, covering_grid
 from googlenet_edge.calibration.weights import MAX_BIAS, WeightRange
 from googlenet_edge.errors import CalibrationError, LoweringError
 from googlenet_edge.graph import INPUT, OUTPUT, InferenceGraph

@@ -106,7 +106,7 @@ class HistogramCounter:
         self._counts = np.zeros(BINS + 1, dtype=np.int64)  # the maximum itself falls into one bin more
 
     def add(self, values: NDArray[np.float32]) -> None:
-        """Counts an array of any shape; all values must lie between the extremes."""
+        """Counts an array of any shape; values may pass the extremes by less than a bin."""
         offsets, index = self._scratch.of_size(values.size)
         np.subtract(values.reshape(-1), self._low, out=offsets)
         np.multiply(offsets, self._bins_per_unit, out=index, casting="unsafe")

@@ -7,7 +7,6 @@ DequantizeLinear. `placement` says where; this module writes it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
@@ -18,10 +17,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from googlenet_edge.calibration.bias import Means, bias_corrections, corrected
+from googlenet_edge.calibration.compensate import compensated
 from googlenet_edge.calibration.pixels import absorb_normalization, taking_codes, taking_pixels
 from googlenet_edge.calibration.placement import NO_NODES, WITH_WEIGHTS, data_inputs, grids
-from googlenet_edge.calibration.ranges import U8_STEPS, Ranges
+from googlenet_edge.calibration.ranges import Ranges, U8Grid, u8_grid
 from googlenet_edge.calibration.rescale import rescaled
 from googlenet_edge.calibration.surgery import cast, dequantized_constant, half, model_like, renamed
 from googlenet_edge.calibration.table import CalibrationTable, decode_floats
@@ -61,7 +60,7 @@ def lower_rounding(graph: InferenceGraph, table: CalibrationTable, tensors: Abst
     ready, source = rescaled_by(graph, table), graph.model.graph
     exact_input = {INPUT} if absorb_normalization(ready) else NO_NODES
     placed = {tensor: name for tensor, name in grids(source).items() if tensor in tensors - exact_input}
-    grid_of = {tensor: _grid(table.ranges, name) for tensor, name in placed.items()}
+    grid_of = {tensor: u8_grid(table.ranges, name) for tensor, name in placed.items()}
     every_node = {node.name for node in source.node}
     writer = _QdqWriter(grid_of, ready.weights, WeightRange.FULL, every_node)
     return taking_pixels(writer.model_of(ready), graph.preprocess)
@@ -74,16 +73,21 @@ def prepared(
     weight_range: WeightRange,
     float_nodes: AbstractSet[str] = NO_NODES,
 ) -> InferenceGraph:
-    """The float graph that is to be quantized: channels rescaled, and biases corrected for the rounding of weights.
+    """The float graph that is to be quantized: channels rescaled, weights on their codes, and biases corrected.
 
     Raises:
         CalibrationError: the table belongs to another graph.
     """
-    found, means = rescaled_by(graph, table), {name: decode_floats(text) for name, text in table.means.items()}
-    if not means:
-        return found
+    found = rescaled_by(graph, table)
     with _fitting():
-        return bias_corrected(found, table.ranges, means, weight_range=weight_range, float_nodes=float_nodes)
+        return compensated(
+            found,
+            table.ranges,
+            steps=table.steps(weight_range),
+            means={name: decode_floats(text) for name, text in table.means.items()},
+            weight_range=weight_range,
+            float_nodes=float_nodes,
+        )
 
 
 def rescaled_by(graph: InferenceGraph, table: CalibrationTable) -> InferenceGraph:
@@ -100,22 +104,6 @@ def rescaled_by(graph: InferenceGraph, table: CalibrationTable) -> InferenceGrap
     factors = {name: decode_floats(text) for name, text in table.rescale.items()}
     with _fitting():
         return rescaled(graph, factors) if factors else graph
-
-
-def bias_corrected(
-    graph: InferenceGraph,
-    ranges: Mapping[str, Ranges],
-    means: Means,
-    *,
-    weight_range: WeightRange = WeightRange.FULL,
-    float_nodes: AbstractSet[str] = NO_NODES,
-) -> InferenceGraph:
-    """The graph with biases that take back what rounding its weights does to the mean of each channel."""
-
-    def rounded(node: onnx.NodeProto) -> NDArray[np.float32]:
-        return rounded_weights(graph, node, ranges, weight_range)
-
-    return corrected(graph, bias_corrections(graph, rounded, means, float_nodes=float_nodes))
 
 
 @contextmanager
@@ -144,42 +132,14 @@ def quantized(
     placed = grids(graph.model.graph, float_nodes)
     absorbed = absorb_normalization(graph) if INPUT in placed else None
     ready = graph if absorbed is None else replace(graph, model=absorbed.model)
-    grid = {name: _grid(ranges, name) for name in dict.fromkeys(placed.values())}
+    grid = {name: u8_grid(ranges, name) for name in dict.fromkeys(placed.values())}
     if absorbed:
-        grid[INPUT] = _Grid(INPUT, np.float32(1), np.uint8(absorbed.zero_point))
+        grid[INPUT] = U8Grid(INPUT, np.float32(1), np.uint8(absorbed.zero_point))
     writer = _QdqWriter({t: grid[name] for t, name in placed.items()}, ready.weights, weight_range, float_nodes)
     model = writer.model_of(ready, codes_in=absorbed is not None)
     if absorbed:
         return taking_codes(model, f"{INPUT}.quantized", crop=graph.preprocess.crop)
     return taking_pixels(model, graph.preprocess)
-
-
-def rounded_weights(
-    graph: InferenceGraph, node: onnx.NodeProto, ranges: Mapping[str, Ranges], weight_range: WeightRange
-) -> NDArray[np.float32]:
-    """The weights of a convolution or classifier as the lowered model holds them, in float."""
-    data, weight, bias = node.input
-    scale = _grid(ranges, grids(graph.model.graph)[data]).scale
-    weights = graph.weights
-    found = quantize_weights(weights[weight], weights[bias], input_scale=scale, weight_range=weight_range)
-    return found.codes * found.scale.reshape(-1, *[1] * (found.codes.ndim - 1))
-
-
-def covering_grid(low: float, high: float) -> tuple[float, int]:
-    """(scale, zero-point) of the finest u8 grid that has zero as a code and reaches from ``low`` to ``high``.
-
-    Where zero falls between two codes, the usual scale of ``(high - low) / 255`` leaves one end half a step out.
-    """
-
-    def scale_to_reach_both(zero_point: int) -> float:
-        below = -low / zero_point if zero_point else (math.inf if low < 0 else 0.0)
-        above = high / (U8_STEPS - zero_point) if zero_point < U8_STEPS else (math.inf if high > 0 else 0.0)
-        return max(below, above)
-
-    between = -U8_STEPS * low / (high - low)
-    below = min(math.floor(between), U8_STEPS - 1 if high > 0 else U8_STEPS)  # an end next to nothing needs a code, too
-    above = max(math.ceil(between), 1 if low < 0 else 0)
-    return min((scale_to_reach_both(z), z) for z in (below, above))
 
 
 def lower_fp32(graph: InferenceGraph) -> onnx.ModelProto:
@@ -203,27 +163,11 @@ def lower_fp16_storage(graph: InferenceGraph) -> onnx.ModelProto:
     return taking_pixels(model_like(graph.model, nodes, [*halves, *others]), graph.preprocess)
 
 
-@dataclass(frozen=True, slots=True)
-class _Grid:
-    """real = scale · (code - zero_point), code 0…255. ``name`` is the tensor whose range it was made from."""
-
-    name: str
-    scale: np.float32
-    zero_point: np.uint8
-
-
-def _grid(ranges: Mapping[str, Ranges], tensor: str) -> _Grid:
-    if tensor not in ranges:
-        raise CalibrationError(f"the calibration table has no range for {tensor}; calibrate again")
-    scale, zero_point = covering_grid(ranges[tensor].low, ranges[tensor].high)
-    return _Grid(tensor, np.float32(scale), np.uint8(zero_point))
-
-
 @dataclass
 class _QdqWriter:
     """Copies nodes and puts QuantizeLinear and DequantizeLinear around them."""
 
-    grid_of: dict[str, _Grid]
+    grid_of: dict[str, U8Grid]
     weights: dict[str, NDArray[np.float32]]
     weight_range: WeightRange
     float_nodes: AbstractSet[str]

@@ -7,6 +7,8 @@ Both grids are estimated from the same histogram, because their best clipping di
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -14,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from googlenet_edge.calibration.histogram import Histogram
+from googlenet_edge.errors import CalibrationError
 
 PERCENTILE = 99.99
 U8_STEPS = 255
@@ -46,6 +49,15 @@ class Ranges:
     amax: float
 
 
+@dataclass(frozen=True, slots=True)
+class U8Grid:
+    """real = scale · (code - zero_point), code 0…255. ``name`` is the tensor whose range it was made from."""
+
+    name: str
+    scale: np.float32
+    zero_point: np.uint8
+
+
 def estimate(histogram: Histogram, method: RangeMethod) -> Ranges:
     """The ranges of one tensor by one method."""
     match method:
@@ -57,6 +69,31 @@ def estimate(histogram: Histogram, method: RangeMethod) -> Ranges:
             return entropy(histogram)
         case RangeMethod.MSE:
             return mse(histogram)
+
+
+def u8_grid(ranges: Mapping[str, Ranges], tensor: str) -> U8Grid:
+    """The u8 grid of a measured tensor. Raises `CalibrationError` where it was not measured."""
+    if tensor not in ranges:
+        raise CalibrationError(f"the calibration table has no range for {tensor}; calibrate again")
+    scale, zero_point = covering_grid(ranges[tensor].low, ranges[tensor].high)
+    return U8Grid(tensor, np.float32(scale), np.uint8(zero_point))
+
+
+def covering_grid(low: float, high: float) -> tuple[float, int]:
+    """(scale, zero-point) of the finest u8 grid that has zero as a code and reaches from ``low`` to ``high``.
+
+    Where zero falls between two codes, the usual scale of ``(high - low) / 255`` leaves one end half a step out.
+    """
+
+    def scale_to_reach_both(zero_point: int) -> float:
+        below = -low / zero_point if zero_point else (math.inf if low < 0 else 0.0)
+        above = high / (U8_STEPS - zero_point) if zero_point < U8_STEPS else (math.inf if high > 0 else 0.0)
+        return max(below, above)
+
+    between = -U8_STEPS * low / (high - low)
+    below = min(math.floor(between), U8_STEPS - 1 if high > 0 else U8_STEPS)  # an end next to nothing needs a code, too
+    above = max(math.ceil(between), 1 if low < 0 else 0)
+    return min((scale_to_reach_both(z), z) for z in (below, above))
 
 
 def minmax(histogram: Histogram) -> Ranges:

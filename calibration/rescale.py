@@ -23,6 +23,7 @@ from googlenet_edge.calibration.histogram import Extremes, extremes
 from googlenet_edge.calibration.placement import WITH_WEIGHTS, grids
 from googlenet_edge.calibration.ranges import Ranges
 from googlenet_edge.calibration.session import side_by_side
+from googlenet_edge.calibration.windows import Moments, Windows
 from googlenet_edge.graph import InferenceGraph
 
 Factors = Mapping[str, NDArray[np.float32]]
@@ -131,6 +132,14 @@ def rescaled_extremes(
     """What `channel_extremes` would give for the rescaled graph."""
     flow = _Flow(graph)
     return {n: found * flow.factor(n, factors) if n in flow.makers else found for n, found in seen.items()}
+
+
+def rescaled_moments(
+    graph: InferenceGraph, seen: Mapping[Windows, Moments], factors: Factors
+) -> dict[Windows, Moments]:
+    """What `window_moments` would give for the rescaled graph."""
+    flow = _Flow(graph)
+    return {w: m.times(flow.factor(w.tensor, factors)) if w.tensor in flow.makers else m for w, m in seen.items()}
 
 
 def _along(axis: int, factor: NDArray[np.float64], weight: NDArray[np.float64]) -> NDArray[np.float64]:

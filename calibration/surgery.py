@@ -64,11 +64,16 @@ def set_value(constant: onnx.TensorProto, value: NDArray[Any]) -> None:
 
 
 def is_plain_conv(node: onnx.NodeProto, *, stride: int) -> bool:
-    """Whether a node is a convolution with one stride, explicit padding, no groups and no dilation."""
+    """Whether a node is a dense convolution with one stride."""
+    return is_dense_conv(node) and set(attributes(node).get("strides", [1])) == {stride}
+
+
+def is_dense_conv(node: onnx.NodeProto) -> bool:
+    """Whether a node is a convolution with explicit padding, no groups and no dilation."""
     found = attributes(node)
     dense = found.get("group", 1) == 1 and set(found.get("dilations", [1])) == {1}
     padding_is_explicit = found.get("auto_pad", b"NOTSET") == b"NOTSET"
-    return node.op_type == "Conv" and set(found.get("strides", [1])) == {stride} and dense and padding_is_explicit
+    return node.op_type == "Conv" and dense and padding_is_explicit
 
 
 def copy_for_surgery(model: onnx.ModelProto) -> onnx.ModelProto:

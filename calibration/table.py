@@ -16,13 +16,15 @@ from googlenet_edge import __version__
 from googlenet_edge.calibration.collect import Statistics
 from googlenet_edge.calibration.histogram import BINS, Histogram
 from googlenet_edge.calibration.ranges import RangeMethod, Ranges, estimate
+from googlenet_edge.calibration.weights import WeightRange
 from googlenet_edge.errors import CalibrationError
 from googlenet_edge.files import from_versioned_json, read_file, to_json, write_bytes
 from googlenet_edge.graph import InferenceGraph
 from googlenet_edge.preprocess import Preprocess
 
-SCHEMA = 2
+SCHEMA = 3
 MAX_BYTES = 16 << 20
+MAX_WEIGHTS = 64 << 20
 _COUNTS_BYTES = BINS * 8
 
 
@@ -75,15 +77,27 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
+class Rounding:
+    """How many codes each weight of a layer is off its nearest one: int8, deflated, in base64.
+
+    ``full`` is for codes up to 127, ``reduced`` for codes up to 64, where 8 bits would saturate (see `WeightRange`).
+    """
+
+    full: str
+    reduced: str
+
+
+@dataclass(frozen=True, slots=True)
 class CalibrationTable:
     """The ranges of a graph's tensors and everything that they depend on.
 
     The same graph, images in any order, preprocessing, method and version give the same bytes.
 
-    ``rescale`` holds the factors of each convolution's channels (see `rescale`), and the ranges are those of the
-    rescaled tensors; ``means`` holds the channel means of the tensors that weights are applied to then, where biases
-    are to be corrected by them (see `bias`). Both are float32 ``(channels,)``, little-endian, in base64, by the name of
-    the node or of the tensor. ``wished`` is the method that was asked for, ``method`` the one taken.
+    ``rescale`` holds the factors ``(channels,)`` of each convolution's channels (see `rescale`), and the ranges are
+    those of the rescaled tensors. ``rounding`` says which codes their weights then take, where not the nearest (see
+    `rounding`), and ``means`` the mean ``(n,)`` of what they are multiplied with, where biases are to be corrected (see
+    `compensate`). All go by the name of the node; factors and means are float32, little-endian, in base64. ``wished``
+    is the method that was asked for, ``method`` the one taken.
     """
 
     tool_version: str
@@ -95,6 +109,7 @@ class CalibrationTable:
     tensors: dict[str, TensorCalibration]
     wished: RangeMethod | None = None
     rescale: dict[str, str] = field(default_factory=dict)
+    rounding: dict[str, Rounding] = field(default_factory=dict)
     means: dict[str, str] = field(default_factory=dict)
     choice: Choice | None = None
     schema: int = SCHEMA
@@ -103,6 +118,14 @@ class CalibrationTable:
     def ranges(self) -> dict[str, Ranges]:
         """Where every tensor is clipped."""
         return {name: tensor.ranges for name, tensor in self.tensors.items()}
+
+    def steps(self, weight_range: WeightRange) -> dict[str, NDArray[np.int8]]:
+        """See `rounding.Steps`; each ``(weights,)``. Raises `CalibrationError` where they are damaged."""
+        found, left = dict[str, NDArray[np.int8]](), MAX_WEIGHTS
+        for name, each in self.rounding.items():
+            found[name] = decode_steps(each.full if weight_range is WeightRange.FULL else each.reduced, most=left)
+            left -= found[name].size
+        return found
 
     def with_method(self, method: RangeMethod) -> CalibrationTable:
         """The ranges by another method, from the same histograms, and nothing else of what was chosen changed."""
@@ -144,6 +167,8 @@ def read_table(path: Path) -> CalibrationTable:
     table = from_versioned_json(data, CalibrationTable, schema=SCHEMA, where=str(path), error=CalibrationError)
     for name, tensor in table.tensors.items():
         _check(tensor, f"{path}: the tensor {name}")
+    for weight_range in WeightRange if table.rounding else ():
+        table.steps(weight_range)
     for name, text in [*table.rescale.items(), *table.means.items()]:
         if not np.isfinite(decode_floats(text)).all():
             raise CalibrationError(f"{path}: the factors of {name} are not finite; calibrate again")
@@ -161,6 +186,32 @@ def decode_floats(text: str) -> NDArray[np.float32]:
         return np.frombuffer(base64.b64decode(text, validate=True), "<f4").astype(np.float32)
     except (binascii.Error, ValueError) as problem:
         raise CalibrationError(f"the table has damaged factors ({problem}); calibrate again") from problem
+
+
+def encode_steps(steps: NDArray[np.int8]) -> str:
+    """int8 of any shape as text."""
+    return base64.b64encode(zlib.compress(steps.tobytes())).decode()
+
+
+def decode_steps(text: str, *, most: int) -> NDArray[np.int8]:
+    """The inverse of `encode_steps`: int8 ``(n,)``, where n is at most ``most``. Raises `CalibrationError`."""
+    try:
+        data = _inflated(text, most)
+    except ValueError as problem:
+        raise CalibrationError(f"the table has damaged rounding ({problem}); calibrate again") from problem
+    return np.frombuffer(data, np.int8)
+
+
+def _inflated(text: str, most: int) -> bytes:
+    """What was deflated and written in base64. Raises `ValueError` where it is damaged, or more than ``most`` bytes."""
+    try:
+        inflater = zlib.decompressobj()
+        data = inflater.decompress(base64.b64decode(text, validate=True), most + 1)
+    except (binascii.Error, zlib.error) as problem:
+        raise ValueError(str(problem)) from problem
+    if len(data) > most or not inflater.eof:
+        raise ValueError("it does not end where it should")
+    return data
 
 
 def _calibration(measured: Histogram, counts: str, method: RangeMethod) -> TensorCalibration:
@@ -197,11 +248,10 @@ def _encode(counts: NDArray[np.int64]) -> str:
 def _decode(text: str) -> NDArray[np.int64]:
     """int64 ``(2048,)``; never inflates more than that."""
     try:
-        inflater = zlib.decompressobj()
-        data = inflater.decompress(base64.b64decode(text, validate=True), _COUNTS_BYTES + 1)
-    except (binascii.Error, ValueError, zlib.error) as problem:
+        data = _inflated(text, _COUNTS_BYTES)
+    except ValueError as problem:
         raise CalibrationError(f"has a damaged histogram ({problem}); calibrate again") from problem
     counts = np.frombuffer(data, "<i8").astype(np.int64) if len(data) == _COUNTS_BYTES else np.empty(0, np.int64)
-    if not counts.size or not inflater.eof or counts.min() < 0 or counts.max() == 0:
+    if not counts.size or counts.min() < 0 or counts.max() == 0:
         raise CalibrationError(f"has a histogram that is not {BINS} counts; calibrate again")
     return counts

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
+from googlenet_edge.calibration.placement import NO_NODES, WITH_WEIGHTS, grids
+from googlenet_edge.calibration.ranges import Ranges, u8_grid
+from googlenet_edge.graph import InferenceGraph
 from googlenet_edge.processor import Processor
 
 MAX_BIAS = 2.0**30  # half of int32: the sum of the products needs room too
@@ -35,6 +41,40 @@ class QuantizedWeights:
     scale: NDArray[np.float32]
     bias_codes: NDArray[np.int32]
     bias_scale: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerWeights:
+    """A convolution or classifier of a graph: its weight ``(output channels, …)`` and bias, and their nearest codes."""
+
+    node: onnx.NodeProto
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    nearest: QuantizedWeights
+
+    def rounded(self, steps: NDArray[np.int8] | None, *, largest: int) -> NDArray[np.float32]:
+        """The weight on its grid, ``steps`` codes from the nearest ones but not beyond the ``largest``."""
+        codes = self.nearest.codes
+        if steps is not None:
+            codes = np.clip(codes.astype(np.int16) + steps.reshape(codes.shape), -largest, largest)
+        return codes * self.nearest.scale.reshape(-1, *[1] * (codes.ndim - 1))
+
+
+def layer_weights(
+    graph: InferenceGraph,
+    ranges: Mapping[str, Ranges],
+    weight_range: WeightRange,
+    float_nodes: AbstractSet[str] = NO_NODES,
+) -> list[LayerWeights]:
+    """The layers of a graph that are not among the float nodes. Raises `CalibrationError` where a range is missing."""
+    weights, grid_of, found = graph.weights, grids(graph.model.graph), []
+    for node in graph.model.graph.node:
+        if node.op_type in WITH_WEIGHTS and node.name not in float_nodes:
+            weight, bias = (weights[name] for name in node.input[1:])
+            scale = u8_grid(ranges, grid_of[node.input[0]]).scale
+            nearest = quantize_weights(weight, bias, input_scale=scale, weight_range=weight_range)
+            found.append(LayerWeights(node, weight, bias, nearest))
+    return found
 
 
 def quantize_weights(

@@ -14,7 +14,14 @@ from tiny_graph import CROP, tiny_graph, tiny_images
 from googlenet_edge.calibration.calibrate import calibrate, table_at
 from googlenet_edge.calibration.lower import lower_int8_cpu
 from googlenet_edge.calibration.ranges import RangeMethod
-from googlenet_edge.calibration.table import CalibrationTable, encode_floats, read_table, write_table
+from googlenet_edge.calibration.table import (
+    CalibrationTable,
+    Rounding,
+    encode_floats,
+    encode_steps,
+    read_table,
+    write_table,
+)
 from googlenet_edge.dataset import Checked, ImageSet, check_images
 from googlenet_edge.errors import CalibrationError
 from googlenet_edge.statistics import sqnr_db
@@ -50,16 +57,16 @@ def test_calibrate_takes_one_of_each_kind_by_its_score(table: CalibrationTable) 
     taken = [trial.what for trial in table.choice.trials if trial.taken]
     assert len(taken) == 3
     assert taken[0].startswith("rescale ")  # the channels were made uneven
-    assert taken[1] == table.method.value
-    assert scores[taken[0]] > scores["no rescale"] + 5
-    assert max(scores[each.value] for each in RangeMethod) <= scores[taken[1]] + 0.1
-    assert bool(table.means) == (taken[2] == "bias correction")
+    assert scores[taken[0]] > scores["as it is"] + 5
+    assert bool(table.means) == (taken[1] == "bias correction")
+    assert taken[2] == table.method.value
+    assert max(scores[each.value] for each in RangeMethod) <= scores[taken[2]] + 0.1
 
 
 def test_calibrate_by_trial_loses_less_on_other_images_than_plain_ranges(table: CalibrationTable) -> None:
     others = tiny_images(32, seed=77)
     expected = logits(GRAPH.model, others)
-    plain = replace(table.with_method(RangeMethod.MINMAX), rescale={}, tensors=plain_tensors())
+    plain = replace(table.with_method(RangeMethod.MINMAX), rescale={}, rounding={}, means={}, tensors=plain_tensors())
     found = [sqnr_db(expected, logits(lower_int8_cpu(GRAPH, each), others)) for each in (table, plain)]
     assert found[0] > found[1] + 5
 
@@ -79,6 +86,7 @@ def test_calibrate_with_a_method_tries_nothing(images: Checked) -> None:
     table = calibrate(GRAPH, images, method=RangeMethod.ENTROPY)
     assert (table.method, table.wished, table.choice, table.image_count) == (RangeMethod.ENTROPY,) * 2 + (None, 50)
     assert not table.rescale
+    assert not table.rounding
     assert not table.means
 
 
@@ -110,7 +118,15 @@ def test_a_table_is_used_again_for_the_same_wish_only(images: Checked, table: Ca
     assert table_at(path, tiny_graph(), images, method=None) is None
 
 
-def test_a_table_whose_factors_do_not_fit_is_refused(table: CalibrationTable) -> None:
-    wrong = replace(table, rescale={**table.rescale, "stem_conv": encode_floats(np.ones(5, np.float32))})
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"rescale": {"stem_conv": encode_floats(np.ones(5, np.float32))}},
+        {"rounding": {"stem_conv": Rounding(encode_steps(np.ones(5, np.int8)), "")}},
+        {"means": {"stem_conv": encode_floats(np.ones(5, np.float32))}},
+    ],
+)
+def test_a_table_that_does_not_fit_its_graph_is_refused(table: CalibrationTable, wrong: dict[str, object]) -> None:
+    changed = {name: {**getattr(table, name), **values} for name, values in wrong.items()}
     with pytest.raises(CalibrationError, match="does not fit the graph .* calibrate again"):
-        lower_int8_cpu(GRAPH, wrong)
+        lower_int8_cpu(GRAPH, replace(table, **changed))

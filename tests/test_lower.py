@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from tiny_graph import table_of, tiny_graph, tiny_pixels, whole_googlenet
 
-from googlenet_edge.calibration.lower import covering_grid, lower_fp16_storage, lower_fp32, lower_int8_cpu
+from googlenet_edge.calibration.lower import lower_fp16_storage, lower_fp32, lower_int8_cpu
 from googlenet_edge.calibration.lower_tensorrt import lower_fp16_tensorrt
-from googlenet_edge.calibration.ranges import RangeMethod
+from googlenet_edge.calibration.ranges import RangeMethod, covering_grid
 from googlenet_edge.calibration.session import open_session
 from googlenet_edge.calibration.weights import WeightRange, quantize_weights, weight_range_for
 from googlenet_edge.errors import CalibrationError, LoweringError

@@ -8,8 +8,8 @@ import pytest
 from numpy.typing import NDArray
 from tiny_graph import one_by_one, tiny_graph, tiny_images, whole_googlenet
 
-from googlenet_edge.calibration.bias import channel_means
-from googlenet_edge.calibration.lower import bias_corrected, quantized
+from googlenet_edge.calibration.compensate import compensated, window_means
+from googlenet_edge.calibration.lower import quantized
 from googlenet_edge.calibration.placement import grids
 from googlenet_edge.calibration.rescale import (
     LARGEST_FACTOR,
@@ -19,6 +19,7 @@ from googlenet_edge.calibration.rescale import (
     rescaled_extremes,
 )
 from googlenet_edge.calibration.session import open_session
+from googlenet_edge.calibration.windows import window_moments
 from googlenet_edge.graph import InferenceGraph
 from googlenet_edge.statistics import sqnr_db
 
@@ -107,14 +108,14 @@ def test_bias_correction_takes_back_the_shift_of_rounded_weights() -> None:
     graph = graph.with_weights({name: value.astype(np.float32) for name, value in weights.items()})
     seen = channel_extremes(graph, one_by_one(images)())
     ranges = {name: found.ranges for name, found in seen.items()}
-    means = channel_means(graph, one_by_one(images)())
-    assert means.keys() == {"images", "pool", "flatten"}
+    means = window_means(graph, window_moments(graph, one_by_one(images)()))
+    assert means.keys() == {"stem_conv", "left_conv", "right_conv", "logits"}
     expected = logits(graph.model, images)
 
     def shift(model: InferenceGraph) -> float:
         return float(np.abs((logits(quantized(model, ranges), images) - expected).mean(axis=0)).max())
 
-    assert shift(bias_corrected(graph, ranges, means)) < shift(graph) / 3
+    assert shift(compensated(graph, ranges, steps={}, means=means)) < shift(graph) / 3
 
 
 def test_rescale_covers_every_grid_but_the_input_and_the_head() -> None:

@@ -1,0 +1,106 @@
+"""Weights rounded together: what rounding one of them does to a sum, those that are rounded after it take back.
+
+Rounding every weight to its nearest code is best where the values that weights are multiplied with know nothing of each
+other. They do: neighbouring pixels are alike, channels fire together, and the errors of weights that meet values of one
+kind add up, or cancel. Here the codes of an output channel are chosen one after another, each as near as it gets to
+what its weight and the errors before it ask for, so that the sums come out as they were.
+
+Source: GPTQ, Frantar et al., arXiv 2210.17323, in the form of Babai's nearest plane, which is the same (Chen et al.,
+arXiv 2507.18553).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from googlenet_edge.calibration.ranges import Ranges
+from googlenet_edge.calibration.weights import LayerWeights, WeightRange, layer_weights
+from googlenet_edge.calibration.windows import Moments, Windows, windows_of
+from googlenet_edge.graph import InferenceGraph
+
+Steps = Mapping[str, NDArray[np.int8]]
+"""By the name of a convolution or classifier: how many codes each weight is off its nearest one."""
+
+_DAMPING = 0.01  # GPTQ's
+_BLOCK = 32
+
+
+def rounding_steps(
+    graph: InferenceGraph,
+    ranges: Mapping[str, Ranges],
+    moments: Mapping[Windows, Moments],
+    weight_range: WeightRange,
+) -> dict[str, NDArray[np.int8]]:
+    """The steps of all layers that have windows. Layers that read the same ones are rounded in one go.
+
+    Args:
+        moments: of all windows of the graph.
+    """
+    readers: dict[Windows, list[LayerWeights]] = {}
+    for layer in layer_weights(graph, ranges, weight_range):
+        if windows := windows_of(layer.node):
+            readers.setdefault(windows, []).append(layer)
+    found = dict[str, NDArray[np.int8]]()
+    for windows, layers in readers.items():
+        rows = [_over_scale(layer) for layer in layers]
+        codes = rounded_together(np.concatenate(rows), moments[windows].covariance, largest=weight_range.value)
+        parts = np.split(codes, np.cumsum([len(each) for each in rows])[:-1])
+        for layer, part in zip(layers, parts, strict=True):
+            nearest = layer.nearest.codes
+            found[layer.node.name] = (part.reshape(nearest.shape) - nearest).astype(np.int8)
+    return found
+
+
+def _over_scale(layer: LayerWeights) -> NDArray[np.float64]:
+    """The weight in codes, not rounded: float64 ``(output channels, n)``."""
+    rows = layer.weight.reshape(len(layer.weight), -1).astype(np.float64)
+    return np.asarray(rows / layer.nearest.scale[:, None])
+
+
+def rounded_together(
+    rows: NDArray[np.float64], covariance: NDArray[np.floating], *, largest: int
+) -> NDArray[np.float64]:
+    """Codes for weights, so that little is left of the variance that rounding adds to their sums with windows.
+
+    That variance is ``e C e`` for the errors ``e`` of a row, and with ``C = L Lᵀ`` the squared length of ``e L``, which
+    is made small from the last column of L to the first. Weights that meet large values come first. The largest weight
+    of a row keeps its code, so that the row keeps its scale.
+
+    Args:
+        rows: float64 ``(rows, n)``, weights over their scale.
+        covariance: ``(n, n)``, of the windows.
+        largest: the largest code.
+
+    Returns:
+        float64 ``(rows, n)``: whole numbers from ``-largest`` to ``largest``.
+    """
+    order = np.argsort(covariance.diagonal(), kind="stable")
+    lower = _cholesky(covariance[np.ix_(order, order)].astype(np.float64))
+    weights = rows.T[order]
+    nearest, kept = np.rint(weights), np.arange(len(order))[:, None] == np.abs(weights).argmax(axis=0)
+    errors = np.zeros_like(weights)
+    for stop in range(len(order), 0, -_BLOCK):
+        start = max(0, stop - _BLOCK)
+        asked = weights[start:stop] + lower[stop:, start:stop].T @ errors[stop:]
+        for i in range(stop - 1, start - 1, -1):
+            taken = np.minimum(np.maximum(np.rint(asked[i - start]), -largest), largest)
+            errors[i] = weights[i] - np.where(kept[i], nearest[i], taken)
+            asked[: i - start] += lower[i, start:i, None] * errors[i]
+    codes = np.empty_like(rows)
+    codes[:, order] = np.rint(weights - errors).T
+    return codes
+
+
+def _cholesky(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The lower factor with ones on its diagonal, of a covariance with a little noise, so that there is one."""
+    variances = np.einsum("ii->i", covariance)  # a view
+    variances += _DAMPING * variances.mean() or 1.0  # values that never change may have any code
+    try:
+        lower = np.linalg.cholesky(covariance)
+    except np.linalg.LinAlgError:  # sums in float32 may leave it below zero where values are nearly the same
+        variances += variances.sum()
+        lower = np.linalg.cholesky(covariance)
+    return np.asarray(lower / lower.diagonal())

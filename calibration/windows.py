@@ -1,0 +1,132 @@
+"""What the weights of a layer are multiplied with: the windows of its input, their mean, and how they move together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import count
+
+import numpy as np
+import onnx
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from googlenet_edge.calibration.placement import WITH_WEIGHTS
+from googlenet_edge.calibration.session import open_session, side_by_side
+from googlenet_edge.calibration.surgery import attributes, is_dense_conv
+from googlenet_edge.graph import INPUT, InferenceGraph
+
+_PER_IMAGE = 32
+_AT_ONCE = 16  # images whose windows are held before they are added up
+
+Image = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """Which windows of which tensor; layers that read the same ones share their `Moments`."""
+
+    tensor: str
+    kernel: tuple[int, int] = (1, 1)
+    strides: tuple[int, int] = (1, 1)
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+    def of(self, values: NDArray[np.float32], random: np.random.Generator) -> NDArray[np.float32]:
+        """Some windows of float32 ``(1, channels, …)``, at random places: ``(channels × height × width, places)``.
+
+        Rows are in the order of a weight's columns.
+        """
+        top, left, bottom, right = self.pads
+        planes = values.reshape(*values.shape[1:], *[1] * (4 - values.ndim))
+        padded = np.pad(planes, ((0, 0), (top, bottom), (left, right)))
+        views = sliding_window_view(padded, self.kernel, axis=(1, 2))[:, :: self.strides[0], :: self.strides[1]]
+        height, width = views.shape[1:3]
+        rows, columns = np.divmod(random.permutation(height * width)[:_PER_IMAGE], width)
+        found: NDArray[np.float32] = views[:, rows, columns].transpose(0, 2, 3, 1).reshape(-1, len(rows))
+        return found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Moments:
+    """The mean of windows of n values, float32 ``(n,)``, and their covariance, float32 ``(n, n)``."""
+
+    mean: NDArray[np.float32]
+    covariance: NDArray[np.float32]
+
+    def times(self, factor: NDArray[np.float64]) -> Moments:
+        """Of windows whose channels are multiplied by ``factor`` ``(channels,)``."""
+        each = np.repeat(factor, len(self.mean) // len(factor)).astype(np.float32)
+        return Moments(self.mean * each, self.covariance * each * each[:, None])
+
+
+def windows_of(node: onnx.NodeProto) -> Windows | None:
+    """What a convolution or classifier reads; none of one with groups, dilation, or padding that is not written out."""
+    if node.op_type == "Gemm":
+        return Windows(node.input[0])
+    if node.op_type not in WITH_WEIGHTS or not is_dense_conv(node):
+        return None
+    written = attributes(node)
+    kernel, strides, pads = (
+        tuple(written.get(name, default))
+        for name, default in (("kernel_shape", (1, 1)), ("strides", (1, 1)), ("pads", (0, 0, 0, 0)))
+    )
+    return Windows(node.input[0], kernel, strides, pads)
+
+
+def window_moments(graph: InferenceGraph, images: Iterable[Image]) -> dict[Windows, Moments]:
+    """The moments of all windows that weights of the graph are applied to, from `_PER_IMAGE` places of each image.
+
+    The same images in the same order give the same bytes.
+
+    Args:
+        images: float32 ``(1, 3, crop, crop)`` after preprocessing.
+    """
+    wanted = list(dict.fromkeys(found for node in graph.model.graph.node if (found := windows_of(node))))
+    names = sorted({windows.tensor for windows in wanted} - {INPUT})
+    model = onnx.ModelProto()
+    model.CopyFrom(graph.model)
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    session = open_session(model, threads=1)
+
+    def seen(numbered: tuple[int, Image]) -> list[NDArray[np.float32]]:
+        number, image = numbered
+        values = {INPUT: image} | dict(zip(names, session.run(names, {INPUT: image}), strict=True))
+        random = np.random.default_rng(number)
+        return [windows.of(values[windows.tensor], random) for windows in wanted]
+
+    sums = [_Sums() for _ in wanted]
+    for of_image in side_by_side(seen, zip(count(), images)):
+        for total, values in zip(sums, of_image, strict=True):
+            total.add(values)
+    return {windows: total.moments() for windows, total in zip(wanted, sums, strict=True)}
+
+
+class _Sums:
+    """Sums of windows and of their products."""
+
+    def __init__(self) -> None:
+        self._held: list[NDArray[np.float32]] = []
+        self._count = 0
+        self._sum = np.zeros((), np.float64)
+        self._products = np.zeros((), np.float32)
+
+    def add(self, values: NDArray[np.float32]) -> None:
+        """Windows ``(n, places)``."""
+        self._held.append(values)
+        if len(self._held) == _AT_ONCE:
+            self._flush()
+
+    def _flush(self) -> None:
+        values = np.concatenate(self._held, axis=1)
+        self._held.clear()
+        self._count += values.shape[1]
+        self._sum = self._sum + values.sum(axis=1, dtype=np.float64)
+        self._products = self._products + values @ values.T
+
+    def moments(self) -> Moments:
+        """Those of all that was added."""
+        if self._held:
+            self._flush()
+        mean = self._sum / self._count
+        covariance = self._products / self._count - np.multiply.outer(mean, mean)
+        return Moments(mean.astype(np.float32), covariance.astype(np.float32))
