@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from googlenet_edge import __version__
-from googlenet_edge.calibration.choose import STRENGTHS, Trials, Way
+from googlenet_edge.calibration.choose import STRENGTHS, Preparation, Trials
 from googlenet_edge.calibration.collect import CheckedImages, Network, collect, require_ranges, second_pass
 from googlenet_edge.calibration.ranges import RangeMethod
 from googlenet_edge.calibration.rescale import channel_extremes, rescaled_moments
@@ -71,15 +71,15 @@ def calibrate(
     require_ranges({name: found.whole for name, found in seen.items()})
     moments = window_moments(graph, report.each(islice(inputs, _WINDOW_IMAGES)))
     trials = Trials(graph, [pixels[None] for pixels in load_pixels(held_out, graph.preprocess)], report.done)
-    way = trials.way(seen, moments)
-    extremes = {name: found.whole for name, found in way.extremes.items()}
-    statistics = second_pass(Network(way.graph), checked, extremes, lambda _: report.done())
+    found = trials.preparation(seen, moments)
+    extremes = {name: channels.whole for name, channels in found.extremes.items()}
+    statistics = second_pass(Network(found.rescaled(graph)), checked, extremes, lambda _: report.done())
     table = make_table(graph, statistics, images_sha256=images.sha256, method=RangeMethod.MINMAX)
     return replace(
-        trials.method(way, table),
-        rescale={name: encode_floats(value) for name, value in way.factors.items()},
-        rounding=_rounding(graph, way, moments),
-        means={name: encode_floats(value) for name, value in way.means.items()},
+        trials.method(found, table),
+        rescale={name: encode_floats(value) for name, value in found.factors.items()},
+        rounding=_rounding(graph, found, moments),
+        means={name: encode_floats(value) for name, value in found.means.items()},
         choice=Choice(len(held_out), tuple(trials.tried)),
     )
 
@@ -133,17 +133,20 @@ def _parted(images: ImageSet) -> tuple[ImageSet, ImageSet]:
 
 def _runs(measured: ImageSet, held_out: ImageSet) -> int:
     """How many runs of the graph a calibration with trials takes."""
-    trials = 1 + (1 + len(STRENGTHS)) + len(RangeMethod) + 2
+    trials = 1 + (1 + len(STRENGTHS)) + 1 + 1 + len(RangeMethod)
     return 2 * len(measured) + min(_WINDOW_IMAGES, len(measured)) + trials * len(held_out)
 
 
-def _rounding(graph: InferenceGraph, way: Way, moments: Mapping[Windows, Moments]) -> dict[str, Rounding]:
-    """As it stands in the table, for both ranges of weights; ``moments`` are those of the graph."""
-    if not way.steps:
+def _rounding(
+    graph: InferenceGraph, preparation: Preparation, moments: Mapping[Windows, Moments]
+) -> dict[str, Rounding]:
+    """The steps as they stand in the table, for both ranges of weights; ``moments`` are those of the graph."""
+    if not preparation.steps:
         return {}
-    seen = rescaled_moments(graph, moments, way.factors)
-    reduced = rounding_steps(way.graph, way.ranges, seen, WeightRange.REDUCED)
-    return {name: Rounding(encode_steps(steps), encode_steps(reduced[name])) for name, steps in way.steps.items()}
+    seen = rescaled_moments(graph, moments, preparation.factors) if preparation.factors else moments
+    reduced = rounding_steps(preparation.rescaled(graph), preparation.ranges, seen, WeightRange.REDUCED)
+    full = preparation.steps
+    return {name: Rounding(encode_steps(full[name]), encode_steps(reduced[name])) for name in full}
 
 
 class _Report:

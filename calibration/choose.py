@@ -1,8 +1,9 @@
 """How to quantize a graph, by trial: what counts is the noise that is left in the logits of held-out images.
 
-First how far channels are rescaled before weights are rounded together, then whether biases are corrected, then the
-range method; each stands on what was taken before it, and must win clearly over doing without. All are judged with
-8-bit weights and exact sums, so that the choice is the same on every machine.
+First how far channels are rescaled, then whether weights are rounded together, whether biases are corrected, and the
+range method; each stands on what was taken before it, and must win clearly over doing without. How far to rescale is
+tried with weights rounded together, since it is they that pay for it. All are judged with 8-bit weights and exact sums,
+so that the choice is the same on every machine.
 """
 
 from __future__ import annotations
@@ -39,14 +40,13 @@ CLEARLY_DB = 0.1
 Done = Callable[[], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Way:
-    """How a graph is made ready: its channels times factors, its weights on other codes than the nearest, its biases.
+@dataclass(frozen=True, slots=True, eq=False)
+class Preparation:
+    """What is done to a graph before it is quantized: its channels times factors, other codes than the nearest, biases.
 
-    ``graph`` and ``extremes`` are rescaled. What is left out is as it was.
+    ``extremes`` are those of the rescaled channels. What is empty is not done.
     """
 
-    graph: InferenceGraph
     extremes: Mapping[str, ChannelExtremes]
     factors: Factors = field(default_factory=dict)
     steps: Steps = field(default_factory=dict)
@@ -56,6 +56,10 @@ class Way:
     def ranges(self) -> dict[str, Ranges]:
         """By min/max."""
         return {name: found.ranges for name, found in self.extremes.items()}
+
+    def rescaled(self, graph: InferenceGraph) -> InferenceGraph:
+        """The graph with rescaled channels."""
+        return rescaled(graph, self.factors) if self.factors else graph
 
 
 @dataclass
@@ -69,46 +73,52 @@ class Trials:
 
     def __post_init__(self) -> None:
         self._exact = self._logits(self.graph.model)
+        self._known: dict[Preparation, float] = {}
 
-    def way(self, extremes: Mapping[str, ChannelExtremes], moments: Mapping[Windows, Moments]) -> Way:
-        """The best strength of rescaling with weights rounded together, and corrected biases; each only if it helps.
+    def preparation(self, extremes: Mapping[str, ChannelExtremes], moments: Mapping[Windows, Moments]) -> Preparation:
+        """Of each step the best, and nothing that does not help. Ranges are min/max here."""
+        plain = Preparation(extremes, means=window_means(self.graph, moments))
+        strengths = {f"rescale {strength:g}": self._rescaled(plain, moments, strength) for strength in STRENGTHS}
+        found = self._best({"no rescale": plain} | strengths)
+        nearest = replace(found, steps={}) if found.steps else found
+        together = found if found.steps else self._rounded(found, moments)
+        found = self._best({"nearest codes": nearest, "rounded together": together})
+        return self._best({"no bias correction": replace(found, means={}), "bias correction": found})
 
-        Ranges are min/max here.
-        """
-        plain = Way(self.graph, extremes)
-        ways, scores = {"as it is": plain}, {"as it is": self._score(plain, plain.ranges)}
-        for strength in STRENGTHS:
-            name = f"rescale {strength:g}, rounded together"
-            ways[name] = self._rounded(plain, moments, strength)
-            scores[name] = self._score(ways[name], ways[name].ranges)
-        best = ways[self._best(scores)]
-        means = best.means or window_means(self.graph, moments)
-        both = {"no bias correction": replace(best, means={}), "bias correction": replace(best, means=means)}
-        return both[self._best({name: self._score(way, way.ranges) for name, way in both.items()})]
-
-    def method(self, way: Way, table: CalibrationTable) -> CalibrationTable:
+    def method(self, preparation: Preparation, table: CalibrationTable) -> CalibrationTable:
         """The table by the best range method; ``table`` is by min/max."""
         tables = {method.value: table.with_method(method) for method in RangeMethod}
-        return tables[self._best({name: self._score(way, each.ranges) for name, each in tables.items()})]
+        return tables[self._taken({name: self._score(preparation, each.ranges) for name, each in tables.items()})]
 
-    def _rounded(self, plain: Way, moments: Mapping[Windows, Moments], strength: float) -> Way:
+    def _rescaled(self, plain: Preparation, moments: Mapping[Windows, Moments], strength: float) -> Preparation:
         factors = rescale_factors(self.graph, plain.extremes, strength=strength)
         after = rescaled_extremes(self.graph, plain.extremes, factors)
         seen = rescaled_moments(self.graph, moments, factors)
-        way = Way(rescaled(self.graph, factors), after, factors, means=window_means(self.graph, seen))
-        return replace(way, steps=rounding_steps(way.graph, way.ranges, seen, WeightRange.FULL))
+        return self._rounded(Preparation(after, factors, means=window_means(self.graph, seen)), seen)
 
-    def _score(self, way: Way, ranges: Mapping[str, Ranges]) -> float:
-        ready = compensated(way.graph, ranges, steps=way.steps, means=way.means)
-        return sqnr_db(self._exact, self._logits(quantized(ready, ranges)))
+    def _rounded(self, preparation: Preparation, moments: Mapping[Windows, Moments]) -> Preparation:
+        """With weights rounded together, by the moments after rescaling."""
+        graph = preparation.rescaled(self.graph)
+        return replace(preparation, steps=rounding_steps(graph, preparation.ranges, moments, WeightRange.FULL))
 
-    def _best(self, scores: dict[str, float]) -> str:
+    def _best(self, preparations: dict[str, Preparation]) -> Preparation:
+        for each in preparations.values():
+            if each not in self._known:
+                self._known[each] = self._score(each, each.ranges)
+        return preparations[self._taken({name: self._known[each] for name, each in preparations.items()})]
+
+    def _taken(self, scores: dict[str, float]) -> str:
         """The highest score, or the first where nothing is clearly above it."""
         plain = next(iter(scores))
         best = max(scores, key=lambda name: scores[name])
         taken = best if scores[best] > scores[plain] + CLEARLY_DB else plain
         self.tried += [Trial(name, round(score, 2), name == taken) for name, score in scores.items()]
         return taken
+
+    def _score(self, preparation: Preparation, ranges: Mapping[str, Ranges]) -> float:
+        graph = preparation.rescaled(self.graph)
+        ready = compensated(graph, ranges, steps=preparation.steps, means=preparation.means)
+        return sqnr_db(self._exact, self._logits(quantized(ready, ranges)))
 
     def _logits(self, model: onnx.ModelProto) -> NDArray[np.float32]:
         session = open_session(model, threads=1)

@@ -62,7 +62,7 @@ def collect(graph: InferenceGraph, images: Images, *, count: int, progress: Prog
 def second_pass(
     network: Network, images: CheckedImages, seen: Mapping[str, Extremes], report: Callable[[int], None]
 ) -> Statistics:
-    """What `collect` finds where the extremes of the activations are known already, but for the last digits.
+    """What `collect` finds where the extremes of the activations are known already; a value past them counts as them.
 
     Args:
         images: after their first pass.

@@ -13,7 +13,7 @@ from collections.abc import Set as AbstractSet
 import numpy as np
 from numpy.typing import NDArray
 
-from googlenet_edge.calibration.placement import NO_NODES
+from googlenet_edge.calibration.placement import NO_NODES, WITH_WEIGHTS
 from googlenet_edge.calibration.ranges import Ranges
 from googlenet_edge.calibration.rounding import Steps
 from googlenet_edge.calibration.weights import WeightRange, layer_weights
@@ -39,21 +39,25 @@ def compensated(
 
     Raises:
         CalibrationError: a range is missing.
-        ValueError: steps or means of another size than the weights.
+        ValueError: steps or means of another size than the weights, or of a layer that is not there.
     """
+    layers = {node.name for node in graph.model.graph.node if node.op_type in WITH_WEIGHTS}
+    if strange := sorted((steps.keys() | means.keys()) - layers):
+        raise ValueError(f"it has no layer {strange[0]}")
     changed = dict[str, NDArray[np.float32]]()
     for layer in layer_weights(graph, ranges, weight_range, float_nodes) if steps or means else []:
         name, (_, weight, bias) = layer.node.name, layer.node.input
-        rounded = layer.rounded(steps.get(name), largest=weight_range.value)
+        rounded = layer.rounded(steps.get(name))
         if name in steps:
             changed[weight] = rounded
         if name in means:
             errors = (layer.weight.astype(np.float64) - rounded).reshape(len(rounded), -1)
-            changed[bias] = (layer.bias + errors @ means[name]).astype(np.float32)
+            changed[bias] = (layer.bias + errors @ means[name].astype(np.float64)).astype(np.float32)
     return graph.with_weights(changed)
 
 
 def window_means(graph: InferenceGraph, moments: Mapping[Windows, Moments]) -> dict[str, NDArray[np.float32]]:
     """The means for all layers whose windows have moments."""
-    read = ((node.name, windows_of(node)) for node in graph.model.graph.node)
+    weights = graph.weights
+    read = ((node.name, windows_of(node, weights)) for node in graph.model.graph.node)
     return {name: moments[windows].mean for name, windows in read if windows}

@@ -51,7 +51,9 @@ def lower_int8_cpu(
     return quantized(ready, table.ranges, weight_range=weight_range, float_nodes=float_nodes)
 
 
-def lower_rounding(graph: InferenceGraph, table: CalibrationTable, tensors: AbstractSet[str]) -> onnx.ModelProto:
+def lower_rounded_activations(
+    graph: InferenceGraph, table: CalibrationTable, tensors: AbstractSet[str]
+) -> onnx.ModelProto:
     """The FP32 graph with some activations rounded to their u8 grids, and nothing else: what that alone costs.
 
     Raises:
@@ -108,7 +110,7 @@ def rescaled_by(graph: InferenceGraph, table: CalibrationTable) -> InferenceGrap
 
 @contextmanager
 def _fitting() -> Iterator[None]:
-    """Factors or means of a table that do not fit its graph become a `CalibrationError`."""
+    """What of a table does not fit its graph becomes a `CalibrationError`."""
     try:
         yield
     except (KeyError, ValueError) as problem:

@@ -118,7 +118,7 @@ def rescaled(graph: InferenceGraph, factors: Factors) -> InferenceGraph:
     flow = _Flow(graph)
     weights = {name: value.astype(np.float64) for name, value in graph.weights.items()}
     for node in graph.model.graph.node:
-        if node.op_type in WITH_WEIGHTS and node.input[0] in flow.makers:
+        if node.name in flow.unmixed:
             weights[node.input[1]] /= _along(1, flow.factor(node.input[0], factors), weights[node.input[1]])
         if node.op_type == "Conv":
             for name in node.input[1:]:
@@ -154,6 +154,7 @@ class _Flow:
 
     ``makers``: for each tensor whose channels reach it unmixed, the convolutions that made them, in the order of the
     channels. ``channels``: how many each convolution makes. ``pinned``: those with a reader that is not homogeneous.
+    ``unmixed``: the convolutions and classifiers that have a column of weights for each channel that reaches them.
     """
 
     def __init__(self, graph: InferenceGraph) -> None:
@@ -162,6 +163,7 @@ class _Flow:
         self.channels = {n.name: shapes[n.input[1]][0] for n in source.node if n.op_type == "Conv"}
         self.makers: dict[str, tuple[str, ...]] = {}
         self.pinned: set[str] = set()
+        self.unmixed: set[str] = set()
         for node in source.node:
             self._follow(node, shapes)
         for output in source.output:
@@ -175,6 +177,8 @@ class _Flow:
         read = [self.makers.get(name) for name in node.input]
         if node.op_type in WITH_WEIGHTS:
             let_through = read[0] is not None and self._count(read[0]) == shapes[node.input[1]][1]
+            if let_through:
+                self.unmixed.add(node.name)
             if node.op_type == "Conv":
                 self.makers[node.output[0]] = (node.name,)
         else:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from googlenet_edge.calibration.ranges import Ranges
 from googlenet_edge.calibration.weights import LayerWeights, WeightRange, layer_weights
 from googlenet_edge.calibration.windows import Moments, Windows, windows_of
-from googlenet_edge.graph import InferenceGraph
+from googlenet_edge.graph import INPUT, InferenceGraph
 
 Steps = Mapping[str, NDArray[np.int8]]
 """By the name of a convolution or classifier: how many codes each weight is off its nearest one."""
@@ -36,12 +36,15 @@ def rounding_steps(
 ) -> dict[str, NDArray[np.int8]]:
     """The steps of all layers that have windows. Layers that read the same ones are rounded in one go.
 
+    The first layer has none where its colours have different deviations: `absorb_normalization` may divide by them.
+
     Args:
         moments: of all windows of the graph.
     """
+    weights, skipped = graph.weights, INPUT if len(set(graph.preprocess.std)) > 1 else None
     readers: dict[Windows, list[LayerWeights]] = {}
     for layer in layer_weights(graph, ranges, weight_range):
-        if windows := windows_of(layer.node):
+        if (windows := windows_of(layer.node, weights)) and windows.tensor != skipped:
             readers.setdefault(windows, []).append(layer)
     found = dict[str, NDArray[np.int8]]()
     for windows, layers in readers.items():
@@ -50,7 +53,7 @@ def rounding_steps(
         parts = np.split(codes, np.cumsum([len(each) for each in rows])[:-1])
         for layer, part in zip(layers, parts, strict=True):
             nearest = layer.nearest.codes
-            found[layer.node.name] = (part.reshape(nearest.shape) - nearest).astype(np.int8)
+            found[layer.node.name] = np.clip(part.reshape(nearest.shape) - nearest, -127, 127).astype(np.int8)
     return found
 
 
@@ -65,9 +68,11 @@ def rounded_together(
 ) -> NDArray[np.float64]:
     """Codes for weights, so that little is left of the variance that rounding adds to their sums with windows.
 
-    That variance is ``e C e`` for the errors ``e`` of a row, and with ``C = L Lᵀ`` the squared length of ``e L``, which
-    is made small from the last column of L to the first. Weights that meet large values come first. The largest weight
-    of a row keeps its code, so that the row keeps its scale.
+    With ``C = L D Lᵀ`` and ones on the diagonal of L, the errors ``e`` of a row add the variance ``e C e``, the sum of
+    ``d[j] · (e[j] + Σ e[i] L[i, j] for i > j)²``. So from the last weight to the first, each takes the code that is
+    nearest to itself plus ``Σ e[i] L[i, j]``; those that meet the values that vary most are put last. The largest
+    weight of a row keeps its code, and so the row its scale. It is the covariance and not ``E[x xᵀ]``, since the bias
+    takes back what errors do to the mean (see `compensate`).
 
     Args:
         rows: float64 ``(rows, n)``, weights over their scale.
@@ -78,7 +83,7 @@ def rounded_together(
         float64 ``(rows, n)``: whole numbers from ``-largest`` to ``largest``.
     """
     order = np.argsort(covariance.diagonal(), kind="stable")
-    lower = _cholesky(covariance[np.ix_(order, order)].astype(np.float64))
+    lower = _unit_lower(covariance[np.ix_(order, order)].astype(np.float64))
     weights = rows.T[order]
     nearest, kept = np.rint(weights), np.arange(len(order))[:, None] == np.abs(weights).argmax(axis=0)
     errors = np.zeros_like(weights)
@@ -94,13 +99,16 @@ def rounded_together(
     return codes
 
 
-def _cholesky(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The lower factor with ones on its diagonal, of a covariance with a little noise, so that there is one."""
-    variances = np.einsum("ii->i", covariance)  # a view
-    variances += _DAMPING * variances.mean() or 1.0  # values that never change may have any code
+def _unit_lower(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """L of ``C = L D Lᵀ``, of a covariance with some noise of its own in every value.
+
+    The identity, which makes the nearest codes, of what is none: values that never change, or are not finite.
+    """
+    noise, identity = _DAMPING * covariance.diagonal().mean(), np.eye(len(covariance))
+    if not 0 < noise < np.inf:
+        return identity
     try:
-        lower = np.linalg.cholesky(covariance)
-    except np.linalg.LinAlgError:  # sums in float32 may leave it below zero where values are nearly the same
-        variances += variances.sum()
-        lower = np.linalg.cholesky(covariance)
+        lower = np.linalg.cholesky(covariance + noise * identity)
+    except np.linalg.LinAlgError:
+        return identity
     return np.asarray(lower / lower.diagonal())

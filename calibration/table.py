@@ -23,8 +23,8 @@ from googlenet_edge.graph import InferenceGraph
 from googlenet_edge.preprocess import Preprocess
 
 SCHEMA = 3
-MAX_BYTES = 16 << 20
-MAX_WEIGHTS = 64 << 20
+MAX_BYTES = 64 << 20
+MAX_WEIGHTS = 128 << 20  # whose steps take about half a byte in the table
 _COUNTS_BYTES = BINS * 8
 
 
@@ -167,8 +167,13 @@ def read_table(path: Path) -> CalibrationTable:
     table = from_versioned_json(data, CalibrationTable, schema=SCHEMA, where=str(path), error=CalibrationError)
     for name, tensor in table.tensors.items():
         _check(tensor, f"{path}: the tensor {name}")
-    for weight_range in WeightRange if table.rounding else ():
-        table.steps(weight_range)
+    if table.schema < SCHEMA:
+        raise CalibrationError(f"{path} has schema {table.schema}, which says too little; calibrate again")
+    try:
+        for weight_range in WeightRange:
+            table.steps(weight_range)
+    except CalibrationError as problem:
+        raise CalibrationError(f"{path}: {problem}") from problem
     for name, text in [*table.rescale.items(), *table.means.items()]:
         if not np.isfinite(decode_floats(text)).all():
             raise CalibrationError(f"{path}: the factors of {name} are not finite; calibrate again")
@@ -198,7 +203,7 @@ def decode_steps(text: str, *, most: int) -> NDArray[np.int8]:
     try:
         data = _inflated(text, most)
     except ValueError as problem:
-        raise CalibrationError(f"the table has damaged rounding ({problem}); calibrate again") from problem
+        raise CalibrationError(f"the rounding is damaged ({problem}); calibrate again") from problem
     return np.frombuffer(data, np.int8)
 
 

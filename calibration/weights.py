@@ -51,10 +51,11 @@ class LayerWeights:
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
     nearest: QuantizedWeights
+    weight_range: WeightRange
 
-    def rounded(self, steps: NDArray[np.int8] | None, *, largest: int) -> NDArray[np.float32]:
-        """The weight on its grid, ``steps`` codes from the nearest ones but not beyond the ``largest``."""
-        codes = self.nearest.codes
+    def rounded(self, steps: NDArray[np.int8] | None) -> NDArray[np.float32]:
+        """The weight on its grid, ``steps`` codes from the nearest ones but not beyond the last."""
+        codes, largest = self.nearest.codes, self.weight_range.value
         if steps is not None:
             codes = np.clip(codes.astype(np.int16) + steps.reshape(codes.shape), -largest, largest)
         return codes * self.nearest.scale.reshape(-1, *[1] * (codes.ndim - 1))
@@ -73,7 +74,7 @@ def layer_weights(
             weight, bias = (weights[name] for name in node.input[1:])
             scale = u8_grid(ranges, grid_of[node.input[0]]).scale
             nearest = quantize_weights(weight, bias, input_scale=scale, weight_range=weight_range)
-            found.append(LayerWeights(node, weight, bias, nearest))
+            found.append(LayerWeights(node, weight, bias, nearest, weight_range))
     return found
 
 

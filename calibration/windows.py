@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import count
 
@@ -17,6 +18,7 @@ from googlenet_edge.calibration.surgery import attributes, is_dense_conv
 from googlenet_edge.graph import INPUT, InferenceGraph
 
 _PER_IMAGE = 32
+_MOST_VALUES = 4608  # of a window: 512 channels of 3×3
 _AT_ONCE = 16  # images whose windows are held before they are added up
 
 Image = NDArray[np.float32]
@@ -59,18 +61,22 @@ class Moments:
         return Moments(self.mean * each, self.covariance * each * each[:, None])
 
 
-def windows_of(node: onnx.NodeProto) -> Windows | None:
-    """What a convolution or classifier reads; none of one with groups, dilation, or padding that is not written out."""
-    if node.op_type == "Gemm":
-        return Windows(node.input[0])
-    if node.op_type not in WITH_WEIGHTS or not is_dense_conv(node):
+def windows_of(node: onnx.NodeProto, weights: Mapping[str, NDArray[np.float32]]) -> Windows | None:
+    """What a convolution or classifier reads.
+
+    None for other operators, and of a convolution with groups, dilation, or padding that is not written out, or of more
+    values than `_MOST_VALUES`, whose covariance would not fit.
+    """
+    if node.op_type not in WITH_WEIGHTS or not (node.op_type == "Gemm" or is_dense_conv(node)):
         return None
+    _, channels, *kernel = weights[node.input[1]].shape
+    if channels * math.prod(kernel) > _MOST_VALUES:
+        return None
+    if not kernel:
+        return Windows(node.input[0])
     written = attributes(node)
-    kernel, strides, pads = (
-        tuple(written.get(name, default))
-        for name, default in (("kernel_shape", (1, 1)), ("strides", (1, 1)), ("pads", (0, 0, 0, 0)))
-    )
-    return Windows(node.input[0], kernel, strides, pads)
+    strides, pads = written.get("strides", (1, 1)), written.get("pads", (0, 0, 0, 0))
+    return Windows(node.input[0], (kernel[0], kernel[1]), tuple(strides), tuple(pads))
 
 
 def window_moments(graph: InferenceGraph, images: Iterable[Image]) -> dict[Windows, Moments]:
@@ -81,7 +87,8 @@ def window_moments(graph: InferenceGraph, images: Iterable[Image]) -> dict[Windo
     Args:
         images: float32 ``(1, 3, crop, crop)`` after preprocessing.
     """
-    wanted = list(dict.fromkeys(found for node in graph.model.graph.node if (found := windows_of(node))))
+    weights, nodes = graph.weights, graph.model.graph.node
+    wanted = list(dict.fromkeys(found for node in nodes if (found := windows_of(node, weights))))
     names = sorted({windows.tensor for windows in wanted} - {INPUT})
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
@@ -102,11 +109,12 @@ def window_moments(graph: InferenceGraph, images: Iterable[Image]) -> dict[Windo
 
 
 class _Sums:
-    """Sums of windows and of their products."""
+    """Sums of windows and of their products, both less the mean of the first, so that float32 is fine enough."""
 
     def __init__(self) -> None:
         self._held: list[NDArray[np.float32]] = []
         self._count = 0
+        self._middle = np.zeros((), np.float32)
         self._sum = np.zeros((), np.float64)
         self._products = np.zeros((), np.float32)
 
@@ -119,6 +127,9 @@ class _Sums:
     def _flush(self) -> None:
         values = np.concatenate(self._held, axis=1)
         self._held.clear()
+        if not self._count:
+            self._middle = values.mean(axis=1, keepdims=True)
+        values -= self._middle
         self._count += values.shape[1]
         self._sum = self._sum + values.sum(axis=1, dtype=np.float64)
         self._products = self._products + values @ values.T
@@ -127,6 +138,6 @@ class _Sums:
         """Those of all that was added."""
         if self._held:
             self._flush()
-        mean = self._sum / self._count
-        covariance = self._products / self._count - np.multiply.outer(mean, mean)
-        return Moments(mean.astype(np.float32), covariance.astype(np.float32))
+        off = (self._sum / self._count).astype(np.float32)
+        covariance = self._products / np.float32(self._count) - np.multiply.outer(off, off)
+        return Moments(self._middle.reshape(-1) + off, covariance)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from googlenet_edge.calibration.layers import Layer, layers
-from googlenet_edge.calibration.lower import lower_rounding
+from googlenet_edge.calibration.lower import lower_rounded_activations
 from googlenet_edge.calibration.table import CalibrationTable
 from googlenet_edge.dataset import ImageSet, Progress, load_pixels
 from googlenet_edge.engines.lowering import Lowered, lower, open_lowered
@@ -143,11 +143,11 @@ def rank_layers(probe: Probe, table: CalibrationTable, *, progress: Progress | N
         progress: told (layers done, layers in total).
 
     Raises:
-        CalibrationError, EngineError: see `lower_rounding`, `Engine`.
+        CalibrationError, EngineError: see `lower_rounded_activations`, `Engine`.
     """
     found, ranked = layers(probe.graph.model.graph), []
     for done, layer in enumerate(found, start=1):
-        rounded = lower_rounding(probe.graph, table, frozenset(layer.tensors))
+        rounded = lower_rounded_activations(probe.graph, table, frozenset(layer.tensors))
         with probe.open(Lowered(rounded.SerializeToString())) as predictor:
             ranked.append(RankedLayer(layer, probe.noise(predictor)))
         if progress:

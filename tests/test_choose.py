@@ -55,12 +55,13 @@ def test_calibrate_takes_one_of_each_kind_by_its_score(table: CalibrationTable) 
     assert (table.image_count, table.choice.images) == (40, 10)
     scores = {trial.what: trial.sqnr_db for trial in table.choice.trials}
     taken = [trial.what for trial in table.choice.trials if trial.taken]
-    assert len(taken) == 3
+    assert len(taken) == 4
     assert taken[0].startswith("rescale ")  # the channels were made uneven
-    assert scores[taken[0]] > scores["as it is"] + 5
-    assert bool(table.means) == (taken[1] == "bias correction")
-    assert taken[2] == table.method.value
-    assert max(scores[each.value] for each in RangeMethod) <= scores[taken[2]] + 0.1
+    assert scores[taken[0]] > scores["no rescale"] + 5
+    assert bool(table.rounding) == (taken[1] == "rounded together")
+    assert bool(table.means) == (taken[2] == "bias correction")
+    assert taken[3] == table.method.value
+    assert max(scores[each.value] for each in RangeMethod) <= scores[taken[3]] + 0.1
 
 
 def test_calibrate_by_trial_loses_less_on_other_images_than_plain_ranges(table: CalibrationTable) -> None:
@@ -109,6 +110,14 @@ def test_calibrate_tells_its_progress_to_the_end(images: Checked) -> None:
     assert [done for done, _ in told] == list(range(1, told[-1][1] + 1))
 
 
+def test_a_table_of_an_older_version_is_made_again(images: Checked, table: CalibrationTable, tmp_path: Path) -> None:
+    path = tmp_path / "calibration.json"
+    write_table(path, replace(table, schema=2))
+    with pytest.raises(CalibrationError, match="calibration.json has schema 2, which says too little; calibrate again"):
+        read_table(path)
+    assert table_at(path, GRAPH, images, method=None) is None
+
+
 def test_a_table_is_used_again_for_the_same_wish_only(images: Checked, table: CalibrationTable, tmp_path: Path) -> None:
     path = tmp_path / "calibration.json"
     write_table(path, table)
@@ -123,7 +132,9 @@ def test_a_table_is_used_again_for_the_same_wish_only(images: Checked, table: Ca
     [
         {"rescale": {"stem_conv": encode_floats(np.ones(5, np.float32))}},
         {"rounding": {"stem_conv": Rounding(encode_steps(np.ones(5, np.int8)), "")}},
+        {"rounding": {"strange": Rounding(encode_steps(np.ones(5, np.int8)), "")}},
         {"means": {"stem_conv": encode_floats(np.ones(5, np.float32))}},
+        {"means": {"strange": encode_floats(np.ones(5, np.float32))}},
     ],
 )
 def test_a_table_that_does_not_fit_its_graph_is_refused(table: CalibrationTable, wrong: dict[str, object]) -> None:

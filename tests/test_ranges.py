@@ -52,6 +52,13 @@ def test_histogram_counts_every_value_in_its_bin(seed: int) -> None:
     assert moved <= 2  # float32 arithmetic may move a value that lies on an edge to the next bin
 
 
+def test_histogram_counts_a_value_past_the_extremes_as_the_outermost() -> None:
+    counter = HistogramCounter(Extremes(-1.0, 3.0), scratch=Scratch())
+    counter.add(np.array([-1.0, -1.01, -50.0, 3.0, 3.01, 1e9], np.float32))
+    counts = counter.histogram().counts
+    assert (counts[0], counts[-1], counts.sum()) == (3, 3, 6)
+
+
 def test_histogram_keeps_the_maximum_in_the_last_bin() -> None:
     found = histogram_of(np.array([0.0, 0.7, 0.7, 0.7], dtype=np.float32))
     assert found.counts[-1] == 3

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -13,15 +15,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import numpy_helper
+from test_choose import images_in
 from test_rescale import logits
-from tiny_graph import one_by_one, tiny_graph, tiny_images
+from tiny_graph import SHAPES, TINY, one_by_one, tiny_graph, tiny_images
 
+from googlenet_edge.calibration.calibrate import calibrate
 from googlenet_edge.calibration.compensate import compensated, window_means
-from googlenet_edge.calibration.lower import quantized
+from googlenet_edge.calibration.lower import lower_int8_cpu, prepared, quantized, rescaled_by
+from googlenet_edge.calibration.lower_tensorrt import lower_int8_tensorrt
 from googlenet_edge.calibration.ranges import Ranges
-from googlenet_edge.calibration.rescale import channel_extremes
+from googlenet_edge.calibration.rescale import channel_extremes, rescale_factors, rescaled, rescaled_moments
 from googlenet_edge.calibration.rounding import rounded_together, rounding_steps
 from googlenet_edge.calibration.session import open_session
+from googlenet_edge.calibration.table import CalibrationTable, Rounding, encode_steps
 from googlenet_edge.calibration.weights import WeightRange, layer_weights
 from googlenet_edge.calibration.windows import Windows, window_moments, windows_of
 from googlenet_edge.statistics import sqnr_db
@@ -44,9 +50,10 @@ def test_rounding_takes_the_nearest_codes_where_values_know_nothing_of_each_othe
     assert np.array_equal(rounded_together(rows, np.diag(np.arange(1.0, 41.0)), largest=127), np.rint(rows))
 
 
-def test_rounding_of_values_that_never_change_takes_the_nearest_codes() -> None:
+@pytest.mark.parametrize("covariance", [np.zeros((9, 9)), np.eye(9) - 1, np.full((9, 9), np.nan)])
+def test_rounding_by_what_is_no_covariance_takes_the_nearest_codes(covariance: NDArray[np.float64]) -> None:
     rows = np.random.default_rng(0).normal(0, 30, (4, 9))
-    assert np.array_equal(rounded_together(rows, np.zeros((9, 9), np.float32), largest=127), np.rint(rows))
+    assert np.array_equal(rounded_together(rows, covariance.astype(np.float32), largest=127), np.rint(rows))
 
 
 def test_rounding_leaves_a_fraction_of_the_noise_in_sums_with_values_that_move_together() -> None:
@@ -71,19 +78,39 @@ def test_rounding_stays_within_the_codes_and_keeps_the_largest_weight(seed: int,
     rows *= largest / np.abs(rows).max(axis=1, keepdims=True)
     covariance = np.cov(rng.normal(size=(n, 3)) @ rng.normal(size=(3, 50))).astype(np.float32)
     found = rounded_together(rows, covariance, largest=largest)
+    at = np.arange(5), np.abs(rows).argmax(axis=1)
     assert np.array_equal(found, np.rint(found))
-    assert (np.abs(found).max(axis=1) == largest).all()
+    assert np.array_equal(found[at], np.rint(rows[at]))
+    assert np.abs(found).max() == largest
 
 
-@pytest.mark.parametrize(("kernel", "stride", "pads"), [(1, 1, 0), (3, 1, 1), (3, 2, 1), (5, 1, 0)])
-def test_windows_are_what_a_convolution_multiplies_its_weights_with(kernel: int, stride: int, pads: int) -> None:
+@pytest.mark.parametrize(
+    ("kernel", "strides", "pads"),
+    [
+        ((1, 1), (1, 1), (0, 0, 0, 0)),
+        ((3, 3), (2, 2), (1, 1, 1, 1)),
+        ((1, 4), (2, 1), (0, 1, 0, 2)),
+        ((5, 2), (1, 2), (2, 0, 1, 0)),
+    ],
+)
+def test_windows_are_what_a_convolution_multiplies_its_weights_with(
+    kernel: tuple[int, int], strides: tuple[int, int], pads: tuple[int, int, int, int]
+) -> None:
     rng = np.random.default_rng(2)
-    values = rng.normal(size=(1, 4, 5, 5)).astype(np.float32)
-    weight = rng.normal(size=(6, 4, kernel, kernel)).astype(np.float32)
-    windows = Windows("x", (kernel, kernel), (stride, stride), (pads,) * 4).of(values, rng)
-    expected = F.conv2d(torch.from_numpy(values), torch.from_numpy(weight), stride=stride, padding=pads)[0].flatten(1)
-    found = weight.reshape(6, -1) @ windows
-    assert np.sort(found, axis=1) == pytest.approx(np.sort(expected.numpy(), axis=1), abs=1e-4)
+    values = rng.normal(size=(1, 4, 5, 6)).astype(np.float32)
+    weight = rng.normal(size=(6, 4, *kernel)).astype(np.float32)
+    windows = Windows("x", kernel, strides, pads).of(values, rng)
+    top, left, bottom, right = pads
+    padded = F.pad(torch.from_numpy(values), (left, right, top, bottom))
+    expected = F.conv2d(padded, torch.from_numpy(weight), stride=strides)[0].flatten(1).numpy()
+    assert np.sort(weight.reshape(6, -1) @ windows, axis=1) == pytest.approx(np.sort(expected, axis=1), abs=1e-4)
+
+
+def test_windows_of_a_large_image_are_some_of_all() -> None:
+    values = np.arange(900, dtype=np.float32).reshape(1, 1, 30, 30)
+    found = Windows("x").of(values, np.random.default_rng(0))
+    assert found.shape == (1, 32)
+    assert len(set(found[0])) == 32
 
 
 def test_windows_have_the_mean_and_the_covariance_that_images_show() -> None:
@@ -100,7 +127,7 @@ def test_windows_have_the_mean_and_the_covariance_that_images_show() -> None:
 
 @pytest.mark.parametrize("written", ["group = 2", "dilations = [2, 2]", 'auto_pad = "SAME_UPPER"'])
 def test_windows_of_a_convolution_that_is_not_plain_are_none(written: str) -> None:
-    assert windows_of(onnx.parser.parse_node(f"y = Conv <{written}> (x, w, b)")) is None
+    assert windows_of(onnx.parser.parse_node(f"y = Conv <{written}> (x, w, b)"), {"w": np.ones((4, 4, 3, 3))}) is None
 
 
 @pytest.mark.parametrize("weight_range", WeightRange)
@@ -132,7 +159,92 @@ def test_the_lowered_model_has_the_codes_that_were_chosen() -> None:
 
 
 def test_steps_past_the_last_code_end_there() -> None:
-    far = {"left_conv": np.full((8, 8, 1, 1), 127, np.int8)}
-    model = quantized(compensated(GRAPH, ranges(), steps=far, means={}), ranges())
+    limits, far = ranges(), {"left_conv": np.full((8, 8, 1, 1), 60, np.int8)}
+    nearest, found = (
+        {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
+        for model in (quantized(compensated(GRAPH, limits, steps=steps, means={}), limits) for steps in ({}, far))
+    )
+    expected = np.minimum(nearest["left_weight.quantized"].astype(int) + 60, 127)
+    positive = nearest["left_weight.quantized"].max(axis=(1, 2, 3)) == 127  # rows whose largest weight stays so
+    assert positive.any()
+    assert np.array_equal(found["left_weight.quantized"][positive], expected[positive])
+
+
+def test_windows_of_a_rescaled_graph_are_known() -> None:
+    moments = window_moments(GRAPH, one_by_one(IMAGES)())
+    factors = rescale_factors(GRAPH, channel_extremes(GRAPH, one_by_one(IMAGES)()), strength=1.0)
+    known, measured = (
+        rescaled_moments(GRAPH, moments, factors),
+        window_moments(rescaled(GRAPH, factors), one_by_one(IMAGES)()),
+    )
+    assert known.keys() == measured.keys()
+    for windows, found in measured.items():
+        assert known[windows].mean == pytest.approx(found.mean, rel=1e-3, abs=1e-4)
+        assert known[windows].covariance == pytest.approx(found.covariance, rel=1e-2, abs=1e-3)
+
+
+def test_rounding_leaves_the_first_layer_alone_where_colours_have_their_own_deviations() -> None:
+    colours = replace(GRAPH, preprocess=replace(GRAPH.preprocess, std=(127.5, 120.0, 127.5)))
+    moments = window_moments(GRAPH, one_by_one(IMAGES)())
+    assert rounding_steps(colours, ranges(), moments, WeightRange.FULL).keys() == {"left_conv", "right_conv", "logits"}
+
+
+def test_a_layer_whose_values_hardly_vary_is_rounded_all_the_same() -> None:
+    weights = GRAPH.weights
+    still = GRAPH.with_weights(
+        {name: np.zeros_like(weights[name]) for name in ("left_weight", "right_weight")}
+        | {name: np.full_like(weights[name], 0.3) for name in ("left_bias", "right_bias")}
+    )
+    moments, limits = window_moments(still, one_by_one(IMAGES)()), ranges()
+    steps = rounding_steps(still, limits, moments, WeightRange.FULL)
+    assert not steps["logits"].any()
+    expected = still.model
+    found = compensated(still, limits, steps=steps, means=window_means(still, moments))
+    assert logits(found.model, IMAGES) == pytest.approx(logits(expected, IMAGES), abs=1e-3)
+
+
+@pytest.mark.parametrize("layer", ["group = 8", "group = 2", "dilations = [2, 2]"])
+def test_a_graph_with_other_convolutions_is_calibrated_by_trial(layer: str, tmp_path: Path) -> None:
+    kernel = "kernel_shape = [3, 3], pads = [1, 1, 1, 1]"
+    padding = "[2, 2, 2, 2]" if "dilations" in layer else "[1, 1, 1, 1]"
+    other = f"right_conv = Conv <kernel_shape = [3, 3], pads = {padding}, {layer}>"
+    text = TINY.replace(f"right_conv = Conv <{kernel}>", other)
+    assert text != TINY
+    groups = int(layer.split("=")[1]) if "group" in layer else 1
+    graph = tiny_graph(text, shapes=SHAPES | {"right": (8, 8 // groups, 3, 3)})
+    table = calibrate(graph, images_in(tmp_path, 50))
+    assert table.choice is not None
+    assert "right_conv" not in table.rounding
+    others = tiny_images(16, seed=3)
+    assert sqnr_db(logits(graph.model, others), logits(lower_int8_cpu(graph, table), others)) > 30
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> CalibrationTable:
+    found = calibrate(GRAPH, images_in(tmp_path_factory.mktemp("images"), 50))
+    assert all(each.any() for each in found.steps(WeightRange.FULL).values())  # or nothing is shown
+    return found
+
+
+@pytest.mark.parametrize("weight_range", WeightRange)
+def test_the_table_has_codes_for_both_ranges_of_weights(table: CalibrationTable, weight_range: WeightRange) -> None:
+    others = tiny_images(64, seed=78)
+    expected = logits(GRAPH.model, others)
+    nearest = {name: Rounding(*[encode_steps(np.zeros_like(each))] * 2) for name, each in steps_of(table).items()}
+    found = [
+        sqnr_db(expected, logits(prepared(GRAPH, each, weight_range=weight_range).model, others))
+        for each in (table, replace(table, rounding=nearest))
+    ]
+    assert found[0] > found[1] + 3
+
+
+def steps_of(table: CalibrationTable) -> dict[str, NDArray[np.int8]]:
+    return table.steps(WeightRange.FULL)
+
+
+def test_tensorrt_gets_the_codes_that_were_chosen(table: CalibrationTable) -> None:
+    model, steps = lower_int8_tensorrt(GRAPH, table), steps_of(table)
     written = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
-    assert written["left_weight.quantized"].max() == 127
+    for layer in layer_weights(rescaled_by(GRAPH, table), table.ranges, WeightRange.FULL):
+        chosen = layer.nearest.codes + steps[layer.node.name].reshape(layer.weight.shape)
+        assert np.array_equal(written[f"{layer.node.input[1]}.quantized"], chosen)

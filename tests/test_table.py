@@ -6,18 +6,24 @@ import base64
 import json
 import tracemalloc
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from tiny_graph import one_by_one, table_of, tiny_graph, tiny_images, whole_googlenet
 
 from googlenet_edge import __version__
 from googlenet_edge.calibration.collect import collect
+from googlenet_edge.calibration.placement import WITH_WEIGHTS
 from googlenet_edge.calibration.ranges import RangeMethod
-from googlenet_edge.calibration.table import make_table, read_table, write_table
+from googlenet_edge.calibration.table import Rounding, encode_steps, make_table, read_table, write_table
+from googlenet_edge.calibration.weights import WeightRange
 from googlenet_edge.errors import CalibrationError
+from googlenet_edge.files import to_json
+from googlenet_edge.graph import InferenceGraph
 
 
 @pytest.fixture
@@ -59,8 +65,20 @@ def test_table_with_another_method_equals_one_made_with_it(method: RangeMethod) 
 
 
 def test_table_of_the_whole_network_stays_small(tmp_path: Path) -> None:
-    write_table(tmp_path / "t", table_of(whole_googlenet(), count=8))
-    assert (tmp_path / "t").stat().st_size < 1_000_000
+    """Also with codes that are as far from the nearest as those of a trained network: one weight in five is off."""
+    table, rng = table_of(whole_googlenet(), count=8), np.random.default_rng(0)
+    assert len(to_json(table)) < 1_000_000
+    weights = {node.name: whole_googlenet().weights[node.input[1]] for node in with_weights(whole_googlenet())}
+    steps = {name: rng.choice([-1, 0, 1], w.shape, p=[0.1, 0.8, 0.1]).astype(np.int8) for name, w in weights.items()}
+    rounding = {name: Rounding(encode_steps(each), encode_steps(each)) for name, each in steps.items()}
+    write_table(tmp_path / "t", replace(table, rounding=rounding))
+    assert (tmp_path / "t").stat().st_size < 4_000_000
+    read = read_table(tmp_path / "t").steps(WeightRange.REDUCED)
+    assert all(np.array_equal(read[name], each.reshape(-1)) for name, each in steps.items())
+
+
+def with_weights(graph: InferenceGraph) -> list[onnx.NodeProto]:
+    return [node for node in graph.model.graph.node if node.op_type in WITH_WEIGHTS]
 
 
 def test_table_of_a_newer_schema_is_refused_whatever_it_holds(tmp_path: Path) -> None:
@@ -110,12 +128,12 @@ def test_table_with_a_damaged_histogram_is_refused(path: Path, counts: str, sent
         read_table(path)
 
 
-@pytest.mark.parametrize("steps", ["no base64!", packed(bytes(8))[:6], packed(bytes(100 << 20))])
+@pytest.mark.parametrize("steps", ["no base64!", packed(bytes(8))[:6], packed(bytes((128 << 20) + 1))])
 def test_table_with_damaged_rounding_is_refused(path: Path, steps: str) -> None:
     value = json.loads(path.read_bytes())
     value["rounding"] = {"stem_conv": {"full": packed(bytes(216)), "reduced": steps}}
     path.write_text(json.dumps(value))
-    with pytest.raises(CalibrationError, match="the table has damaged rounding .*; calibrate again"):
+    with pytest.raises(CalibrationError, match="table.json: the rounding is damaged .*; calibrate again"):
         read_table(path)
 
 
