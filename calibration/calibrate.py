@@ -16,7 +16,7 @@ from googlenet_edge import __version__
 from googlenet_edge.calibration.choose import STRENGTHS, Preparation, Trials
 from googlenet_edge.calibration.collect import CheckedImages, Network, collect, require_ranges, second_pass
 from googlenet_edge.calibration.ranges import RangeMethod
-from googlenet_edge.calibration.rescale import channel_extremes, rescaled_moments
+from googlenet_edge.calibration.rescale import channel_extremes, joined_extremes, rescaled_extremes, rescaled_moments
 from googlenet_edge.calibration.rounding import rounding_steps
 from googlenet_edge.calibration.table import (
     CalibrationTable,
@@ -46,8 +46,8 @@ def calibrate(
 ) -> CalibrationTable:
     """Runs the images through the graph, and chooses how to quantize it.
 
-    By default a fifth of the images is held out and decides (see `choose`); below `FEWEST_TO_CHOOSE` images the ranges
-    are min/max.
+    By default a fifth of the images is held out and decides (see `choose`), and then counts with the others: ranges are
+    those of all images. Below `FEWEST_TO_CHOOSE` images they are min/max.
 
     Args:
         method: take this range method, and neither rescale nor correct anything.
@@ -61,20 +61,21 @@ def calibrate(
         table = make_table(graph, statistics, images_sha256=images.sha256, method=method or RangeMethod.MINMAX)
         return replace(table, wished=method)
     measured, held_out = _parted(images.images)
-    inputs = _Inputs(graph, measured)
-    checked, report = (
-        CheckedImages(lambda: inputs, Network.shape_of(graph)),
-        _Report(progress, _runs(measured, held_out)),
-    )
-    seen = channel_extremes(graph, report.each(checked.first_pass()))
+    inputs = _Inputs(graph, _joined(measured, held_out))
+    checked = CheckedImages(lambda: inputs, Network.shape_of(graph))
+    report = _Report(progress, _runs(measured, held_out))
+    first_pass = report.each(checked.first_pass())
+    seen = channel_extremes(graph, islice(first_pass, len(measured)))
+    whole = joined_extremes(seen, channel_extremes(graph, first_pass))
     checked.require_content()
-    require_ranges({name: found.whole for name, found in seen.items()})
-    moments = window_moments(graph, report.each(islice(inputs, _WINDOW_IMAGES)))
+    require_ranges({name: found.whole for name, found in whole.items()})
+    moments = window_moments(graph, report.each(islice(inputs, min(_WINDOW_IMAGES, len(measured)))))
     trials = Trials(graph, [pixels[None] for pixels in load_pixels(held_out, graph.preprocess)], report.done)
     found = trials.preparation(seen, moments)
-    extremes = {name: channels.whole for name, channels in found.extremes.items()}
+    after = rescaled_extremes(graph, whole, found.factors) if found.factors else whole
+    extremes = {name: channels.whole for name, channels in after.items()}
     statistics = second_pass(Network(found.rescaled(graph)), checked, extremes, lambda _: report.done())
-    table = make_table(graph, statistics, images_sha256=images.sha256, method=RangeMethod.MINMAX)
+    table = make_table(graph, statistics, images_sha256=images.sha256, method=RangeMethod.HEADROOM)
     return replace(
         trials.method(found, table),
         rescale={name: encode_floats(value) for name, value in found.factors.items()},
@@ -131,10 +132,14 @@ def _parted(images: ImageSet) -> tuple[ImageSet, ImageSet]:
     return images.take(order[count:]), images.take(order[:count])
 
 
+def _joined(first: ImageSet, second: ImageSet) -> ImageSet:
+    return replace(first, paths=first.paths + second.paths, labels=first.labels + second.labels)
+
+
 def _runs(measured: ImageSet, held_out: ImageSet) -> int:
     """How many runs of the graph a calibration with trials takes."""
     trials = 1 + (1 + len(STRENGTHS)) + 1 + 1 + len(RangeMethod)
-    return 2 * len(measured) + min(_WINDOW_IMAGES, len(measured)) + trials * len(held_out)
+    return 2 * (len(measured) + len(held_out)) + min(_WINDOW_IMAGES, len(measured)) + trials * len(held_out)
 
 
 def _rounding(

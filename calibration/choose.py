@@ -8,6 +8,7 @@ so that the choice is the same on every machine.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from googlenet_edge.calibration.compensate import Means, compensated, window_means
 from googlenet_edge.calibration.lower import quantized
-from googlenet_edge.calibration.ranges import RangeMethod, Ranges
+from googlenet_edge.calibration.ranges import HEADROOM, RangeMethod, Ranges, with_headroom
 from googlenet_edge.calibration.rescale import (
     ChannelExtremes,
     Factors,
@@ -32,10 +33,11 @@ from googlenet_edge.calibration.table import CalibrationTable, Trial
 from googlenet_edge.calibration.weights import WeightRange
 from googlenet_edge.calibration.windows import Moments, Windows
 from googlenet_edge.graph import INPUT, OUTPUT, InferenceGraph
-from googlenet_edge.statistics import sqnr_db
+from googlenet_edge.statistics import mean_sqnr_db
 
-STRENGTHS = (0.25, 0.5, 0.75, 1.0)
+STRENGTHS = (0.25, 0.5, 0.75)  # at 1, channels that images seldom reach are clipped
 CLEARLY_DB = 0.1
+_HEADROOM_DB = 20 * math.log10(1 + HEADROOM)
 
 Done = Callable[[], None]
 
@@ -54,8 +56,9 @@ class Preparation:
 
     @property
     def ranges(self) -> dict[str, Ranges]:
-        """By min/max."""
-        return {name: found.ranges for name, found in self.extremes.items()}
+        """By `RangeMethod.HEADROOM`."""
+        found = {name: channels.ranges for name, channels in self.extremes.items()}
+        return {name: each if name == INPUT else with_headroom(each) for name, each in found.items()}
 
     def rescaled(self, graph: InferenceGraph) -> InferenceGraph:
         """The graph with rescaled channels."""
@@ -76,7 +79,7 @@ class Trials:
         self._known: dict[Preparation, float] = {}
 
     def preparation(self, extremes: Mapping[str, ChannelExtremes], moments: Mapping[Windows, Moments]) -> Preparation:
-        """Of each step the best, and nothing that does not help. Ranges are min/max here."""
+        """Of each step the best, and nothing that does not help. Ranges have headroom here."""
         plain = Preparation(extremes, means=window_means(self.graph, moments))
         strengths = {f"rescale {strength:g}": self._rescaled(plain, moments, strength) for strength in STRENGTHS}
         found = self._best({"no rescale": plain} | strengths)
@@ -86,9 +89,14 @@ class Trials:
         return self._best({"no bias correction": replace(found, means={}), "bias correction": found})
 
     def method(self, preparation: Preparation, table: CalibrationTable) -> CalibrationTable:
-        """The table by the best range method; ``table`` is by min/max."""
+        """The table by the best range method. Its ranges may be of all images, the held-out ones among them.
+
+        Where no held-out image needed the headroom, ranges without it score better by `_HEADROOM_DB`. That says nothing
+        of the next thousand images, so they must win by twice as much.
+        """
         tables = {method.value: table.with_method(method) for method in RangeMethod}
-        return tables[self._taken({name: self._score(preparation, each.ranges) for name, each in tables.items()})]
+        scores = {name: self._score(preparation, each.ranges) for name, each in tables.items()}
+        return tables[self._taken(scores, clearly=2 * _HEADROOM_DB)]
 
     def _rescaled(self, plain: Preparation, moments: Mapping[Windows, Moments], strength: float) -> Preparation:
         factors = rescale_factors(self.graph, plain.extremes, strength=strength)
@@ -107,18 +115,18 @@ class Trials:
                 self._known[each] = self._score(each, each.ranges)
         return preparations[self._taken({name: self._known[each] for name, each in preparations.items()})]
 
-    def _taken(self, scores: dict[str, float]) -> str:
-        """The highest score, or the first where nothing is clearly above it."""
+    def _taken(self, scores: dict[str, float], *, clearly: float = CLEARLY_DB) -> str:
+        """The highest score, or the first where nothing is ``clearly`` above it."""
         plain = next(iter(scores))
         best = max(scores, key=lambda name: scores[name])
-        taken = best if scores[best] > scores[plain] + CLEARLY_DB else plain
+        taken = best if scores[best] > scores[plain] + clearly else plain
         self.tried += [Trial(name, round(score, 2), name == taken) for name, score in scores.items()]
         return taken
 
     def _score(self, preparation: Preparation, ranges: Mapping[str, Ranges]) -> float:
         graph = preparation.rescaled(self.graph)
         ready = compensated(graph, ranges, steps=preparation.steps, means=preparation.means)
-        return sqnr_db(self._exact, self._logits(quantized(ready, ranges)))
+        return mean_sqnr_db(self._exact, self._logits(quantized(ready, ranges)))
 
     def _logits(self, model: onnx.ModelProto) -> NDArray[np.float32]:
         session = open_session(model, threads=1)

@@ -78,8 +78,15 @@ def channel_extremes(graph: InferenceGraph, images: Iterable[NDArray[np.float32]
         return {name: _extremes(values) for name, values in network.activations(image)}
 
     for found in side_by_side(of_image, images):
-        seen = {name: seen[name] | here if name in seen else here for name, here in found.items()}
+        seen = joined_extremes(seen, found)
     return seen
+
+
+def joined_extremes(
+    first: Mapping[str, ChannelExtremes], second: Mapping[str, ChannelExtremes]
+) -> dict[str, ChannelExtremes]:
+    """The extremes of all images of both; ``first`` may be empty."""
+    return {name: first[name] | here if name in first else here for name, here in second.items()}
 
 
 def _extremes(values: NDArray[np.float32]) -> ChannelExtremes:

@@ -19,7 +19,7 @@ from googlenet_edge.calibration.ranges import RangeMethod, Ranges, estimate
 from googlenet_edge.calibration.weights import WeightRange
 from googlenet_edge.errors import CalibrationError
 from googlenet_edge.files import from_versioned_json, read_file, to_json, write_bytes
-from googlenet_edge.graph import InferenceGraph
+from googlenet_edge.graph import INPUT, InferenceGraph
 from googlenet_edge.preprocess import Preprocess
 
 SCHEMA = 3
@@ -129,7 +129,7 @@ class CalibrationTable:
 
     def with_method(self, method: RangeMethod) -> CalibrationTable:
         """The ranges by another method, from the same histograms, and nothing else of what was chosen changed."""
-        tensors = {name: _calibration(t.histogram, t.counts, method) for name, t in self.tensors.items()}
+        tensors = {n: _calibration(t.histogram, t.counts, _of(n, method)) for n, t in self.tensors.items()}
         return replace(self, method=method, tensors=tensors)
 
 
@@ -148,7 +148,7 @@ def make_table(
         image_count=statistics.images,
         preprocess=graph.preprocess,
         method=method,
-        tensors={name: _calibration(h, _encode(h.counts), method) for name, h in statistics.histograms.items()},
+        tensors={n: _calibration(h, _encode(h.counts), _of(n, method)) for n, h in statistics.histograms.items()},
     )
 
 
@@ -217,6 +217,11 @@ def _inflated(text: str, most: int) -> bytes:
     if len(data) > most or not inflater.eof:
         raise ValueError("it does not end where it should")
     return data
+
+
+def _of(tensor: str, method: RangeMethod) -> RangeMethod:
+    """The method for a tensor: pixels need no headroom, since they end where they end."""
+    return RangeMethod.MINMAX if (tensor, method) == (INPUT, RangeMethod.HEADROOM) else method
 
 
 def _calibration(measured: Histogram, counts: str, method: RangeMethod) -> TensorCalibration:

@@ -14,6 +14,7 @@ CONFIDENCE = 0.95
 FEWEST_FOR_P99_9 = 1000
 """Of fewer samples none is expected beyond the 99.9 % point."""
 _MOST_REDRAWN = 1 << 20
+_NOTHING = 1e-30
 Z = 1.959963984540054
 """The 97.5 % point of the normal distribution: ± Z holds 95 %."""
 
@@ -217,6 +218,16 @@ def sqnr_db(exact: NDArray[np.float32], found: NDArray[np.float32]) -> float:
     signal = float(np.square(exact, dtype=np.float64).sum())
     noise = float(np.square(found.astype(np.float64) - exact).sum())
     return 10 * math.log10(signal / noise) if noise and signal else math.inf
+
+
+def mean_sqnr_db(exact: NDArray[np.float32], found: NDArray[np.float32]) -> float:
+    """The mean of `sqnr_db` over the rows of two arrays ``(rows, values)``: one bad row does not hide all others.
+
+    A row counts as 120 dB at most.
+    """
+    signal = np.square(exact, dtype=np.float64).sum(axis=1) + _NOTHING
+    noise = np.square(found.astype(np.float64) - exact).sum(axis=1)
+    return float(np.mean(10 * np.log10(signal / np.maximum(noise, signal * 1e-12))))
 
 
 def _student_t(freedom: float) -> float:

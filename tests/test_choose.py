@@ -52,7 +52,7 @@ def table(images: Checked) -> CalibrationTable:
 
 def test_calibrate_takes_one_of_each_kind_by_its_score(table: CalibrationTable) -> None:
     assert table.choice is not None
-    assert (table.image_count, table.choice.images) == (40, 10)
+    assert (table.image_count, table.choice.images) == (50, 10)
     scores = {trial.what: trial.sqnr_db for trial in table.choice.trials}
     taken = [trial.what for trial in table.choice.trials if trial.taken]
     assert len(taken) == 4
@@ -100,7 +100,7 @@ def test_calibrate_refuses_images_of_one_colour_before_any_trial(tmp_path: Path)
     found = images_in(tmp_path, 50)
     for path in found.images.paths:
         Image.new("RGB", (CROP, CROP)).save(path)
-    with pytest.raises(CalibrationError, match="only 0 of 40 .* show more than one colour"):
+    with pytest.raises(CalibrationError, match="only 0 of 50 .* show more than one colour"):
         calibrate(GRAPH, found)
 
 
