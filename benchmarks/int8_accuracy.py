@@ -1,4 +1,4 @@
-"""What INT8 costs in accuracy: every range method of this package, and ONNX Runtime's own static quantization.
+"""What INT8 costs in accuracy: as built, every range method alone, and ONNX Runtime's own static quantization.
 
 All models are lowered from the same FP32 graph with the same calibration images of train/, and judged on the same
 images of val/.
@@ -6,7 +6,6 @@ images of val/.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,10 +29,10 @@ from googlenet_edge.engines.lowering import Lowered, lower
 from googlenet_edge.errors import DataError
 from googlenet_edge.export import export
 from googlenet_edge.graph import InferenceGraph
+from googlenet_edge.statistics import sqnr_db
 from googlenet_edge.target import Device, Precision
 from googlenet_edge.workspace import CHECKPOINT_FILE, split_seed
 
-DEFAULT = RangeMethod.MINMAX  # that of `gnet-edge build`
 MOST_LOSS_POINTS, LEAST_AGREEMENT = 0.2, 99.4
 BATCH = 32
 
@@ -68,7 +67,7 @@ def main() -> None:
 
 
 def compare_all(graph: InferenceGraph, calibration: Checked, val: ImageSet, *, threads: int) -> list[Row]:
-    """A row for every model, the default one first."""
+    """A row for every model, that of `gnet-edge build` first."""
     pixels = np.stack(list(load_pixels(val, graph.preprocess)))
     plain = lower(graph, device=Device.CPU, precision=Precision.FP32, table=None)
     exact, fp32 = judge(graph, "fp32", plain, pixels, val, threads=threads)
@@ -81,11 +80,13 @@ def compare_all(graph: InferenceGraph, calibration: Checked, val: ImageSet, *, t
 
 def quantized(graph: InferenceGraph, calibration: Checked) -> Iterator[tuple[str, Lowered]]:
     """The models with their names. One calibration serves all range methods."""
+    with bar("calibrating by trial") as progress:
+        built = calibrate(graph, calibration, progress=progress)
     with bar("calibrating") as progress:
-        table = calibrate(graph, calibration, method=DEFAULT, progress=progress)
-    for method in sorted(RangeMethod, key=lambda each: each is not DEFAULT):
-        ranges = table.with_method(method)
-        yield f"gnet-edge, {method.value}", lower(graph, device=Device.CPU, precision=Precision.INT8, table=ranges)
+        plain = calibrate(graph, calibration, method=RangeMethod.MINMAX, progress=progress)
+    tables = {"as built": built} | {method.value: plain.with_method(method) for method in RangeMethod}
+    for name, table in tables.items():
+        yield f"gnet-edge, {name}", lower(graph, device=Device.CPU, precision=Precision.INT8, table=table)
     yield "ONNX Runtime, min/max", Lowered(quantized_by_onnxruntime(graph, calibration.images))
 
 
@@ -105,12 +106,6 @@ def judge(
     return logits, Evaluation(images.class_names, labels, best[:, 0].astype(np.int64), in_top5, seconds)
 
 
-def sqnr_db(exact: NDArray[np.float32], logits: NDArray[np.float32]) -> float:
-    """The signal-to-quantization-noise ratio in decibels."""
-    signal = np.square(exact, dtype=np.float64).sum()
-    return float(10 * math.log10(signal / np.square(logits - exact, dtype=np.float64).sum()))
-
-
 def table_of(rows: list[Row]) -> str:
     """The comparison as Markdown."""
     fp32 = rows[0].against_fp32.reference
@@ -125,7 +120,7 @@ def table_of(rows: list[Row]) -> str:
 
 
 def figures_of(row: Row) -> tuple[Figure, ...]:
-    """What is asked of the default method, on CIFAR-10."""
+    """What is asked of a built model, on CIFAR-10."""
     found, interval = row.against_fp32, row.against_fp32.top1_change_interval
     detail = f"95 % interval {interval.low:+.2f}…{interval.high:+.2f}, McNemar's p {found.mcnemar_p:.2g}"
     return (

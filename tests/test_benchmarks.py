@@ -162,9 +162,11 @@ def test_benchmarks_calibration_memory_finds_the_same_table_in_another_order(tmp
 def test_benchmarks_int8_accuracy_judges_all_methods_and_the_peer(tiny_run: Path, tmp_path: Path) -> None:
     given = ("--run", tiny_run / "runs" / "photos", "--data", tiny_run / "photos", "--calibration-images", 12)
     found = figures("int8_accuracy.py", *given, out=tmp_path / "kept.json")
-    assert 0 <= found["agreement with FP32, gnet-edge, minmax"]["value"] <= 100
+    assert 0 <= found["agreement with FP32, gnet-edge, as built"]["value"] <= 100
     rows = json.loads((tmp_path / "kept.json").read_bytes())["details"]
     assert [row["model"] for row in rows] == [
+        "gnet-edge, as built",
+        "gnet-edge, headroom",
         "gnet-edge, minmax",
         "gnet-edge, percentile",
         "gnet-edge, entropy",

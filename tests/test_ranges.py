@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from tiny_graph import table_of, tiny_graph
 
 from googlenet_edge.calibration import ranges
 from googlenet_edge.calibration.histogram import BINS, Extremes, Histogram, HistogramCounter, Scratch, extremes
@@ -96,10 +97,23 @@ def test_extremes_keep_a_nan_from_either_side() -> None:
 @settings(max_examples=40, deadline=None)
 def test_ranges_lie_inside_the_extremes_and_hold_zero(seed: int, method: RangeMethod, values: object) -> None:
     measured = histogram_of(values(seed, size=3000))  # type: ignore[operator]
-    found = estimate(measured, method)
-    assert measured.low <= found.low <= 0 <= found.high <= measured.high
+    found, room = estimate(measured, method), 1.3 if method is RangeMethod.HEADROOM else 1.0
+    assert measured.low * room <= found.low <= 0 <= found.high <= measured.high * room
     assert found.low < found.high
-    assert 0 < found.amax <= measured.amax
+    assert 0 < found.amax <= measured.amax * room
+
+
+@pytest.mark.parametrize("values", [relu_like(3), two_sided(3)])
+def test_ranges_with_headroom_are_wider_than_what_was_seen(values: NDArray[np.float32]) -> None:
+    seen, found = (estimate(histogram_of(values), each) for each in (RangeMethod.MINMAX, RangeMethod.HEADROOM))
+    assert (found.low, found.high, found.amax) == pytest.approx((1.3 * seen.low, 1.3 * seen.high, 1.3 * seen.amax))
+
+
+def test_pixels_have_no_headroom() -> None:
+    table = table_of(tiny_graph(), method=RangeMethod.HEADROOM)
+    assert table.ranges["images"] == table_of(tiny_graph()).ranges["images"]
+    assert table.ranges["stem"].high == pytest.approx(1.3 * table_of(tiny_graph()).ranges["stem"].high)
+    assert table_of(tiny_graph()).with_method(RangeMethod.HEADROOM) == table
 
 
 @pytest.mark.parametrize("method", RangeMethod)
