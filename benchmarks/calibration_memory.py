@@ -45,7 +45,7 @@ class Details:
 
     images: int
     size: int
-    method: RangeMethod
+    method: RangeMethod | None
     cost: Cost
     table_sha256: str
     shuffled_table_sha256: str
@@ -55,7 +55,7 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--images", type=at_least(1), default=500, help="how many")
     options.add_argument("--size", type=at_least(32), default=224, help="side of the network's input, pixels")
-    options.add_argument("--method", type=RangeMethod, default=RangeMethod.MINMAX, help="minmax, percentile, …")
+    options.add_argument("--method", type=RangeMethod, help="minmax, percentile, …; by default what trials choose")
     given = options.parse_args()
     circumstances = read_circumstances()
     with tempfile.TemporaryDirectory() as name:
@@ -70,14 +70,15 @@ def main() -> None:
     changed = len(set(hashes)) - 1
     figures = (
         Figure("peak memory", cost.peak_memory_mb or float("nan"), "MB", most=MOST_MB, detail="VmHWM, with PyTorch"),
-        Figure("time", cost.seconds, "s", detail=f"{given.images / cost.seconds:.1f} images/s, each run twice"),
+        Figure("time", cost.seconds, "s", detail=f"{given.images / cost.seconds:.1f} images/s"),
         Figure("tables that another order of images changes", changed, most=0, detail="1 tried, compared by bytes"),
     )
-    show(f"{table.image_count} images at {given.size}×{given.size}, method {given.method.value}")
+    how = f"by {given.method.value}" if given.method else "chosen by trial"
+    show(f"{table.image_count} images at {given.size}×{given.size}, {how}")
     conclude(Result(figures, circumstances, Details(len(images), given.size, given.method, cost, *hashes)), given.out)
 
 
-def calibrate_here(folder: Path, images: int, method: RangeMethod) -> Cost:
+def calibrate_here(folder: Path, images: int, method: RangeMethod | None) -> Cost:
     """Calibrates as the command does, in a process that did nothing else."""
     request = CalibrationRequest(folder / "images", images=images, method=method, seed=SEED)
     started = time.perf_counter()
@@ -85,7 +86,7 @@ def calibrate_here(folder: Path, images: int, method: RangeMethod) -> Cost:
     return Cost(time.perf_counter() - started, peak_memory_mb())
 
 
-def calibrate_shuffled(folder: Path, images: ImageSet, method: RangeMethod) -> CalibrationTable:
+def calibrate_shuffled(folder: Path, images: ImageSet, method: RangeMethod | None) -> CalibrationTable:
     """The table from the same images in another order."""
     graph = read_graph(folder / "googlenet.onnx")
     shuffled = images.take(np.random.default_rng(SEED).permutation(len(images)).tolist())
