@@ -56,7 +56,7 @@ class TensorCalibration:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A way to quantize, and the signal-to-noise ratio of its logits, in dB, on the images that were held out."""
+    """A way to quantize, and the signal-to-noise ratio of its logits, in dB: the mean over the held-out images."""
 
     what: str
     sqnr_db: float

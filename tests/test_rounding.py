@@ -130,6 +130,12 @@ def test_windows_of_a_convolution_that_is_not_plain_are_none(written: str) -> No
     assert windows_of(onnx.parser.parse_node(f"y = Conv <{written}> (x, w, b)"), {"w": np.ones((4, 4, 3, 3))}) is None
 
 
+@pytest.mark.parametrize(("channels", "known"), [(512, True), (513, False)])
+def test_windows_of_more_values_than_fit_are_none(channels: int, known: bool) -> None:
+    node = onnx.parser.parse_node("y = Conv <kernel_shape = [3, 3]> (x, w, b)")
+    assert (windows_of(node, {"w": np.ones((1, channels, 3, 3), np.float32)}) is not None) == known
+
+
 @pytest.mark.parametrize("weight_range", WeightRange)
 def test_rounding_makes_the_lowered_model_lose_less_on_other_images(weight_range: WeightRange) -> None:
     moments, limits, others = window_moments(GRAPH, one_by_one(IMAGES)()), ranges(), tiny_images(32, seed=9)

@@ -15,6 +15,7 @@ from googlenet_edge.statistics import (
     bootstrap_ratio_interval,
     mcnemar_exact_p,
     mean_ratio_interval,
+    mean_sqnr_db,
     median_interval,
     paired_difference_interval,
     summarize,
@@ -180,3 +181,10 @@ def test_bootstrap_ratio_interval_draws_many_samples_in_parts() -> None:
     large = random.gamma(100, 0.1, (10, 300_000))
     found = bootstrap_ratio_interval(large, large, quantile=0.9, resamples=8)
     assert 0.99 < found.low <= 1 <= found.high < 1.01
+
+
+def test_mean_sqnr_is_that_of_each_row_and_a_bad_row_does_not_hide_the_others() -> None:
+    exact = np.array([[3.0, 4.0], [3.0, 4.0], [3.0, 4.0]], np.float32)
+    found = exact + np.array([[0.5, 0.0], [0.05, 0.0], [50.0, 0.0]], np.float32)
+    assert mean_sqnr_db(exact, found) == pytest.approx((20 + 40 - 20) / 3, abs=1e-3)
+    assert mean_sqnr_db(exact, exact) == pytest.approx(120)
