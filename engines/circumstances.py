@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -13,6 +14,7 @@ from googlenet_edge.engines.jetson import Jetson, read_jetson
 
 _PACKAGES = ("googlenet-edge", "onnxruntime", "openvino", "numpy", "pillow")
 _GOVERNOR = "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"
+_NVIDIA = "proc/driver/nvidia"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +22,8 @@ class Circumstances:
     """``None`` stands for what could not be read.
 
     ``date`` is ISO 8601 in UTC, ``cores`` the processors that this process may use, ``load_average`` the mean number of
-    running processes over the last minute before the measurement. ``jetson`` is None on any other machine.
+    running processes over the last minute before the measurement. ``jetson`` is None on any other machine, ``gpu`` (the
+    NVIDIA GPUs, such as ``NVIDIA H200``) where there is none, and on a Jetson. ``packages`` names the driver, too.
     """
 
     date: str
@@ -33,6 +36,7 @@ class Circumstances:
     python: str
     packages: dict[str, str | None]
     jetson: Jetson | None = None
+    gpu: str | None = None
 
 
 def read_circumstances(root: Path = Path("/")) -> Circumstances:
@@ -46,9 +50,22 @@ def read_circumstances(root: Path = Path("/")) -> Circumstances:
         memory_mb=_kibibytes_to_mb(_field(root / "proc/meminfo", "MemTotal")),
         system=platform.platform(),
         python=platform.python_version(),
-        packages={name: _version(name) for name in _PACKAGES},
+        packages={name: _version(name) for name in _PACKAGES} | _gpu_packages(root),
         jetson=read_jetson(root),
+        gpu=read_gpus(root),
     )
+
+
+def read_gpus(root: Path) -> str | None:
+    """The models of the NVIDIA GPUs that the driver of a PC or a server shows, each once."""
+    models = (_field(file, "Model") for file in sorted((root / _NVIDIA / "gpus").glob("*/information")))
+    return " and ".join(dict.fromkeys(filter(None, models))) or None
+
+
+def read_nvidia_driver(root: Path) -> str | None:
+    """The version of the driver, such as ``580.159.04``."""
+    found = re.search(r"\d+\.\d[\d.]*", _field(root / _NVIDIA / "version", "NVRM version") or "")
+    return found[0] if found else None
 
 
 def peak_memory_mb(root: Path = Path("/")) -> int | None:
@@ -82,6 +99,12 @@ def _load_average(root: Path) -> float | None:
 
 def _kibibytes_to_mb(text: str | None) -> int | None:
     return round(int(text.split()[0]) * 1024 / 1e6) if text else None
+
+
+def _gpu_packages(root: Path) -> dict[str, str | None]:
+    """What only a machine with an NVIDIA GPU has, as far as it is there."""
+    found = {"onnxruntime-gpu": _version("onnxruntime-gpu"), "nvidia-driver": read_nvidia_driver(root)}
+    return {name: version for name, version in found.items() if version}
 
 
 def _version(package: str) -> str | None:

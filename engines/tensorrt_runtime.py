@@ -99,7 +99,7 @@ class TensorRtEngine:
                 self._runtime.DLA_core = plan.record.key.dla_core
             self._engine = self._runtime.deserialize_cuda_engine(plan.data)
             if self._engine is None:
-                raise EngineError(f"{library} does not load the plan: {errors_in(lines)}; remove {plans_folder()}")
+                raise EngineError(f"{library} does not load the plan: {errors_in(lines)}; {_way_out(plan)}")
         crop, classes = _interface(self._engine, library)
         self._most = int(self._engine.get_tensor_profile_shape(_PIXELS, 0)[2][0])
         shared = library.typing is Typing.STRONG  # before, contexts cannot share an optimization profile
@@ -299,6 +299,16 @@ class _Worker:
 
     def _drop_context(self) -> None:
         self._context = None
+
+
+def _way_out(plan: StoredPlan) -> str:
+    """What to do about a plan that is not loaded: one that was just built will not be better the next time."""
+    if plan.reused:
+        return f"remove {plans_folder()}"
+    return (
+        f"it was built just now, so this TensorRT does not support the GPU ({plan.record.key.gpu}); build the bundle"
+        " for another --device, such as cuda"
+    )
 
 
 def _interface(engine: tensorrt.ICudaEngine, library: Library) -> tuple[int, int]:

@@ -389,6 +389,20 @@ def test_circumstances_of_an_arm_board_take_its_name_from_the_device_tree(tmp_pa
     assert read_circumstances(root).cpu_model == "Raspberry Pi 5"
 
 
+def test_circumstances_of_a_server_name_its_gpus_and_their_driver(tmp_path: Path) -> None:
+    h200, l4 = ("Model: \t\t NVIDIA H200\nIRQ:   \t\t 0\n", "Model: \t\t NVIDIA L4\n")
+    files = {
+        "proc/driver/nvidia/version": "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.159.04  Release\n",
+        "proc/driver/nvidia/gpus/0000:00:06.0/information": h200,
+        "proc/driver/nvidia/gpus/0000:00:07.0/information": l4,
+        "proc/driver/nvidia/gpus/0000:00:08.0/information": h200,
+    }
+    found = read_circumstances(fake_root(tmp_path, files))
+    assert (found.gpu, found.packages["nvidia-driver"]) == ("NVIDIA H200 and NVIDIA L4", "580.159.04")
+    found = read_circumstances(tmp_path / "no gpu")
+    assert (found.gpu, "nvidia-driver" in found.packages) == (None, False)
+
+
 def test_circumstances_that_cannot_be_read_are_none_and_never_zero(tmp_path: Path) -> None:
     found = read_circumstances(tmp_path)
     assert (found.cpu_model, found.governor, found.load_average, found.memory_mb) == (None, None, None, None)

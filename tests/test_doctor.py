@@ -78,11 +78,16 @@ def test_doctor_of_a_workstation_with_a_gpu_asks_for_tensorrt(tmp_path: Path) ->
     (root / "proc/driver/nvidia").mkdir(parents=True)
     (root / "proc/driver/nvidia/version").write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54\n")
     found = findings(root, BUILD)
+    assert "GPU" not in found  # the driver shows none
     assert found["TensorRT"].mend == "pip install tensorrt"
     assert found["pycuda"].mend == (
         "CPATH=/usr/local/cuda/include LIBRARY_PATH=/usr/local/cuda/lib64 pip install pycuda"
     )
+    card = root / "proc/driver/nvidia/gpus/0000:01:00.0"
+    card.mkdir(parents=True)
+    (card / "information").write_text("Model: \t\t NVIDIA GeForce RTX 4070\nIRQ:   \t\t 0\n")
     found = findings(root, TENSORRT)
+    assert found["GPU"] == Finding("GPU", State.GOOD, "NVIDIA GeForce RTX 4070, driver 550.54")
     assert (found["TensorRT"].says, found["pycuda"].says) == ("version 10.3.0.30", "version 2025.1")
 
 

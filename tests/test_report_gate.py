@@ -390,6 +390,20 @@ def test_gate_refuses_other_power_modes_and_clocks(tmp_path: Path) -> None:
     )
 
 
+def test_gate_refuses_another_gpu_where_the_gpu_computes(tmp_path: Path) -> None:
+    spec = replace(BUNDLE.engine, backend="onnxruntime-cuda", device=Device.CUDA)
+    for engine, folder in ((BUNDLE.engine, "processor"), (spec, "gpu")):
+        for gpu in ("NVIDIA L4", "NVIDIA H200"):
+            found = one(replace(BUNDLE, engine=engine))
+            there = replace(found, circumstances=replace(found.circumstances, gpu=gpu))
+            write_measurement(tmp_path / f"{folder} {gpu}.json", there)
+    done("report", "processor NVIDIA H200.json", "--baseline", "processor NVIDIA L4.json", cwd=tmp_path)
+    refused(
+        gnet_edge("report", "gpu NVIDIA H200.json", "--baseline", "gpu NVIDIA L4.json", cwd=tmp_path),
+        r".*were measured in different circumstances: GPU NVIDIA L4 against NVIDIA H200; .*",
+    )
+
+
 def test_gate_refuses_a_gpu_against_a_dla_and_the_page_says_which_is_which(tmp_path: Path) -> None:
     spec = replace(BUNDLE.engine, backend="tensorrt", version="10.3.0", device=Device.AGX_ORIN)
     for name, unit in (("gpu", Unit.MAIN), ("dla", Unit.DLA)):

@@ -105,6 +105,14 @@ def test_tables_of_a_benchmark_show_every_figure(measurement: Measurement, width
     assert "…" not in latency + resources + stages
 
 
+def test_circumstances_name_the_gpu_where_it_computes_and_only_there(measurement: Measurement) -> None:
+    here = replace(measurement, circumstances=replace(measurement.circumstances, gpu="NVIDIA H200"))
+    assert circumstances_sentence(here).startswith("Example 9000, 1 of 4 cores, onnxruntime 1.31.0,")
+    engine = replace(here.bundles[0].engine, backend="onnxruntime-cuda", device=Device.CUDA)
+    there = replace(here, bundles=tuple(replace(each, engine=engine) for each in here.bundles))
+    assert circumstances_sentence(there).startswith("NVIDIA H200, Example 9000, 1 of 4 cores, onnxruntime-cuda 1.31.0,")
+
+
 @pytest.mark.parametrize("width", [80, console.PIPED_WIDTH])
 def test_table_of_stages_shows_those_of_a_gpu_below(measurement: Measurement, width: int) -> None:
     times = (0.125, 1.5, 0.0625)

@@ -163,10 +163,20 @@ def test_a_plan_of_an_older_tensorrt_is_built_again(machine: Machine, monkeypatc
     assert plan.read_bytes() == b"plan of 10.16.1"
 
 
-def test_a_plan_that_is_not_loaded_is_refused_in_tensorrts_words(machine: Machine) -> None:
+def test_a_kept_plan_that_is_not_loaded_is_refused_in_tensorrts_words(machine: Machine) -> None:
+    machine.open().close()
     machine.wrong.loads = False
     sentence = "tensorrt 10.3.0 does not load the plan: the engine plan file is not compatible with this GPU; remove "
-    assert machine.refusal().startswith(sentence)
+    assert machine.refusal() == sentence + str(plans_folder())
+
+
+def test_a_plan_that_is_not_loaded_where_it_was_just_built_is_no_fault_of_the_kept_plans(machine: Machine) -> None:
+    machine.wrong.loads = False
+    assert machine.refusal() == (
+        "tensorrt 10.3.0 does not load the plan: the engine plan file is not compatible with this GPU; it was built"
+        " just now, so this TensorRT does not support the GPU (Orin, compute capability 8.7); build the bundle for"
+        " another --device, such as cuda"
+    )
 
 
 @pytest.mark.parametrize(

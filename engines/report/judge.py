@@ -27,6 +27,7 @@ from googlenet_edge.statistics import (
     mean_ratio_interval,
     unpaired_difference_interval,
 )
+from googlenet_edge.target import Device
 
 RUN_TO_RUN_PERCENT = 1.75
 """Two processes of one bundle differ by so much for reasons that no round of either shows, such as where in memory its
@@ -35,10 +36,10 @@ weights lie: intervals of times are that much wider on both sides than what the 
 _Pair = tuple[Subject, Subject]
 """A bundle before and now."""
 
-_MAY_DIFFER = {"date", "load_average", "memory_mb", "system", "python", "packages", "jetson"}
+_MAY_DIFFER = {"date", "load_average", "memory_mb", "system", "python", "packages", "jetson", "gpu"}
 """What a gate is there to compare (software), or what differs from boot to boot and from minute to minute.
 
-``jetson`` has a comparison of its own."""
+``jetson`` has a comparison of its own, and ``gpu`` counts where it computes."""
 
 
 class Metric(Enum):
@@ -163,6 +164,7 @@ def differing_circumstances(before: Subject, after: Subject) -> tuple[str, ...]:
     found += [
         _difference("engine", a.backend, b.backend),
         _difference("device", a.device.value, b.device.value),
+        _difference("GPU", theirs.gpu, ours.gpu) if b.device is not Device.CPU else "",
         _difference("unit", a.unit.value, b.unit.value),
         _difference("threads", a.threads, b.threads),
     ]
