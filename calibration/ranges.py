@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import numpy as np
@@ -28,7 +28,11 @@ _ENTROPY_STRIDE = 4
 
 
 class RangeMethod(Enum):
-    """How a range is estimated."""
+    """How a range is estimated.
+
+    Headroom is that of `with_headroom`: on the u8 grid beyond min/max, on the s8 grid beyond what costs the smallest
+    mean squared error. With half of the codes gone, rounding costs more there than the little that is clipped.
+    """
 
     HEADROOM = "headroom"
     MINMAX = "minmax"
@@ -64,7 +68,7 @@ def estimate(histogram: Histogram, method: RangeMethod) -> Ranges:
     """The ranges of one tensor by one method."""
     match method:
         case RangeMethod.HEADROOM:
-            return with_headroom(minmax(histogram))
+            return with_headroom(replace(minmax(histogram), amax=_s8_amax_of_least_error(histogram)))
         case RangeMethod.MINMAX:
             return minmax(histogram)
         case RangeMethod.PERCENTILE:
@@ -148,16 +152,25 @@ def mse(histogram: Histogram) -> Ranges:
     Source: the grid search of Nagel et al., "A White Paper on Neural Network Quantization" (arXiv 2106.08295),
     section 3.1, on the values that stand for the bins, weighted with their counts.
     """
-    bins = np.arange(histogram.magnitudes().size, _FEWEST_BINS - 1, -_MSE_STRIDE)
-    thresholds = np.minimum(histogram.width * bins, histogram.amax)
+    thresholds = _thresholds(histogram)
     low, high = _clipped(histogram, thresholds)
-    u8_scale, s8_scale = (high - low) / U8_STEPS, thresholds / S8_STEPS
-    lowest = np.rint(low / u8_scale)
-    u8_error = _squared_errors(histogram, u8_scale, lowest, lowest + U8_STEPS)
+    scale = (high - low) / U8_STEPS
+    lowest = np.rint(low / scale)
+    best = int(_squared_errors(histogram, scale, lowest, lowest + U8_STEPS).argmin())
+    return Ranges(float(low[best]), float(high[best]), _s8_amax_of_least_error(histogram))
+
+
+def _s8_amax_of_least_error(histogram: Histogram) -> float:
+    """See `mse`."""
+    thresholds = _thresholds(histogram)
     bound = np.full_like(thresholds, S8_STEPS)
-    s8_error = _squared_errors(histogram, s8_scale, -bound, bound)
-    best = int(u8_error.argmin())
-    return Ranges(float(low[best]), float(high[best]), float(thresholds[s8_error.argmin()]))
+    return float(thresholds[_squared_errors(histogram, thresholds / S8_STEPS, -bound, bound).argmin()])
+
+
+def _thresholds(histogram: Histogram) -> NDArray[np.float64]:
+    """float64 ``(candidates,)``: magnitudes to clip at, the largest first."""
+    bins = np.arange(histogram.magnitudes().size, _FEWEST_BINS - 1, -_MSE_STRIDE)
+    return np.minimum(histogram.width * bins, histogram.amax)
 
 
 def _clipped(histogram: Histogram, thresholds: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

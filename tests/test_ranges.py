@@ -106,7 +106,15 @@ def test_ranges_lie_inside_the_extremes_and_hold_zero(seed: int, method: RangeMe
 @pytest.mark.parametrize("values", [relu_like(3), two_sided(3)])
 def test_ranges_with_headroom_are_wider_than_what_was_seen(values: NDArray[np.float32]) -> None:
     seen, found = (estimate(histogram_of(values), each) for each in (RangeMethod.MINMAX, RangeMethod.HEADROOM))
-    assert (found.low, found.high, found.amax) == pytest.approx((1.3 * seen.low, 1.3 * seen.high, 1.3 * seen.amax))
+    assert (found.low, found.high) == pytest.approx((1.3 * seen.low, 1.3 * seen.high))
+
+
+def test_headroom_of_the_symmetric_grid_is_not_wasted_on_a_value_that_stands_alone() -> None:
+    many = relu_like(3, size=1_000_000)
+    measured = histogram_of(np.append(many, 4 * many.max()))
+    least, found = (estimate(measured, each) for each in (RangeMethod.MSE, RangeMethod.HEADROOM))
+    assert found.amax == pytest.approx(1.3 * least.amax)
+    assert found.amax < 0.5 * found.high
 
 
 def test_pixels_have_no_headroom() -> None:
