@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from googlenet_edge.calibration.pixels import absorb_normalization
 from googlenet_edge.calibration.placement import WITH_WEIGHTS, data_inputs, grids
-from googlenet_edge.calibration.ranges import U8_STEPS, Ranges, covering_grid
+from googlenet_edge.calibration.ranges import U8_STEPS, Ranges, u8_grid
 from googlenet_edge.calibration.weights import MAX_BIAS, WeightRange
-from googlenet_edge.errors import CalibrationError, LoweringError
+from googlenet_edge.errors import LoweringError
 from googlenet_edge.graph import INPUT, OUTPUT, InferenceGraph
 
 _PASS_ON = ("MaxPool", "Concat", "Flatten")
@@ -201,10 +201,8 @@ def _operator(
 
 
 def _grid(ranges: Mapping[str, Ranges], tensor: str) -> _Grid:
-    if tensor not in ranges:
-        raise CalibrationError(f"the calibration table has no range for {tensor}; calibrate again")
-    scale, zero_point = covering_grid(ranges[tensor].low, ranges[tensor].high)
-    return _Grid(float(np.float32(scale)), zero_point)
+    grid = u8_grid(ranges, tensor)
+    return _Grid(float(grid.scale), int(grid.zero_point))
 
 
 def _rounds(node: onnx.NodeProto, measured: Mapping[str, str]) -> bool:

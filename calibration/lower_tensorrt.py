@@ -31,7 +31,7 @@ from onnx import TensorProto, helper, numpy_helper
 from googlenet_edge.calibration.lower import prepared
 from googlenet_edge.calibration.pixels import absorb_normalization, taking_pixels_cast_first, taking_pixels_less
 from googlenet_edge.calibration.placement import NO_NODES, WITH_WEIGHTS, grids
-from googlenet_edge.calibration.ranges import S8_STEPS, Ranges
+from googlenet_edge.calibration.ranges import s8_scale
 from googlenet_edge.calibration.surgery import (
     Index,
     attributes,
@@ -44,7 +44,7 @@ from googlenet_edge.calibration.surgery import (
 )
 from googlenet_edge.calibration.table import CalibrationTable
 from googlenet_edge.calibration.weights import WeightRange, quantize_per_channel
-from googlenet_edge.errors import CalibrationError, LoweringError
+from googlenet_edge.errors import LoweringError
 from googlenet_edge.graph import INPUT, OUTPUT, InferenceGraph
 
 OPSETS = {13: 7, 17: 8, 19: 9}
@@ -101,7 +101,7 @@ def lower_int8_tensorrt(
     ready = prepared(graph, table, weight_range=WeightRange.FULL, float_nodes=float_nodes)
     placed, scales = places(ready.model.graph, float_nodes), dict[str, np.float32]()
     for name in placed.values():
-        scales[name] = symmetric_scale(table.ranges, name)
+        scales[name] = s8_scale(table.ranges, name)
     absorbed = absorb_normalization(ready) if INPUT in placed else None
     if absorbed is None or absorbed.zero_point != _S8_MIDDLE:
         model = _Writer(placed, scales, ready.weights, float_nodes).model_of(ready.model)
@@ -132,14 +132,6 @@ def places(graph: onnx.GraphProto, float_nodes: AbstractSet[str] = NO_NODES) -> 
     grid_of = grids(graph)
     on_integers = [n for n in graph.node if n.op_type in WITH_WEIGHTS and n.name not in float_nodes]
     return {node.input[0]: grid_of[node.input[0]] for node in on_integers}
-
-
-def symmetric_scale(ranges: dict[str, Ranges], tensor: str) -> np.float32:
-    """The scale of the s8 grid of a tensor. Raises `CalibrationError` where it was not measured."""
-    if tensor not in ranges:
-        raise CalibrationError(f"the calibration table has no range for {tensor}; calibrate again")
-    scale: np.float32 = np.float32(ranges[tensor].amax / S8_STEPS)
-    return scale
 
 
 @dataclass

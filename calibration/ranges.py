@@ -81,10 +81,21 @@ def estimate(histogram: Histogram, method: RangeMethod) -> Ranges:
 
 def u8_grid(ranges: Mapping[str, Ranges], tensor: str) -> U8Grid:
     """The u8 grid of a measured tensor. Raises `CalibrationError` where it was not measured."""
+    found = _of(ranges, tensor)
+    scale, zero_point = covering_grid(found.low, found.high)
+    return U8Grid(tensor, np.float32(scale), np.uint8(zero_point))
+
+
+def s8_scale(ranges: Mapping[str, Ranges], tensor: str) -> np.float32:
+    """The scale of the symmetric s8 grid of a measured tensor. Raises `CalibrationError` where it was not measured."""
+    scale: np.float32 = np.float32(_of(ranges, tensor).amax / S8_STEPS)
+    return scale
+
+
+def _of(ranges: Mapping[str, Ranges], tensor: str) -> Ranges:
     if tensor not in ranges:
         raise CalibrationError(f"the calibration table has no range for {tensor}; calibrate again")
-    scale, zero_point = covering_grid(ranges[tensor].low, ranges[tensor].high)
-    return U8Grid(tensor, np.float32(scale), np.uint8(zero_point))
+    return ranges[tensor]
 
 
 def covering_grid(low: float, high: float) -> tuple[float, int]:
@@ -170,7 +181,8 @@ def _s8_amax_of_least_error(histogram: Histogram) -> float:
 def _thresholds(histogram: Histogram) -> NDArray[np.float64]:
     """float64 ``(candidates,)``: magnitudes to clip at, the largest first."""
     bins = np.arange(histogram.magnitudes().size, _FEWEST_BINS - 1, -_MSE_STRIDE)
-    return np.minimum(histogram.width * bins, histogram.amax)
+    magnitudes: NDArray[np.float64] = np.minimum(histogram.width * bins, histogram.amax)
+    return magnitudes
 
 
 def _clipped(histogram: Histogram, thresholds: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
