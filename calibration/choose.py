@@ -56,7 +56,7 @@ class Preparation:
 
     @property
     def ranges(self) -> dict[str, Ranges]:
-        """By `RangeMethod.HEADROOM`."""
+        """By `RangeMethod.HEADROOM`, for the u8 grid: ``amax`` is of no use here."""
         found = {name: channels.ranges for name, channels in self.extremes.items()}
         return {name: each if name == INPUT else with_headroom(each) for name, each in found.items()}
 

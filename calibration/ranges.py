@@ -123,8 +123,8 @@ def minmax(histogram: Histogram) -> Ranges:
 def with_headroom(ranges: Ranges) -> Ranges:
     """Room on either side for what no calibration image reached.
 
-    Some hundred images do not show the extremes of the next thousands, and what is clipped there is a larger error than
-    all rounding.
+    Some hundred images do not show the extremes of the next thousands, and on the u8 grid what is clipped there is a
+    larger error than all rounding.
     """
     return Ranges(*(bound * (1 + HEADROOM) for bound in (ranges.low, ranges.high, ranges.amax)))
 

@@ -22,7 +22,7 @@ from googlenet_edge.files import from_versioned_json, read_file, to_json, write_
 from googlenet_edge.graph import INPUT, InferenceGraph
 from googlenet_edge.preprocess import Preprocess
 
-SCHEMA = 3
+SCHEMA = 4
 MAX_BYTES = 64 << 20
 MAX_WEIGHTS = 128 << 20  # whose steps take about half a byte in the table
 _COUNTS_BYTES = BINS * 8

@@ -15,6 +15,8 @@ from googlenet_edge.engines.jetson import Jetson, read_jetson
 _PACKAGES = ("googlenet-edge", "onnxruntime", "openvino", "numpy", "pillow")
 _GOVERNOR = "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"
 _NVIDIA = "proc/driver/nvidia"
+GPU_PACKAGES = frozenset({"onnxruntime-gpu", "nvidia-driver"})
+"""Those of `Circumstances.packages` that a machine with an NVIDIA GPU has, and that count only where it computes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +24,8 @@ class Circumstances:
     """``None`` stands for what could not be read.
 
     ``date`` is ISO 8601 in UTC, ``cores`` the processors that this process may use, ``load_average`` the mean number of
-    running processes over the last minute before the measurement. ``jetson`` is None on any other machine, ``gpu`` (the
-    NVIDIA GPUs, such as ``NVIDIA H200``) where there is none, and on a Jetson. ``packages`` names the driver, too.
+    running processes over the last minute before the measurement. ``jetson`` is None on any other machine. ``gpu`` is
+    all NVIDIA GPUs of a PC or a server, such as ``NVIDIA H200``, and ``packages`` has their driver.
     """
 
     date: str
@@ -41,6 +43,7 @@ class Circumstances:
 
 def read_circumstances(root: Path = Path("/")) -> Circumstances:
     """Those of this moment, on this machine."""
+    jetson = read_jetson(root)
     return Circumstances(
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         cpu_model=_field(root / "proc/cpuinfo", "model name") or _text(root / "proc/device-tree/model"),
@@ -51,8 +54,8 @@ def read_circumstances(root: Path = Path("/")) -> Circumstances:
         system=platform.platform(),
         python=platform.python_version(),
         packages={name: _version(name) for name in _PACKAGES} | _gpu_packages(root),
-        jetson=read_jetson(root),
-        gpu=read_gpus(root),
+        jetson=jetson,
+        gpu=None if jetson else read_gpus(root),
     )
 
 
@@ -102,7 +105,7 @@ def _kibibytes_to_mb(text: str | None) -> int | None:
 
 
 def _gpu_packages(root: Path) -> dict[str, str | None]:
-    """What only a machine with an NVIDIA GPU has, as far as it is there."""
+    """`GPU_PACKAGES`, as far as they are there."""
     found = {"onnxruntime-gpu": _version("onnxruntime-gpu"), "nvidia-driver": read_nvidia_driver(root)}
     return {name: version for name, version in found.items() if version}
 

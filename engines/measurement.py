@@ -20,7 +20,7 @@ from googlenet_edge.engines.timing import WarmUp, paired_ratio
 from googlenet_edge.errors import DataError
 from googlenet_edge.files import from_versioned_json, read_file, to_json, write_bytes
 from googlenet_edge.statistics import Interval, Summary, summarize
-from googlenet_edge.target import Precision
+from googlenet_edge.target import Device, Precision
 
 SCHEMA = 1
 MAX_BYTES = 64 << 20
@@ -118,6 +118,18 @@ class Measurement:
     warnings: tuple[str, ...]
     watched: Watched | None = None
     schema: int = SCHEMA
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether a bundle computes on a GPU or a DLA."""
+        return any(bundle.engine.device is not Device.CPU for bundle in self.bundles)
+
+    @property
+    def machine(self) -> str:
+        """What computes, such as ``NVIDIA H200, AMD EPYC``: the GPU only where it does."""
+        here = self.circumstances
+        gpu = f"{here.gpu}, " if here.gpu and self.on_gpu else ""
+        return gpu + (here.cpu_model or "unknown processor")
 
 
 def samples(rounds_ms: Sequence[tuple[float, ...]]) -> Samples:

@@ -19,7 +19,7 @@ from googlenet_edge.engines.measurement import BundleMeasurement, Measurement, S
 from googlenet_edge.engines.predictor import Prediction
 from googlenet_edge.engines.protocol import DeviceStage
 from googlenet_edge.statistics import FEWEST_FOR_P99_9, Interval, wilson_interval
-from googlenet_edge.target import Device, EngineName
+from googlenet_edge.target import EngineName
 
 if TYPE_CHECKING:
     from googlenet_edge.calibration.table import Choice
@@ -216,14 +216,12 @@ def jetson_sentence(jetson: Jetson) -> str:
 def circumstances_sentence(measurement: Measurement) -> str:
     """Where and how it was measured."""
     here, image = measurement.circumstances, measurement.image
-    threads, processor = measurement.bundles[0].engine.threads, here.cpu_model or "unknown processor"
-    computes = any(bundle.engine.device is not Device.CPU for bundle in measurement.bundles)
-    gpu = f"{here.gpu}, " if here.gpu and computes else ""
+    threads = measurement.bundles[0].engine.threads
     engines = dict.fromkeys(str(bundle.engine) for bundle in measurement.bundles)
     placed = {f"{count} operators by {part}" for one in measurement.bundles for part, count in one.engine.nodes.items()}
     where = f" ({', '.join(sorted(placed))})" if placed else ""
     return (
-        f"{gpu}{processor}, {threads} of {here.cores} cores, {' and '.join(engines)}{where},"
+        f"{measurement.machine}, {threads} of {here.cores} cores, {' and '.join(engines)}{where},"
         f" {measurement.bundles[0].latency.summary_ms.count} runs in interleaved rounds;"
         f" stages with a {image.width}×{image.height} image"
     )

@@ -13,6 +13,7 @@ A plan runs only on the TensorRT and the GPU that built it. So the key is compar
 from __future__ import annotations
 
 import logging
+import shutil
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from pathlib import Path
@@ -89,6 +90,11 @@ def read_plan(folder: Path, key: PlanKey) -> StoredPlan:
             f"{folder / PLAN} is cut off or was changed: {len(plan)} bytes where {record.size} were written; {_AGAIN}"
         )
     return StoredPlan(folder, record, plan, reused=True)
+
+
+def remove_plan(plan: StoredPlan) -> None:
+    """Forgets a plan, as far as its folder can be removed."""
+    shutil.rmtree(plan.folder, ignore_errors=True)
 
 
 def plan_at(

@@ -31,7 +31,7 @@ from googlenet_edge.engines.tensorrt_library import (
     logger_of,
     shape_of,
 )
-from googlenet_edge.engines.tensorrt_plans import StoredPlan, plan_at
+from googlenet_edge.engines.tensorrt_plans import StoredPlan, plan_at, remove_plan
 from googlenet_edge.errors import EngineError
 from googlenet_edge.files import sha256_bytes
 from googlenet_edge.target import Device, EngineName, Unit
@@ -99,7 +99,9 @@ class TensorRtEngine:
                 self._runtime.DLA_core = plan.record.key.dla_core
             self._engine = self._runtime.deserialize_cuda_engine(plan.data)
             if self._engine is None:
-                raise EngineError(f"{library} does not load the plan: {errors_in(lines)}; {_way_out(plan)}")
+                if not plan.reused:
+                    remove_plan(plan)
+                raise EngineError(f"{library} does not load the plan: {errors_in(lines)}; {_way_out(library, plan)}")
         crop, classes = _interface(self._engine, library)
         self._most = int(self._engine.get_tensor_profile_shape(_PIXELS, 0)[2][0])
         shared = library.typing is Typing.STRONG  # before, contexts cannot share an optimization profile
@@ -301,14 +303,13 @@ class _Worker:
         self._context = None
 
 
-def _way_out(plan: StoredPlan) -> str:
-    """What to do about a plan that is not loaded: one that was just built will not be better the next time."""
+def _way_out(library: Library, plan: StoredPlan) -> str:
+    """What to do about a plan that is not loaded: one that was just built will be no better the next time."""
     if plan.reused:
         return f"remove {plans_folder()}"
-    return (
-        f"it was built just now, so this TensorRT does not support the GPU ({plan.record.key.gpu}); build the bundle"
-        " for another --device, such as cuda"
-    )
+    if library.flavour is Flavour.RTX:
+        return f"it may not support this GPU ({plan.record.key.gpu}); build the bundle for --device cuda"
+    return "it was built just now, so close what else uses the GPU, and look at the log"
 
 
 def _interface(engine: tensorrt.ICudaEngine, library: Library) -> tuple[int, int]:

@@ -399,6 +399,9 @@ def test_circumstances_of_a_server_name_its_gpus_and_their_driver(tmp_path: Path
     }
     found = read_circumstances(fake_root(tmp_path, files))
     assert (found.gpu, found.packages["nvidia-driver"]) == ("NVIDIA H200 and NVIDIA L4", "580.159.04")
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/nv_tegra_release").write_text("# R38 (release), REVISION: 2.1\n")
+    assert read_circumstances(tmp_path).gpu is None  # a Jetson says more of itself
     found = read_circumstances(tmp_path / "no gpu")
     assert (found.gpu, "nvidia-driver" in found.packages) == (None, False)
 

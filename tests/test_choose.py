@@ -113,8 +113,8 @@ def test_calibrate_tells_its_progress_to_the_end(images: Checked) -> None:
 
 def test_a_table_of_an_older_version_is_made_again(images: Checked, table: CalibrationTable, tmp_path: Path) -> None:
     path = tmp_path / "calibration.json"
-    write_table(path, replace(table, schema=2))
-    with pytest.raises(CalibrationError, match="calibration.json has schema 2, which says too little; calibrate again"):
+    write_table(path, replace(table, schema=3))
+    with pytest.raises(CalibrationError, match="calibration.json has schema 3, which says too little; calibrate again"):
         read_table(path)
     assert table_at(path, GRAPH, images, method=None) is None
 

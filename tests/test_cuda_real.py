@@ -60,7 +60,7 @@ def test_a_recorded_graph_does_nothing_until_it_is_launched_and_then_its_work(de
     times.mark(3, copy.stream)
     copy.stream.synchronize()
     assert np.array_equal(copy.back.host, pixels)
-    assert times.times_ms()[DeviceStage.COMPUTE] > 0
+    assert times.times_ms()[DeviceStage.COMPUTE] > 0.0005  # which stands for what is too short to be measured
     graph.close()
     del times
     copy.free()
@@ -68,7 +68,7 @@ def test_a_recorded_graph_does_nothing_until_it_is_launched_and_then_its_work(de
 
 def test_a_stream_works_on_after_something_could_not_be_recorded(device: CudaDevice) -> None:
     copy = Copy(device.driver)
-    copy.there.host[:] = 7
+    copy.there.host[:], copy.back.host[:] = 7, 0
     with pytest.raises(Exception, match="operation not permitted when stream is capturing"):
         GraphDriver().record(copy.stream.handle, copy.stream.synchronize)
     copy.there.to_device(copy.stream, 8)

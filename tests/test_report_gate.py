@@ -395,9 +395,11 @@ def test_gate_refuses_another_gpu_where_the_gpu_computes(tmp_path: Path) -> None
     for engine, folder in ((BUNDLE.engine, "processor"), (spec, "gpu")):
         for gpu in ("NVIDIA L4", "NVIDIA H200"):
             found = one(replace(BUNDLE, engine=engine))
-            there = replace(found, circumstances=replace(found.circumstances, gpu=gpu))
+            packages = found.circumstances.packages | {"nvidia-driver": f"that of {gpu}"}
+            there = replace(found, circumstances=replace(found.circumstances, gpu=gpu, packages=packages))
             write_measurement(tmp_path / f"{folder} {gpu}.json", there)
-    done("report", "processor NVIDIA H200.json", "--baseline", "processor NVIDIA L4.json", cwd=tmp_path)
+    outcome = done("report", "processor NVIDIA H200.json", "--baseline", "processor NVIDIA L4.json", cwd=tmp_path)
+    assert "nvidia-driver" not in outcome.err
     refused(
         gnet_edge("report", "gpu NVIDIA H200.json", "--baseline", "gpu NVIDIA L4.json", cwd=tmp_path),
         r".*were measured in different circumstances: GPU NVIDIA L4 against NVIDIA H200; .*",

@@ -82,8 +82,8 @@ def with_weights(graph: InferenceGraph) -> list[onnx.NodeProto]:
 
 
 def test_table_of_a_newer_schema_is_refused_whatever_it_holds(tmp_path: Path) -> None:
-    (tmp_path / "t").write_text('{"schema": 4, "tensors": "in another form"}')
-    with pytest.raises(CalibrationError, match="schema 4, this version reads up to 3; upgrade googlenet-edge"):
+    (tmp_path / "t").write_text('{"schema": 5, "tensors": "in another form"}')
+    with pytest.raises(CalibrationError, match="schema 5, this version reads up to 4; upgrade googlenet-edge"):
         read_table(tmp_path / "t")
 
 

@@ -172,10 +172,22 @@ def test_a_kept_plan_that_is_not_loaded_is_refused_in_tensorrts_words(machine: M
 
 def test_a_plan_that_is_not_loaded_where_it_was_just_built_is_no_fault_of_the_kept_plans(machine: Machine) -> None:
     machine.wrong.loads = False
-    assert machine.refusal() == (
+    sentence = (
         "tensorrt 10.3.0 does not load the plan: the engine plan file is not compatible with this GPU; it was built"
-        " just now, so this TensorRT does not support the GPU (Orin, compute capability 8.7); build the bundle for"
-        " another --device, such as cuda"
+        " just now, so close what else uses the GPU, and look at the log"
+    )
+    assert [machine.refusal(), machine.refusal()] == [sentence, sentence]
+    assert not list(plans_folder().glob("*/engine.plan"))
+
+
+def test_tensorrt_for_rtx_that_loads_no_plan_on_this_gpu_names_the_other_tensorrt(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rtx = Machine(monkeypatch, "1.7.1", device=Device.RTX)
+    rtx.wrong.loads = False
+    assert rtx.refusal() == (
+        "tensorrt_rtx 1.7.1 does not load the plan: the engine plan file is not compatible with this GPU; it may not"
+        " support this GPU (Orin, compute capability 8.7); build the bundle for --device cuda"
     )
 
 

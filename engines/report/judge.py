@@ -13,7 +13,7 @@ import numpy as np
 
 from googlenet_edge.engines.accuracy import compare
 from googlenet_edge.engines.answers import Answers, BundleAnswers
-from googlenet_edge.engines.circumstances import Circumstances
+from googlenet_edge.engines.circumstances import GPU_PACKAGES, Circumstances
 from googlenet_edge.engines.jetson import Jetson
 from googlenet_edge.engines.measurement import BundleMeasurement, Samples, samples
 from googlenet_edge.engines.report.material import Material, Source
@@ -192,7 +192,8 @@ def _jetson_differences(before: Jetson | None, after: Jetson | None) -> list[str
 def software_changes(before: Source, after: Source) -> tuple[str, ...]:
     """Versions that differ: no reason to refuse, but to be told."""
     old, new = before.measurement.circumstances, after.measurement.circumstances
-    names = sorted({*old.packages, *new.packages})
+    of_no_gpu = frozenset() if after.measurement.on_gpu else GPU_PACKAGES
+    names = sorted({*old.packages, *new.packages} - of_no_gpu)
     found = [_difference(name, old.packages.get(name), new.packages.get(name)) for name in names]
     jetsons = old.jetson, new.jetson
     found += [_difference("JetPack", *(jetson and jetson.jetpack for jetson in jetsons))]

@@ -177,7 +177,7 @@ def _about(sources: Sequence[Source]) -> str:
     for source in sources:
         here = source.measurement.circumstances
         threads = source.measurement.bundles[0].engine.threads
-        machine = shown_text(here.cpu_model or "unknown processor")
+        machine = shown_text(source.measurement.machine)
         found.append(f"{machine}, {threads} of {here.cores} cores, {shown_text(here.date)[:10]}")
     return "; ".join(dict.fromkeys(found))
 

@@ -70,6 +70,7 @@ def _csv_row(subject: Subject) -> dict[str, str | float | None]:
         "engine": _harmless(f"{bundle.engine.backend} {bundle.engine.version}"),
         "threads": bundle.engine.threads,
         "processor": _harmless(here.cpu_model or ""),
+        "gpu": _harmless(here.gpu or ""),
         "date": _harmless(here.date),
         "samples": latency.count,
         "p50_ms": latency.p50,
