@@ -1,4 +1,4 @@
-"""What INT8 costs in accuracy: as built, every range method alone, and ONNX Runtime's own static quantization.
+"""What INT8 costs in accuracy: as built, for TensorRT and a DLA simulated, each range method alone, and a peer.
 
 All models are lowered from the same FP32 graph with the same calibration images of train/, and judged on the same
 images of val/.
@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 from common import Figure, Result, at_least, conclude, markdown, parser, run, show
-from made import lowered_predictor
 from numpy.typing import NDArray
 from onnxruntime_peer import quantized_by_onnxruntime
 
@@ -25,12 +24,13 @@ from googlenet_edge.dataset import Checked, ImageSet, check_images, load_pixels,
 from googlenet_edge.engines.accuracy import Comparison, Evaluation, compare
 from googlenet_edge.engines.circumstances import read_circumstances
 from googlenet_edge.engines.logits import ranking
-from googlenet_edge.engines.lowering import Lowered, lower
+from googlenet_edge.engines.lowering import Lowered, lower, open_lowered
+from googlenet_edge.engines.registry import SIMULATION, Backend, backend_for
 from googlenet_edge.errors import DataError
 from googlenet_edge.export import export
 from googlenet_edge.graph import InferenceGraph
 from googlenet_edge.statistics import sqnr_db
-from googlenet_edge.target import Device, Precision
+from googlenet_edge.target import Device, Precision, Unit
 from googlenet_edge.workspace import CHECKPOINT_FILE, split_seed
 
 MOST_LOSS_POINTS, LEAST_AGREEMENT = 0.2, 99.4
@@ -70,32 +70,44 @@ def compare_all(graph: InferenceGraph, calibration: Checked, val: ImageSet, *, t
     """A row for every model, that of `gnet-edge build` first."""
     pixels = np.stack(list(load_pixels(val, graph.preprocess)))
     plain = lower(graph, device=Device.CPU, precision=Precision.FP32, table=None)
-    exact, fp32 = judge(graph, "fp32", plain, pixels, val, threads=threads)
+    exact, fp32 = judge(graph, "fp32", plain, pixels, val, threads=threads, backend=backend_for(Device.CPU))
     rows = []
-    for name, lowered in quantized(graph, calibration):
-        logits, found = judge(graph, name, lowered, pixels, val, threads=threads)
+    for name, lowered, backend in quantized(graph, calibration):
+        logits, found = judge(graph, name, lowered, pixels, val, threads=threads, backend=backend)
         rows.append(Row(name, found.accuracy.top1, compare(fp32, found), sqnr_db(exact, logits)))
     return rows
 
 
-def quantized(graph: InferenceGraph, calibration: Checked) -> Iterator[tuple[str, Lowered]]:
-    """The models with their names. One calibration serves all range methods."""
+def quantized(graph: InferenceGraph, calibration: Checked) -> Iterator[tuple[str, Lowered, Backend]]:
+    """The models with their names, and what runs them. One calibration serves all range methods."""
+    here = backend_for(Device.CPU)
     with bar("calibrating by trial") as progress:
         built = calibrate(graph, calibration, progress=progress)
     with bar("calibrating") as progress:
         plain = calibrate(graph, calibration, method=RangeMethod.MINMAX, progress=progress)
-    tables = {"as built": built} | {method.value: plain.with_method(method) for method in RangeMethod}
-    for name, table in tables.items():
-        yield f"gnet-edge, {name}", lower(graph, device=Device.CPU, precision=Precision.INT8, table=table)
-    yield "ONNX Runtime, min/max", Lowered(quantized_by_onnxruntime(graph, calibration.images))
+    yield "gnet-edge, as built", lower(graph, device=Device.CPU, precision=Precision.INT8, table=built), here
+    for name, unit in (("TensorRT", Unit.MAIN), ("a DLA", Unit.DLA)):
+        lowered = lower(graph, device=Device.AGX_ORIN, precision=Precision.INT8, table=built, unit=unit)
+        yield f"gnet-edge, as built for {name}, simulated", lowered, SIMULATION
+    for method in RangeMethod:
+        table = plain.with_method(method)
+        yield f"gnet-edge, {method.value}", lower(graph, device=Device.CPU, precision=Precision.INT8, table=table), here
+    yield "ONNX Runtime, min/max", Lowered(quantized_by_onnxruntime(graph, calibration.images)), here
 
 
 def judge(
-    graph: InferenceGraph, name: str, lowered: Lowered, pixels: NDArray[np.uint8], images: ImageSet, *, threads: int
+    graph: InferenceGraph,
+    name: str,
+    lowered: Lowered,
+    pixels: NDArray[np.uint8],
+    images: ImageSet,
+    *,
+    threads: int,
+    backend: Backend,
 ) -> tuple[NDArray[np.float32], Evaluation]:
     """Logits float32 ``(n, classes)`` for pixels ``(n, crop, crop, 3)``, and what they say about the images."""
     started, parts = time.perf_counter(), []
-    with lowered_predictor(graph, lowered, threads=threads) as predictor, bar(name) as progress:
+    with open_lowered(graph, lowered, backend=backend, threads=threads) as predictor, bar(name) as progress:
         for first in range(0, len(pixels), BATCH):
             parts.append(predictor.run(pixels[first : first + BATCH]))
             progress(first + BATCH, len(pixels))

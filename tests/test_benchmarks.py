@@ -166,6 +166,8 @@ def test_benchmarks_int8_accuracy_judges_all_methods_and_the_peer(tiny_run: Path
     rows = json.loads((tmp_path / "kept.json").read_bytes())["details"]
     assert [row["model"] for row in rows] == [
         "gnet-edge, as built",
+        "gnet-edge, as built for TensorRT, simulated",
+        "gnet-edge, as built for a DLA, simulated",
         "gnet-edge, headroom",
         "gnet-edge, minmax",
         "gnet-edge, percentile",
