@@ -55,17 +55,17 @@ def read_circumstances(root: Path = Path("/")) -> Circumstances:
         python=platform.python_version(),
         packages={name: _version(name) for name in _PACKAGES} | _gpu_packages(root),
         jetson=jetson,
-        gpu=None if jetson else read_gpus(root),
+        gpu=None if jetson else _gpus(root),
     )
 
 
-def read_gpus(root: Path) -> str | None:
+def _gpus(root: Path) -> str | None:
     """The models of the NVIDIA GPUs that the driver of a PC or a server shows, each once."""
     models = (_field(file, "Model") for file in sorted((root / _NVIDIA / "gpus").glob("*/information")))
     return " and ".join(dict.fromkeys(filter(None, models))) or None
 
 
-def read_nvidia_driver(root: Path) -> str | None:
+def _nvidia_driver(root: Path) -> str | None:
     """The version of the driver, such as ``580.159.04``."""
     found = re.search(r"\d+\.\d[\d.]*", _field(root / _NVIDIA / "version", "NVRM version") or "")
     return found[0] if found else None
@@ -106,7 +106,7 @@ def _kibibytes_to_mb(text: str | None) -> int | None:
 
 def _gpu_packages(root: Path) -> dict[str, str | None]:
     """`GPU_PACKAGES`, as far as they are there."""
-    found = {"onnxruntime-gpu": _version("onnxruntime-gpu"), "nvidia-driver": read_nvidia_driver(root)}
+    found = {"onnxruntime-gpu": _version("onnxruntime-gpu"), "nvidia-driver": _nvidia_driver(root)}
     return {name: version for name, version in found.items() if version}
 
 

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from googlenet_edge.engines.circumstances import Circumstances, read_circumstances, read_nvidia_driver
+from googlenet_edge.engines.circumstances import Circumstances, read_circumstances
 from googlenet_edge.engines.devices import jetpack_with, profile_of
 from googlenet_edge.engines.jetson import Jetson
 from googlenet_edge.engines.jetson_sensors import OpenSensor, Sensor, find_sensors
@@ -90,7 +90,7 @@ def examine(root: Path, *, installed: Installed = installed, providers: Provider
         findings=(
             _machine(here),
             *(_jetson(root, here.jetson) if here.jetson else ()),
-            *([_gpu(root, here.gpu)] if here.gpu else ()),
+            *([_gpu(here)] if here.gpu else ()),
             _governor(here),
             _integers(read_processor(root / "proc/cpuinfo")),
             *(_runtime(name, installed) for name in _RUNTIMES),
@@ -108,8 +108,8 @@ def _machine(here: Circumstances) -> Finding:
     return Finding("machine", State.GOOD, says)
 
 
-def _gpu(root: Path, models: str) -> Finding:
-    return Finding("GPU", State.GOOD, f"{models}, driver {read_nvidia_driver(root) or 'not found'}")
+def _gpu(here: Circumstances) -> Finding:
+    return Finding("GPU", State.GOOD, f"{here.gpu}, driver {here.packages.get('nvidia-driver') or 'not found'}")
 
 
 def _governor(here: Circumstances) -> Finding:

@@ -276,105 +276,120 @@ class Runtime:
 def add_runtime(trt: Any, gpu: Gpu, wrong: Runtime) -> None:
     """Gives a fake TensorRT module its runtime."""
     trt.DataType = IntEnum("DataType", {"UINT8": 1, "FLOAT": 2, "INT8": 3})
+    trt.Runtime = partial(_Loader, gpu, wrong, trt.DataType)
 
-    class _Tracked:
-        name = ""
 
-        def __del__(self) -> None:
-            gpu.history.append(f"{self.name} released")
+class _Tracked:
+    """What TensorRT makes: the GPU notes when it is released."""
 
-    class Context(_Tracked):
-        name = "context"
+    name = ""
 
-        def __init__(self, engine: Any) -> None:
-            self._engine, self._addresses, self._count = engine, dict[str, int](), 0
-            self._state, self._enqueued_in = object(), object()  # what a graph belongs to; that of the last enqueue
+    def __init__(self, gpu: Gpu, wrong: Runtime) -> None:
+        self._gpu, self._wrong = gpu, wrong
 
-        def set_tensor_address(self, name: str, address: int) -> bool:
-            self._addresses[name], self._state = address, object()
-            return address in gpu.memory
+    def __del__(self) -> None:
+        self._gpu.history.append(f"{self.name} released")
 
-        def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-            assert name == "pixels"
-            self._count, self._state = shape[0], object()
-            return wrong.accepts_shapes and 1 <= shape[0] <= 8
 
-        def execute_async_v3(self, handle: int) -> bool:
-            gpu.calls.append("enqueue")
-            stream = gpu.streams[handle]
-            if not stream.capturing:
-                self._enqueued_in = self._state
-                stream.later(partial(self._compute, self._count))
-                if not wrong.enqueues:
-                    self._engine.complain("myelin could not run the kernel")
-                return wrong.enqueues
-            assert self._enqueued_in is self._state, "recorded before it was enqueued with this shape"
-            if wrong.records == "refused":
-                stream.invalidate()
-                return False
-            if wrong.records != "nothing":
-                stream.later(partial(self._replay, self._count, self._state))
-            return True
+class _Context(_Tracked):
+    name = "context"
 
-        def _compute(self, count: int) -> None:
-            size = count * wrong.crop * wrong.crop * 3
-            pixels = gpu.memory[self._addresses["pixels"]][:size].reshape(count, -1, 3)
-            logits = pixels.mean(axis=1, dtype=np.float64).astype(np.float32)
-            self._write(logits)
-            gpu.now_ms += COMPUTE_MS * count
+    def __init__(self, gpu: Gpu, wrong: Runtime, engine: _Engine) -> None:
+        super().__init__(gpu, wrong)
+        self._engine, self._addresses, self._count = engine, dict[str, int](), 0
+        self._state, self._enqueued_in = object(), object()  # what a graph belongs to; that of the last enqueue
 
-        def _replay(self, count: int, state: object) -> None:
-            assert state is self._state, "a graph was launched after its context had changed"
-            self._compute(count)
-            if wrong.records == "wrong":
-                self._write(np.ones((count, 3), np.float32))
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        self._addresses[name], self._state = address, object()
+        return address in self._gpu.memory
 
-        def _write(self, logits: np.ndarray[Any, Any]) -> None:
-            gpu.memory[self._addresses["logits"]][: logits.nbytes] = np.frombuffer(logits.tobytes(), np.uint8)
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        assert name == "pixels"
+        self._count, self._state = shape[0], object()
+        return self._wrong.accepts_shapes and 1 <= shape[0] <= 8
 
-    class Engine(_Tracked):
-        name = "engine"
-        num_io_tensors = 2
+    def execute_async_v3(self, handle: int) -> bool:
+        self._gpu.calls.append("enqueue")
+        stream = self._gpu.streams[handle]
+        if not stream.capturing:
+            self._enqueued_in = self._state
+            stream.later(partial(self._compute, self._count))
+            if not self._wrong.enqueues:
+                self._engine.complain("myelin could not run the kernel")
+            return self._wrong.enqueues
+        assert self._enqueued_in is self._state, "recorded before it was enqueued with this shape"
+        if self._wrong.records == "refused":
+            stream.invalidate()
+            return False
+        if self._wrong.records != "nothing":
+            stream.later(partial(self._replay, self._count, self._state))
+        return True
 
-        def __init__(self, runtime: Any) -> None:
-            self._runtime, self._contexts = runtime, wrong.contexts  # the real one keeps its runtime alive, too
+    def _compute(self, count: int) -> None:
+        size = count * self._wrong.crop * self._wrong.crop * 3
+        pixels = self._gpu.memory[self._addresses["pixels"]][:size].reshape(count, -1, 3)
+        logits = pixels.mean(axis=1, dtype=np.float64).astype(np.float32)
+        self._write(logits)
+        self._gpu.now_ms += COMPUTE_MS * count
 
-        def complain(self, message: str) -> None:
-            self._runtime.complain(message)
+    def _replay(self, count: int, state: object) -> None:
+        assert state is self._state, "a graph was launched after its context had changed"
+        self._compute(count)
+        if self._wrong.records == "wrong":
+            self._write(np.ones((count, 3), np.float32))
 
-        def get_tensor_name(self, index: int) -> str:
-            return ("pixels", "logits")[index]
+    def _write(self, logits: np.ndarray[Any, Any]) -> None:
+        self._gpu.memory[self._addresses["logits"]][: logits.nbytes] = np.frombuffer(logits.tobytes(), np.uint8)
 
-        def get_tensor_dtype(self, name: str) -> Any:
-            return trt.DataType[wrong.pixels] if name == "pixels" else trt.DataType.FLOAT
 
-        def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-            return (-1, wrong.crop, wrong.crop, 3) if name == "pixels" else (-1, 3)
+class _Engine(_Tracked):
+    name = "engine"
+    num_io_tensors = 2
 
-        def get_tensor_profile_shape(self, name: str, _profile: int) -> list[tuple[int, ...]]:
-            return [(count, wrong.crop, wrong.crop, 3) for count in (1, 1, wrong.most)]
+    def __init__(self, gpu: Gpu, wrong: Runtime, types: Any, runtime: _Loader) -> None:
+        super().__init__(gpu, wrong)
+        self._types, self._runtime, self._contexts = (
+            types,
+            runtime,
+            self._wrong.contexts,
+        )  # the real one keeps its runtime alive, too
 
-        def create_execution_context(self) -> Context | None:
-            gpu.here()
-            self._contexts -= 1
-            return Context(self) if self._contexts >= 0 else None
+    def complain(self, message: str) -> None:
+        self._runtime.complain(message)
 
-    class TheRuntime(_Tracked):
-        name = "runtime"
-        DLA_core: int | None = None
+    def get_tensor_name(self, index: int) -> str:
+        return ("pixels", "logits")[index]
 
-        def __init__(self, logger: Any) -> None:
-            self._logger = logger
+    def get_tensor_dtype(self, name: str) -> Any:
+        return self._types[self._wrong.pixels] if name == "pixels" else self._types.FLOAT
 
-        def complain(self, message: str) -> None:
-            self._logger.log(SimpleNamespace(name="ERROR"), message)
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return (-1, self._wrong.crop, self._wrong.crop, 3) if name == "pixels" else (-1, 3)
 
-        def deserialize_cuda_engine(self, _plan: bytes) -> Engine | None:
-            gpu.here()
-            if self.DLA_core != wrong.dla_core:
-                raise AssertionError(f"the DLA is {self.DLA_core}")
-            if not wrong.loads:
-                self.complain("the engine plan file is not compatible with this GPU")
-            return Engine(self) if wrong.loads else None
+    def get_tensor_profile_shape(self, name: str, _profile: int) -> list[tuple[int, ...]]:
+        return [(count, self._wrong.crop, self._wrong.crop, 3) for count in (1, 1, self._wrong.most)]
 
-    trt.Runtime = TheRuntime
+    def create_execution_context(self) -> _Context | None:
+        self._gpu.here()
+        self._contexts -= 1
+        return _Context(self._gpu, self._wrong, self) if self._contexts >= 0 else None
+
+
+class _Loader(_Tracked):
+    name = "runtime"
+    DLA_core: int | None = None
+
+    def __init__(self, gpu: Gpu, wrong: Runtime, types: Any, logger: Any) -> None:
+        super().__init__(gpu, wrong)
+        self._types, self._logger = types, logger
+
+    def complain(self, message: str) -> None:
+        self._logger.log(SimpleNamespace(name="ERROR"), message)
+
+    def deserialize_cuda_engine(self, _plan: bytes) -> _Engine | None:
+        self._gpu.here()
+        if self.DLA_core != self._wrong.dla_core:
+            raise AssertionError(f"the DLA is {self.DLA_core}")
+        if not self._wrong.loads:
+            self.complain("the engine plan file is not compatible with this GPU")
+        return _Engine(self._gpu, self._wrong, self._types, self) if self._wrong.loads else None

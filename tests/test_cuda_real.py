@@ -14,7 +14,7 @@ from googlenet_edge.engines.cuda_device import Buffer, CudaDevice, Timeline, loa
 from googlenet_edge.engines.cuda_graph import GraphDriver
 from googlenet_edge.engines.protocol import DeviceStage
 
-HERE = find_spec("pycuda") is not None and any(map(Path.exists, map(Path, ("/dev/nvidiactl", "/dev/nvhost-gpu"))))
+HERE = find_spec("pycuda") is not None and (Path("/dev/nvidiactl").exists() or Path("/dev/nvhost-gpu").exists())
 
 pytestmark = pytest.mark.skipif(not HERE, reason="needs an NVIDIA GPU and pycuda")
 
