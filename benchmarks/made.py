@@ -15,8 +15,7 @@ from googlenet_edge.console import bar
 from googlenet_edge.dataset import ImageSet, load_pixels, open_dataset, stratified_sample
 from googlenet_edge.engines.bundle import Bundle, Lineage, Manifest, write_bundle
 from googlenet_edge.engines.golden import Golden
-from googlenet_edge.engines.lowering import Lowered, lower
-from googlenet_edge.engines.predictor import Predictor
+from googlenet_edge.engines.lowering import Lowered, lower, open_lowered
 from googlenet_edge.engines.protocol import Engine, EngineOptions
 from googlenet_edge.engines.registry import backend_for
 from googlenet_edge.engines.rewriting import fastest
@@ -57,11 +56,6 @@ def generated_images(folder: Path, *, count: int, size: int) -> ImageSet:
     return stratified_sample(open_dataset(folder).train, count, seed=SEED)
 
 
-def lowered_predictor(graph: InferenceGraph, lowered: Lowered, *, threads: int) -> Predictor:
-    """A lowered graph, open on this machine's processor."""
-    return Predictor(opened(lowered, threads), labels=graph.class_names, preprocess=graph.preprocess)
-
-
 def opened(lowered: Lowered, threads: int) -> Engine:
     """A lowered model, open on this machine's processor."""
     options = EngineOptions(threads=threads, weight_bits=lowered.weight_bits)
@@ -76,7 +70,7 @@ def write_made_bundle(
     if precision is Precision.INT8:
         lowered = fastest(lowered, lambda candidate: opened(candidate, threads=1))
     pixels = np.stack(list(load_pixels(images.take(list(range(_GOLDEN_IMAGES))), graph.preprocess)))
-    with lowered_predictor(graph, lowered, threads=1) as predictor:
+    with open_lowered(graph, lowered, backend=backend_for(Device.CPU)) as predictor:
         golden = Golden(pixels, predictor.run(pixels))
     manifest = Manifest(
         precision,

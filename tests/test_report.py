@@ -164,7 +164,14 @@ def renamed(text: str) -> Material:
     first = replace(INT8, name=text, engine=replace(INT8.engine, backend=text, version=text))
     found = measured(first)
     here = replace(
-        found.circumstances, date=text, cpu_model=text, governor=text, system=text, python=text, packages={text: text}
+        found.circumstances,
+        date=text,
+        cpu_model=text,
+        gpu=text,
+        governor=text,
+        system=text,
+        python=text,
+        packages={text: text},
     )
     about = answered(lost=2, gained=0)
     names = tuple(f"{text}{i}" for i in range(len(about.class_names)))
@@ -250,7 +257,7 @@ def test_csv_has_a_row_for_every_bundle_and_no_formula() -> None:
     assert float(second["p50_ms"]) == pytest.approx(4.652, abs=1e-3)
     assert (first["ratio"], first["top1"]) == ("", "")
     [row] = csv.DictReader(io.StringIO(to_csv(subjects_of(renamed("=1+1"))).decode()))
-    assert (row["bundle"], row["processor"]) == ("'=1+1", "'=1+1")
+    assert (row["bundle"], row["processor"], row["gpu"]) == ("'=1+1",) * 3
 
 
 def test_stages_of_a_gpu_stand_beside_the_others_where_they_were_measured() -> None:
