@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from googlenet_edge import __version__
 from googlenet_edge.calibration.choose import STRENGTHS, Preparation, Trials
-from googlenet_edge.calibration.collect import CheckedImages, Network, collect, require_ranges, second_pass
+from googlenet_edge.calibration.collect import CheckedImages, Runs, Statistics, collect, counted
+from googlenet_edge.calibration.extremes import joined_extremes, look, require_ranges
 from googlenet_edge.calibration.ranges import RangeMethod
-from googlenet_edge.calibration.rescale import channel_extremes, joined_extremes, rescaled_extremes, rescaled_moments
-from googlenet_edge.calibration.rounding import rounding_steps
+from googlenet_edge.calibration.rescale import rescaled_extremes
 from googlenet_edge.calibration.table import (
     CalibrationTable,
     Choice,
@@ -28,16 +28,17 @@ from googlenet_edge.calibration.table import (
     read_table,
 )
 from googlenet_edge.calibration.weights import WeightRange
-from googlenet_edge.calibration.windows import Moments, Windows, window_moments
+from googlenet_edge.calibration.windows import window_moments
 from googlenet_edge.dataset import Checked, ImageSet, Progress, load_pixels
 from googlenet_edge.errors import CalibrationError
 from googlenet_edge.graph import InferenceGraph
 
 FEWEST_TO_CHOOSE = 40
 HELD_OUT_SHARE = 5
-_MOST_HELD_OUT = 100
+_MOST_HELD_OUT = 50
 _WINDOW_IMAGES = 64
-_MOST_KEPT_BYTES = 128 << 20  # 835 images at 224×224
+_COUNTED_IMAGES = 100
+_MOST_KEPT_BYTES = 32 << 20  # 222 images at 224×224
 _log = logging.getLogger(__name__)
 
 
@@ -46,8 +47,9 @@ def calibrate(
 ) -> CalibrationTable:
     """Runs the images through the graph, and chooses how to quantize it.
 
-    By default a fifth of the images is held out and decides (see `choose`), and then counts with the others: ranges are
-    those of all images. Below `FEWEST_TO_CHOOSE` images they are min/max.
+    By default a fifth of the images, at most `_MOST_HELD_OUT`, is held out and decides (see `choose`). Extremes are
+    those of all images; how values lie between them is counted on `_COUNTED_IMAGES` of those that were not held out,
+    which is enough. Below `FEWEST_TO_CHOOSE` images ranges are min/max.
 
     Args:
         method: take this range method, and neither rescale nor correct anything.
@@ -62,24 +64,25 @@ def calibrate(
         return replace(table, wished=method)
     measured, held_out = _parted(images.images)
     inputs = _Inputs(graph, _joined(measured, held_out))
-    checked = CheckedImages(lambda: inputs, Network.shape_of(graph))
-    report = _Report(progress, _runs(measured, held_out))
-    first_pass = report.each(checked.first_pass())
-    seen = channel_extremes(graph, islice(first_pass, len(measured)))
-    whole = joined_extremes(seen, channel_extremes(graph, first_pass))
+    checked, runs = CheckedImages(lambda: inputs, graph), Runs(progress, _runs(measured, held_out))
+    first_pass = runs.each(checked.first_pass())
+    seen, seen_held_out = look(graph, islice(first_pass, len(measured))), look(graph, first_pass)
     checked.require_content()
+    whole = joined_extremes(seen.extremes, seen_held_out.extremes)
     require_ranges({name: found.whole for name, found in whole.items()})
-    moments = window_moments(graph, report.each(islice(inputs, min(_WINDOW_IMAGES, len(measured)))))
-    trials = Trials(graph, [pixels[None] for pixels in load_pixels(held_out, graph.preprocess)], report.done)
-    found = trials.preparation(seen, moments)
+    moments = window_moments(graph, runs.each(islice(inputs, min(_WINDOW_IMAGES, len(measured)))))
+    pixels = [each[None] for each in load_pixels(held_out, graph.preprocess)]
+    trials = Trials(pixels, np.concatenate(seen_held_out.logits), runs.done)
+    found = trials.preparation(graph, seen.extremes, moments)
     after = rescaled_extremes(graph, whole, found.factors) if found.factors else whole
     extremes = {name: channels.whole for name, channels in after.items()}
-    statistics = second_pass(Network(found.rescaled(graph)), checked, extremes, lambda _: report.done())
+    some = runs.each(islice(inputs, min(_COUNTED_IMAGES, len(measured))))
+    statistics = Statistics(checked.total, counted(found.graph, some, extremes))
     table = make_table(graph, statistics, images_sha256=images.sha256, method=RangeMethod.HEADROOM)
     return replace(
         trials.method(found, table),
         rescale={name: encode_floats(value) for name, value in found.factors.items()},
-        rounding=_rounding(graph, found, moments),
+        rounding=_rounding(found),
         means={name: encode_floats(value) for name, value in found.means.items()},
         choice=Choice(len(held_out), tuple(trials.tried)),
     )
@@ -101,11 +104,11 @@ def table_at(
 
 
 class _Inputs:
-    """float32 ``(1, 3, crop, crop)`` for every image, each time anew; the pixels are kept where they are few."""
+    """float32 ``(1, 3, crop, crop)`` for every image, each time anew; the pixels of the first ones are kept."""
 
     def __init__(self, graph: InferenceGraph, images: ImageSet) -> None:
         self._preprocess, self._images = graph.preprocess, images
-        self._keep = len(images) * graph.preprocess.crop**2 * 3 <= _MOST_KEPT_BYTES
+        self._most = _MOST_KEPT_BYTES // (graph.preprocess.crop**2 * 3)
         self._pixels: list[NDArray[np.uint8]] = []
 
     def __iter__(self) -> Iterator[NDArray[np.float32]]:
@@ -114,7 +117,7 @@ class _Inputs:
             yield self._preprocess.normalize(pixels[None])
         rest = self._images.take(list(range(kept, len(self._images))))
         for pixels in load_pixels(rest, self._preprocess):
-            if self._keep:
+            if len(self._pixels) < self._most:
                 self._pixels.append(pixels)
             yield self._preprocess.normalize(pixels[None])
 
@@ -138,34 +141,14 @@ def _joined(first: ImageSet, second: ImageSet) -> ImageSet:
 
 def _runs(measured: ImageSet, held_out: ImageSet) -> int:
     """How many runs of the graph a calibration with trials takes."""
-    trials = 1 + (1 + len(STRENGTHS)) + 1 + 1 + len(RangeMethod)
-    return 2 * (len(measured) + len(held_out)) + min(_WINDOW_IMAGES, len(measured)) + trials * len(held_out)
+    trials = (1 + len(STRENGTHS)) + 1 + 1 + len(RangeMethod)
+    again = sum(min(count, len(measured)) for count in (_WINDOW_IMAGES, _COUNTED_IMAGES))
+    return len(measured) + len(held_out) + again + trials * len(held_out)
 
 
-def _rounding(
-    graph: InferenceGraph, preparation: Preparation, moments: Mapping[Windows, Moments]
-) -> dict[str, Rounding]:
-    """The steps as they stand in the table, for both ranges of weights; ``moments`` are those of the graph."""
+def _rounding(preparation: Preparation) -> dict[str, Rounding]:
+    """The steps as they stand in the table, for both ranges of weights."""
     if not preparation.steps:
         return {}
-    seen = rescaled_moments(graph, moments, preparation.factors) if preparation.factors else moments
-    reduced = rounding_steps(preparation.rescaled(graph), preparation.ranges, seen, WeightRange.REDUCED)
-    full = preparation.steps
+    full, reduced = preparation.steps, preparation.rounded(WeightRange.REDUCED)
     return {name: Rounding(encode_steps(full[name]), encode_steps(reduced[name])) for name in full}
-
-
-class _Report:
-    """Counts runs of the graph."""
-
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self._progress, self._total, self._count = progress, total, 0
-
-    def done(self) -> None:
-        self._count += 1
-        if self._progress:
-            self._progress(self._count, self._total)
-
-    def each(self, images: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
-        for image in images:
-            yield image
-            self.done()

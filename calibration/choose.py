@@ -17,10 +17,10 @@ import onnx
 from numpy.typing import NDArray
 
 from googlenet_edge.calibration.compensate import Means, compensated, window_means
+from googlenet_edge.calibration.extremes import ChannelExtremes
 from googlenet_edge.calibration.lower import quantized
 from googlenet_edge.calibration.ranges import HEADROOM, RangeMethod, Ranges, with_headroom
 from googlenet_edge.calibration.rescale import (
-    ChannelExtremes,
     Factors,
     rescale_factors,
     rescaled,
@@ -46,10 +46,12 @@ Done = Callable[[], None]
 class Preparation:
     """What is done to a graph before it is quantized: its channels times factors, other codes than the nearest, biases.
 
-    ``extremes`` are those of the rescaled channels. What is empty is not done.
+    ``graph``, ``extremes`` and ``moments`` are those of the rescaled channels. What is empty is not done.
     """
 
+    graph: InferenceGraph
     extremes: Mapping[str, ChannelExtremes]
+    moments: Mapping[Windows, Moments]
     factors: Factors = field(default_factory=dict)
     steps: Steps = field(default_factory=dict)
     means: Means = field(default_factory=dict)
@@ -60,31 +62,40 @@ class Preparation:
         found = {name: channels.ranges for name, channels in self.extremes.items()}
         return {name: each if name == INPUT else with_headroom(each) for name, each in found.items()}
 
-    def rescaled(self, graph: InferenceGraph) -> InferenceGraph:
-        """The graph with rescaled channels."""
-        return rescaled(graph, self.factors) if self.factors else graph
+    def rounded(self, weight_range: WeightRange) -> Steps:
+        """The steps of weights that are rounded together."""
+        return rounding_steps(self.graph, self.ranges, self.moments, weight_range)
 
 
 @dataclass
 class Trials:
-    """The trials of one graph on held-out ``images``, uint8 ``(1, crop, crop, 3)``; ``done`` is told of each run."""
+    """The trials of one graph on held-out ``images``, uint8 ``(1, crop, crop, 3)``.
 
-    graph: InferenceGraph
+    ``exact`` are their logits without any rounding, float32 ``(images, classes)``; ``done`` is told of each run.
+    """
+
     images: Sequence[NDArray[np.uint8]]
+    exact: NDArray[np.float32]
     done: Done
     tried: list[Trial] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._exact = self._logits(self.graph.model)
         self._known: dict[Preparation, float] = {}
 
-    def preparation(self, extremes: Mapping[str, ChannelExtremes], moments: Mapping[Windows, Moments]) -> Preparation:
-        """Of each step the best, and nothing that does not help. Ranges have headroom here."""
-        plain = Preparation(extremes, means=window_means(self.graph, moments))
-        strengths = {f"rescale {strength:g}": self._rescaled(plain, moments, strength) for strength in STRENGTHS}
-        found = self._best({"no rescale": plain} | strengths)
+    def preparation(
+        self, graph: InferenceGraph, extremes: Mapping[str, ChannelExtremes], moments: Mapping[Windows, Moments]
+    ) -> Preparation:
+        """Of each step the best, and nothing that does not help. Ranges have headroom here.
+
+        Args:
+            extremes: what the images reach that were not held out.
+            moments: of all windows of the graph.
+        """
+        plain = Preparation(graph, extremes, moments)
+        strengths = {f"rescale {strength:g}": _rescaled(plain, strength) for strength in STRENGTHS}
+        found = self._best({"no rescale": _with_means(plain)} | strengths)
         nearest = replace(found, steps={}) if found.steps else found
-        together = found if found.steps else self._rounded(found, moments)
+        together = found if found.steps else replace(found, steps=found.rounded(WeightRange.FULL))
         found = self._best({"nearest codes": nearest, "rounded together": together})
         return self._best({"no bias correction": replace(found, means={}), "bias correction": found})
 
@@ -97,17 +108,6 @@ class Trials:
         tables = {method.value: table.with_method(method) for method in RangeMethod}
         scores = {name: self._score(preparation, each.ranges) for name, each in tables.items()}
         return tables[self._taken(scores, clearly=2 * _HEADROOM_DB)]
-
-    def _rescaled(self, plain: Preparation, moments: Mapping[Windows, Moments], strength: float) -> Preparation:
-        factors = rescale_factors(self.graph, plain.extremes, strength=strength)
-        after = rescaled_extremes(self.graph, plain.extremes, factors)
-        seen = rescaled_moments(self.graph, moments, factors)
-        return self._rounded(Preparation(after, factors, means=window_means(self.graph, seen)), seen)
-
-    def _rounded(self, preparation: Preparation, moments: Mapping[Windows, Moments]) -> Preparation:
-        """With weights rounded together, by the moments after rescaling."""
-        graph = preparation.rescaled(self.graph)
-        return replace(preparation, steps=rounding_steps(graph, preparation.ranges, moments, WeightRange.FULL))
 
     def _best(self, preparations: dict[str, Preparation]) -> Preparation:
         for each in preparations.values():
@@ -124,20 +124,34 @@ class Trials:
         return taken
 
     def _score(self, preparation: Preparation, ranges: Mapping[str, Ranges]) -> float:
-        graph = preparation.rescaled(self.graph)
-        ready = compensated(graph, ranges, steps=preparation.steps, means=preparation.means)
-        return mean_sqnr_db(self._exact, self._logits(quantized(ready, ranges)))
+        ready = compensated(preparation.graph, ranges, steps=preparation.steps, means=preparation.means)
+        return mean_sqnr_db(self.exact, self._logits(quantized(ready, ranges)))
 
     def _logits(self, model: onnx.ModelProto) -> NDArray[np.float32]:
         session = open_session(model, threads=1)
         name, rows = session.get_inputs()[0].name, []
 
         def logits(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-            image = self.graph.preprocess.normalize(pixels) if name == INPUT else pixels
-            found: NDArray[np.float32] = session.run([OUTPUT], {name: image})[0]
+            found: NDArray[np.float32] = session.run([OUTPUT], {name: pixels})[0]
             return found
 
         for row in side_by_side(logits, self.images):
             rows.append(row)
             self.done()
         return np.concatenate(rows)
+
+
+def _rescaled(plain: Preparation, strength: float) -> Preparation:
+    """With channels rescaled, weights rounded together and biases corrected."""
+    factors = rescale_factors(plain.graph, plain.extremes, strength=strength)
+    found = Preparation(
+        rescaled(plain.graph, factors),
+        rescaled_extremes(plain.graph, plain.extremes, factors),
+        rescaled_moments(plain.graph, plain.moments, factors),
+        factors,
+    )
+    return _with_means(replace(found, steps=found.rounded(WeightRange.FULL)))
+
+
+def _with_means(preparation: Preparation) -> Preparation:
+    return replace(preparation, means=window_means(preparation.graph, preparation.moments))

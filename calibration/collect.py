@@ -1,4 +1,4 @@
-"""Runs the FP32 graph on calibration images, one a run and twice over: for the extremes, then for the histograms.
+"""Runs the FP32 graph on calibration images, one a run and twice over: for the extremes, then to count between them.
 
 Memory does not grow with the number of images. With one image a run, activations do not depend on what else is in a
 batch, so the statistics are the same whatever the order of the images.
@@ -15,20 +15,19 @@ from operator import add
 from queue import Empty, SimpleQueue
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
-from googlenet_edge.calibration.histogram import Extremes, Histogram, HistogramCounter, Scratch, extremes
-from googlenet_edge.calibration.placement import measured_tensors
-from googlenet_edge.calibration.session import open_session, side_by_side
+from googlenet_edge.calibration.extremes import look, require_ranges
+from googlenet_edge.calibration.histogram import Extremes, Histogram, HistogramCounter, Scratch
+from googlenet_edge.calibration.network import Network
+from googlenet_edge.calibration.session import side_by_side
 from googlenet_edge.dataset import Progress
 from googlenet_edge.errors import CalibrationError
-from googlenet_edge.graph import INPUT, InferenceGraph
+from googlenet_edge.graph import InferenceGraph
 
 Images = Callable[[], Iterable[NDArray[np.float32]]]
 
 MIN_IMAGES = 8  # below this a range says more of the images than of the network; hundreds are usual
-_SMALLEST_RANGE = 1e-30  # far above where float32 scales lose their digits
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,61 +50,41 @@ def collect(graph: InferenceGraph, images: Images, *, count: int, progress: Prog
         CalibrationError: fewer than `MIN_IMAGES` different images with content, an image of another shape, other
             images in the second pass, or a tensor that is not finite or has one value only.
     """
-    network = Network(graph)
-    checked = CheckedImages(images, network.shape)
-    seen = _find_extremes(network, checked, lambda done: _report(progress, done, 2 * count))
+    checked, runs = CheckedImages(images, graph), Runs(progress, 2 * count)
+    found = look(graph, runs.each(checked.first_pass())).extremes
     checked.require_content()
-    total = checked.total
-    return second_pass(network, checked, seen, lambda done: _report(progress, total + done, 2 * total))
-
-
-def second_pass(
-    network: Network, images: CheckedImages, seen: Mapping[str, Extremes], report: Callable[[int], None]
-) -> Statistics:
-    """What `collect` finds where the extremes of the activations are known already; a value past them counts as them.
-
-    Args:
-        images: after their first pass.
-        report: told how many runs are done.
-
-    Raises:
-        CalibrationError: see `collect`.
-    """
+    seen = {name: channels.whole for name, channels in found.items()}
     require_ranges(seen)
-    return Statistics(images.total, _count(network, images, seen, report))
+    return Statistics(checked.total, counted(graph, runs.each(checked.second_pass()), seen))
 
 
-class Network:
-    """The graph with every measured tensor as an output."""
+class Runs:
+    """Tells a progress of each run of the graph."""
 
-    def __init__(self, graph: InferenceGraph) -> None:
-        """Opens the graph."""
-        self.shape = self.shape_of(graph)
-        self._names = [name for name in measured_tensors(graph.model.graph) if name != INPUT]
-        model = onnx.ModelProto()
-        model.CopyFrom(graph.model)
-        for name in self._names:
-            model.graph.output.append(onnx.ValueInfoProto(name=name))
-        self._session = open_session(model, threads=1)
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        """``total`` runs are to come."""
+        self._progress, self._total, self._count = progress, total, 0
 
-    @staticmethod
-    def shape_of(graph: InferenceGraph) -> tuple[int, ...]:
-        """The shape of an image."""
-        return (1, 3, graph.preprocess.crop, graph.preprocess.crop)
+    def done(self) -> None:
+        """One more."""
+        self._count += 1
+        if self._progress:
+            self._progress(self._count, self._total)
 
-    def activations(self, image: NDArray[np.float32]) -> Iterator[tuple[str, NDArray[np.float32]]]:
-        """(name, float32 values) of every measured tensor, the input first. From any number of threads at once."""
-        yield INPUT, image
-        yield from zip(self._names, self._session.run(self._names, {INPUT: image}), strict=True)
+    def each(self, images: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+        """The images, each of which is a run."""
+        for image in images:
+            yield image
+            self.done()
 
 
 class CheckedImages:
     """The images of both passes: each one checked, and the second time recognized."""
 
-    def __init__(self, images: Images, shape: tuple[int, ...]) -> None:
-        """``images`` is called for each pass; ``shape`` is that of an image."""
+    def __init__(self, images: Images, graph: InferenceGraph) -> None:
+        """``images`` is called for each pass."""
         self._images = images
-        self._shape = shape
+        self._shape = (1, 3, graph.preprocess.crop, graph.preprocess.crop)
         self._times_seen: Counter[bytes] = Counter()
         self._with_content: set[bytes] = set()
 
@@ -151,20 +130,11 @@ class CheckedImages:
             )
 
 
-def _find_extremes(network: Network, images: CheckedImages, report: Callable[[int], None]) -> dict[str, Extremes]:
-    def of_image(image: NDArray[np.float32]) -> dict[str, Extremes]:
-        return {name: extremes(values) for name, values in network.activations(image)}
-
-    seen: dict[str, Extremes] = {}
-    for done, found in enumerate(side_by_side(of_image, images.first_pass()), start=1):
-        seen = {name: seen[name] | here if name in seen else here for name, here in found.items()}
-        report(done)
-    return seen
-
-
-def _count(
-    network: Network, images: CheckedImages, seen: Mapping[str, Extremes], report: Callable[[int], None]
+def counted(
+    graph: InferenceGraph, images: Iterable[NDArray[np.float32]], seen: Mapping[str, Extremes]
 ) -> dict[str, Histogram]:
+    """How the activations of images lie between extremes that are known; a value past them counts as them."""
+    network = Network(graph)
     free: SimpleQueue[dict[str, HistogramCounter]] = SimpleQueue()
 
     def count(image: NDArray[np.float32]) -> None:
@@ -176,8 +146,8 @@ def _count(
             counters[name].add(values)
         free.put(counters)
 
-    for done, _ in enumerate(side_by_side(count, images.second_pass()), start=1):
-        report(done)
+    for _ in side_by_side(count, images):
+        pass
     streams = [free.get() for _ in range(free.qsize())]
     return {name: reduce(add, (counters[name].histogram() for counters in streams)) for name in seen}
 
@@ -190,23 +160,3 @@ def _counters(seen: Mapping[str, Extremes]) -> dict[str, HistogramCounter]:
 
 def _images_changed() -> CalibrationError:
     return CalibrationError("the calibration images changed while they were read; leave them alone and start again")
-
-
-def require_ranges(seen: Mapping[str, Extremes]) -> None:
-    """Refuses tensors that cannot be given a grid. Raises `CalibrationError`."""
-    for name, found in seen.items():
-        if not np.isfinite([found.minimum, found.maximum]).all():
-            raise CalibrationError(
-                f"the activations of {name} go from {found.minimum} to {found.maximum}; the network's weights are"
-                " damaged or its training diverged, use another checkpoint"
-            )
-        if found.maximum - found.minimum < _SMALLEST_RANGE:
-            raise CalibrationError(
-                f"{name} is {found.minimum} everywhere on all calibration images; the network is dead there, or the"
-                " images are of the wrong kind"
-            )
-
-
-def _report(progress: Progress | None, done: int, total: int) -> None:
-    if progress:
-        progress(done, total)

@@ -12,9 +12,9 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from googlenet_edge.calibration.collect import Network
 from googlenet_edge.calibration.histogram import Histogram
 from googlenet_edge.calibration.lower import rescaled_by
+from googlenet_edge.calibration.network import Network
 from googlenet_edge.calibration.table import CalibrationTable
 from googlenet_edge.graph import INPUT, InferenceGraph
 

@@ -11,18 +11,14 @@ Source: cross-layer equalization, Nagel et al., arXiv 1906.04721, section 4.1, c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from googlenet_edge.calibration.collect import Network
-from googlenet_edge.calibration.histogram import Extremes, extremes
+from googlenet_edge.calibration.extremes import ChannelExtremes
 from googlenet_edge.calibration.placement import WITH_WEIGHTS, grids
-from googlenet_edge.calibration.ranges import Ranges
-from googlenet_edge.calibration.session import side_by_side
 from googlenet_edge.calibration.windows import Moments, Windows
 from googlenet_edge.graph import InferenceGraph
 
@@ -34,67 +30,6 @@ _DEAD = 1e-6
 _CHANNELWISE = ("Relu", "MaxPool", "AveragePool", "GlobalAveragePool", "Flatten")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ChannelExtremes:
-    """The smallest and the largest value of every channel of a tensor, float32 ``(channels,)``."""
-
-    low: NDArray[np.float32]
-    high: NDArray[np.float32]
-
-    @property
-    def magnitudes(self) -> NDArray[np.float32]:
-        """The largest absolute value of every channel."""
-        return np.maximum(-self.low, self.high)
-
-    @property
-    def whole(self) -> Extremes:
-        """The extremes of the whole tensor."""
-        return extremes(np.concatenate([self.low, self.high]))
-
-    @property
-    def ranges(self) -> Ranges:
-        """What min/max makes of the whole tensor."""
-        low, high = min(self.whole.minimum, 0.0), max(self.whole.maximum, 0.0)
-        return Ranges(low, high, max(-low, high))
-
-    def __or__(self, other: ChannelExtremes) -> ChannelExtremes:
-        """The extremes of both."""
-        return ChannelExtremes(np.minimum(self.low, other.low), np.maximum(self.high, other.high))
-
-    def __mul__(self, factor: NDArray[np.float64]) -> ChannelExtremes:
-        """The extremes of the channels times ``factor``, which is above zero."""
-        return ChannelExtremes((self.low * factor).astype(np.float32), (self.high * factor).astype(np.float32))
-
-
-def channel_extremes(graph: InferenceGraph, images: Iterable[NDArray[np.float32]]) -> dict[str, ChannelExtremes]:
-    """The extremes of the channels of every measured tensor.
-
-    Args:
-        images: float32 ``(1, 3, crop, crop)`` after preprocessing.
-    """
-    network, seen = Network(graph), dict[str, ChannelExtremes]()
-
-    def of_image(image: NDArray[np.float32]) -> dict[str, ChannelExtremes]:
-        return {name: _extremes(values) for name, values in network.activations(image)}
-
-    for found in side_by_side(of_image, images):
-        seen = joined_extremes(seen, found)
-    return seen
-
-
-def joined_extremes(
-    first: Mapping[str, ChannelExtremes], second: Mapping[str, ChannelExtremes]
-) -> dict[str, ChannelExtremes]:
-    """The extremes of all images of both; ``first`` may be empty."""
-    return {name: first[name] | here if name in first else here for name, here in second.items()}
-
-
-def _extremes(values: NDArray[np.float32]) -> ChannelExtremes:
-    """Of float32 ``(1, channels, …)``."""
-    channels = values[0].reshape(values.shape[1], -1)
-    return ChannelExtremes(channels.min(axis=1), channels.max(axis=1))
-
-
 def rescale_factors(
     graph: InferenceGraph, seen: Mapping[str, ChannelExtremes], *, strength: float
 ) -> dict[str, NDArray[np.float32]]:
@@ -103,7 +38,7 @@ def rescale_factors(
     They are 1 where something reads the channels that is not homogeneous, and for channels that are (nearly) always 0.
 
     Args:
-        seen: from `channel_extremes`.
+        seen: from `extremes.look`.
         strength: 0 changes nothing, 1 lets every channel fill its grid.
     """
     source, flow = graph.model.graph, _Flow(graph)
@@ -136,7 +71,7 @@ def rescaled(graph: InferenceGraph, factors: Factors) -> InferenceGraph:
 def rescaled_extremes(
     graph: InferenceGraph, seen: Mapping[str, ChannelExtremes], factors: Factors
 ) -> dict[str, ChannelExtremes]:
-    """What `channel_extremes` would give for the rescaled graph."""
+    """What `extremes.look` would give for the rescaled graph."""
     flow = _Flow(graph)
     return {n: found * flow.factor(n, factors) if n in flow.makers else found for n, found in seen.items()}
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from googlenet_edge.calibration.ranges import Ranges
+from googlenet_edge.calibration.triangle import Triangle
 from googlenet_edge.calibration.weights import LayerWeights, WeightRange, layer_weights
 from googlenet_edge.calibration.windows import Moments, Windows, windows_of
 from googlenet_edge.graph import INPUT, InferenceGraph
@@ -24,7 +25,6 @@ from googlenet_edge.graph import INPUT, InferenceGraph
 Steps = Mapping[str, NDArray[np.int8]]
 """By the name of a convolution or classifier: how many codes each weight is off its nearest one."""
 
-_DAMPING = 0.01  # GPTQ's
 _BLOCK = 32
 
 
@@ -49,7 +49,7 @@ def rounding_steps(
     found = dict[str, NDArray[np.int8]]()
     for windows, layers in readers.items():
         rows = [_over_scale(layer) for layer in layers]
-        codes = rounded_together(np.concatenate(rows), moments[windows].covariance, largest=weight_range.value)
+        codes = rounded_together(np.concatenate(rows), moments[windows].triangle, largest=weight_range.value)
         parts = np.split(codes, np.cumsum([len(each) for each in rows])[:-1])
         for layer, part in zip(layers, parts, strict=True):
             nearest = layer.nearest.codes
@@ -57,58 +57,44 @@ def rounding_steps(
     return found
 
 
-def _over_scale(layer: LayerWeights) -> NDArray[np.float64]:
-    """The weight in codes, not rounded: float64 ``(output channels, n)``."""
+def _over_scale(layer: LayerWeights) -> NDArray[np.float32]:
+    """The weight in codes, not rounded: float32 ``(output channels, n)``."""
     rows = layer.weight.reshape(len(layer.weight), -1).astype(np.float64)
-    return np.asarray(rows / layer.nearest.scale[:, None])
+    return (rows / layer.nearest.scale[:, None]).astype(np.float32)
 
 
-def rounded_together(
-    rows: NDArray[np.float64], covariance: NDArray[np.floating], *, largest: int
-) -> NDArray[np.float64]:
-    """Codes for weights, so that little is left of the variance that rounding adds to their sums with windows.
+def rounded_together(rows: NDArray[np.float32], values: Triangle, *, largest: int) -> NDArray[np.float32]:
+    """Codes for weights, so that little is left of the variance that rounding adds to their sums with values.
 
-    With ``C = L D Lᵀ`` and ones on the diagonal of L, the errors ``e`` of a row add the variance ``e C e``, the sum of
+    With the `Triangle`'s ``C = L D Lᵀ``, the errors ``e`` of a row add the variance ``e C e``, the sum of
     ``d[j] · (e[j] + Σ e[i] L[i, j] for i > j)²``. So from the last weight to the first, each takes the code that is
-    nearest to itself plus ``Σ e[i] L[i, j]``; those that meet the values that vary most are put last. The largest
-    weight of a row keeps its code, and so the row its scale. It is the covariance and not ``E[x xᵀ]``, since the bias
-    takes back what errors do to the mean (see `compensate`).
+    nearest to itself plus ``Σ e[i] L[i, j]``. The largest weight of a row keeps its code, and so the row its scale. It
+    is the covariance and not ``E[x xᵀ]``, since the bias takes back what errors do to the mean (see `compensate`).
 
     Args:
-        rows: float64 ``(rows, n)``, weights over their scale.
-        covariance: ``(n, n)``, of the windows.
+        rows: float32 ``(rows, n)``, weights over their scale.
+        values: how the n values that they are multiplied with move together.
         largest: the largest code.
 
     Returns:
-        float64 ``(rows, n)``: whole numbers from ``-largest`` to ``largest``.
+        float32 ``(rows, n)``: whole numbers from ``-largest`` to ``largest``.
     """
-    order = np.argsort(covariance.diagonal(), kind="stable")
-    lower = _unit_lower(covariance[np.ix_(order, order)].astype(np.float64))
-    weights = rows.T[order]
-    nearest, kept = np.rint(weights), np.arange(len(order))[:, None] == np.abs(weights).argmax(axis=0)
-    errors = np.zeros_like(weights)
-    for stop in range(len(order), 0, -_BLOCK):
+    weights, factor = rows.T[values.order], values.factor[values.order, None]
+    nearest = np.rint(weights)
+    rows_kept_at: dict[int, list[int]] = {}
+    for row, i in enumerate(np.abs(weights).argmax(axis=0).tolist()):
+        rows_kept_at.setdefault(i, []).append(row)
+    codes, errors = np.empty_like(weights), np.zeros_like(weights)  # errors times their values' factors
+    for stop in range(len(weights), 0, -_BLOCK):
         start = max(0, stop - _BLOCK)
-        asked = weights[start:stop] + lower[stop:, start:stop].T @ errors[stop:]
+        asked = weights[start:stop] + values.lower[stop:, start:stop].T @ errors[stop:] / factor[start:stop]
+        within = np.ascontiguousarray(values.lower[start:stop, start:stop].T) / factor[start:stop]
         for i in range(stop - 1, start - 1, -1):
-            taken = np.minimum(np.maximum(np.rint(asked[i - start]), -largest), largest)
-            errors[i] = weights[i] - np.where(kept[i], nearest[i], taken)
-            asked[: i - start] += lower[i, start:i, None] * errors[i]
-    codes = np.empty_like(rows)
-    codes[:, order] = np.rint(weights - errors).T
-    return codes
-
-
-def _unit_lower(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
-    """L of ``C = L D Lᵀ``, of a covariance with some noise of its own in every value.
-
-    The identity, which makes the nearest codes, of what is none: values that never change, or are not finite.
-    """
-    noise, identity = _DAMPING * covariance.diagonal().mean(), np.eye(len(covariance))
-    if not 0 < noise < np.inf:
-        return identity
-    try:
-        lower = np.linalg.cholesky(covariance + noise * identity)
-    except np.linalg.LinAlgError:
-        return identity
-    return np.asarray(lower / lower.diagonal())
+            near = np.rint(asked[i - start] + within[i - start, i - start + 1 :] @ errors[i + 1 : stop])
+            np.minimum(np.maximum(near, -largest, out=near), largest, out=codes[i])
+            if i in rows_kept_at:
+                codes[i, rows_kept_at[i]] = nearest[i, rows_kept_at[i]]
+            errors[i] = (weights[i] - codes[i]) * factor[i]
+    in_order = np.empty_like(rows)
+    in_order[:, values.order] = codes.T
+    return in_order

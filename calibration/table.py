@@ -26,6 +26,7 @@ SCHEMA = 4
 MAX_BYTES = 64 << 20
 MAX_WEIGHTS = 128 << 20  # whose steps take about half a byte in the table
 _COUNTS_BYTES = BINS * 8
+_QUICK = 4  # of zlib's levels: a tenth more bytes than by its own choice, in a quarter of the time
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +196,7 @@ def decode_floats(text: str) -> NDArray[np.float32]:
 
 def encode_steps(steps: NDArray[np.int8]) -> str:
     """int8 of any shape as text."""
-    return base64.b64encode(zlib.compress(steps.tobytes())).decode()
+    return base64.b64encode(zlib.compress(steps.tobytes(), _QUICK)).decode()
 
 
 def decode_steps(text: str, *, most: int) -> NDArray[np.int8]:

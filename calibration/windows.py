@@ -5,21 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, islice
 
 import numpy as np
 import onnx
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from googlenet_edge.calibration.network import Network
 from googlenet_edge.calibration.placement import WITH_WEIGHTS
-from googlenet_edge.calibration.session import open_session, side_by_side
+from googlenet_edge.calibration.session import side_by_side
 from googlenet_edge.calibration.surgery import attributes, is_dense_conv
-from googlenet_edge.graph import INPUT, InferenceGraph
+from googlenet_edge.calibration.triangle import Triangle, triangle_of
+from googlenet_edge.graph import InferenceGraph
 
 _PER_IMAGE = 32
 _MOST_VALUES = 4608  # of a window: 512 channels of 3×3
-_AT_ONCE = 16  # images whose windows are held before they are added up
+_AT_ONCE = 16  # images whose windows are added up together
 
 Image = NDArray[np.float32]
 
@@ -50,15 +52,15 @@ class Windows:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Moments:
-    """The mean of windows of n values, float32 ``(n,)``, and their covariance, float32 ``(n, n)``."""
+    """The mean of windows of n values, float32 ``(n,)``, and the triangle of their covariance."""
 
     mean: NDArray[np.float32]
-    covariance: NDArray[np.float32]
+    triangle: Triangle
 
     def times(self, factor: NDArray[np.float64]) -> Moments:
         """Of windows whose channels are multiplied by ``factor`` ``(channels,)``."""
         each = np.repeat(factor, len(self.mean) // len(factor)).astype(np.float32)
-        return Moments(self.mean * each, self.covariance * each * each[:, None])
+        return Moments(self.mean * each, self.triangle.times(each))
 
 
 def windows_of(node: onnx.NodeProto, weights: Mapping[str, NDArray[np.float32]]) -> Windows | None:
@@ -87,46 +89,35 @@ def window_moments(graph: InferenceGraph, images: Iterable[Image]) -> dict[Windo
     Args:
         images: float32 ``(1, 3, crop, crop)`` after preprocessing.
     """
-    weights, nodes = graph.weights, graph.model.graph.node
-    wanted = list(dict.fromkeys(found for node in nodes if (found := windows_of(node, weights))))
-    names = sorted({windows.tensor for windows in wanted} - {INPUT})
-    model = onnx.ModelProto()
-    model.CopyFrom(graph.model)
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    session = open_session(model, threads=1)
+    weights = graph.weights
+    read = (windows_of(node, weights) for node in graph.model.graph.node)
+    wanted = list(dict.fromkeys(windows for windows in read if windows))
+    network = Network(graph, sorted({windows.tensor for windows in wanted}))
 
     def seen(numbered: tuple[int, Image]) -> list[NDArray[np.float32]]:
         number, image = numbered
-        values = {INPUT: image} | dict(zip(names, session.run(names, {INPUT: image}), strict=True))
-        random = np.random.default_rng(number)
+        values, random = dict(network.activations(image)), np.random.default_rng(number)
         return [windows.of(values[windows.tensor], random) for windows in wanted]
 
-    sums = [_Sums() for _ in wanted]
-    for of_image in side_by_side(seen, zip(count(), images)):
-        for total, values in zip(sums, of_image, strict=True):
-            total.add(values)
-    return {windows: total.moments() for windows, total in zip(wanted, sums, strict=True)}
+    sums, numbered = [_Sums() for _ in wanted], zip(count(), images)
+    while some := list(islice(numbered, _AT_ONCE)):
+        of_images = list(side_by_side(seen, some))  # to the end: products and runs would hinder each other
+        for i, total in enumerate(sums):
+            total.add(np.concatenate([values[i] for values in of_images], axis=1))
+    return {windows: sums.pop(0).moments() for windows in wanted}
 
 
 class _Sums:
     """Sums of windows and of their products, both less the mean of the first, so that float32 is fine enough."""
 
     def __init__(self) -> None:
-        self._held: list[NDArray[np.float32]] = []
         self._count = 0
         self._middle = np.zeros((), np.float32)
         self._sum = np.zeros((), np.float64)
         self._products = np.zeros((), np.float32)
 
     def add(self, values: NDArray[np.float32]) -> None:
-        """Windows ``(n, places)``."""
-        self._held.append(values)
-        if len(self._held) == _AT_ONCE:
-            self._flush()
-
-    def _flush(self) -> None:
-        values = np.concatenate(self._held, axis=1)
-        self._held.clear()
+        """Windows ``(n, places)``, which are changed."""
         if not self._count:
             self._middle = values.mean(axis=1, keepdims=True)
         values -= self._middle
@@ -136,8 +127,6 @@ class _Sums:
 
     def moments(self) -> Moments:
         """Those of all that was added."""
-        if self._held:
-            self._flush()
         off = (self._sum / self._count).astype(np.float32)
         covariance = self._products / np.float32(self._count) - np.multiply.outer(off, off)
-        return Moments(self._middle.reshape(-1) + off, covariance)
+        return Moments(self._middle.reshape(-1) + off, triangle_of(covariance))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnx
 import pytest
@@ -9,11 +11,11 @@ from numpy.typing import NDArray
 from tiny_graph import one_by_one, tiny_graph, tiny_images, whole_googlenet
 
 from googlenet_edge.calibration.compensate import compensated, window_means
+from googlenet_edge.calibration.extremes import ChannelExtremes, look
 from googlenet_edge.calibration.lower import quantized
 from googlenet_edge.calibration.placement import grids
 from googlenet_edge.calibration.rescale import (
     LARGEST_FACTOR,
-    channel_extremes,
     rescale_factors,
     rescaled,
     rescaled_extremes,
@@ -33,6 +35,10 @@ def logits(model: onnx.ModelProto, images: NDArray[np.float32]) -> NDArray[np.fl
     return found
 
 
+def extremes_of(graph: InferenceGraph, images: NDArray[np.float32]) -> Mapping[str, ChannelExtremes]:
+    return look(graph, one_by_one(images)()).extremes
+
+
 def uneven(graph: InferenceGraph, *, factor: float) -> InferenceGraph:
     """One channel of the stem is ``factor`` times larger than the others, and counts as much as they do."""
     weights = {name: value.copy() for name, value in graph.weights.items()}
@@ -47,7 +53,7 @@ def uneven(graph: InferenceGraph, *, factor: float) -> InferenceGraph:
 @pytest.mark.parametrize("strength", [0.5, 1.0])
 def test_rescale_computes_the_same(graph: InferenceGraph, strength: float) -> None:
     images = tiny_images(4, crop=graph.preprocess.crop)
-    factors = rescale_factors(graph, channel_extremes(graph, one_by_one(images)()), strength=strength)
+    factors = rescale_factors(graph, extremes_of(graph, images), strength=strength)
     assert max(float(factor.max()) for factor in factors.values()) > 1.5  # or nothing is shown
     expected = logits(graph.model, images)
     assert np.allclose(logits(rescaled(graph, factors).model, images), expected, atol=2e-5 * np.abs(expected).max())
@@ -55,9 +61,9 @@ def test_rescale_computes_the_same(graph: InferenceGraph, strength: float) -> No
 
 def test_rescale_of_full_strength_lets_every_channel_fill_its_grid() -> None:
     graph, images = tiny_graph(), tiny_images(4)
-    seen = channel_extremes(graph, one_by_one(images)())
+    seen = extremes_of(graph, images)
     factors = rescale_factors(graph, seen, strength=1.0)
-    found = channel_extremes(rescaled(graph, factors), one_by_one(images)())
+    found = extremes_of(rescaled(graph, factors), images)
     for branch in ("left", "right"):
         live = (seen[branch].high > 0) & (factors[f"{branch}_conv"] < LARGEST_FACTOR)
         assert live.sum() > 4
@@ -66,10 +72,10 @@ def test_rescale_of_full_strength_lets_every_channel_fill_its_grid() -> None:
 
 def test_rescale_knows_the_extremes_of_the_rescaled_graph() -> None:
     graph, images = whole_googlenet(), tiny_images(2, crop=whole_googlenet().preprocess.crop)
-    seen = channel_extremes(graph, one_by_one(images)())
+    seen = extremes_of(graph, images)
     factors = rescale_factors(graph, seen, strength=0.75)
     measured, known = (
-        channel_extremes(rescaled(graph, factors), one_by_one(images)()),
+        extremes_of(rescaled(graph, factors), images),
         rescaled_extremes(graph, seen, factors),
     )
     assert measured.keys() == known.keys()
@@ -79,7 +85,7 @@ def test_rescale_knows_the_extremes_of_the_rescaled_graph() -> None:
 
 def test_rescale_takes_the_noise_out_of_uneven_channels() -> None:
     graph, images = uneven(tiny_graph(), factor=60.0), tiny_images(16)
-    seen = channel_extremes(graph, one_by_one(images)())
+    seen = extremes_of(graph, images)
     factors = rescale_factors(graph, seen, strength=1.0)
     after = rescaled_extremes(graph, seen, factors)
     expected = logits(graph.model, images)
@@ -94,9 +100,9 @@ def test_rescale_leaves_alone_what_leaves_the_graph() -> None:
     model.CopyFrom(graph.model)
     model.graph.output.append(onnx.helper.make_tensor_value_info("left", onnx.TensorProto.FLOAT, None))
     watched = InferenceGraph(model, graph.class_names, graph.preprocess, graph.parent_sha256)
-    factors = rescale_factors(graph, channel_extremes(graph, one_by_one(tiny_images(4))()), strength=1.0)
+    factors = rescale_factors(graph, extremes_of(graph, tiny_images(4)), strength=1.0)
     assert (factors["left_conv"] > 1).any()
-    seen = channel_extremes(graph, one_by_one(tiny_images(4))())
+    seen = extremes_of(graph, tiny_images(4))
     assert (rescale_factors(watched, seen, strength=1.0)["left_conv"] == 1).all()
 
 
@@ -106,7 +112,7 @@ def test_bias_correction_takes_back_the_shift_of_rounded_weights() -> None:
     largest = np.abs(weights["right_weight"]).max(axis=(1, 2, 3), keepdims=True)
     weights["right_weight"] = np.where(np.abs(weights["right_weight"]) < largest, 0.45 * largest / 127, largest)
     graph = graph.with_weights({name: value.astype(np.float32) for name, value in weights.items()})
-    seen = channel_extremes(graph, one_by_one(images)())
+    seen = extremes_of(graph, images)
     ranges = {name: found.ranges for name, found in seen.items()}
     means = window_means(graph, window_moments(graph, one_by_one(images)()))
     assert means.keys() == {"stem_conv", "left_conv", "right_conv", "logits"}
@@ -121,7 +127,7 @@ def test_bias_correction_takes_back_the_shift_of_rounded_weights() -> None:
 def test_rescale_covers_every_grid_but_the_input_and_the_head() -> None:
     graph = whole_googlenet()
     images = tiny_images(2, crop=graph.preprocess.crop)
-    factors = rescale_factors(graph, channel_extremes(graph, one_by_one(images)()), strength=1.0)
+    factors = rescale_factors(graph, extremes_of(graph, images), strength=1.0)
     changed = {name for name, factor in factors.items() if (factor != 1).any()}
     assert len(factors) == len(changed) == 57
     assert set(grids(graph.model.graph).values()) > {"images", "avgpool"}

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from test_choose import images_in
-from test_rescale import logits
+from test_rescale import extremes_of, logits
 from tiny_graph import SHAPES, TINY, one_by_one, table_of, tiny_graph, tiny_images
 
 from googlenet_edge.calibration.calibrate import calibrate
@@ -24,10 +24,11 @@ from googlenet_edge.calibration.compensate import compensated, window_means
 from googlenet_edge.calibration.lower import lower_int8_cpu, prepared, quantized, rescaled_by
 from googlenet_edge.calibration.lower_tensorrt import lower_int8_tensorrt
 from googlenet_edge.calibration.ranges import Ranges
-from googlenet_edge.calibration.rescale import channel_extremes, rescale_factors, rescaled, rescaled_moments
+from googlenet_edge.calibration.rescale import rescale_factors, rescaled, rescaled_moments
 from googlenet_edge.calibration.rounding import rounded_together, rounding_steps
 from googlenet_edge.calibration.session import open_session
 from googlenet_edge.calibration.table import CalibrationTable, Rounding, encode_floats, encode_steps
+from googlenet_edge.calibration.triangle import triangle_of
 from googlenet_edge.calibration.weights import WeightRange, layer_weights
 from googlenet_edge.calibration.windows import Windows, window_moments, windows_of
 from googlenet_edge.statistics import sqnr_db
@@ -36,36 +37,55 @@ GRAPH, IMAGES = tiny_graph(), tiny_images(32)
 
 
 def ranges() -> Mapping[str, Ranges]:
-    return {name: found.ranges for name, found in channel_extremes(GRAPH, one_by_one(IMAGES)()).items()}
+    return {name: found.ranges for name, found in extremes_of(GRAPH, IMAGES).items()}
+
+
+def random_rows(seed: int, shape: tuple[int, int], deviation: float) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).normal(0, deviation, shape).astype(np.float32)
 
 
 def test_rounding_two_weights_of_the_same_value_lets_one_take_back_what_the_other_loses() -> None:
     always_equal = np.array([[4.0, 0.0, 0.0], [0.0, 1.0, 1.0], [0.0, 1.0, 1.0]])
-    found = rounded_together(np.array([[127.0, 0.4, 0.4]]), always_equal, largest=127)
+    found = rounded_together(np.array([[127.0, 0.4, 0.4]], np.float32), triangle_of(always_equal), largest=127)
     assert sorted(found[0]) == [0.0, 1.0, 127.0]  # 0.8 of the value in the place of nothing
 
 
 def test_rounding_takes_the_nearest_codes_where_values_know_nothing_of_each_other() -> None:
-    rows = np.random.default_rng(0).normal(0, 30, (16, 40))
-    assert np.array_equal(rounded_together(rows, np.diag(np.arange(1.0, 41.0)), largest=127), np.rint(rows))
+    rows, apart = random_rows(0, (16, 40), 30), triangle_of(np.diag(np.arange(1.0, 41.0)))
+    assert np.array_equal(rounded_together(rows, apart, largest=127), np.rint(rows))
 
 
 @pytest.mark.parametrize("covariance", [np.zeros((9, 9)), np.eye(9) - 1, np.full((9, 9), np.nan)])
 def test_rounding_by_what_is_no_covariance_takes_the_nearest_codes(covariance: NDArray[np.float64]) -> None:
-    rows = np.random.default_rng(0).normal(0, 30, (4, 9))
-    assert np.array_equal(rounded_together(rows, covariance.astype(np.float32), largest=127), np.rint(rows))
+    rows, triangle = random_rows(0, (4, 9), 30), triangle_of(covariance.astype(np.float32))
+    assert np.array_equal(rounded_together(rows, triangle, largest=127), np.rint(rows))
 
 
-def test_rounding_leaves_a_fraction_of_the_noise_in_sums_with_values_that_move_together() -> None:
-    rng = np.random.default_rng(1)
+def test_the_triangle_leaves_values_that_know_nothing_of_each_other() -> None:
+    rng = np.random.default_rng(4)
+    covariance = np.cov(rng.normal(size=(30, 5)) @ rng.normal(size=(5, 400)) + rng.normal(size=(30, 400)))
+    found = triangle_of(covariance)
+    damped = (covariance + 0.01 * covariance.trace() / 30 * np.eye(30))[np.ix_(found.order, found.order)]
+    inverse = np.linalg.inv(found.lower.astype(np.float64))
+    apart = inverse @ damped @ inverse.T
+    assert np.diag(np.diag(apart)) == pytest.approx(apart, abs=1e-4)
+    assert np.array_equal(found.lower, np.tril(found.lower))
+    assert (np.diff(covariance.diagonal()[found.order]) >= 0).all()
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.0], ids=["as they are", "times factors"])
+def test_rounding_leaves_a_fraction_of_the_noise_in_sums_with_values_that_move_together(spread: float) -> None:
+    rng, rows = np.random.default_rng(1), random_rows(1, (32, 64), 20)
+    factor = np.exp(spread * rng.normal(size=64))
     windows = rng.normal(size=(64, 6)) @ rng.normal(size=(6, 500)) + 0.1 * rng.normal(size=(64, 500))
-    rows = rng.normal(0, 20, (32, 64))
-    others = rng.normal(size=(64, 6)) @ rng.normal(size=(6, 500))  # not what it was made for
+    triangle = triangle_of(np.cov(windows)).times(factor.astype(np.float32))
+    windows = windows * factor[:, None]
+    others = factor[:, None] * (rng.normal(size=(64, 6)) @ rng.normal(size=(6, 500)))  # not what it was made for
 
-    def noise(codes: NDArray[np.float64], values: NDArray[np.float64]) -> float:
+    def noise(codes: NDArray[np.float32], values: NDArray[np.float64]) -> float:
         return float((((codes - rows) @ values) ** 2).mean())
 
-    found, nearest = rounded_together(rows, np.cov(windows), largest=127), np.rint(rows)
+    found, nearest = rounded_together(rows, triangle, largest=127), np.rint(rows)
     assert noise(found, windows) < noise(nearest, windows) / 20
     assert noise(found, others) < noise(nearest, others) * 3
 
@@ -74,10 +94,10 @@ def test_rounding_leaves_a_fraction_of_the_noise_in_sums_with_values_that_move_t
 @given(st.integers(0, 2**32 - 1), st.integers(2, 70), st.sampled_from([64, 127]))
 def test_rounding_stays_within_the_codes_and_keeps_the_largest_weight(seed: int, n: int, largest: int) -> None:
     rng = np.random.default_rng(seed)
-    rows = rng.normal(size=(5, n))
+    rows = rng.normal(size=(5, n)).astype(np.float32)
     rows *= largest / np.abs(rows).max(axis=1, keepdims=True)
-    covariance = np.cov(rng.normal(size=(n, 3)) @ rng.normal(size=(3, 50))).astype(np.float32)
-    found = rounded_together(rows, covariance, largest=largest)
+    triangle = triangle_of(np.cov(rng.normal(size=(n, 3)) @ rng.normal(size=(3, 50))))
+    found = rounded_together(rows, triangle, largest=largest)
     at = np.arange(5), np.abs(rows).argmax(axis=1)
     assert np.array_equal(found, np.rint(found))
     assert np.array_equal(found[at], np.rint(rows[at]))
@@ -122,7 +142,9 @@ def test_windows_have_the_mean_and_the_covariance_that_images_show() -> None:
     values = open_session(model).run(["flatten"], {"images": IMAGES})[0]
     moments = found[Windows("flatten")]  # one window an image
     assert moments.mean == pytest.approx(values.mean(axis=0), abs=1e-5)
-    assert moments.covariance == pytest.approx(np.cov(values.T, bias=True), abs=1e-5)
+    expected = triangle_of(np.cov(values.T, bias=True))
+    assert np.array_equal(moments.triangle.order, expected.order)
+    assert moments.triangle.lower == pytest.approx(expected.lower, abs=1e-4)
 
 
 @pytest.mark.parametrize("written", ["group = 2", "dilations = [2, 2]", 'auto_pad = "SAME_UPPER"'])
@@ -178,7 +200,7 @@ def test_steps_past_the_last_code_end_there() -> None:
 
 def test_windows_of_a_rescaled_graph_are_known() -> None:
     moments = window_moments(GRAPH, one_by_one(IMAGES)())
-    factors = rescale_factors(GRAPH, channel_extremes(GRAPH, one_by_one(IMAGES)()), strength=1.0)
+    factors = rescale_factors(GRAPH, extremes_of(GRAPH, IMAGES), strength=1.0)
     known, measured = (
         rescaled_moments(GRAPH, moments, factors),
         window_moments(rescaled(GRAPH, factors), one_by_one(IMAGES)()),
@@ -186,7 +208,7 @@ def test_windows_of_a_rescaled_graph_are_known() -> None:
     assert known.keys() == measured.keys()
     for windows, found in measured.items():
         assert known[windows].mean == pytest.approx(found.mean, rel=1e-3, abs=1e-4)
-        assert known[windows].covariance == pytest.approx(found.covariance, rel=1e-2, abs=1e-3)
+    assert np.array_equal(known[Windows("pool")].triangle.factor, factors["stem_conv"])
 
 
 def test_rounding_leaves_the_first_layer_alone_where_colours_have_their_own_deviations() -> None:
