@@ -149,7 +149,7 @@ def calibrate_and_lower(task: Task) -> Cost:
 def build_bundle(task: Task, engine: EngineChoice, out: Path) -> None:
     """`gnet-edge build --precision int8 --engine …` with the graph and the table that are there."""
     from googlenet_edge.engines.build import BuildRequest, CalibrationRequest, build  # noqa: PLC0415  (as above)
-    from googlenet_edge.engines.source import CheckpointSource  # noqa: PLC0415  (as above)
+    from googlenet_edge.engines.checkpoint_source import CheckpointSource  # noqa: PLC0415  (as above)
 
     source = CheckpointSource(task.run / CHECKPOINT_FILE)
     calibration = CalibrationRequest(task.data, images=task.calibration_images, seed=task.seed)

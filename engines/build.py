@@ -35,7 +35,7 @@ from googlenet_edge.engines.evaluate import check_classes
 from googlenet_edge.engines.recovery import Bars, Judge, Judged, first_pixels, within_budget
 from googlenet_edge.engines.registry import Backend, backend_for, backends_for, default_to_build_with
 from googlenet_edge.engines.sensitivity import DEFAULT_IMAGES, Probe, Sensitivity, rank_layers, try_layers
-from googlenet_edge.engines.source import CheckpointSource, Origin, Source
+from googlenet_edge.engines.source import Origin, Source
 from googlenet_edge.errors import GraphError
 from googlenet_edge.files import sha256_bytes, to_json
 from googlenet_edge.graph import InferenceGraph, read_graph, write_graph
@@ -173,16 +173,16 @@ def _of_table(graph: InferenceGraph, table: CalibrationTable | None, val: ImageS
     return tuple(str(each) for each in (table.choice, doubt) if each)
 
 
-def export_checked(checkpoint: Path, data: Path, out: Path, *, opset: int, seed: int) -> float:
-    """Exports a checkpoint and checks the graph on validation images before it is written.
+def export_checked(source: Source, data: Path, out: Path, *, seed: int) -> float:
+    """Makes the graph of a source and checks it on validation images before it is written.
 
-    Returns the largest difference from PyTorch's logits, relative to the largest logit.
+    Returns the largest difference from the logits of the source, relative to the largest logit.
 
     Raises:
         CheckpointError, DataError, GraphError, OutputError: see there.
     """
     images = open_dataset(data, seed=seed).val
-    graph, difference = _made(CheckpointSource(checkpoint, opset).open(images.class_names), images)
+    graph, difference = _made(source.open(images.class_names), images)
     write_graph(out, graph)
     return difference
 
@@ -214,26 +214,26 @@ def calibration_pixels(request: CalibrationRequest, preprocess: Preprocess, *, b
 
 @dataclass(frozen=True, slots=True)
 class SensitivityRequest:
-    """Which checkpoint's layers to measure, and on how many training images beside those of the calibration."""
+    """Which network's layers to measure, and on how many training images beside those of the calibration."""
 
-    checkpoint: Path
+    source: Source
     calibration: CalibrationRequest
     images: int = DEFAULT_IMAGES
     threads: int = 1
 
 
 def sensitivity(request: SensitivityRequest, *, bars: Bars) -> Sensitivity:
-    """What each layer costs in INT8. Makes the graph and the table beside the checkpoint where they are missing.
+    """What each layer costs in INT8. Makes the graph and the table in the source's folder where they are missing.
 
     Raises:
         EdgeError: of the step that failed.
     """
     steps, calibration = _Steps(bars), request.calibration
     dataset = open_dataset(calibration.data, seed=calibration.seed)
-    origin = CheckpointSource(request.checkpoint).open(dataset.train.class_names)
+    origin, folder = request.source.open(dataset.train.class_names), request.source.folder
     images = _held_out(dataset.train, origin.preprocess, calibration, steps, count=request.images)
-    graph = _graph(origin, request.checkpoint.with_name(GRAPH_FILE), images, steps)
-    table = _table(graph, request.checkpoint.with_name(TABLE_FILE), dataset.train, calibration, steps)
+    graph = _graph(origin, folder / GRAPH_FILE, images, steps)
+    table = _table(graph, folder / TABLE_FILE, dataset.train, calibration, steps)
     probe = Probe.of(graph, images, threads=request.threads)
     with steps.step("ranking layers") as progress:
         ranked = rank_layers(probe, table, progress=progress)

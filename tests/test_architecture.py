@@ -49,6 +49,7 @@ NEED_ONNX = {
     "googlenet_edge.graph",
     "googlenet_edge.calibration",
     "googlenet_edge.engines.build",
+    "googlenet_edge.engines.checkpoint_source",
     "googlenet_edge.engines.finetune",
     "googlenet_edge.engines.lowering",
     "googlenet_edge.engines.package",

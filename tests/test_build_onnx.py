@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +59,24 @@ def test_int8_bundle_of_a_foreign_file_names_what_stays_float(files: Path, int8:
     assert {path.name for path in (files / "runs/caffe").iterdir()} == {
         "googlenet.onnx", "calibration.json", "int8-cpu",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("calibrate", "runs/caffe/googlenet.onnx", "--data", "photos", "--out", "without.json"),
+        ("build", "--onnx", "caffe.onnx", *LABELS, *CAFFE, *ANY_LOSS, "--precision", "int8", "--out", "without"),
+    ],
+    ids=["calibrate", "build"],
+)
+def test_a_foreign_file_needs_no_pytorch(
+    files: Path, int8: Outcome, arguments: tuple[str, ...], tmp_path: Path
+) -> None:
+    del int8  # which leaves the graph and its table
+    work = shutil.copytree(files, tmp_path / "work")
+    program = "import sys; sys.modules['torch'] = None; from googlenet_edge.cli import main; main()"
+    subprocess.run([sys.executable, "-c", program, *arguments], cwd=work, capture_output=True, check=True)
+    assert (work / arguments[-1]).exists()
 
 
 def test_second_build_of_a_foreign_file_takes_graph_and_table(files: Path, int8: Outcome) -> None:

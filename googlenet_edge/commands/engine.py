@@ -207,12 +207,13 @@ def sensitivity(
     """
     from googlenet_edge.engines.build import SensitivityRequest
     from googlenet_edge.engines.build import sensitivity as run
+    from googlenet_edge.engines.checkpoint_source import CheckpointSource
     from googlenet_edge.engines.tables import sensitivity_sentence, sensitivity_table
 
     settings = workspace.read_settings()
     taken = named(workspace.take_checkpoint(checkpoint, settings))
     request = SensitivityRequest(
-        checkpoint=taken,
+        CheckpointSource(taken),
         calibration=calibration_request(taken, data, calibration_images, method, skip_damaged),
         images=images,
         threads=chosen("--threads", threads, settings.threads, CORES),

@@ -239,11 +239,12 @@ def export(
     Example: gnet-edge export --opset 13 --out googlenet-opset13.onnx
     """
     from googlenet_edge.engines.build import export_checked
+    from googlenet_edge.engines.checkpoint_source import CheckpointSource
 
     settings = workspace.read_settings()
     taken = named(workspace.take_checkpoint(checkpoint, settings))
     images = named(workspace.take_data(data, settings, taken.parent))
     path = out or taken.with_name(workspace.GRAPH_FILE)
-    difference = export_checked(taken, images, path, opset=opset, seed=workspace.split_seed(taken.parent))
+    difference = export_checked(CheckpointSource(taken, opset), images, path, seed=workspace.split_seed(taken.parent))
     shown(f"largest difference from PyTorch: {difference:.1e} of the largest logit")
     shown(f"graph: {path}")

@@ -1,0 +1,58 @@
+"""A checkpoint of this package as what a build starts from: the one source that needs PyTorch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from googlenet_edge import __version__
+from googlenet_edge.checkpoint import Checkpoint, read_checkpoint
+from googlenet_edge.dataset import Checked
+from googlenet_edge.engines.source import Origin
+from googlenet_edge.export import DEFAULT_OPSET, check_parity, export
+from googlenet_edge.graph import InferenceGraph
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointSource:
+    """A checkpoint; what is made from it goes beside it."""
+
+    path: Path
+    opset: int = DEFAULT_OPSET
+
+    @property
+    def folder(self) -> Path:
+        """Where the checkpoint is."""
+        return self.path.parent
+
+    def open(self, folder_names: tuple[str, ...]) -> Origin:
+        """Reads it; it has class names of its own. Raises `CheckpointError`."""
+        del folder_names
+        source = read_checkpoint(self.path)
+        return _CheckpointOrigin(source.info.class_names, source.info.preprocess, source.sha256, source, self.opset)
+
+
+@dataclass(frozen=True)
+class _CheckpointOrigin(Origin):
+    source: Checkpoint
+    opset: int
+
+    def make(self) -> InferenceGraph:
+        return export(self.source, opset=self.opset)
+
+    def made(self, graph: InferenceGraph) -> bool:
+        return (graph.parent_sha256, graph.model.producer_version) == (self.source.sha256, __version__)
+
+    def check(self, graph: InferenceGraph, pixels: NDArray[np.uint8]) -> float:
+        return check_parity(graph, self.source, [graph.preprocess.normalize(pixels)])
+
+    def doubts(self, val: Checked) -> tuple[str, ...]:
+        record = self.source.info.training
+        if record is None or record.val_images_sha256 == val.sha256:
+            return ()
+        return (
+            "the validation images are not those of the training; the network may have been trained on some of them",
+        )
