@@ -97,7 +97,7 @@ def table_at(
     try:
         table = read_table(path)
     except CalibrationError as problem:
-        _log.warning("%s; calibrating again", problem)
+        _log.warning("%s; calibrating again", str(problem).removesuffix("; calibrate again"))
         return None
     found = (table.tool_version, table.graph_sha256, table.images_sha256, table.preprocess, table.wished)
     return table if found == (__version__, graph.sha256, images.sha256, graph.preprocess, method) else None

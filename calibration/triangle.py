@@ -43,7 +43,8 @@ def triangle_of(covariance: NDArray[np.floating]) -> Triangle:
         damped[np.diag_indices_from(damped)] += noise
         try:
             lower = np.linalg.cholesky(damped)
-            return Triangle(order, (lower / lower.diagonal()).astype(np.float32), ones)
+            lower /= lower.diagonal().copy()
+            return Triangle(order, lower.astype(np.float32), ones)
         except np.linalg.LinAlgError:
             pass
     return Triangle(order, np.eye(len(variance), dtype=np.float32), ones)

@@ -21,7 +21,7 @@ from googlenet_edge.graph import InferenceGraph
 
 _PER_IMAGE = 32
 _MOST_VALUES = 4608  # of a window: 512 channels of 3×3
-_AT_ONCE = 16  # images whose windows are added up together
+_AT_ONCE = 8  # images whose windows are added up together
 
 Image = NDArray[np.float32]
 
@@ -99,34 +99,37 @@ def window_moments(graph: InferenceGraph, images: Iterable[Image]) -> dict[Windo
         values, random = dict(network.activations(image)), np.random.default_rng(number)
         return [windows.of(values[windows.tensor], random) for windows in wanted]
 
-    sums, numbered = [_Sums() for _ in wanted], zip(count(), images)
+    sums, numbered = dict[Windows, _Sums](), zip(count(), images)
     while some := list(islice(numbered, _AT_ONCE)):
         of_images = list(side_by_side(seen, some))  # to the end: products and runs would hinder each other
-        for i, total in enumerate(sums):
-            total.add(np.concatenate([values[i] for values in of_images], axis=1))
-    return {windows: sums.pop(0).moments() for windows in wanted}
+        for windows, parts in zip(wanted, zip(*of_images, strict=True), strict=True):
+            values = np.concatenate(parts, axis=1)
+            if windows not in sums:
+                sums[windows] = _Sums(values)
+            sums[windows].add(values)
+    return {windows: sums.pop(windows).moments() for windows in wanted}
 
 
 class _Sums:
     """Sums of windows and of their products, both less the mean of the first, so that float32 is fine enough."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: NDArray[np.float32]) -> None:
+        """Of windows ``(n, places)``."""
+        self._middle = first.mean(axis=1, keepdims=True)
         self._count = 0
-        self._middle = np.zeros((), np.float32)
-        self._sum = np.zeros((), np.float64)
-        self._products = np.zeros((), np.float32)
+        self._sum = np.zeros(len(first), np.float64)
+        self._products = np.zeros((len(first), len(first)), np.float32)
 
     def add(self, values: NDArray[np.float32]) -> None:
-        """Windows ``(n, places)``, which are changed."""
-        if not self._count:
-            self._middle = values.mean(axis=1, keepdims=True)
-        values -= self._middle
-        self._count += values.shape[1]
-        self._sum = self._sum + values.sum(axis=1, dtype=np.float64)
-        self._products = self._products + values @ values.T
+        """Windows ``(n, places)``."""
+        off = values - self._middle
+        self._count += off.shape[1]
+        self._sum += off.sum(axis=1, dtype=np.float64)
+        self._products += off @ off.T
 
     def moments(self) -> Moments:
-        """Those of all that was added."""
+        """Those of all that was added; nothing can be added then."""
         off = (self._sum / self._count).astype(np.float32)
-        covariance = self._products / np.float32(self._count) - np.multiply.outer(off, off)
-        return Moments(self._middle.reshape(-1) + off, triangle_of(covariance))
+        self._products /= np.float32(self._count)
+        self._products -= np.multiply.outer(off, off)
+        return Moments(self._middle.reshape(-1) + off, triangle_of(self._products))

@@ -111,12 +111,15 @@ def test_calibrate_tells_its_progress_to_the_end(images: Checked) -> None:
     assert [done for done, _ in told] == list(range(1, told[-1][1] + 1))
 
 
-def test_a_table_of_an_older_version_is_made_again(images: Checked, table: CalibrationTable, tmp_path: Path) -> None:
+def test_a_table_of_an_older_version_is_made_again(
+    images: Checked, table: CalibrationTable, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "calibration.json"
     write_table(path, replace(table, schema=3))
     with pytest.raises(CalibrationError, match="calibration.json has schema 3, which says too little; calibrate again"):
         read_table(path)
     assert table_at(path, GRAPH, images, method=None) is None
+    assert caplog.messages == [f"{path} has schema 3, which says too little; calibrating again"]
 
 
 def test_a_table_is_used_again_for_the_same_wish_only(images: Checked, table: CalibrationTable, tmp_path: Path) -> None:
