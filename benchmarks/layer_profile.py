@@ -1,31 +1,38 @@
 """Where the time of an INT8 bundle goes, layer by layer, and how far each convolution is from the processor's limit.
 
 The limit of a convolution is the same products as one matrix multiplication of the same runtime, which has nothing to
-gather: (pixels, channels × kernel) by (channels × kernel, filters), u8 × s8 to u8, timed in turns with the bundle. The
-limit of the processor is the fastest of many sizes of that multiplication.
+gather: (pixels, channels × kernel) by (channels × kernel, filters), u8 × s8, to u8 on ONNX Runtime and to float32 on
+OpenVINO, timed in turns with the bundle. The limit of the processor is the fastest of these and of the convolutions.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
 import onnx
 import onnxruntime
+import openvino
 from common import Figure, Result, at_least, conclude, markdown, parser, run, show
-from onnx import TensorProto, helper, numpy_helper
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
 
 from googlenet_edge.console import bar
 from googlenet_edge.engines.bundle import read_bundle
 from googlenet_edge.engines.circumstances import read_circumstances
+from googlenet_edge.engines.openvino_cpu import settings
+from googlenet_edge.engines.protocol import EngineOptions
 from googlenet_edge.errors import EngineError
+from googlenet_edge.files import sha256_bytes
+from googlenet_edge.processor import read_processor
+from googlenet_edge.target import EngineName
 
 RUNS = 20  # of each session, in each round
 LARGEST = ((512, 1152, 256), (1024, 1024, 512), (3136, 576, 192))
@@ -48,24 +55,36 @@ class Layer:
         return float(np.prod(self.sizes)) / 1e6 if self.sizes else 0.0
 
 
-class Session:
-    """A model on one thread whose nodes are timed by the runtime itself, until `times_us` asks for the times."""
+Times = dict[str, tuple[str, float]]
+"""(operator, median µs) by the name of the node, in the order in which they ran; the first round warms up."""
 
-    def __init__(self, model: bytes, feed: Callable[[str], dict[str, Any]], prefix: Path) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.enable_profiling = True
-        options.profile_file_prefix = str(prefix)
-        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        self._feed = feed(self._session.get_inputs()[0].name)
+
+class Session(Protocol):
+    """A model on one thread whose nodes are timed by the runtime itself, until `nodes` asks for the times."""
 
     def run(self) -> None:
         """`RUNS` inferences."""
+
+    def nodes(self) -> Times:
+        """See `Times`."""
+
+
+class OnnxRuntimeSession:
+    """On ONNX Runtime, which writes what it times into a file in ``folder``."""
+
+    def __init__(self, model: bytes, values: NDArray[Any], folder: Path) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.enable_profiling = True
+        options.profile_file_prefix = str(folder / sha256_bytes(model))
+        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self._feed = {self._session.get_inputs()[0].name: values}
+
+    def run(self) -> None:
         for _ in range(RUNS):
             self._session.run(None, self._feed)
 
-    def nodes(self) -> dict[str, tuple[str, float]]:
-        """(operator, median µs) by the name of the node, in the order in which they ran; the first round warms up."""
+    def nodes(self) -> Times:
         events = msgspec.json.decode(Path(self._session.end_profiling()).read_bytes())
         found: dict[str, list[float]] = defaultdict(list)
         operators = {}
@@ -77,33 +96,70 @@ class Session:
         return {name: (operators[name], median(times[RUNS:])) for name, times in found.items()}
 
 
+class OpenVinoSession:
+    """On OpenVINO, set up as our engine does it, with its performance counters."""
+
+    def __init__(self, model: bytes, values: NDArray[Any], folder: Path) -> None:
+        del folder
+        core = openvino.Core()
+        network = core.read_model(model)
+        network.reshape(list(values.shape))
+        options = settings(EngineOptions(threads=1), processor=read_processor()) | {"PERF_COUNT": True}
+        self._request = core.compile_model(network, "CPU", options).create_infer_request()
+        self._values = values
+        self._found: dict[str, list[float]] = defaultdict(list)
+        self._operators: dict[str, str] = {}
+
+    def run(self) -> None:
+        for _ in range(RUNS):
+            self._request.infer([self._values])
+            for node in self._request.get_profiling_info():
+                if node.status == openvino.ProfilingInfo.Status.EXECUTED:
+                    self._found[node.node_name].append(node.real_time.total_seconds() * 1e6)
+                    self._operators[node.node_name] = node.node_type
+
+    def nodes(self) -> Times:
+        lasting = {name: times[RUNS:] for name, times in self._found.items() if len(times) > RUNS}  # not of one run
+        return {name: (self._operators[name], median(times)) for name, times in lasting.items()}
+
+
+SESSIONS: dict[EngineName, type[OnnxRuntimeSession | OpenVinoSession]] = {
+    EngineName.ONNXRUNTIME: OnnxRuntimeSession,
+    EngineName.OPENVINO: OpenVinoSession,
+}
+CONVOLUTIONS = ("QLinearConv", "Convolution")
+PRODUCTS = ("QLinearMatMul", "FullyConnected", "FullyConnectedQuantizedLegacy")
+
+
 def main() -> None:
     """See the module."""
     options = parser(__doc__)
-    options.add_argument("--bundle", type=Path, default=Path("runs/flowers/int8-cpu"), help="an INT8 bundle for cpu")
+    options.add_argument(
+        "--bundle", type=Path, default=Path("runs/flowers/int8-cpu"), help="an INT8 bundle for cpu, of either engine"
+    )
     options.add_argument("--rounds", type=at_least(2), default=15)
     arguments = options.parse_args()
     bundle = read_bundle(arguments.bundle)
     sizes = sizes_of(onnx.load_model_from_string(bundle.model))
-    wanted = sorted({*sizes.values(), *LARGEST})
+    engine = bundle.manifest.engine
+    opened, product = SESSIONS[engine], WAYS[engine]
     circumstances = read_circumstances()
-    with tempfile.TemporaryDirectory() as folder, bar("profiling") as progress:
-        pixels = bundle.golden.pixels[:1]
-        network = Session(bundle.model, lambda name: {name: pixels}, Path(folder, "network"))
-        products = {
-            each: Session(product(*each), numbers(each), Path(folder, "-".join(map(str, each)))) for each in wanted
-        }
+    with tempfile.TemporaryDirectory() as name, bar("profiling") as progress:
+        folder = Path(name)
+        network = opened(bundle.model, bundle.golden.pixels[:1], folder)
+        products = {each: opened(*product(*each), folder) for each in sorted({*sizes.values(), *LARGEST})}
         for done in range(arguments.rounds):
             progress(done, arguments.rounds)
             for session in (network, *products.values()):
                 session.run()
         progress(arguments.rounds, arguments.rounds)
         nodes = network.nodes()
-        limits = {each: sum(us for _, us in session.nodes().values()) for each, session in products.items()}
-    layers = [layer_of(name, operator, us, sizes, limits) for name, (operator, us) in nodes.items()]
+        limits = {each: us_of_product(session.nodes()) for each, session in products.items()}
+    layers = [layer_of(name, operator, us, sizes, limits) for name, (operator, us) in nodes.items() if us]
     show(table_of(layers))
-    fastest = max(float(np.prod(each)) / us / 1e3 for each, us in limits.items())
-    conclude(Result(figures_of(layers, fastest), circumstances, layers), arguments.out)
+    speeds = [float(np.prod(each)) / us / 1e3 for each, us in limits.items()]
+    speeds += [each.million_products / each.us * 1e3 for each in layers if each.sizes]
+    conclude(Result(figures_of(layers, max(speeds)), circumstances, layers), arguments.out)
 
 
 def sizes_of(model: onnx.ModelProto) -> dict[str, Sizes]:
@@ -123,36 +179,69 @@ def sizes_of(model: onnx.ModelProto) -> dict[str, Sizes]:
     return found
 
 
-def product(rows: int, depth: int, columns: int) -> bytes:
-    """u8 (rows, depth) × s8 (depth, columns) → u8, each with one scale."""
-    random = np.random.default_rng(0)
-    constants = [
-        numpy_helper.from_array(random.integers(-127, 128, (depth, columns), np.int8), "weight"),
-        numpy_helper.from_array(np.float32(0.01), "scale"),
-        numpy_helper.from_array(np.uint8(0), "zero"),
-        numpy_helper.from_array(np.int8(0), "weight_zero"),
-    ]
+def integer_product(rows: int, depth: int, columns: int) -> tuple[bytes, NDArray[np.uint8]]:
+    """u8 (rows, depth) × s8 (depth, columns) → u8, each with one scale; and values for it."""
+    constants = {
+        "weight": random_codes(depth, columns),
+        "scale": np.float32(0.01),
+        "zero": np.uint8(0),
+        "weight_zero": np.int8(0),
+    }
     inputs = ["x", "scale", "zero", "weight", "scale", "weight_zero", "scale", "zero"]
+    nodes = [helper.make_node("QLinearMatMul", inputs, ["y"], name="product")]
+    values = np.random.default_rng(1).integers(0, 256, (rows, depth), np.uint8)
+    return model_of(nodes, constants, values, (rows, columns)), values
+
+
+def product_in_float(rows: int, depth: int, columns: int) -> tuple[bytes, NDArray[np.float32]]:
+    """The same written in floats and quantizations, of which OpenVINO makes a product of integers and others nodes."""
+    constants = {"weight": random_codes(depth, columns), "scale": np.float32(0.01), "zero": np.uint8(0)}
+    constants |= {"scales": np.full(columns, 0.01, np.float32), "zeros": np.zeros(columns, np.int8)}
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["codes"]),
+        helper.make_node("DequantizeLinear", ["codes", "scale", "zero"], ["left"]),
+        helper.make_node("DequantizeLinear", ["weight", "scales", "zeros"], ["right"], axis=1),
+        helper.make_node("MatMul", ["left", "right"], ["y"], name="product"),
+    ]
+    values = np.random.default_rng(1).uniform(0, 2.55, (rows, depth)).astype(np.float32)
+    return model_of(nodes, constants, values, (rows, columns)), values
+
+
+def random_codes(*shape: int) -> NDArray[np.int8]:
+    return np.random.default_rng(0).integers(-127, 128, shape, np.int8)
+
+
+def model_of(
+    nodes: list[onnx.NodeProto], constants: Mapping[str, Any], values: NDArray[Any], shape: tuple[int, int]
+) -> bytes:
+    """The model from x, like ``values``, to y of that shape and type."""
+    kind = helper.np_dtype_to_tensor_dtype(values.dtype)
     graph = helper.make_graph(
-        [helper.make_node("QLinearMatMul", inputs, ["y"], name="product")],
+        nodes,
         "product",
-        [helper.make_tensor_value_info("x", TensorProto.UINT8, [rows, depth])],
-        [helper.make_tensor_value_info("y", TensorProto.UINT8, [rows, columns])],
-        constants,
+        [helper.make_tensor_value_info("x", kind, values.shape)],
+        [helper.make_tensor_value_info("y", kind, shape)],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     return bytes(model.SerializeToString())
 
 
-def numbers(sizes: Sizes) -> Callable[[str], dict[str, Any]]:
-    """What goes into `product`."""
-    return lambda name: {name: np.random.default_rng(1).integers(0, 256, sizes[:2], np.uint8)}
+WAYS = {EngineName.ONNXRUNTIME: integer_product, EngineName.OPENVINO: product_in_float}
+
+
+def us_of_product(nodes: Times) -> float:
+    """The product alone. Raises `EngineError` where it was not computed on its own."""
+    found = [us for operator, us in nodes.values() if operator in PRODUCTS]
+    if len(found) != 1:
+        raise EngineError(f"the product became {', '.join(operator for operator, _ in nodes.values())}")
+    return found[0]
 
 
 def layer_of(name: str, operator: str, us: float, sizes: dict[str, Sizes], limits: dict[Sizes, float]) -> Layer:
-    """A fused node is named after the node that it replaced, with a number behind."""
-    plain = name.partition("_token_")[0]
-    found = sizes.get(plain) if operator == "QLinearConv" else None
+    """A fused node is named after the node that it replaced, with a word of the runtime behind."""
+    plain = name.partition("_token_")[0].removesuffix("/WithoutBiases")
+    found = sizes.get(plain) if operator in CONVOLUTIONS else None
     return Layer(plain, operator, us, found, limits[found] if found else None)
 
 

@@ -20,7 +20,7 @@ from googlenet_edge.engines.bundle import Bundle, Manifest, write_bundle
 from googlenet_edge.engines.golden import Golden
 from googlenet_edge.engines.onnxruntime_cpu import OnnxRuntimeCpu
 from googlenet_edge.engines.protocol import EngineOptions
-from googlenet_edge.target import Device, Precision
+from googlenet_edge.target import Device, EngineName, Precision
 
 HELPERS = {
     *("common.py", "made.py", "onnxruntime_peer.py"),
@@ -218,12 +218,15 @@ def test_benchmarks_flows_train_once(script: str, tmp_path: Path) -> None:
     assert log.read_text().split()[:3] == after_training
 
 
-def test_benchmarks_layer_profile_sets_each_convolution_beside_the_same_product(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine_name", [EngineName.ONNXRUNTIME, EngineName.OPENVINO])
+def test_benchmarks_layer_profile_sets_each_convolution_beside_the_same_product(
+    engine_name: EngineName, tmp_path: Path
+) -> None:
     graph, pixels = tiny_graph(), tiny_pixels(2)
     model = lower_int8_cpu(graph, table_of(graph), weight_range=WeightRange.FULL).SerializeToString()
     with OnnxRuntimeCpu(model, EngineOptions()) as engine:
         golden = Golden(pixels, engine.run(pixels))
-    manifest = Manifest(Precision.INT8, Device.CPU, graph.preprocess)
+    manifest = Manifest(Precision.INT8, Device.CPU, graph.preprocess, engine=engine_name)
     write_bundle(tmp_path / "bundle", Bundle(manifest, graph.class_names, model, golden))
     found = figures("layer_profile.py", "--bundle", tmp_path / "bundle", "--rounds", 2, out=tmp_path / "kept.json")
     assert 0 < found["convolutions"]["value"] < found["all layers"]["value"]
