@@ -110,11 +110,12 @@ def _listed(folder: Path) -> ImageSet:
     paths: list[Path] = []
     labels: list[int] = []
     for label, class_folder in enumerate(classes):
-        files = sorted(p for p in class_folder.iterdir() if p.is_file() and _may_be_image(p))
-        if not files:
+        with os.scandir(class_folder) as entries:  # several times as quick as Path.iterdir, which asks for each file
+            names = sorted(entry.name for entry in entries if entry.is_file() and _may_be_image(entry.name))
+        if not names:
             raise DataError(f"{class_folder} has no image; add some, or remove the folder")
-        paths += files
-        labels += [label] * len(files)
+        paths += [class_folder / name for name in names]
+        labels += [label] * len(names)
     return ImageSet(folder, tuple(c.name for c in classes), tuple(paths), tuple(labels))
 
 
@@ -215,5 +216,5 @@ def _split(images: ImageSet, seed: int) -> Dataset:
     return Dataset(images.take([i for i in range(len(images)) if i not in chosen]), images.take(sorted(val)))
 
 
-def _may_be_image(path: Path) -> bool:
-    return not path.name.startswith(".") and path.name.lower() not in _NOT_IMAGES
+def _may_be_image(name: str) -> bool:
+    return not name.startswith(".") and name.lower() not in _NOT_IMAGES
