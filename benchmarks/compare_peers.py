@@ -39,10 +39,11 @@ NOTES = """
 Timed is inference alone, one image: ours from uint8 pixels with the normalization inside, the peers' from normalized
 float tensors. Quantizing goes from the graph and the images to the quantized model in a process of its own, imports
 not counted, once; ours decodes the images and tries what to choose in that time, the peers get decoded tensors. Peak
-memory is that of the whole process. Runtimes are set up as they come, but for the number of threads; OpenVINO gets
-the settings of our own engine for those, and a model for one image. NNCF looks at all calibration images, not at its
-default of 300. Model Optimizer quantizes for TensorRT, so that its time here would say nothing; what it leaves float
-is float32 here, not float16.
+memory is that of the whole process. ONNX Runtime's entropy holds the activations of all images; where they do not
+fit, it gets another try with some of them at a time, and our memory is set beside what it had when it ran out.
+Runtimes are set up as they come, but for the number of threads; OpenVINO gets the settings of our own engine for
+those, and a model for one image. NNCF looks at all calibration images, not at its default of 300. Model Optimizer
+quantizes for TensorRT, so that its time here would say nothing; what it leaves float is float32 here, not float16.
 """
 OTHER_SUMS = "other figures where sums cannot saturate: next row"
 EXACT = "asked for sums that do not saturate (ONNX Runtime: session.x64quantprecision; OpenVINO: in float)"

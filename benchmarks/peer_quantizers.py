@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
@@ -81,11 +81,20 @@ PEERS = (
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a process of its own needed to quantize, imports not counted; ``peak_memory_mb`` (10^6 bytes) is VmHWM."""
+    """What a process of its own needed to quantize, imports not counted; memory is VmHWM, in MB of 10^6 bytes.
+
+    ``full_at_mb`` is what it had when memory ran out, where it had to be asked for less.
+    """
 
     seconds: float
     peak_memory_mb: float | None
     versions: dict[str, str]
+    full_at_mb: float | None = None
+
+    @property
+    def most_memory_mb(self) -> float | None:
+        """Of the process that did as it comes, whether it came to an end or not."""
+        return self.full_at_mb or self.peak_memory_mb
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +131,10 @@ def quantize_with(peer: Peer, *, given: Path, out: Path, environments: Path, sat
         note = f"only with {' '.join(peer.second_try)}; without: {problem}"
         shown(f"{peer.name}: {problem}; trying {' '.join(peer.second_try)}")
         _run([*command, *options, *peer.second_try], log=out.with_suffix(".log"), what=peer.name)
-    cost = from_json((out / "result.json").read_bytes(), Cost, where=f"{peer.name}'s result", error=EngineError)
+    where = f"{peer.name}'s result"
+    cost = from_json((out / "result.json").read_bytes(), Cost, where=where, error=EngineError)
+    if (full := out / "full.json").is_file():
+        cost = replace(cost, full_at_mb=from_json(full.read_bytes(), float, where=where, error=EngineError))
     model = out / ("model.xml" if peer.runner is Runner.OPENVINO else "model.onnx")
     return Made(Contender(peer.name, model, peer.runner, timed=peer.timed), cost, note)
 

@@ -118,6 +118,8 @@ def _cost_cells(cost: Cost | None) -> tuple[str, str]:
     if cost is None:
         return "–", "–"
     memory = "–" if cost.peak_memory_mb is None else f"{cost.peak_memory_mb:.0f} MB"
+    if cost.full_at_mb:
+        memory += f" (out of memory at {cost.full_at_mb:.0f})"
     return f"{cost.seconds:.1f} s", memory
 
 
@@ -199,13 +201,13 @@ def _cost_figures(ours: Cost, peers: Sequence[Row]) -> list[Figure]:
         detail = f"{name} takes {seconds:.1f} s"
         figures.append(Figure("quantizing", ours.seconds, "s", most=seconds, detail=detail))
     peaks = [
-        (row.cost.peak_memory_mb, row.model)
+        (row.cost.most_memory_mb, row.model)
         for row in peers
-        if row.cost and row.cost.peak_memory_mb and row.model.startswith("ONNX Runtime") and row.looks is Looks.MORE
+        if row.cost and row.cost.most_memory_mb and row.model.startswith("ONNX Runtime") and row.looks is Looks.MORE
     ]
     if peaks and ours.peak_memory_mb:
         most, name = max(peaks)
         share = ours.peak_memory_mb / most
-        detail = f"{ours.peak_memory_mb:.0f} MB of {most:.0f} MB"
+        detail = f"{ours.peak_memory_mb:.0f} MB of {most:.0f} MB, with all images at once"
         figures.append(Figure(f"peak memory / that of {name}", share, most=MOST_MEMORY_SHARE, detail=detail))
     return figures

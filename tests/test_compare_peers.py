@@ -106,6 +106,10 @@ def test_figures_compare_the_cost_with_quantizers_that_look_at_more_than_extreme
     found = figures(ours, extremes, entropy)
     assert (found["quantizing"].most, found["quantizing"].reached) == (20.0, "yes")
     assert found["peak memory / that of ONNX Runtime, entropy"].value == pytest.approx(0.05)
+    full = row("ONNX Runtime, entropy", Origin.PEER, 4.0, cost=Cost(20.0, 2000.0, {}, full_at_mb=20_000.0))
+    assert figures(ours, full)["peak memory / that of ONNX Runtime, entropy"].value == pytest.approx(0.005)
+    [line] = [line for line in peer_table.table_of([full], [1]).splitlines() if "entropy" in line]
+    assert "2000 MB (out of memory at 20000)" in line
 
 
 def test_figures_without_any_peer_or_any_of_ours_are_fewer_and_no_error() -> None:
@@ -172,8 +176,13 @@ def test_quantize_with_a_script_that_is_killed_names_the_signal(scripts: Path) -
 
 def test_quantize_with_tries_once_more_where_the_peer_has_another_way(scripts: Path) -> None:
     peer = Peer("a peer", "a.py", Runner.ONNXRUNTIME, Looks.MORE, second_try=("--at-once", "32"))
-    found = quantized(peer, scripts, f"import sys\nif '--at-once' not in sys.argv: raise MemoryError()\n{WORKS}")
+    (scripts / "handover.py").write_bytes((FOLDER / "peers" / "handover.py").read_bytes())
+    np.save(scripts.parent / "calibration.npy", np.zeros((64, 3, 4, 4), np.float32))
+    body = "def quantize(given):\n    if not given.at_once: raise MemoryError()\n"
+    found = quantized(peer, scripts, f"from handover import answer\n{body}answer(quantize, [])")
     assert found.note == "only with --at-once 32; without: a peer failed: MemoryError"
+    assert found.cost.full_at_mb is not None
+    assert found.cost.full_at_mb > 10
 
 
 def test_quantize_with_a_half_written_result_says_whose(scripts: Path) -> None:

@@ -48,15 +48,22 @@ class Handover:
 
 
 def answer(quantize: Callable[[Handover], object], packages: Sequence[str]) -> None:
-    """Quantizes, and writes how long that took, the most memory of this process, and the versions of ``packages``."""
+    """Quantizes, and writes how long that took, the most memory of this process, and the versions of ``packages``.
+
+    Where memory runs out, ``full.json`` says how much this process had by then, in MB.
+    """
     given = _given()
     _limit_memory()
     started = time.perf_counter()
-    quantize(given)
+    try:
+        quantize(given)
+    except MemoryError:
+        (given.out / "full.json").write_text(json.dumps(_peak_memory_mb()))
+        raise
     seconds = time.perf_counter() - started
     found = {
         "seconds": seconds,
-        "peak_memory_mb": _kibibytes(Path("/proc/self/status"), "VmHWM") * 1024 / 1e6,
+        "peak_memory_mb": _peak_memory_mb(),
         "versions": {name: version(name) for name in packages},
     }
     (given.out / "result.json").write_text(json.dumps(found, indent=2))
@@ -83,6 +90,10 @@ def _limit_memory() -> None:
     """Has this process fail, and not the machine, where it wants more memory than is free."""
     most = int(MEMORY_SHARE * _kibibytes(Path("/proc/meminfo"), "MemAvailable") * 1024)
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+
+
+def _peak_memory_mb() -> float:
+    return _kibibytes(Path("/proc/self/status"), "VmHWM") * 1024 / 1e6
 
 
 def _kibibytes(path: Path, field: str) -> int:
