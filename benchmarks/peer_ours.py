@@ -134,7 +134,7 @@ def make_ours(name: str, engine: EngineChoice, task: Task, cost: Callable[[], Co
 
 def calibrate_and_lower(task: Task) -> Cost:
     """From the files of the graph and of the images to a quantized model, with the commands' own functions."""
-    from googlenet_edge.engines.build import CalibrationRequest, calibrate_file  # noqa: PLC0415  (torch, unseen before)
+    from googlenet_edge.engines.build import CalibrationRequest, calibrate_file  # noqa: PLC0415  (unseen before)
     from googlenet_edge.engines.lowering import lower  # noqa: PLC0415  (as above)
 
     started = time.perf_counter()

@@ -6,7 +6,7 @@ import hashlib
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +38,7 @@ HELD_OUT_SHARE = 5
 _MOST_HELD_OUT = 50
 _WINDOW_IMAGES = 64
 _COUNTED_IMAGES = 100
-_MOST_KEPT_BYTES = 32 << 20  # 222 images at 224×224
+_KEPT_IMAGES = 100  # as many as are looked at again
 _log = logging.getLogger(__name__)
 
 
@@ -63,17 +63,18 @@ def calibrate(
         table = make_table(graph, statistics, images_sha256=images.sha256, method=method or RangeMethod.MINMAX)
         return replace(table, wished=method)
     measured, held_out = _parted(images.images)
-    inputs = _Inputs(graph, _joined(measured, held_out))
-    checked, runs = CheckedImages(lambda: inputs, graph), Runs(progress, _runs(measured, held_out))
+    inputs, pixels = _Inputs(graph, measured), [each[None] for each in load_pixels(held_out, graph.preprocess)]
+    checked = CheckedImages(lambda: chain(inputs, map(graph.preprocess.normalize, pixels)), graph)
+    runs = Runs(progress, _runs(measured, held_out))
     first_pass = runs.each(checked.first_pass())
     seen, seen_held_out = look(graph, islice(first_pass, len(measured))), look(graph, first_pass)
     checked.require_content()
     whole = joined_extremes(seen.extremes, seen_held_out.extremes)
     require_ranges({name: found.whole for name, found in whole.items()})
-    moments = window_moments(graph, runs.each(islice(inputs, min(_WINDOW_IMAGES, len(measured)))))
-    pixels = [each[None] for each in load_pixels(held_out, graph.preprocess)]
     trials = Trials(pixels, np.concatenate(seen_held_out.logits), runs.done)
-    found = trials.preparation(graph, seen.extremes, moments)
+    windows = runs.each(islice(inputs, min(_WINDOW_IMAGES, len(measured))))
+    found = trials.preparation(graph, seen.extremes, window_moments(graph, windows))
+    rounding, found = _rounding(found), replace(found, moments={})  # which are the most of what is held in memory
     after = rescaled_extremes(graph, whole, found.factors) if found.factors else whole
     extremes = {name: channels.whole for name, channels in after.items()}
     some = runs.each(islice(inputs, min(_COUNTED_IMAGES, len(measured))))
@@ -82,7 +83,7 @@ def calibrate(
     return replace(
         trials.method(found, table),
         rescale={name: encode_floats(value) for name, value in found.factors.items()},
-        rounding=_rounding(found),
+        rounding=rounding,
         means={name: encode_floats(value) for name, value in found.means.items()},
         choice=Choice(len(held_out), tuple(trials.tried)),
     )
@@ -108,7 +109,6 @@ class _Inputs:
 
     def __init__(self, graph: InferenceGraph, images: ImageSet) -> None:
         self._preprocess, self._images = graph.preprocess, images
-        self._most = _MOST_KEPT_BYTES // (graph.preprocess.crop**2 * 3)
         self._pixels: list[NDArray[np.uint8]] = []
 
     def __iter__(self) -> Iterator[NDArray[np.float32]]:
@@ -117,7 +117,7 @@ class _Inputs:
             yield self._preprocess.normalize(pixels[None])
         rest = self._images.take(list(range(kept, len(self._images))))
         for pixels in load_pixels(rest, self._preprocess):
-            if len(self._pixels) < self._most:
+            if len(self._pixels) < _KEPT_IMAGES:
                 self._pixels.append(pixels)
             yield self._preprocess.normalize(pixels[None])
 
@@ -133,10 +133,6 @@ def _parted(images: ImageSet) -> tuple[ImageSet, ImageSet]:
     order = sorted(range(len(images)), key=rank)
     count = min(_MOST_HELD_OUT, len(order) // HELD_OUT_SHARE)
     return images.take(order[count:]), images.take(order[:count])
-
-
-def _joined(first: ImageSet, second: ImageSet) -> ImageSet:
-    return replace(first, paths=first.paths + second.paths, labels=first.labels + second.labels)
 
 
 def _runs(measured: ImageSet, held_out: ImageSet) -> int:

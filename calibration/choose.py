@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import onnx
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from googlenet_edge.calibration.compensate import Means, compensated, window_means
 from googlenet_edge.calibration.extremes import ChannelExtremes
 from googlenet_edge.calibration.lower import quantized
+from googlenet_edge.calibration.pixels import PIXELS
 from googlenet_edge.calibration.ranges import HEADROOM, RangeMethod, Ranges, with_headroom
 from googlenet_edge.calibration.rescale import (
     Factors,
@@ -67,6 +69,12 @@ class Preparation:
         return rounding_steps(self.graph, self.ranges, self.moments, weight_range)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Tried:
+    preparation: Preparation
+    score: float
+
+
 @dataclass
 class Trials:
     """The trials of one graph on held-out ``images``, uint8 ``(1, crop, crop, 3)``.
@@ -79,9 +87,6 @@ class Trials:
     done: Done
     tried: list[Trial] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        self._known: dict[Preparation, float] = {}
-
     def preparation(
         self, graph: InferenceGraph, extremes: Mapping[str, ChannelExtremes], moments: Mapping[Windows, Moments]
     ) -> Preparation:
@@ -92,12 +97,17 @@ class Trials:
             moments: of all windows of the graph.
         """
         plain = Preparation(graph, extremes, moments)
-        strengths = {f"rescale {strength:g}": _rescaled(plain, strength) for strength in STRENGTHS}
-        found = self._best({"no rescale": _with_means(plain)} | strengths)
+        strengths = {f"rescale {strength:g}": partial(_rescaled, plain, strength) for strength in STRENGTHS}
+        known = self._best({"no rescale": partial(_with_means, plain)} | strengths)
+        found = known.preparation
         nearest = replace(found, steps={}) if found.steps else found
         together = found if found.steps else replace(found, steps=found.rounded(WeightRange.FULL))
-        found = self._best({"nearest codes": nearest, "rounded together": together})
-        return self._best({"no bias correction": replace(found, means={}), "bias correction": found})
+        known = self._best({"nearest codes": lambda: nearest, "rounded together": lambda: together}, known)
+        found = known.preparation
+        plain_biases = replace(found, means={})
+        return self._best(
+            {"no bias correction": lambda: plain_biases, "bias correction": lambda: found}, known
+        ).preparation
 
     def method(self, preparation: Preparation, table: CalibrationTable) -> CalibrationTable:
         """The table by the best range method. Its ranges may be of all images, the held-out ones among them.
@@ -109,11 +119,17 @@ class Trials:
         scores = {name: self._score(preparation, each.ranges) for name, each in tables.items()}
         return tables[self._taken(scores, clearly=2 * _HEADROOM_DB)]
 
-    def _best(self, preparations: dict[str, Preparation]) -> Preparation:
-        for each in preparations.values():
-            if each not in self._known:
-                self._known[each] = self._score(each, each.ranges)
-        return preparations[self._taken({name: self._known[each] for name, each in preparations.items()})]
+    def _best(self, ways: Mapping[str, Callable[[], Preparation]], known: _Tried | None = None) -> _Tried:
+        """Made and tried one after another: each holds a graph, so only the first and the best are kept."""
+        first, found = next(iter(ways)), dict[str, _Tried]()
+        scores = dict[str, float]()
+        for name, make in ways.items():
+            made = make()
+            score = known.score if known and made is known.preparation else self._score(made, made.ranges)
+            found[name], scores[name] = _Tried(made, score), score
+            best = max(scores, key=lambda each: scores[each])
+            found = {each: found[each] for each in dict.fromkeys((first, best))}
+        return found[self._taken(scores)]
 
     def _taken(self, scores: dict[str, float], *, clearly: float = CLEARLY_DB) -> str:
         """The highest score, or the first where nothing is ``clearly`` above it."""
@@ -128,11 +144,10 @@ class Trials:
         return mean_sqnr_db(self.exact, self._logits(quantized(ready, ranges)))
 
     def _logits(self, model: onnx.ModelProto) -> NDArray[np.float32]:
-        session = open_session(model, threads=1)
-        name, rows = session.get_inputs()[0].name, []
+        session, rows = open_session(model, threads=1), []
 
         def logits(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-            found: NDArray[np.float32] = session.run([OUTPUT], {name: pixels})[0]
+            found: NDArray[np.float32] = session.run([OUTPUT], {PIXELS: pixels})[0]
             return found
 
         for row in side_by_side(logits, self.images):

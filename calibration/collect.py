@@ -17,8 +17,8 @@ from queue import Empty, SimpleQueue
 import numpy as np
 from numpy.typing import NDArray
 
-from googlenet_edge.calibration.extremes import look, require_ranges
-from googlenet_edge.calibration.histogram import Extremes, Histogram, HistogramCounter, Scratch
+from googlenet_edge.calibration.extremes import look, require_finite, require_ranges
+from googlenet_edge.calibration.histogram import Extremes, Histogram, HistogramCounter, Scratch, extremes
 from googlenet_edge.calibration.network import Network
 from googlenet_edge.calibration.session import side_by_side
 from googlenet_edge.dataset import Progress
@@ -32,7 +32,10 @@ MIN_IMAGES = 8  # below this a range says more of the images than of the network
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """What the images showed: a histogram for every tensor that needs a range, in the graph's order."""
+    """What images showed: a histogram for every tensor that needs a range, in the graph's order.
+
+    All ``images`` count for the extremes; between them, some may not have been counted.
+    """
 
     images: int
     histograms: dict[str, Histogram]
@@ -44,7 +47,7 @@ def collect(graph: InferenceGraph, images: Images, *, count: int, progress: Prog
     Args:
         images: called twice; gives float32 ``(1, 3, crop, crop)`` images after preprocessing, the same both times.
         count: how many images it gives, for the progress of the first pass.
-        progress: told (runs done, runs in total); every image is run twice.
+        progress: told (runs taken up, runs in total); every image is run twice.
 
     Raises:
         CalibrationError: fewer than `MIN_IMAGES` different images with content, an image of another shape, other
@@ -72,7 +75,7 @@ class Runs:
             self._progress(self._count, self._total)
 
     def each(self, images: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
-        """The images, each of which is a run."""
+        """The images, each of which is a run that is told of when the next one is asked for, somewhat ahead of it."""
         for image in images:
             yield image
             self.done()
@@ -133,7 +136,11 @@ class CheckedImages:
 def counted(
     graph: InferenceGraph, images: Iterable[NDArray[np.float32]], seen: Mapping[str, Extremes]
 ) -> dict[str, Histogram]:
-    """How the activations of images lie between extremes that are known; a value past them counts as them."""
+    """How the activations of images lie between extremes that are known; a value past them counts as them.
+
+    Raises:
+        CalibrationError: an activation is not finite.
+    """
     network = Network(graph)
     free: SimpleQueue[dict[str, HistogramCounter]] = SimpleQueue()
 
@@ -143,6 +150,7 @@ def counted(
         except Empty:
             counters = _counters(seen)
         for name, values in network.activations(image):
+            require_finite({name: extremes(values)})  # a NaN that the runtime's own extremes have lost
             counters[name].add(values)
         free.put(counters)
 

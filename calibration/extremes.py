@@ -11,14 +11,12 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from googlenet_edge.calibration.histogram import Extremes, extremes
-from googlenet_edge.calibration.network import Network
+from googlenet_edge.calibration.network import Image, Network
 from googlenet_edge.calibration.placement import measured_tensors
 from googlenet_edge.calibration.ranges import Ranges
 from googlenet_edge.calibration.session import open_session, side_by_side
 from googlenet_edge.errors import CalibrationError
 from googlenet_edge.graph import INPUT, OUTPUT, InferenceGraph
-
-Image = NDArray[np.float32]
 
 _SMALLEST_RANGE = 1e-30  # far above where float32 scales lose their digits
 _PLANES = "channels.by.values"
@@ -68,26 +66,28 @@ class Look:
 def look(graph: InferenceGraph, images: Iterable[Image]) -> Look:
     """What images show, float32 ``(1, 3, crop, crop)`` after preprocessing.
 
+    The runtime loses a NaN among the values that it reduces; one that reaches the logits is refused here.
+
     Raises:
-        CalibrationError: logits or activations that are not finite.
+        CalibrationError: logits that are not finite.
     """
     names = [name for name in measured_tensors(graph.model.graph) if name != INPUT]
     wanted = [OUTPUT, *(_reduced(name, operator) for operator in _REDUCED for name in names)]
     session = open_session(_with_reductions(graph.model, names), threads=1)
 
-    def seen(image: Image) -> tuple[Image, list[NDArray[np.float32]]]:
-        return image, session.run(wanted, {INPUT: image})
-
-    found, logits = dict[str, ChannelExtremes](), list[NDArray[np.float32]]()
-    for image, (answer, *reduced) in side_by_side(seen, images):
-        if not np.isfinite(answer).all():
+    def seen(image: Image) -> tuple[dict[str, ChannelExtremes], NDArray[np.float32]]:
+        logits, *reduced = session.run(wanted, {INPUT: image})
+        if not np.isfinite(logits).all():
             raise _not_finite(graph, image)
         pairs = zip(names, reduced[: len(names)], reduced[len(names) :], strict=True)
         here = {INPUT: ChannelExtremes(image.min(axis=(0, 2, 3)), image.max(axis=(0, 2, 3)))}
-        here |= {name: ChannelExtremes(low[0], high[0]) for name, low, high in pairs}
+        return here | {name: ChannelExtremes(low[0], high[0]) for name, low, high in pairs}, logits
+
+    found, all_logits = dict[str, ChannelExtremes](), list[NDArray[np.float32]]()
+    for here, logits in side_by_side(seen, images):
         found = joined_extremes(found, here)
-        logits.append(answer)
-    return Look(found, tuple(logits))
+        all_logits.append(logits)
+    return Look(found, tuple(all_logits))
 
 
 def joined_extremes(
@@ -97,14 +97,20 @@ def joined_extremes(
     return {name: first[name] | here if name in first else here for name, here in second.items()}
 
 
-def require_ranges(seen: Mapping[str, Extremes]) -> None:
-    """Refuses tensors that cannot be given a grid. Raises `CalibrationError`."""
+def require_finite(seen: Mapping[str, Extremes]) -> None:
+    """Refuses activations that are not finite. Raises `CalibrationError`."""
     for name, found in seen.items():
         if not np.isfinite([found.minimum, found.maximum]).all():
             raise CalibrationError(
                 f"the activations of {name} go from {found.minimum} to {found.maximum}; the network's weights are"
                 " damaged or its training diverged, use another checkpoint"
             )
+
+
+def require_ranges(seen: Mapping[str, Extremes]) -> None:
+    """Refuses tensors that cannot be given a grid. Raises `CalibrationError`."""
+    require_finite(seen)
+    for name, found in seen.items():
         if found.maximum - found.minimum < _SMALLEST_RANGE:
             raise CalibrationError(
                 f"{name} is {found.minimum} everywhere on all calibration images; the network is dead there, or the"
@@ -137,7 +143,7 @@ def _reduced(name: str, operator: str) -> str:
 def _not_finite(graph: InferenceGraph, image: Image) -> CalibrationError:
     """What to say of an image whose logits are not finite: the tensor where that begins, where it can be told."""
     try:
-        require_ranges({name: extremes(values) for name, values in Network(graph).activations(image)})
+        require_finite({name: extremes(values) for name, values in Network(graph).activations(image)})
     except CalibrationError as problem:
         return problem
     return CalibrationError("the logits of a calibration image are not finite; the weights are damaged, use others")

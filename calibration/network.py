@@ -12,20 +12,25 @@ from googlenet_edge.calibration.placement import measured_tensors
 from googlenet_edge.calibration.session import open_session
 from googlenet_edge.graph import INPUT, InferenceGraph
 
+Image = NDArray[np.float32]
+"""``(1, 3, crop, crop)`` after preprocessing."""
+
 
 class Network:
     """The graph with tensors of it as outputs."""
 
     def __init__(self, graph: InferenceGraph, tensors: Sequence[str] | None = None) -> None:
         """Opens the graph, by default for all measured tensors."""
-        self._names = [name for name in tensors or measured_tensors(graph.model.graph) if name != INPUT]
+        wanted = measured_tensors(graph.model.graph) if tensors is None else tensors
+        self._names = [name for name in wanted if name != INPUT]
         model = onnx.ModelProto()
         model.CopyFrom(graph.model)
         for name in self._names:
             model.graph.output.append(onnx.ValueInfoProto(name=name))
         self._session = open_session(model, threads=1)
 
-    def activations(self, image: NDArray[np.float32]) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    def activations(self, image: Image) -> Iterator[tuple[str, NDArray[np.float32]]]:
         """(name, float32 values) of the tensors, the input first. From any number of threads at once."""
         yield INPUT, image
-        yield from zip(self._names, self._session.run(self._names, {INPUT: image}), strict=True)
+        if self._names:  # none would be all outputs
+            yield from zip(self._names, self._session.run(self._names, {INPUT: image}), strict=True)

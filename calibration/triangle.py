@@ -30,7 +30,7 @@ class Triangle:
 
 
 def triangle_of(covariance: NDArray[np.floating]) -> Triangle:
-    """The triangle of ``(n, n)``, with some noise of its own in every value.
+    """The triangle of ``(n, n)``, with some noise of its own in every value, the same in all before any factor.
 
     That of values that know nothing of each other, where it is no covariance: of values that never change, or are not
     finite.

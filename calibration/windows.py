@@ -12,7 +12,7 @@ import onnx
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from googlenet_edge.calibration.network import Network
+from googlenet_edge.calibration.network import Image, Network
 from googlenet_edge.calibration.placement import WITH_WEIGHTS
 from googlenet_edge.calibration.session import side_by_side
 from googlenet_edge.calibration.surgery import attributes, is_dense_conv
@@ -22,8 +22,6 @@ from googlenet_edge.graph import InferenceGraph
 _PER_IMAGE = 32
 _MOST_VALUES = 4608  # of a window: 512 channels of 3×3
 _AT_ONCE = 8  # images whose windows are added up together
-
-Image = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)

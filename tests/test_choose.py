@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 from test_rescale import logits, uneven
 from tiny_graph import CROP, tiny_graph, tiny_images
 
+from googlenet_edge.calibration import calibrate as calibration
 from googlenet_edge.calibration.calibrate import calibrate, table_at
 from googlenet_edge.calibration.lower import lower_int8_cpu
 from googlenet_edge.calibration.ranges import RangeMethod
@@ -82,6 +84,38 @@ def plain_tensors() -> dict[str, object]:
 def test_calibrate_by_trial_gives_the_same_table_in_any_order(images: Checked, table: CalibrationTable) -> None:
     backwards = images.images.take(list(range(len(images.images)))[::-1])
     assert calibrate(GRAPH, replace(images, images=backwards)) == table
+
+
+def test_calibrate_looks_at_some_images_again_and_keeps_few(images: Checked, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, most in (("_WINDOW_IMAGES", 24), ("_COUNTED_IMAGES", 33), ("_MOST_HELD_OUT", 6), ("_KEPT_IMAGES", 20)):
+        monkeypatch.setattr(calibration, name, most)
+    told: list[tuple[int, int]] = []
+    table = calibrate(GRAPH, images, progress=lambda done, total: told.append((done, total)))
+    assert table.choice is not None
+    assert (table.image_count, table.choice.images) == (50, 6)
+    assert table.tensors["images"].histogram.counts.sum() == 33 * 3 * CROP**2
+    assert told[-1] == (50 + 24 + 33 + 11 * 6,) * 2
+    backwards = replace(images, images=images.images.take(list(range(50))[::-1]))
+    monkeypatch.setattr(calibration, "_KEPT_IMAGES", 0)
+    assert calibrate(GRAPH, backwards) == table
+
+
+def test_calibrate_tries_on_the_images_that_it_saw(images: Checked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where the files become others meanwhile."""
+    expected, windows = calibrate(GRAPH, images), calibration.window_moments
+    contents = {path: path.read_bytes() for path in images.images.paths}
+
+    def all_become_the_first(*given: Any) -> object:
+        for path in contents:
+            path.write_bytes(next(iter(contents.values())))
+        return windows(*given)
+
+    monkeypatch.setattr(calibration, "window_moments", all_become_the_first)
+    try:
+        assert calibrate(GRAPH, images) == expected
+    finally:
+        for path, data in contents.items():
+            path.write_bytes(data)
 
 
 def test_calibrate_with_a_method_tries_nothing(images: Checked) -> None:

@@ -10,6 +10,8 @@ from onnx import numpy_helper, parser
 from tiny_graph import TINY, one_by_one, tiny_graph, tiny_images
 
 from googlenet_edge.calibration.collect import Statistics, collect
+from googlenet_edge.calibration.extremes import look
+from googlenet_edge.calibration.network import Network
 from googlenet_edge.calibration.placement import grids, measured_tensors
 from googlenet_edge.errors import CalibrationError
 from googlenet_edge.graph import InferenceGraph
@@ -95,6 +97,47 @@ def test_collect_names_the_tensor_with_nan() -> None:
     graph = _with_weight("left_bias", np.full(8, np.nan, dtype=np.float32))
     with pytest.raises(CalibrationError, match="activations of left go from nan to nan"):
         collect_from(tiny_images(8), graph)
+
+
+def test_collect_names_the_tensor_with_nan_where_the_first_image_is_black() -> None:
+    graph = _with_weight("right_bias", np.full(8, np.nan, dtype=np.float32))
+    images = np.concatenate([np.full((1, 3, 16, 16), -1.0, np.float32), tiny_images(8)])
+    with pytest.raises(CalibrationError, match="activations of right go from nan to nan"):
+        collect_from(images, graph)
+
+
+def test_collect_refuses_logits_that_are_not_finite() -> None:
+    graph = _with_weight("fc_bias", np.full(3, np.nan, dtype=np.float32))
+    with pytest.raises(CalibrationError, match="logits of a calibration image are not finite; the weights are damaged"):
+        collect_from(tiny_images(8), graph)
+
+
+def test_collect_refuses_a_nan_that_does_not_reach_the_logits() -> None:
+    """The runtime's MaxPool drops it, and its extremes of a channel do, too."""
+    text = TINY.replace(
+        "stem_conv = Conv",
+        "root = Sqrt (images) first = MaxPool <kernel_shape = [3, 3], strides = [2, 2]> (root) stem_conv = Conv",
+    ).replace("(images, stem_weight", "(first, stem_weight")
+    images = np.abs(tiny_images(8))
+    images[3, 1, 5, 5] = -1.0
+    with pytest.raises(CalibrationError, match="the activations of root go from nan to nan"):
+        collect_from(images, tiny_graph(text))
+
+
+def test_look_sees_the_extremes_of_every_channel_and_the_logits_of_every_image() -> None:
+    graph, images = tiny_graph(), tiny_images(9)
+    found = look(graph, one_by_one(images)())
+    session = onnxruntime.InferenceSession(_with_output(graph.model, "left"), providers=["CPUExecutionProvider"])
+    logits, left = session.run(["logits", "left"], {"images": images})
+    assert np.concatenate(found.logits) == pytest.approx(logits, rel=1e-4, abs=1e-5)
+    assert found.extremes["left"].high == pytest.approx(left.max(axis=(0, 2, 3)), rel=1e-4)
+    assert found.extremes["left"].low == pytest.approx(left.min(axis=(0, 2, 3)), rel=1e-4)
+    assert found.extremes["images"].high == pytest.approx(images.max(axis=(0, 2, 3)))
+
+
+def test_network_for_the_input_alone_runs_nothing() -> None:
+    image = tiny_images(1)
+    assert [name for name, _ in Network(tiny_graph(), ["images"]).activations(image)] == ["images"]
 
 
 def test_collect_names_the_tensor_that_is_dead() -> None:

@@ -55,7 +55,7 @@ def test_rounding_takes_the_nearest_codes_where_values_know_nothing_of_each_othe
     assert np.array_equal(rounded_together(rows, apart, largest=127), np.rint(rows))
 
 
-@pytest.mark.parametrize("covariance", [np.zeros((9, 9)), np.eye(9) - 1, np.full((9, 9), np.nan)])
+@pytest.mark.parametrize("covariance", [np.zeros((9, 9)), np.eye(9) - 1, 2 - np.eye(9), np.full((9, 9), np.nan)])
 def test_rounding_by_what_is_no_covariance_takes_the_nearest_codes(covariance: NDArray[np.float64]) -> None:
     rows, triangle = random_rows(0, (4, 9), 30), triangle_of(covariance.astype(np.float32))
     assert np.array_equal(rounded_together(rows, triangle, largest=127), np.rint(rows))
@@ -205,10 +205,17 @@ def test_windows_of_a_rescaled_graph_are_known() -> None:
         rescaled_moments(GRAPH, moments, factors),
         window_moments(rescaled(GRAPH, factors), one_by_one(IMAGES)()),
     )
+    of_channels = {
+        "images": np.ones(3, np.float32),
+        "pool": factors["stem_conv"],
+        "flatten": np.concatenate([factors["left_conv"], factors["right_conv"]]),
+    }
     assert known.keys() == measured.keys()
     for windows, found in measured.items():
         assert known[windows].mean == pytest.approx(found.mean, rel=1e-3, abs=1e-4)
-    assert np.array_equal(known[Windows("pool")].triangle.factor, factors["stem_conv"])
+        factor = of_channels[windows.tensor]
+        expected = np.repeat(factor, len(found.mean) // len(factor))  # once for each place under the kernel
+        assert np.array_equal(known[windows].triangle.factor, expected)
 
 
 def test_rounding_leaves_the_first_layer_alone_where_colours_have_their_own_deviations() -> None:
