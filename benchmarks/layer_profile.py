@@ -142,6 +142,8 @@ def main() -> None:
     bundle = read_bundle(arguments.bundle)
     sizes = sizes_of(onnx.load_model_from_string(bundle.model))
     engine = bundle.manifest.engine
+    if engine not in SESSIONS:
+        raise EngineError(f"the bundle is for {engine.value}, which is not timed here; give one in int8 for cpu")
     opened, product = SESSIONS[engine], WAYS[engine]
     circumstances = read_circumstances()
     with tempfile.TemporaryDirectory() as name, bar("profiling") as progress:

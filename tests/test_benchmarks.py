@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from scripts import FOLDER, Answer
 from tiny_bundles import write_colour_bundle
@@ -237,6 +238,17 @@ def test_benchmarks_layer_profile_sets_each_convolution_beside_the_same_product(
         name: [weight[0].size, len(weight)] for name, weight in weights.items()
     }
     assert all(layer["limit_us"] > 0 for layer in layers.values())
+
+
+def test_benchmarks_layer_profile_of_a_bundle_for_another_device_is_one_line(tmp_path: Path, answer: Answer) -> None:
+    graph, pixels = tiny_graph(), tiny_pixels(2)
+    model = lower_int8_cpu(graph, table_of(graph)).SerializeToString()
+    manifest = Manifest(Precision.INT8, Device.CUDA, graph.preprocess, engine=EngineName.TENSORRT)
+    golden = Golden(pixels, np.zeros((2, 3), np.float32))
+    write_bundle(tmp_path / "bundle", Bundle(manifest, graph.class_names, model, golden))
+    code, _, err = answer("layer_profile.py", "--bundle", tmp_path / "bundle")
+    assert code == 1
+    assert "the bundle is for tensorrt, which is not timed here; give one in int8 for cpu" in err
 
 
 def test_benchmarks_layer_profile_of_a_float_bundle_is_one_line(bundles: list[Path], answer: Answer) -> None:
