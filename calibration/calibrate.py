@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from googlenet_edge import __version__
-from googlenet_edge.calibration.choose import STRENGTHS, Preparation, Trials
+from googlenet_edge.calibration.choose import TRIALS, Preparation, Trials
 from googlenet_edge.calibration.collect import CheckedImages, Runs, Statistics, collect, counted
-from googlenet_edge.calibration.extremes import joined_extremes, look, require_ranges
+from googlenet_edge.calibration.extremes import looks, require_ranges, together
 from googlenet_edge.calibration.ranges import RangeMethod
 from googlenet_edge.calibration.rescale import rescaled_extremes
 from googlenet_edge.calibration.table import (
@@ -29,16 +29,17 @@ from googlenet_edge.calibration.table import (
 )
 from googlenet_edge.calibration.weights import WeightRange
 from googlenet_edge.calibration.windows import window_moments
-from googlenet_edge.dataset import Checked, ImageSet, Progress, load_pixels
+from googlenet_edge.dataset import Checked, ImageSet, Progress
 from googlenet_edge.errors import CalibrationError
 from googlenet_edge.graph import InferenceGraph
 
 FEWEST_TO_CHOOSE = 40
+KEPT_BYTES = 100 * 2**20
+"""What pixels of checked images may take until they are calibrated on: 700 of 224×224 are decoded once."""
 HELD_OUT_SHARE = 5
-_MOST_HELD_OUT = 50
-_WINDOW_IMAGES = 64
-_COUNTED_IMAGES = 100
-_KEPT_IMAGES = 100  # as many as are looked at again
+_MOST_HELD_OUT = 32
+_WINDOW_IMAGES = 48
+_COUNTED_IMAGES = 32
 _log = logging.getLogger(__name__)
 
 
@@ -57,28 +58,39 @@ def calibrate(
     Raises:
         CalibrationError: the images or the activations cannot be used; see `collect`.
     """
-    if method or len(images.images) < FEWEST_TO_CHOOSE:
-        inputs = _Inputs(graph, images.images)
-        statistics = collect(graph, lambda: inputs, count=len(images.images), progress=progress)
-        table = make_table(graph, statistics, images_sha256=images.sha256, method=method or RangeMethod.MINMAX)
-        return replace(table, wished=method)
+    if not method and len(images.images) >= FEWEST_TO_CHOOSE:
+        return _by_trial(graph, images, progress)
+
+    def inputs() -> Iterator[NDArray[np.float32]]:
+        return _inputs(graph, images.pixels(images.images, graph.preprocess))
+
+    statistics = collect(graph, inputs, count=len(images.images), progress=progress)
+    table = make_table(graph, statistics, images_sha256=images.sha256, method=method or RangeMethod.MINMAX)
+    return replace(table, wished=method)
+
+
+def _by_trial(graph: InferenceGraph, images: Checked, progress: Progress | None) -> CalibrationTable:
     measured, held_out = _parted(images.images)
-    inputs, pixels = _Inputs(graph, measured), [each[None] for each in load_pixels(held_out, graph.preprocess)]
-    checked = CheckedImages(lambda: chain(inputs, map(graph.preprocess.normalize, pixels)), graph)
-    runs = Runs(progress, _runs(measured, held_out))
-    first_pass = runs.each(checked.first_pass())
-    seen, seen_held_out = look(graph, islice(first_pass, len(measured))), look(graph, first_pass)
-    checked.require_content()
-    whole = joined_extremes(seen.extremes, seen_held_out.extremes)
-    require_ranges({name: found.whole for name, found in whole.items()})
-    trials = Trials(pixels, np.concatenate(seen_held_out.logits), runs.done)
-    windows = runs.each(islice(inputs, min(_WINDOW_IMAGES, len(measured))))
-    found = trials.preparation(graph, seen.extremes, window_moments(graph, windows))
-    rounding, found = _rounding(found), replace(found, moments={})  # which are the most of what is held in memory
+    close, others = _split(measured, _WINDOW_IMAGES)
+    first, last = (list(images.pixels(some, graph.preprocess)) for some in (close, held_out))
+    every = CheckedImages(lambda: _inputs(graph, chain(first, images.pixels(others, graph.preprocess), last)), graph)
+    counting = first[:_COUNTED_IMAGES]
+    runs = Runs(progress, len(images.images) + len(counting) + TRIALS * len(held_out))
+    inputs = runs.each(every.first_pass())
+    moments, seen_close = window_moments(graph, islice(inputs, len(close)))
+    seen_each = looks(graph, inputs)
+    seen, seen_held_out = seen_close | together(islice(seen_each, len(others))), together(seen_each)
+    every.require_content()
+    whole = (seen | seen_held_out).extremes
+    require_ranges({name: channels.whole for name, channels in whole.items()})
+    trials = Trials([each[None] for each in last], np.concatenate(seen_held_out.logits), runs.done)
+    found = trials.preparation(graph, seen.extremes, moments)
+    rounding, found = _rounding(found), replace(found, moments={})
+    del moments  # which are the most of what is held in memory
     after = rescaled_extremes(graph, whole, found.factors) if found.factors else whole
     extremes = {name: channels.whole for name, channels in after.items()}
-    some = runs.each(islice(inputs, min(_COUNTED_IMAGES, len(measured))))
-    statistics = Statistics(checked.total, counted(found.graph, some, extremes))
+    histograms = counted(found.graph, runs.each(_inputs(graph, counting)), extremes)
+    statistics = Statistics(every.total, histograms)
     table = make_table(graph, statistics, images_sha256=images.sha256, method=RangeMethod.HEADROOM)
     return replace(
         trials.method(found, table),
@@ -104,22 +116,9 @@ def table_at(
     return table if found == (__version__, graph.sha256, images.sha256, graph.preprocess, method) else None
 
 
-class _Inputs:
-    """float32 ``(1, 3, crop, crop)`` for every image, each time anew; the pixels of the first ones are kept."""
-
-    def __init__(self, graph: InferenceGraph, images: ImageSet) -> None:
-        self._preprocess, self._images = graph.preprocess, images
-        self._pixels: list[NDArray[np.uint8]] = []
-
-    def __iter__(self) -> Iterator[NDArray[np.float32]]:
-        kept = len(self._pixels)
-        for pixels in self._pixels[:kept]:
-            yield self._preprocess.normalize(pixels[None])
-        rest = self._images.take(list(range(kept, len(self._images))))
-        for pixels in load_pixels(rest, self._preprocess):
-            if len(self._pixels) < _KEPT_IMAGES:
-                self._pixels.append(pixels)
-            yield self._preprocess.normalize(pixels[None])
+def _inputs(graph: InferenceGraph, pixels: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.float32]]:
+    """float32 ``(1, 3, crop, crop)`` for uint8 ``(crop, crop, 3)``."""
+    return (graph.preprocess.normalize(each[None]) for each in pixels)
 
 
 def _parted(images: ImageSet) -> tuple[ImageSet, ImageSet]:
@@ -130,16 +129,15 @@ def _parted(images: ImageSet) -> tuple[ImageSet, ImageSet]:
             str(images.paths[index].relative_to(images.root)).encode(errors="surrogateescape")
         ).digest()
 
-    order = sorted(range(len(images)), key=rank)
-    count = min(_MOST_HELD_OUT, len(order) // HELD_OUT_SHARE)
-    return images.take(order[count:]), images.take(order[:count])
+    in_order = images.take(sorted(range(len(images)), key=rank))
+    held_out, measured = _split(in_order, min(_MOST_HELD_OUT, len(images) // HELD_OUT_SHARE))
+    return measured, held_out
 
 
-def _runs(measured: ImageSet, held_out: ImageSet) -> int:
-    """How many runs of the graph a calibration with trials takes."""
-    trials = (1 + len(STRENGTHS)) + 1 + 1 + len(RangeMethod)
-    again = sum(min(count, len(measured)) for count in (_WINDOW_IMAGES, _COUNTED_IMAGES))
-    return len(measured) + len(held_out) + again + trials * len(held_out)
+def _split(images: ImageSet, count: int) -> tuple[ImageSet, ImageSet]:
+    """The first images, and the others."""
+    numbers = list(range(len(images)))
+    return images.take(numbers[:count]), images.take(numbers[count:])
 
 
 def _rounding(preparation: Preparation) -> dict[str, Rounding]:

@@ -39,7 +39,7 @@ def triangle_of(covariance: NDArray[np.floating]) -> Triangle:
     order, ones = np.argsort(variance, kind="stable"), np.ones(len(variance), np.float32)
     noise = _DAMPING * float(variance.mean(dtype=np.float64))
     if 0 < noise < np.inf:
-        damped = covariance[np.ix_(order, order)].astype(np.float64)
+        damped = covariance.take(order, axis=0).take(order, axis=1).astype(np.float64)
         damped[np.diag_indices_from(damped)] += noise
         try:
             lower = np.linalg.cholesky(damped)

@@ -86,8 +86,7 @@ def quantize_weights(
     A channel's scale is its largest weight over the largest code, but at least so large that the bias fits: a channel
     of tiny weights and a large bias, as batch normalization leaves behind, is its bias almost alone.
     """
-    rows = weight.reshape(len(weight), -1).astype(np.float64)
-    for_weight = np.abs(rows).max(axis=1) / weight_range.value
+    for_weight = _largest(weight).astype(np.float64) / weight_range.value
     for_bias = np.abs(bias.astype(np.float64)) / (float(input_scale) * MAX_BIAS)
     scale = np.maximum(for_weight, for_bias).astype(np.float32)
     scale[scale < np.finfo(np.float32).tiny] = 1.0  # a channel of zeros: any scale is right
@@ -102,15 +101,22 @@ def quantize_weights(
 
 def quantize_per_channel(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """(codes, scale of every output channel) of a weight whose bias stays float: the finest grid that reaches it."""
-    scale = (np.abs(weight.reshape(len(weight), -1)).max(axis=1) / WeightRange.FULL.value).astype(np.float32)
+    scale = (_largest(weight) / WeightRange.FULL.value).astype(np.float32)
     scale[scale < np.finfo(np.float32).tiny] = 1.0
     return _codes(weight, scale, WeightRange.FULL), scale
 
 
 def _codes(weight: NDArray[np.float32], scale: NDArray[np.float32], weight_range: WeightRange) -> NDArray[np.int8]:
-    rows = weight.reshape(len(weight), -1).astype(np.float64)
-    codes = np.clip(np.rint(rows / scale[:, None]), -weight_range.value, weight_range.value)
+    codes = np.divide(weight.reshape(len(weight), -1), scale[:, None], dtype=np.float64)
+    np.clip(np.rint(codes, out=codes), -weight_range.value, weight_range.value, out=codes)
     return codes.astype(np.int8).reshape(weight.shape)
+
+
+def _largest(weight: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The largest absolute value for each output channel, float32 ``(output channels,)``."""
+    rows = weight.reshape(len(weight), -1)
+    found: NDArray[np.float32] = np.maximum(rows.max(axis=1), -rows.min(axis=1))
+    return found
 
 
 def weight_range_for(processor: Processor) -> WeightRange:

@@ -12,7 +12,8 @@ import onnx
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from googlenet_edge.calibration.network import Image, Network
+from googlenet_edge.calibration.extremes import Look, Looking, together
+from googlenet_edge.calibration.network import Image
 from googlenet_edge.calibration.placement import WITH_WEIGHTS
 from googlenet_edge.calibration.session import side_by_side
 from googlenet_edge.calibration.surgery import attributes, is_dense_conv
@@ -21,7 +22,7 @@ from googlenet_edge.graph import InferenceGraph
 
 _PER_IMAGE = 32
 _MOST_VALUES = 4608  # of a window: 512 channels of 3×3
-_AT_ONCE = 8  # images whose windows are added up together
+_AT_ONCE = 16  # images whose windows are added up together
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Windows:
         """
         top, left, bottom, right = self.pads
         planes = values.reshape(*values.shape[1:], *[1] * (4 - values.ndim))
-        padded = np.pad(planes, ((0, 0), (top, bottom), (left, right)))
+        padded = np.pad(planes, ((0, 0), (top, bottom), (left, right))) if any(self.pads) else planes
         views = sliding_window_view(padded, self.kernel, axis=(1, 2))[:, :: self.strides[0], :: self.strides[1]]
         height, width = views.shape[1:3]
         rows, columns = np.divmod(random.permutation(height * width)[:_PER_IMAGE], width)
@@ -79,33 +80,39 @@ def windows_of(node: onnx.NodeProto, weights: Mapping[str, NDArray[np.float32]])
     return Windows(node.input[0], (kernel[0], kernel[1]), tuple(strides), tuple(pads))
 
 
-def window_moments(graph: InferenceGraph, images: Iterable[Image]) -> dict[Windows, Moments]:
-    """The moments of all windows that weights of the graph are applied to, from `_PER_IMAGE` places of each image.
+def window_moments(graph: InferenceGraph, images: Iterable[Image]) -> tuple[dict[Windows, Moments], Look]:
+    """The moments of all windows that weights of the graph are applied to, and what `look` sees in the same runs.
 
-    The same images in the same order give the same bytes.
+    They are from `_PER_IMAGE` places of each image. The same images in the same order give the same bytes.
 
     Args:
         images: float32 ``(1, 3, crop, crop)`` after preprocessing.
+
+    Raises:
+        CalibrationError: logits that are not finite.
     """
     weights = graph.weights
     read = (windows_of(node, weights) for node in graph.model.graph.node)
     wanted = list(dict.fromkeys(windows for windows in read if windows))
-    network = Network(graph, sorted({windows.tensor for windows in wanted}))
+    looking = Looking(graph, sorted({windows.tensor for windows in wanted}))
 
-    def seen(numbered: tuple[int, Image]) -> list[NDArray[np.float32]]:
+    def seen(numbered: tuple[int, Image]) -> tuple[Look, list[NDArray[np.float32]]]:
         number, image = numbered
-        values, random = dict(network.activations(image)), np.random.default_rng(number)
-        return [windows.of(values[windows.tensor], random) for windows in wanted]
+        found, values = looking.at(image)
+        random = np.random.default_rng(number)
+        return found, [windows.of(values[windows.tensor], random) for windows in wanted]
 
-    sums, numbered = dict[Windows, _Sums](), zip(count(), images)
+    looks, sums, numbered = list[Look](), dict[Windows, _Sums](), zip(count(), images)
     while some := list(islice(numbered, _AT_ONCE)):
-        of_images = list(side_by_side(seen, some))  # to the end: products and runs would hinder each other
+        # to the end: products and runs would hinder each other
+        looks_here, of_images = zip(*side_by_side(seen, some), strict=True)
+        looks += looks_here
         for windows, parts in zip(wanted, zip(*of_images, strict=True), strict=True):
             values = np.concatenate(parts, axis=1)
             if windows not in sums:
                 sums[windows] = _Sums(values)
             sums[windows].add(values)
-    return {windows: sums.pop(windows).moments() for windows in wanted}
+    return {windows: sums.pop(windows).moments() for windows in wanted}, together(looks)
 
 
 class _Sums:

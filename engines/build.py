@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from googlenet_edge.calibration.calibrate import calibrate, table_at
+from googlenet_edge.calibration.calibrate import KEPT_BYTES, calibrate, table_at
 from googlenet_edge.calibration.domain import times_as_far, unlike
 from googlenet_edge.calibration.ranges import RangeMethod
 from googlenet_edge.calibration.table import CalibrationTable, write_table
@@ -208,8 +208,8 @@ def calibration_pixels(request: CalibrationRequest, preprocess: Preprocess, *, b
         DataError: see `open_dataset` and ``request.when_damaged``.
     """
     train = open_dataset(request.data, seed=request.seed).train
-    images = _calibration_images(train, preprocess, request, _Steps(bars)).images
-    return np.stack(list(load_pixels(images, preprocess)))
+    checked = _calibration_images(train, preprocess, request, _Steps(bars))
+    return np.stack(list(checked.pixels(checked.images, preprocess)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,10 +257,12 @@ class _Steps:
             yield progress
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
 
-    def checked(self, name: str, images: ImageSet, preprocess: Preprocess, request: CalibrationRequest) -> Checked:
+    def checked(
+        self, name: str, images: ImageSet, preprocess: Preprocess, request: CalibrationRequest, *, kept_bytes: int = 0
+    ) -> Checked:
         """The images, each decoded once; damaged ones refused or left out as the request says."""
         with self.step(f"checking {name} images") as progress:
-            checked = check_images(images, preprocess=preprocess, progress=progress)
+            checked = check_images(images, preprocess=preprocess, kept_bytes=kept_bytes, progress=progress)
         request.when_damaged(checked)
         return checked
 
@@ -314,7 +316,7 @@ def _table(
 
 def _calibration_images(train: ImageSet, preprocess: Preprocess, request: CalibrationRequest, steps: _Steps) -> Checked:
     sample = stratified_sample(train, request.images, seed=request.seed)
-    return steps.checked("calibration", sample, preprocess, request)
+    return steps.checked("calibration", sample, preprocess, request, kept_bytes=KEPT_BYTES)
 
 
 def _held_out(

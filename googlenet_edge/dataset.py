@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -57,13 +57,23 @@ class Dataset:
 class Checked:
     """An image set of which every file was decoded once.
 
-    ``sha256`` is the hash of the sorted hashes of the files with their classes: the same for the same images in any
-    order, under any names.
+    Attributes:
+        sha256: the hash of the sorted hashes of the files with their classes: the same for the same images in any
+            order, under any names.
+        preprocess: what they were decoded for.
+        kept: the pixels of some of them, uint8 ``(crop, crop, 3)``.
     """
 
     images: ImageSet
     sha256: str
     damaged: tuple[str, ...]
+    preprocess: Preprocess
+    kept: Mapping[Path, NDArray[np.uint8]] = field(default_factory=dict, compare=False, repr=False)
+
+    def pixels(self, some: ImageSet, preprocess: Preprocess) -> Iterator[NDArray[np.uint8]]:
+        """uint8 ``(crop, crop, 3)`` for some of the images in their order; only what was not kept is decoded again."""
+        kept = self.kept if preprocess == self.preprocess else {}
+        return in_threads(lambda path: kept[path] if path in kept else _pixels(path, preprocess), some.paths)
 
 
 WhenDamaged = Callable[[Checked], ImageSet]
@@ -119,22 +129,32 @@ def _listed(folder: Path) -> ImageSet:
     return ImageSet(folder, tuple(c.name for c in classes), tuple(paths), tuple(labels))
 
 
-def check_images(images: ImageSet, *, preprocess: Preprocess, progress: Progress | None = None) -> Checked:
-    """Decodes and hashes every file; the damaged ones are named in ``damaged`` and left out of ``images``."""
+def check_images(
+    images: ImageSet, *, preprocess: Preprocess, kept_bytes: int = 0, progress: Progress | None = None
+) -> Checked:
+    """Decodes and hashes every file; the damaged ones are named in ``damaged`` and left out of ``images``.
 
-    def check(path: Path) -> tuple[str, str]:
+    The pixels of the first images are kept, as many as take ``kept_bytes``.
+    """
+    most_kept = kept_bytes // (3 * preprocess.crop**2)
+    kept: dict[Path, NDArray[np.uint8]] = {}
+
+    def check(numbered: tuple[int, Path]) -> tuple[str, str]:
         """(SHA-256 of the file, what is wrong with it or '')."""
+        number, path = numbered
         try:
             data = read_image_file(path)
-            decode_rgb(data, short_side=preprocess.resize)
+            decoded = decode_rgb(data, short_side=preprocess.resize)
         except DamagedImageError as problem:
             return "", str(problem).replace("the image", str(path), 1)
+        if number < most_kept:
+            kept[path] = preprocess.pixels(decoded)
         return hashlib.sha256(data).hexdigest(), ""
 
     hashes: list[bytes] = []
     damaged: list[str] = []
     good: list[int] = []
-    for i, (sha256, problem) in enumerate(in_threads(check, images.paths)):
+    for i, (sha256, problem) in enumerate(in_threads(check, enumerate(images.paths))):
         if problem:
             damaged.append(problem)
         else:
@@ -142,7 +162,8 @@ def check_images(images: ImageSet, *, preprocess: Preprocess, progress: Progress
             hashes.append(f"{sha256} {images.class_names[images.labels[i]]}\n".encode())
         if progress:
             progress(i + 1, len(images))
-    return Checked(images.take(good), hashlib.sha256(b"".join(sorted(hashes))).hexdigest(), tuple(damaged))
+    sha256 = hashlib.sha256(b"".join(sorted(hashes))).hexdigest()
+    return Checked(images.take(good), sha256, tuple(damaged), preprocess, kept)
 
 
 def refuse_damaged(checked: Checked) -> ImageSet:
@@ -165,10 +186,7 @@ def without_damaged(checked: Checked) -> ImageSet:
 def load_pixels(images: ImageSet, preprocess: Preprocess) -> Iterator[NDArray[np.uint8]]:
     """uint8 ``(crop, crop, 3)`` for every image in order, decoded ahead by two threads in bounded memory."""
 
-    def load(path: Path) -> NDArray[np.uint8]:
-        return preprocess.pixels(decode_rgb(path, short_side=preprocess.resize))
-
-    return in_threads(load, images.paths)
+    return in_threads(lambda path: _pixels(path, preprocess), images.paths)
 
 
 def stratified_sample(images: ImageSet, count: int, *, seed: int) -> ImageSet:
@@ -198,6 +216,10 @@ def in_threads(
         while pending:
             yield pending.pop(0).result()
             pending += [pool.submit(function, item) for item in islice(source, 1)]
+
+
+def _pixels(path: Path, preprocess: Preprocess) -> NDArray[np.uint8]:
+    return preprocess.pixels(decode_rgb(path, short_side=preprocess.resize))
 
 
 def _split(images: ImageSet, seed: int) -> Dataset:

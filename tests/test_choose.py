@@ -39,7 +39,7 @@ def images_in(folder: Path, count: int) -> Checked:
         Image.fromarray(pixels).save(folder / "class" / f"{i}.png")
     paths = tuple(sorted(folder.glob("class/*.png")))
     found = ImageSet(folder, ("class", "other"), paths, (0,) * count)
-    return check_images(found, preprocess=GRAPH.preprocess)
+    return check_images(found, preprocess=GRAPH.preprocess, kept_bytes=calibration.KEPT_BYTES)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_calibrate_takes_one_of_each_kind_by_its_score(table: CalibrationTable) 
     scores = {trial.what: trial.sqnr_db for trial in table.choice.trials}
     taken = [trial.what for trial in table.choice.trials if trial.taken]
     assert len(taken) == 4
-    assert taken[0].startswith("rescale ")  # the channels were made uneven
+    assert taken[0] == "rescale"  # the channels were made uneven
     assert scores[taken[0]] > scores["no rescale"] + 5
     assert bool(table.rounding) == (taken[1] == "rounded together")
     assert bool(table.means) == (taken[2] == "bias correction")
@@ -87,30 +87,31 @@ def test_calibrate_by_trial_gives_the_same_table_in_any_order(images: Checked, t
 
 
 def test_calibrate_looks_at_some_images_again_and_keeps_few(images: Checked, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, most in (("_WINDOW_IMAGES", 24), ("_COUNTED_IMAGES", 33), ("_MOST_HELD_OUT", 6), ("_KEPT_IMAGES", 20)):
+    for name, most in (("_WINDOW_IMAGES", 24), ("_COUNTED_IMAGES", 17), ("_MOST_HELD_OUT", 6)):
         monkeypatch.setattr(calibration, name, most)
     told: list[tuple[int, int]] = []
     table = calibrate(GRAPH, images, progress=lambda done, total: told.append((done, total)))
     assert table.choice is not None
     assert (table.image_count, table.choice.images) == (50, 6)
-    assert table.tensors["images"].histogram.counts.sum() == 33 * 3 * CROP**2
-    assert told[-1] == (50 + 24 + 33 + 11 * 6,) * 2
-    backwards = replace(images, images=images.images.take(list(range(50))[::-1]))
-    monkeypatch.setattr(calibration, "_KEPT_IMAGES", 0)
-    assert calibrate(GRAPH, backwards) == table
+    assert table.tensors["images"].histogram.counts.sum() == 17 * 3 * CROP**2
+    assert told[-1] == (50 + 17 + 9 * 6,) * 2
+    backwards = images.images.take(list(range(50))[::-1])
+    for kept in ({}, dict(list(images.kept.items())[20:])):
+        assert calibrate(GRAPH, replace(images, images=backwards, kept=kept)) == table
 
 
 def test_calibrate_tries_on_the_images_that_it_saw(images: Checked, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even where the files become others meanwhile."""
-    expected, windows = calibrate(GRAPH, images), calibration.window_moments
+    """Even where the files become others meanwhile, and no pixels were kept."""
+    images = replace(images, kept={})
+    expected, trials = calibrate(GRAPH, images), calibration.Trials
     contents = {path: path.read_bytes() for path in images.images.paths}
 
     def all_become_the_first(*given: Any) -> object:
         for path in contents:
             path.write_bytes(next(iter(contents.values())))
-        return windows(*given)
+        return trials(*given)
 
-    monkeypatch.setattr(calibration, "window_moments", all_become_the_first)
+    monkeypatch.setattr(calibration, "Trials", all_become_the_first)
     try:
         assert calibrate(GRAPH, images) == expected
     finally:
@@ -136,7 +137,7 @@ def test_calibrate_refuses_images_of_one_colour_before_any_trial(tmp_path: Path)
     for path in found.images.paths:
         Image.new("RGB", (CROP, CROP)).save(path)
     with pytest.raises(CalibrationError, match="only 0 of 50 .* show more than one colour"):
-        calibrate(GRAPH, found)
+        calibrate(GRAPH, replace(found, kept={}))
 
 
 def test_calibrate_tells_its_progress_to_the_end(images: Checked) -> None:

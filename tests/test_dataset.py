@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -144,6 +146,20 @@ def test_load_pixels_keeps_the_order(tmp_path: Path) -> None:
     images = open_images(paint_classes(tmp_path, cat=40, dog=2))
     shades = [int(pixels[0, 0, 0]) for pixels in load_pixels(images, PREPROCESS)]
     assert shades == [*range(40), 10, 11]
+
+
+def test_checked_images_are_decoded_once_where_their_pixels_fit(tmp_path: Path) -> None:
+    whole = open_images(paint_classes(tmp_path, cat=4, dog=3))
+    expected = list(load_pixels(whole, PREPROCESS))
+    size = expected[0].nbytes
+    some, none = (check_images(whole, preprocess=PREPROCESS, kept_bytes=count) for count in (5 * size, size - 1))
+    assert (set(some.kept), none.kept) == (set(whole.paths[:5]), {})
+    for path in whole.paths[:5]:
+        path.unlink()
+    backwards = some.images.take([6, 5, 4, 3, 2, 1, 0])
+    assert np.array_equal(list(some.pixels(backwards, PREPROCESS)), expected[::-1])
+    with pytest.raises(DamagedImageError, match="is missing"):  # what was kept is not for this
+        list(some.pixels(backwards, replace(PREPROCESS, crop=PREPROCESS.crop // 2)))
 
 
 def test_in_threads_reads_only_a_little_ahead() -> None:

@@ -21,7 +21,7 @@ from googlenet_edge.calibration.rescale import (
     rescaled_extremes,
 )
 from googlenet_edge.calibration.session import open_session
-from googlenet_edge.calibration.windows import window_moments
+from googlenet_edge.calibration.windows import Moments, Windows, window_moments
 from googlenet_edge.graph import InferenceGraph
 from googlenet_edge.statistics import sqnr_db
 
@@ -37,6 +37,11 @@ def logits(model: onnx.ModelProto, images: NDArray[np.float32]) -> NDArray[np.fl
 
 def extremes_of(graph: InferenceGraph, images: NDArray[np.float32]) -> Mapping[str, ChannelExtremes]:
     return look(graph, one_by_one(images)()).extremes
+
+
+def moments_of(graph: InferenceGraph, images: NDArray[np.float32]) -> Mapping[Windows, Moments]:
+    found, _ = window_moments(graph, one_by_one(images)())
+    return found
 
 
 def uneven(graph: InferenceGraph, *, factor: float) -> InferenceGraph:
@@ -114,7 +119,7 @@ def test_bias_correction_takes_back_the_shift_of_rounded_weights() -> None:
     graph = graph.with_weights({name: value.astype(np.float32) for name, value in weights.items()})
     seen = extremes_of(graph, images)
     ranges = {name: found.ranges for name, found in seen.items()}
-    means = window_means(graph, window_moments(graph, one_by_one(images)()))
+    means = window_means(graph, moments_of(graph, images))
     assert means.keys() == {"stem_conv", "left_conv", "right_conv", "logits"}
     expected = logits(graph.model, images)
 

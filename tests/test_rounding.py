@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from test_choose import images_in
-from test_rescale import extremes_of, logits
-from tiny_graph import SHAPES, TINY, one_by_one, table_of, tiny_graph, tiny_images
+from test_rescale import extremes_of, logits, moments_of
+from tiny_graph import SHAPES, TINY, table_of, tiny_graph, tiny_images
 
 from googlenet_edge.calibration.calibrate import calibrate
 from googlenet_edge.calibration.compensate import compensated, window_means
@@ -30,7 +30,7 @@ from googlenet_edge.calibration.session import open_session
 from googlenet_edge.calibration.table import CalibrationTable, Rounding, encode_floats, encode_steps
 from googlenet_edge.calibration.triangle import triangle_of
 from googlenet_edge.calibration.weights import WeightRange, layer_weights
-from googlenet_edge.calibration.windows import Windows, window_moments, windows_of
+from googlenet_edge.calibration.windows import Windows, windows_of
 from googlenet_edge.statistics import sqnr_db
 
 GRAPH, IMAGES = tiny_graph(), tiny_images(32)
@@ -134,7 +134,7 @@ def test_windows_of_a_large_image_are_some_of_all() -> None:
 
 
 def test_windows_have_the_mean_and_the_covariance_that_images_show() -> None:
-    found = window_moments(GRAPH, one_by_one(IMAGES)())
+    found = moments_of(GRAPH, IMAGES)
     assert {windows.tensor for windows in found} == {"images", "pool", "flatten"}
     model = onnx.ModelProto()
     model.CopyFrom(GRAPH.model)
@@ -160,7 +160,7 @@ def test_windows_of_more_values_than_fit_are_none(channels: int, known: bool) ->
 
 @pytest.mark.parametrize("weight_range", WeightRange)
 def test_rounding_makes_the_lowered_model_lose_less_on_other_images(weight_range: WeightRange) -> None:
-    moments, limits, others = window_moments(GRAPH, one_by_one(IMAGES)()), ranges(), tiny_images(32, seed=9)
+    moments, limits, others = moments_of(GRAPH, IMAGES), ranges(), tiny_images(32, seed=9)
     steps, means = rounding_steps(GRAPH, limits, moments, weight_range), window_means(GRAPH, moments)
     ready = compensated(GRAPH, limits, steps=steps, means=means, weight_range=weight_range)
     nearest = compensated(GRAPH, limits, steps={}, means=means, weight_range=weight_range)
@@ -175,7 +175,7 @@ def test_rounding_makes_the_lowered_model_lose_less_on_other_images(weight_range
 
 def test_the_lowered_model_has_the_codes_that_were_chosen() -> None:
     limits = ranges()
-    steps = rounding_steps(GRAPH, limits, window_moments(GRAPH, one_by_one(IMAGES)()), WeightRange.FULL)
+    steps = rounding_steps(GRAPH, limits, moments_of(GRAPH, IMAGES), WeightRange.FULL)
     model = quantized(compensated(GRAPH, limits, steps=steps, means={}), limits)
     written = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
     moved = 0
@@ -199,11 +199,11 @@ def test_steps_past_the_last_code_end_there() -> None:
 
 
 def test_windows_of_a_rescaled_graph_are_known() -> None:
-    moments = window_moments(GRAPH, one_by_one(IMAGES)())
+    moments = moments_of(GRAPH, IMAGES)
     factors = rescale_factors(GRAPH, extremes_of(GRAPH, IMAGES), strength=1.0)
     known, measured = (
         rescaled_moments(GRAPH, moments, factors),
-        window_moments(rescaled(GRAPH, factors), one_by_one(IMAGES)()),
+        moments_of(rescaled(GRAPH, factors), IMAGES),
     )
     of_channels = {
         "images": np.ones(3, np.float32),
@@ -220,7 +220,7 @@ def test_windows_of_a_rescaled_graph_are_known() -> None:
 
 def test_rounding_leaves_the_first_layer_alone_where_colours_have_their_own_deviations() -> None:
     colours = replace(GRAPH, preprocess=replace(GRAPH.preprocess, std=(127.5, 120.0, 127.5)))
-    moments = window_moments(GRAPH, one_by_one(IMAGES)())
+    moments = moments_of(GRAPH, IMAGES)
     assert rounding_steps(colours, ranges(), moments, WeightRange.FULL).keys() == {"left_conv", "right_conv", "logits"}
 
 
@@ -230,7 +230,7 @@ def test_a_layer_whose_values_hardly_vary_is_rounded_all_the_same() -> None:
         {name: np.zeros_like(weights[name]) for name in ("left_weight", "right_weight")}
         | {name: np.full_like(weights[name], 0.3) for name in ("left_bias", "right_bias")}
     )
-    moments, limits = window_moments(still, one_by_one(IMAGES)()), ranges()
+    moments, limits = moments_of(still, IMAGES), ranges()
     steps = rounding_steps(still, limits, moments, WeightRange.FULL)
     assert not steps["logits"].any()
     expected = still.model
@@ -257,7 +257,7 @@ def test_a_graph_with_other_convolutions_is_calibrated_by_trial(layer: str, tmp_
 @pytest.fixture(scope="module")
 def table() -> CalibrationTable:
     """By min/max, with weights rounded together and corrected biases."""
-    found, moments = table_of(GRAPH, count=32), window_moments(GRAPH, one_by_one(IMAGES)())
+    found, moments = table_of(GRAPH, count=32), moments_of(GRAPH, IMAGES)
     full, reduced = (rounding_steps(GRAPH, found.ranges, moments, each) for each in WeightRange)
     assert all(each.any() for each in full.values())  # or nothing is shown
     return replace(
