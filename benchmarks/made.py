@@ -69,7 +69,7 @@ def write_made_bundle(
     lowered = lower(graph, device=Device.CPU, precision=precision, table=table)
     if precision is Precision.INT8:
         lowered = fastest(lowered, lambda candidate: opened(candidate, threads=1))
-    pixels = np.stack(list(load_pixels(images.take(list(range(_GOLDEN_IMAGES))), graph.preprocess)))
+    pixels = np.stack(list(load_pixels(images.take(range(_GOLDEN_IMAGES)), graph.preprocess)))
     with open_lowered(graph, lowered, backend=backend_for(Device.CPU)) as predictor:
         golden = Golden(pixels, predictor.run(pixels))
     manifest = Manifest(

@@ -7,7 +7,8 @@ tensors.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import statistics
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from googlenet_edge.engines.circumstances import read_circumstances
 from googlenet_edge.files import check_writable
 from googlenet_edge.processor import read_processor
 from googlenet_edge.statistics import median_interval
-from googlenet_edge.workspace import CHECKPOINT_FILE, TABLE_FILE, split_seed
+from googlenet_edge.workspace import CHECKPOINT_FILE, split_seed
 
 CHOICES = {Path(peer.script).stem: peer for peer in PEERS if peer.looks is Looks.MORE}
 
@@ -55,42 +56,44 @@ def main() -> None:
         prepare(task, source, limit=1)
         ours, theirs = in_turns(task, peer, given.env, given.rounds)
     details = Details(peer.name, given.images, source.graph.preprocess.crop, ours, theirs)
-    conclude(Result(figures_of(peer, ours, theirs), circumstances, details), given.out)
+    conclude(Result(figures_of(peer.name, ours, theirs), circumstances, details), given.out)
 
 
 def in_turns(task: Task, peer: Peer, environments: Path, rounds: int) -> tuple[list[Cost], list[Cost]]:
-    """What ours and the peer's needed, round after round. The first of the peer's is not counted: it may install it."""
+    """What ours and the peer's needed, round after round, in an order that changes. A first round is not counted."""
     saturates = read_processor().saturates_u8s8
-    ours, theirs = list[Cost](), list[Cost]()
+
+    def ours(_: Path) -> Cost:
+        return in_fresh_process(calibrate_and_lower, task)
+
+    def theirs(out: Path) -> Cost:
+        return quantize_with(peer, given=task.given, out=out, environments=environments, saturates=saturates).cost
+
+    costs: dict[Callable[[Path], Cost], list[Cost]] = {ours: [], theirs: []}
     with bar("quantizing in turns") as progress:
         for number in range(rounds + 1):
-            out = task.work / "peers" / str(number)
-            made = quantize_with(peer, given=task.given, out=out, environments=environments, saturates=saturates)
-            (task.run / TABLE_FILE).unlink(missing_ok=True)
-            cost = in_fresh_process(calibrate_and_lower, task)
-            if number:
-                theirs.append(made.cost)
-                ours.append(cost)
+            for quantize in (ours, theirs) if number % 2 else (theirs, ours):
+                costs[quantize].append(quantize(task.work / "peers" / str(number)))
             progress(number + 1, rounds + 1)
-    return ours, theirs
+    return costs[ours][1:], costs[theirs][1:]
 
 
-def figures_of(peer: Peer, ours: Sequence[Cost], theirs: Sequence[Cost]) -> tuple[Figure, ...]:
+def figures_of(peer: str, ours: Sequence[Cost], theirs: Sequence[Cost]) -> tuple[Figure, ...]:
     """Medians of both, and of the ratios of each round."""
-    seconds = [mine.seconds / other.seconds for mine, other in zip(ours, theirs, strict=True)]
+    ratios = [mine.seconds / other.seconds for mine, other in zip(ours, theirs, strict=True)]
     return (
         _median("ours", [cost.seconds for cost in ours], "s"),
-        _median(peer.name, [cost.seconds for cost in theirs], "s"),
-        _median("ours / it", seconds, "", most=1.0),
+        _median(peer, [cost.seconds for cost in theirs], "s"),
+        _median(f"ours / {peer}", ratios, "", most=1.0),
         Figure("ours: most memory", max(cost.peak_memory_mb or 0.0 for cost in ours), "MB"),
-        Figure(f"{peer.name}: most memory", max(cost.most_memory_mb or 0.0 for cost in theirs), "MB"),
+        Figure(f"{peer}: most memory", max(cost.most_memory_mb or 0.0 for cost in theirs), "MB"),
     )
 
 
 def _median(what: str, values: Sequence[float], unit: str, *, most: float | None = None) -> Figure:
     interval = median_interval(values)
-    middle = sorted(values)[len(values) // 2]
-    return Figure(what, middle, unit, most, detail=f"95 % interval {interval.low:.3g}…{interval.high:.3g}")
+    detail = f"95 % interval {interval.low:.3g}…{interval.high:.3g}"
+    return Figure(what, statistics.median(values), unit, most, detail=detail)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from googlenet_edge import __version__
 from googlenet_edge.calibration.choose import TRIALS, Preparation, Trials
 from googlenet_edge.calibration.collect import CheckedImages, Runs, Statistics, collect, counted
-from googlenet_edge.calibration.extremes import looks, require_ranges, together
+from googlenet_edge.calibration.extremes import ChannelExtremes, joined, observations, require_ranges
+from googlenet_edge.calibration.network import Image
 from googlenet_edge.calibration.ranges import RangeMethod
 from googlenet_edge.calibration.rescale import rescaled_extremes
 from googlenet_edge.calibration.table import (
@@ -28,18 +29,18 @@ from googlenet_edge.calibration.table import (
     read_table,
 )
 from googlenet_edge.calibration.weights import WeightRange
-from googlenet_edge.calibration.windows import window_moments
+from googlenet_edge.calibration.windows import Moments, Windows, window_moments
 from googlenet_edge.dataset import Checked, ImageSet, Progress
 from googlenet_edge.errors import CalibrationError
 from googlenet_edge.graph import InferenceGraph
 
 FEWEST_TO_CHOOSE = 40
-KEPT_BYTES = 100 * 2**20
-"""What pixels of checked images may take until they are calibrated on: 700 of 224×224 are decoded once."""
+KEPT_BYTES = 100_000_000
+"""What pixels of checked images may take while they are calibrated on: 664 of 224×224 are decoded once."""
 HELD_OUT_SHARE = 5
 _MOST_HELD_OUT = 32
-_WINDOW_IMAGES = 48
-_COUNTED_IMAGES = 32
+_CLOSE_IMAGES = 48
+_COUNTED_IMAGES = 32  # of those
 _log = logging.getLogger(__name__)
 
 
@@ -49,8 +50,9 @@ def calibrate(
     """Runs the images through the graph, and chooses how to quantize it.
 
     By default a fifth of the images, at most `_MOST_HELD_OUT`, is held out and decides (see `choose`). Extremes are
-    those of all images; how values lie between them is counted on `_COUNTED_IMAGES` of those that were not held out,
-    which is enough. Below `FEWEST_TO_CHOOSE` images ranges are min/max.
+    those of all images; how values move together is seen on `_CLOSE_IMAGES` of those that were not held out, and how
+    they lie between the extremes is counted on `_COUNTED_IMAGES` of these, which is enough. Below `FEWEST_TO_CHOOSE`
+    images ranges are min/max.
 
     Args:
         method: take this range method, and neither rescale nor correct anything.
@@ -69,28 +71,54 @@ def calibrate(
     return replace(table, wished=method)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _FirstPass:
+    """What all images showed.
+
+    Attributes:
+        moments: of the windows of the close images.
+        measured: the extremes of the images that were not held out.
+        every: those of all.
+        exact: the logits of the held-out images, float32 ``(images, classes)``.
+    """
+
+    moments: dict[Windows, Moments]
+    measured: dict[str, ChannelExtremes]
+    every: dict[str, ChannelExtremes]
+    exact: NDArray[np.float32]
+
+
+def _first_pass(graph: InferenceGraph, inputs: Iterator[Image], *, close: int, measured: int) -> _FirstPass:
+    """Looks at images: the ``close`` ones come first, then the others that are ``measured``, then the held-out ones."""
+    moments, of_close = window_moments(graph, islice(inputs, close))
+    seen = observations(graph, inputs)
+    of_measured = joined(chain([of_close], (each.extremes for each in islice(seen, measured - close))))
+    held_out = list(seen)
+    every = joined([of_measured, *(each.extremes for each in held_out)])
+    return _FirstPass(moments, of_measured, every, np.concatenate([each.logits for each in held_out]))
+
+
 def _by_trial(graph: InferenceGraph, images: Checked, progress: Progress | None) -> CalibrationTable:
-    measured, held_out = _parted(images.images)
-    close, others = _split(measured, _WINDOW_IMAGES)
-    first, last = (list(images.pixels(some, graph.preprocess)) for some in (close, held_out))
-    every = CheckedImages(lambda: _inputs(graph, chain(first, images.pixels(others, graph.preprocess), last)), graph)
-    counting = first[:_COUNTED_IMAGES]
+    """Two passes, and the trials between them."""
+    preprocess, (measured, held_out) = graph.preprocess, _parted(images.images)
+    close = measured.take(range(min(_CLOSE_IMAGES, len(measured))))
+    others = images.pixels(measured.take(range(len(close), len(measured))), preprocess)
+    close_pixels, held_out_pixels = (list(images.pixels(some, preprocess)) for some in (close, held_out))
+    counting = close_pixels[:_COUNTED_IMAGES]
     runs = Runs(progress, len(images.images) + len(counting) + TRIALS * len(held_out))
-    inputs = runs.each(every.first_pass())
-    moments, seen_close = window_moments(graph, islice(inputs, len(close)))
-    seen_each = looks(graph, inputs)
-    seen, seen_held_out = seen_close | together(islice(seen_each, len(others))), together(seen_each)
-    every.require_content()
-    whole = (seen | seen_held_out).extremes
-    require_ranges({name: channels.whole for name, channels in whole.items()})
-    trials = Trials([each[None] for each in last], np.concatenate(seen_held_out.logits), runs.done)
-    found = trials.preparation(graph, seen.extremes, moments)
-    rounding, found = _rounding(found), replace(found, moments={})
-    del moments  # which are the most of what is held in memory
-    after = rescaled_extremes(graph, whole, found.factors) if found.factors else whole
-    extremes = {name: channels.whole for name, channels in after.items()}
-    histograms = counted(found.graph, runs.each(_inputs(graph, counting)), extremes)
-    statistics = Statistics(every.total, histograms)
+    checked = CheckedImages(lambda: _inputs(graph, chain(close_pixels, others, held_out_pixels)), graph)
+    seen = _first_pass(graph, runs.each(checked.first_pass()), close=len(close), measured=len(measured))
+    checked.require_content()
+    require_ranges({name: channels.whole for name, channels in seen.every.items()})
+    trials = Trials([each[None] for each in held_out_pixels], seen.exact, runs.done)
+    found = trials.preparation(graph, seen.measured, seen.moments)
+    rounding, every = _rounding(found), seen.every
+    del seen  # the moments are the most of what is held in memory
+    found = replace(found, moments={})
+    extremes = rescaled_extremes(graph, every, found.factors) if found.factors else every
+    whole = {name: channels.whole for name, channels in extremes.items()}
+    histograms = counted(found.graph, runs.each(_inputs(graph, counting)), whole)
+    statistics = Statistics(checked.total, histograms)
     table = make_table(graph, statistics, images_sha256=images.sha256, method=RangeMethod.HEADROOM)
     return replace(
         trials.method(found, table),
@@ -129,15 +157,9 @@ def _parted(images: ImageSet) -> tuple[ImageSet, ImageSet]:
             str(images.paths[index].relative_to(images.root)).encode(errors="surrogateescape")
         ).digest()
 
-    in_order = images.take(sorted(range(len(images)), key=rank))
-    held_out, measured = _split(in_order, min(_MOST_HELD_OUT, len(images) // HELD_OUT_SHARE))
-    return measured, held_out
-
-
-def _split(images: ImageSet, count: int) -> tuple[ImageSet, ImageSet]:
-    """The first images, and the others."""
-    numbers = list(range(len(images)))
-    return images.take(numbers[:count]), images.take(numbers[count:])
+    order = sorted(range(len(images)), key=rank)
+    count = min(_MOST_HELD_OUT, len(order) // HELD_OUT_SHARE)
+    return images.take(order[count:]), images.take(order[:count])
 
 
 def _rounding(preparation: Preparation) -> dict[str, Rounding]:

@@ -2,8 +2,8 @@
 
 First whether channels are rescaled, then whether weights are rounded together, whether biases are corrected, and the
 range method; each stands on what was taken before it, and must win clearly over doing without. Rescaling is tried with
-weights rounded together, since it is they that pay for it. All are judged with 8-bit weights and exact sums, so that
-the choice is the same on every machine.
+weights that are rounded together and biases that are corrected, since it is they that pay for it. All are judged with
+8-bit weights and exact sums, so that the choice is the same on every machine.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import numpy as np
 import onnx
@@ -37,10 +36,7 @@ from googlenet_edge.calibration.windows import Moments, Windows
 from googlenet_edge.graph import INPUT, OUTPUT, InferenceGraph
 from googlenet_edge.statistics import mean_sqnr_db
 
-STRENGTH = 0.75
-"""How far channels are rescaled. At 1, channels that images seldom reach are clipped; on a model for CIFAR-10, one for
-flowers and one for signs, 0.75 was best or within 1.2 dB of it in each of nine draws of their images.
-"""
+STRENGTH = 0.75  # of rescaling; at 1, channels that images seldom reach are clipped
 TRIALS = 2 + 1 + 1 + len(RangeMethod)
 """How many runs of each held-out image there are: what was tried already is not run again."""
 CLEARLY_DB = 0.1
@@ -102,16 +98,12 @@ class Trials:
             moments: of all windows of the graph.
         """
         plain = Preparation(graph, extremes, moments)
-        known = self._best({"no rescale": partial(_with_means, plain), "rescale": partial(_rescaled, plain)})
+        known = self._better({"no rescale": _rounded(plain), "rescale": _rounded(_rescaled(plain))})
         found = known.preparation
-        nearest = replace(found, steps={}) if found.steps else found
-        together = found if found.steps else replace(found, steps=found.rounded(WeightRange.FULL))
-        known = self._best({"nearest codes": lambda: nearest, "rounded together": lambda: together}, known)
+        known = self._better({"nearest codes": replace(found, steps={}), "rounded together": found}, known)
         found = known.preparation
-        plain_biases = replace(found, means={})
-        return self._best(
-            {"no bias correction": lambda: plain_biases, "bias correction": lambda: found}, known
-        ).preparation
+        known = self._better({"no bias correction": replace(found, means={}), "bias correction": found}, known)
+        return known.preparation
 
     def method(self, preparation: Preparation, table: CalibrationTable) -> CalibrationTable:
         """The table by the best range method. Its ranges may be of all images, the held-out ones among them.
@@ -123,17 +115,13 @@ class Trials:
         scores = {name: self._score(preparation, each.ranges) for name, each in tables.items()}
         return tables[self._taken(scores, clearly=2 * _HEADROOM_DB)]
 
-    def _best(self, ways: Mapping[str, Callable[[], Preparation]], known: _Tried | None = None) -> _Tried:
-        """Made and tried one after another: each holds a graph, so only the first and the best are kept."""
-        first, found = next(iter(ways)), dict[str, _Tried]()
-        scores = dict[str, float]()
-        for name, make in ways.items():
-            made = make()
-            score = known.score if known and made is known.preparation else self._score(made, made.ranges)
-            found[name], scores[name] = _Tried(made, score), score
-            best = max(scores, key=lambda each: scores[each])
-            found = {each: found[each] for each in dict.fromkeys((first, best))}
-        return found[self._taken(scores)]
+    def _better(self, ways: Mapping[str, Preparation], known: _Tried | None = None) -> _Tried:
+        """The one taken of two ways. Either may be what is ``known``, which is not run again."""
+        tried = {
+            name: known if known and way is known.preparation else _Tried(way, self._score(way, way.ranges))
+            for name, way in ways.items()
+        }
+        return tried[self._taken({name: each.score for name, each in tried.items()})]
 
     def _taken(self, scores: dict[str, float], *, clearly: float = CLEARLY_DB) -> str:
         """The highest score, or the first where nothing is ``clearly`` above it."""
@@ -161,16 +149,16 @@ class Trials:
 
 
 def _rescaled(plain: Preparation) -> Preparation:
-    """With channels rescaled, weights rounded together and biases corrected."""
     factors = rescale_factors(plain.graph, plain.extremes, strength=STRENGTH)
-    found = Preparation(
+    return Preparation(
         rescaled(plain.graph, factors),
         rescaled_extremes(plain.graph, plain.extremes, factors),
         rescaled_moments(plain.graph, plain.moments, factors),
         factors,
     )
-    return _with_means(replace(found, steps=found.rounded(WeightRange.FULL)))
 
 
-def _with_means(preparation: Preparation) -> Preparation:
-    return replace(preparation, means=window_means(preparation.graph, preparation.moments))
+def _rounded(preparation: Preparation) -> Preparation:
+    """With weights rounded together and biases corrected."""
+    means = window_means(preparation.graph, preparation.moments)
+    return replace(preparation, steps=preparation.rounded(WeightRange.FULL), means=means)

@@ -1,4 +1,4 @@
-"""Runs the FP32 graph on calibration images, one a run and twice over: for the extremes, then to count between them.
+"""Runs the FP32 graph on calibration images, one a run: for the extremes, then again to count between them.
 
 Memory does not grow with the number of images. With one image a run, activations do not depend on what else is in a
 batch, so the statistics are the same whatever the order of the images.
@@ -17,7 +17,7 @@ from queue import Empty, SimpleQueue
 import numpy as np
 from numpy.typing import NDArray
 
-from googlenet_edge.calibration.extremes import look, require_finite, require_ranges
+from googlenet_edge.calibration.extremes import joined, observations, require_finite, require_ranges
 from googlenet_edge.calibration.histogram import Extremes, Histogram, HistogramCounter, Scratch, extremes
 from googlenet_edge.calibration.network import Network
 from googlenet_edge.calibration.session import side_by_side
@@ -54,7 +54,7 @@ def collect(graph: InferenceGraph, images: Images, *, count: int, progress: Prog
             images in the second pass, or a tensor that is not finite or has one value only.
     """
     checked, runs = CheckedImages(images, graph), Runs(progress, 2 * count)
-    found = look(graph, runs.each(checked.first_pass())).extremes
+    found = joined(each.extremes for each in observations(graph, runs.each(checked.first_pass())))
     checked.require_content()
     seen = {name: channels.whole for name, channels in found.items()}
     require_ranges(seen)
@@ -82,7 +82,7 @@ class Runs:
 
 
 class CheckedImages:
-    """The images of both passes: each one checked, and the second time recognized."""
+    """Images that are checked as they come, and, where there is a second pass, recognized in it."""
 
     def __init__(self, images: Images, graph: InferenceGraph) -> None:
         """``images`` is called for each pass."""

@@ -1,12 +1,10 @@
-"""The first look at calibration images: the extremes of every channel, found while the graph runs, and the logits."""
+"""What calibration images show while the graph runs: the extremes of every channel, and the logits."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from functools import reduce
-from operator import or_
 
 import numpy as np
 import onnx
@@ -23,7 +21,6 @@ from googlenet_edge.graph import INPUT, OUTPUT, InferenceGraph
 
 _SMALLEST_RANGE = 1e-30  # far above where float32 scales lose their digits
 _PLANES = "channels.by.values"
-_LOW, _HIGH = "ReduceMin", "ReduceMax"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,73 +56,73 @@ class ChannelExtremes:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Look:
-    """What images showed: the extremes of each measured tensor, and the logits of each, float32 ``(1, classes)``."""
+class Observation:
+    """What one image showed.
+
+    Attributes:
+        extremes: of each measured tensor.
+        logits: float32 ``(1, classes)``.
+        values: float32 ``(1, channels, …)`` of the tensors that were asked for.
+    """
 
     extremes: Mapping[str, ChannelExtremes]
-    logits: tuple[NDArray[np.float32], ...]
-
-    def __or__(self, other: Look) -> Look:
-        """What both showed, of one graph; one of them may have seen nothing."""
-        known = self.extremes
-        joined = {name: known[name] | found if name in known else found for name, found in other.extremes.items()}
-        return Look({**known, **joined}, self.logits + other.logits)
+    logits: NDArray[np.float32]
+    values: Mapping[str, NDArray[np.float32]]
 
 
-class Looking:
-    """A graph that is run for what images show, and for the values of ``tensors``, if any.
+class Observer:
+    """Runs a graph for the extremes of its measured tensors, its logits, and the values of some tensors.
 
-    What follows a convolution and a ReLU is taken to reach down to zero: that is its grid's, and takes half the time.
-    The runtime loses a NaN among the values that it reduces; one that reaches the logits is refused here.
+    Of planes that a ReLU made, the smallest value is taken for zero, which their grid reaches down to anyway: to look
+    for it would take as long as to look for the largest.
     """
 
     def __init__(self, graph: InferenceGraph, tensors: Sequence[str] = ()) -> None:
         """Opens the graph."""
         self._graph = graph
         self._tensors = [name for name in tensors if name != INPUT]
-        self._names = [name for name in measured_tensors(graph.model.graph) if name != INPUT]
-        self._from_zero = _planes_from_zero(graph.model.graph)
-        lows = [_reduced(name, _LOW) for name in self._names if name not in self._from_zero]
-        self._wanted = [OUTPUT, *self._tensors, *lows, *(_reduced(name, _HIGH) for name in self._names)]
-        model = _with_reductions(graph.model, self._names, self._from_zero)
+        self._measured = [name for name in measured_tensors(graph.model.graph) if name != INPUT]
+        self._from_zero = _relu_planes(graph.model.graph)
+        lows = [_low(name) for name in self._measured if name not in self._from_zero]
+        self._wanted = [OUTPUT, *self._tensors, *lows, *map(_high, self._measured)]
+        model = _with_extremes(graph.model, self._measured, self._from_zero)
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self._tensors)
         self._session = open_session(model, threads=1)
 
-    def at(self, image: Image) -> tuple[Look, dict[str, NDArray[np.float32]]]:
-        """What one image shows, and the values of the tensors. From any number of threads at once.
+    def observe(self, image: Image) -> Observation:
+        """What one image shows, float32 ``(1, 3, crop, crop)`` after preprocessing. From any number of threads at once.
+
+        The runtime loses a NaN among the values that it reduces. One that reaches the logits, or the values that were
+        asked for, is refused here.
 
         Raises:
-            CalibrationError: logits that are not finite.
+            CalibrationError: an activation is not finite.
         """
         found = dict(zip(self._wanted, self._session.run(self._wanted, {INPUT: image}), strict=True))
         if not np.isfinite(found[OUTPUT]).all():
             raise _not_finite(self._graph, image)
-        extremes = {INPUT: ChannelExtremes(image.min(axis=(0, 2, 3)), image.max(axis=(0, 2, 3)))}
-        for name in self._names:
-            high = found[_reduced(name, _HIGH)].reshape(-1)
-            low = np.zeros_like(high) if name in self._from_zero else found[_reduced(name, _LOW)].reshape(-1)
-            extremes[name] = ChannelExtremes(low, high)
-        return Look(extremes, (found[OUTPUT],)), {INPUT: image} | {name: found[name] for name in self._tensors}
+        values = {INPUT: image} | {name: found[name] for name in self._tensors}
+        require_finite({name: extremes(each) for name, each in values.items()})
+        seen = {INPUT: ChannelExtremes(image.min(axis=(0, 2, 3)), image.max(axis=(0, 2, 3)))}
+        for name in self._measured:
+            high = found[_high(name)].reshape(-1)
+            low = np.zeros_like(high) if name in self._from_zero else found[_low(name)].reshape(-1)
+            seen[name] = ChannelExtremes(low, high)
+        return Observation(seen, found[OUTPUT], values)
 
 
-def looks(graph: InferenceGraph, images: Iterable[Image]) -> Iterator[Look]:
-    """What each image shows, float32 ``(1, 3, crop, crop)`` after preprocessing.
-
-    Raises:
-        CalibrationError: logits that are not finite.
-    """
-    looking = Looking(graph)
-    return side_by_side(lambda image: looking.at(image)[0], images)
+def observations(graph: InferenceGraph, images: Iterable[Image]) -> Iterator[Observation]:
+    """What each image shows; see `Observer`."""
+    return side_by_side(Observer(graph).observe, images)
 
 
-def look(graph: InferenceGraph, images: Iterable[Image]) -> Look:
-    """What images show together; see `looks`."""
-    return together(looks(graph, images))
-
-
-def together(each: Iterable[Look]) -> Look:
-    """What all of them showed, of one graph."""
-    return reduce(or_, each, Look({}, ()))
+def joined(each: Iterable[Mapping[str, ChannelExtremes]]) -> dict[str, ChannelExtremes]:
+    """The extremes of the tensors of one graph over all that is given."""
+    found = dict[str, ChannelExtremes]()
+    for seen in each:
+        for name, channels in seen.items():
+            found[name] = found[name] | channels if name in found else channels
+    return found
 
 
 def require_finite(seen: Mapping[str, Extremes]) -> None:
@@ -139,7 +136,11 @@ def require_finite(seen: Mapping[str, Extremes]) -> None:
 
 
 def require_ranges(seen: Mapping[str, Extremes]) -> None:
-    """Refuses tensors that cannot be given a grid. Raises `CalibrationError`."""
+    """Refuses tensors that cannot be given a grid, of one value everywhere: zero where a ReLU made it.
+
+    Raises:
+        CalibrationError: such a tensor, or one that is not finite.
+    """
     require_finite(seen)
     for name, found in seen.items():
         if found.maximum - found.minimum < _SMALLEST_RANGE:
@@ -149,8 +150,11 @@ def require_ranges(seen: Mapping[str, Extremes]) -> None:
             )
 
 
-def _planes_from_zero(graph: onnx.GraphProto) -> set[str]:
-    """The tensors ``(1, channels, height, width)`` that come out of a ReLU, or that a Concat makes of such."""
+def _relu_planes(graph: onnx.GraphProto) -> set[str]:
+    """The outputs ``(1, channels, height, width)`` of ReLUs after convolutions, and the Concats of nothing but such.
+
+    A ReLU after anything else may make another shape, which no global pool takes.
+    """
     convolved, found = set[str](), set[str]()
     for node in graph.node:
         if node.op_type == "Conv":
@@ -162,32 +166,34 @@ def _planes_from_zero(graph: onnx.GraphProto) -> set[str]:
     return found
 
 
-def _with_reductions(
-    model: onnx.ModelProto, names: Sequence[str], planes_from_zero: AbstractSet[str]
-) -> onnx.ModelProto:
+def _with_extremes(model: onnx.ModelProto, names: Sequence[str], relu_planes: AbstractSet[str]) -> onnx.ModelProto:
     """The model with the extremes of the channels of tensors ``(1, channels, …)`` as outputs, ``(1, channels, …)``.
 
-    Its activations then stay in the runtime, which takes less memory and less time than to hand them out. A global
-    pool leaves them in the order that its convolutions like best.
+    Its activations then stay in the runtime, which takes less memory and less time than to hand them out; and a global
+    pool takes them in the order in memory that its convolutions like best.
     """
     found = onnx.ModelProto()
     found.CopyFrom(model)
     found.graph.initializer.append(numpy_helper.from_array(np.array([0, 0, -1], np.int64), _PLANES))
     for name in names:
-        planes, low, high = f"{name}.{_PLANES}", _reduced(name, _LOW), _reduced(name, _HIGH)
-        if name in planes_from_zero:
-            found.graph.node.append(helper.make_node("GlobalMaxPool", [name], [high]))
+        planes, outputs = f"{name}.{_PLANES}", [_high(name)]
+        if name in relu_planes:
+            found.graph.node.append(helper.make_node("GlobalMaxPool", [name], outputs))
         else:
+            outputs.append(_low(name))
             found.graph.node.append(helper.make_node("Reshape", [name, _PLANES], [planes]))
-            for operator, output in ((_LOW, low), (_HIGH, high)):
+            for operator, output in zip(("ReduceMax", "ReduceMin"), outputs, strict=True):
                 found.graph.node.append(helper.make_node(operator, [planes], [output], axes=[2], keepdims=0))
-            found.graph.output.append(onnx.ValueInfoProto(name=low))
-        found.graph.output.append(onnx.ValueInfoProto(name=high))
+        found.graph.output.extend(onnx.ValueInfoProto(name=output) for output in outputs)
     return found
 
 
-def _reduced(name: str, operator: str) -> str:
-    return f"{name}.{operator}"
+def _low(name: str) -> str:
+    return f"{name}.lowest"
+
+
+def _high(name: str) -> str:
+    return f"{name}.highest"
 
 
 def _not_finite(graph: InferenceGraph, image: Image) -> CalibrationError:

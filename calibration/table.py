@@ -33,8 +33,8 @@ _QUICK = 4  # of zlib's levels: a tenth more bytes than by its own choice, in a 
 class TensorCalibration:
     """One tensor: its extremes, its histogram, and where it is clipped.
 
-    ``counts`` is the histogram's int64 ``(2048,)``, little-endian, deflated, in base64. ``low`` and ``high`` are for
-    the asymmetric u8 grid, ``amax`` is for the symmetric s8 grid.
+    ``minimum`` is zero for what a ReLU made. ``counts`` is the histogram's int64 ``(2048,)``, little-endian, deflated,
+    in base64. ``low`` and ``high`` are for the asymmetric u8 grid, ``amax`` is for the symmetric s8 grid.
     """
 
     minimum: float

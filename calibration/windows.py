@@ -12,7 +12,7 @@ import onnx
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from googlenet_edge.calibration.extremes import Look, Looking, together
+from googlenet_edge.calibration.extremes import ChannelExtremes, Observer, joined
 from googlenet_edge.calibration.network import Image
 from googlenet_edge.calibration.placement import WITH_WEIGHTS
 from googlenet_edge.calibration.session import side_by_side
@@ -80,39 +80,40 @@ def windows_of(node: onnx.NodeProto, weights: Mapping[str, NDArray[np.float32]])
     return Windows(node.input[0], (kernel[0], kernel[1]), tuple(strides), tuple(pads))
 
 
-def window_moments(graph: InferenceGraph, images: Iterable[Image]) -> tuple[dict[Windows, Moments], Look]:
-    """The moments of all windows that weights of the graph are applied to, and what `look` sees in the same runs.
+def window_moments(
+    graph: InferenceGraph, images: Iterable[Image]
+) -> tuple[dict[Windows, Moments], dict[str, ChannelExtremes]]:
+    """The moments of all windows that weights of the graph are applied to, and the extremes of the same images.
 
-    They are from `_PER_IMAGE` places of each image. The same images in the same order give the same bytes.
+    Moments are from `_PER_IMAGE` places of each image. The same images in the same order give the same bytes.
 
     Args:
         images: float32 ``(1, 3, crop, crop)`` after preprocessing.
 
     Raises:
-        CalibrationError: logits that are not finite.
+        CalibrationError: an activation is not finite.
     """
     weights = graph.weights
     read = (windows_of(node, weights) for node in graph.model.graph.node)
     wanted = list(dict.fromkeys(windows for windows in read if windows))
-    looking = Looking(graph, sorted({windows.tensor for windows in wanted}))
+    observer = Observer(graph, sorted({windows.tensor for windows in wanted}))
 
-    def seen(numbered: tuple[int, Image]) -> tuple[Look, list[NDArray[np.float32]]]:
+    def seen(numbered: tuple[int, Image]) -> tuple[Mapping[str, ChannelExtremes], list[NDArray[np.float32]]]:
         number, image = numbered
-        found, values = looking.at(image)
-        random = np.random.default_rng(number)
-        return found, [windows.of(values[windows.tensor], random) for windows in wanted]
+        found, random = observer.observe(image), np.random.default_rng(number)
+        return found.extremes, [windows.of(found.values[windows.tensor], random) for windows in wanted]
 
-    looks, sums, numbered = list[Look](), dict[Windows, _Sums](), zip(count(), images)
+    extremes, sums, numbered = dict[str, ChannelExtremes](), dict[Windows, _Sums](), zip(count(), images)
     while some := list(islice(numbered, _AT_ONCE)):
         # to the end: products and runs would hinder each other
-        looks_here, of_images = zip(*side_by_side(seen, some), strict=True)
-        looks += looks_here
-        for windows, parts in zip(wanted, zip(*of_images, strict=True), strict=True):
+        of_extremes, of_windows = zip(*side_by_side(seen, some), strict=True)
+        extremes = joined([extremes, *of_extremes])
+        for windows, parts in zip(wanted, zip(*of_windows, strict=True), strict=True):
             values = np.concatenate(parts, axis=1)
             if windows not in sums:
                 sums[windows] = _Sums(values)
             sums[windows].add(values)
-    return {windows: sums.pop(windows).moments() for windows in wanted}, together(looks)
+    return {windows: sums.pop(windows).moments() for windows in wanted}, extremes
 
 
 class _Sums:

@@ -168,7 +168,7 @@ def _of_table(graph: InferenceGraph, table: CalibrationTable | None, val: ImageS
     """What the calibration chose, and whether its images are unlike those of the validation."""
     if table is None:
         return ()
-    some = load_pixels(val.take(list(range(0, len(val), -(-len(val) // _DOMAIN_IMAGES)))), graph.preprocess)
+    some = load_pixels(val.take(range(0, len(val), -(-len(val) // _DOMAIN_IMAGES))), graph.preprocess)
     doubt = unlike(times_as_far(graph, table, (graph.preprocess.normalize(pixels[None]) for pixels in some)))
     return tuple(str(each) for each in (table.choice, doubt) if each)
 

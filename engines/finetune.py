@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from googlenet_edge.calibration.calibrate import calibrate, table_at
+from googlenet_edge.calibration.calibrate import KEPT_BYTES, calibrate, table_at
 from googlenet_edge.calibration.finetune import finetuned
 from googlenet_edge.calibration.lower import prepared
 from googlenet_edge.calibration.table import CalibrationTable
@@ -136,7 +136,7 @@ class _Judge:
         self._request, self._calibration, self._val, self._bars = request, request.calibration, data.val, bars
         train = open_dataset(self._calibration.data, seed=self._calibration.seed).train
         sample = stratified_sample(train, self._calibration.images, seed=self._calibration.seed)
-        self._images = check_images(sample, preprocess=data.preprocess)
+        self._images = check_images(sample, preprocess=data.preprocess, kept_bytes=KEPT_BYTES)
 
     def table_beside(self, checkpoint: Path, graph: InferenceGraph) -> CalibrationTable | None:
         path = checkpoint.with_name(TABLE_FILE)

@@ -227,7 +227,7 @@ def _refusal(backend: Backend, lowered: Lowered, options: EngineOptions) -> Engi
 
 def first_pixels(images: ImageSet, preprocess: Preprocess, count: int) -> NDArray[np.uint8]:
     """uint8 ``(count, crop, crop, 3)``, or fewer where there are fewer images. Raises `DamagedImageError`."""
-    return np.stack(list(load_pixels(images.take(list(range(min(count, len(images))))), preprocess)))
+    return np.stack(list(load_pixels(images.take(range(min(count, len(images)))), preprocess)))
 
 
 def _too_lossy(precision: Precision, max_drop_points: float, tried: Sequence[Judged]) -> str:

@@ -17,7 +17,7 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from googlenet_edge.calibration.calibrate import calibrate
+from googlenet_edge.calibration.calibrate import KEPT_BYTES, calibrate
 from googlenet_edge.calibration.ranges import RangeMethod
 from googlenet_edge.calibration.table import CalibrationTable
 from googlenet_edge.channels import BLOCKS
@@ -169,5 +169,5 @@ def _fastest_ms(rounds: _RoundsMs) -> float:
 def _rough_table(checkpoint: Checkpoint, images: ImageSet) -> CalibrationTable:
     """Ranges from a few images. The tensors of a slimmed graph have the same names, and time depends on no range."""
     some = stratified_sample(images, _CALIBRATION_IMAGES, seed=0)
-    checked = check_images(some, preprocess=checkpoint.info.preprocess)
+    checked = check_images(some, preprocess=checkpoint.info.preprocess, kept_bytes=KEPT_BYTES)
     return calibrate(export(checkpoint), checked, method=RangeMethod.MINMAX)

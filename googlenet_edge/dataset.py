@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -40,7 +40,7 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def take(self, indices: list[int]) -> ImageSet:
+    def take(self, indices: Sequence[int]) -> ImageSet:
         """The images at ``indices``, in that order."""
         return replace(self, paths=tuple(self.paths[i] for i in indices), labels=tuple(self.labels[i] for i in indices))
 
@@ -72,8 +72,7 @@ class Checked:
 
     def pixels(self, some: ImageSet, preprocess: Preprocess) -> Iterator[NDArray[np.uint8]]:
         """uint8 ``(crop, crop, 3)`` for some of the images in their order; only what was not kept is decoded again."""
-        kept = self.kept if preprocess == self.preprocess else {}
-        return in_threads(lambda path: kept[path] if path in kept else _pixels(path, preprocess), some.paths)
+        return load_pixels(some, preprocess, kept=self.kept if preprocess == self.preprocess else None)
 
 
 WhenDamaged = Callable[[Checked], ImageSet]
@@ -134,7 +133,7 @@ def check_images(
 ) -> Checked:
     """Decodes and hashes every file; the damaged ones are named in ``damaged`` and left out of ``images``.
 
-    The pixels of the first images are kept, as many as take ``kept_bytes``.
+    The pixels of the first images are kept, as many as take ``kept_bytes`` where none is damaged.
     """
     most_kept = kept_bytes // (3 * preprocess.crop**2)
     kept: dict[Path, NDArray[np.uint8]] = {}
@@ -183,10 +182,20 @@ def without_damaged(checked: Checked) -> ImageSet:
     return checked.images
 
 
-def load_pixels(images: ImageSet, preprocess: Preprocess) -> Iterator[NDArray[np.uint8]]:
-    """uint8 ``(crop, crop, 3)`` for every image in order, decoded ahead by two threads in bounded memory."""
+def load_pixels(
+    images: ImageSet, preprocess: Preprocess, *, kept: Mapping[Path, NDArray[np.uint8]] | None = None
+) -> Iterator[NDArray[np.uint8]]:
+    """uint8 ``(crop, crop, 3)`` for every image in order, decoded ahead by two threads in bounded memory.
 
-    return in_threads(lambda path: _pixels(path, preprocess), images.paths)
+    Those that are ``kept`` are not decoded again.
+    """
+
+    def load(path: Path) -> NDArray[np.uint8]:
+        if kept and path in kept:
+            return kept[path]
+        return preprocess.pixels(decode_rgb(path, short_side=preprocess.resize))
+
+    return in_threads(load, images.paths)
 
 
 def stratified_sample(images: ImageSet, count: int, *, seed: int) -> ImageSet:
@@ -216,10 +225,6 @@ def in_threads(
         while pending:
             yield pending.pop(0).result()
             pending += [pool.submit(function, item) for item in islice(source, 1)]
-
-
-def _pixels(path: Path, preprocess: Preprocess) -> NDArray[np.uint8]:
-    return preprocess.pixels(decode_rgb(path, short_side=preprocess.resize))
 
 
 def _split(images: ImageSet, seed: int) -> Dataset:

@@ -9,16 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from test_rescale import logits, uneven
-from tiny_graph import CROP, tiny_graph, tiny_images
+from test_rescale import extremes_of, logits, uneven
+from tiny_graph import CROP, TINY, tiny_graph, tiny_images
 
 from googlenet_edge.calibration import calibrate as calibration
 from googlenet_edge.calibration.calibrate import calibrate, table_at
 from googlenet_edge.calibration.lower import lower_int8_cpu
 from googlenet_edge.calibration.ranges import RangeMethod
+from googlenet_edge.calibration.rescale import rescaled_extremes
 from googlenet_edge.calibration.table import (
     CalibrationTable,
     Rounding,
+    decode_floats,
     encode_floats,
     encode_steps,
     read_table,
@@ -86,8 +88,8 @@ def test_calibrate_by_trial_gives_the_same_table_in_any_order(images: Checked, t
     assert calibrate(GRAPH, replace(images, images=backwards)) == table
 
 
-def test_calibrate_looks_at_some_images_again_and_keeps_few(images: Checked, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, most in (("_WINDOW_IMAGES", 24), ("_COUNTED_IMAGES", 17), ("_MOST_HELD_OUT", 6)):
+def test_calibrate_looks_closer_at_some_images(images: Checked, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, most in (("_CLOSE_IMAGES", 20), ("_COUNTED_IMAGES", 17), ("_MOST_HELD_OUT", 6)):
         monkeypatch.setattr(calibration, name, most)
     told: list[tuple[int, int]] = []
     table = calibrate(GRAPH, images, progress=lambda done, total: told.append((done, total)))
@@ -95,9 +97,46 @@ def test_calibrate_looks_at_some_images_again_and_keeps_few(images: Checked, mon
     assert (table.image_count, table.choice.images) == (50, 6)
     assert table.tensors["images"].histogram.counts.sum() == 17 * 3 * CROP**2
     assert told[-1] == (50 + 17 + 9 * 6,) * 2
-    backwards = images.images.take(list(range(50))[::-1])
+    backwards = images.images.take(range(50)[::-1])
     for kept in ({}, dict(list(images.kept.items())[20:])):
         assert calibrate(GRAPH, replace(images, images=backwards, kept=kept)) == table
+
+
+@pytest.mark.parametrize("place", ["close", "other", "held out"])
+def test_calibrate_takes_the_extremes_of_all_images(
+    images: Checked, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, most in (("_CLOSE_IMAGES", 20), ("_MOST_HELD_OUT", 6)):
+        monkeypatch.setattr(calibration, name, most)
+    measured, held_out = calibration._parted(images.images)
+    brightest = {"close": measured.paths[19], "other": measured.paths[20], "held out": held_out.paths[0]}[place]
+    kept = {path: pixels // 4 + 96 for path, pixels in images.kept.items()}
+    kept[brightest] = (255 * (images.kept[brightest] > 127)).astype(np.uint8)
+    table = calibrate(GRAPH, replace(images, kept=kept))
+    seen = [GRAPH.preprocess.normalize(kept[path][None]) for path in images.images.paths]
+    factors = {name: decode_floats(text) for name, text in table.rescale.items()}
+    expected = rescaled_extremes(GRAPH, extremes_of(GRAPH, np.concatenate(seen)), factors)
+    assert expected.keys() == table.tensors.keys()
+    for name, channels in expected.items():
+        assert table.tensors[name].maximum == pytest.approx(channels.whole.maximum, rel=1e-5), name
+
+
+def test_calibrate_by_trial_refuses_a_nan_that_the_runtime_loses(
+    images: Checked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In what weights are multiplied with, on an image that is looked at closely and not counted."""
+    monkeypatch.setattr(calibration, "_COUNTED_IMAGES", 10)
+    few = "few = MaxPool <kernel_shape = [3, 3], strides = [3, 3]> (stem_conv)"
+    text = (
+        TINY.replace("stem_conv = Conv", "root = Sqrt (images) stem_conv = Conv")
+        .replace("(images, stem_weight", "(root, stem_weight")
+        .replace("stem = Relu (stem_conv)", f"{few} stem = Relu (few)")
+    )
+    measured, _ = calibration._parted(images.images)
+    kept = {path: np.maximum(pixels, 128) for path, pixels in images.kept.items()}
+    kept[measured.paths[30]][5, 5] = 0
+    with pytest.raises(CalibrationError, match="the activations of root go from nan to nan"):
+        calibrate(tiny_graph(text), replace(images, kept=kept))
 
 
 def test_calibrate_tries_on_the_images_that_it_saw(images: Checked, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +171,10 @@ def test_calibrate_on_few_images_takes_the_extremes(tmp_path: Path) -> None:
     assert (table.method, table.choice, table.image_count) == (RangeMethod.MINMAX, None, 12)
 
 
-def test_calibrate_refuses_images_of_one_colour_before_any_trial(tmp_path: Path) -> None:
+def test_calibrate_refuses_images_of_one_colour_before_any_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(calibration, "Trials")
     found = images_in(tmp_path, 50)
     for path in found.images.paths:
         Image.new("RGB", (CROP, CROP)).save(path)

@@ -7,10 +7,10 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper, parser
-from tiny_graph import TINY, one_by_one, tiny_graph, tiny_images
+from tiny_graph import SHAPES, TINY, one_by_one, tiny_graph, tiny_images
 
 from googlenet_edge.calibration.collect import Statistics, collect
-from googlenet_edge.calibration.extremes import look
+from googlenet_edge.calibration.extremes import joined, observations
 from googlenet_edge.calibration.network import Network
 from googlenet_edge.calibration.placement import grids, measured_tensors
 from googlenet_edge.errors import CalibrationError
@@ -124,15 +124,31 @@ def test_collect_refuses_a_nan_that_does_not_reach_the_logits() -> None:
         collect_from(images, tiny_graph(text))
 
 
-def test_look_sees_the_extremes_of_every_channel_and_the_logits_of_every_image() -> None:
-    graph, images = tiny_graph(), tiny_images(9)
-    found = look(graph, one_by_one(images)())
-    session = onnxruntime.InferenceSession(_with_output(graph.model, "left"), providers=["CPUExecutionProvider"])
-    logits, left = session.run(["logits", "left"], {"images": images})
-    assert np.concatenate(found.logits) == pytest.approx(logits, rel=1e-4, abs=1e-5)
-    assert found.extremes["left"].high == pytest.approx(left.max(axis=(0, 2, 3)), rel=1e-4)
-    assert found.extremes["left"].low == pytest.approx(left.min(axis=(0, 2, 3)), rel=1e-4)
-    assert found.extremes["images"].high == pytest.approx(images.max(axis=(0, 2, 3)))
+BELOW_ZERO = TINY.replace("right = Relu (right_conv)", "right = LeakyRelu (right_conv)")
+AFTER_CLASSIFIER = TINY.replace("(flatten, fc_weight, fc_bias)", "(more, last_weight, last_bias)").replace(
+    "  logits =", "  less = Gemm <transB = 1> (flatten, fc_weight, fc_bias)\n  more = Relu (less)\n  logits ="
+)
+
+
+@pytest.mark.parametrize("text", [TINY, BELOW_ZERO, AFTER_CLASSIFIER], ids=["plain", "below zero", "rank 2"])
+def test_observations_are_the_extremes_of_every_channel_and_the_logits(text: str) -> None:
+    graph, images = (
+        tiny_graph(text, shapes=SHAPES | ({"last": (3, 3)} if text == AFTER_CLASSIFIER else {})),
+        tiny_images(9),
+    )
+    seen = list(observations(graph, one_by_one(images)()))
+    session = onnxruntime.InferenceSession(graph.model.SerializeToString(), providers=["CPUExecutionProvider"])
+    assert np.concatenate([each.logits for each in seen]) == pytest.approx(
+        session.run(["logits"], {"images": images})[0], rel=1e-4, abs=1e-5
+    )
+    by_image = [dict(Network(graph).activations(image)) for image in one_by_one(images)()]
+    found = joined(each.extremes for each in seen)
+    assert found.keys() == by_image[0].keys()
+    assert (found["block"].low < 0).any() == (text == BELOW_ZERO)
+    for name, channels in found.items():
+        values = np.concatenate([each[name].reshape(1, len(channels.high), -1) for each in by_image], axis=2)[0]
+        assert channels.high == pytest.approx(values.max(axis=1), rel=1e-4, abs=1e-6), name
+        assert channels.low == pytest.approx(values.min(axis=1), rel=1e-4, abs=1e-6), name
 
 
 def test_network_for_the_input_alone_runs_nothing() -> None:

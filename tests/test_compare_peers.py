@@ -21,7 +21,8 @@ sys.path.insert(0, str(FOLDER))  # as the scripts find each other
 import compare_peers
 import peer_quantizers
 import peer_table
-from peer_engines import Runner, Timing
+import quantizing
+from peer_engines import Contender, Runner, Timing
 from peer_ours import Task, prepare, read_source
 from peer_quantizers import Cost, Looks, Made, Peer
 from peer_table import Judged, Origin, Row
@@ -266,3 +267,24 @@ def test_differ_ignores_other_roundings() -> None:
     one, near, far = (row("a", Origin.PEER, sqnr_db=db) for db in (30.0, 30.2, 33.0))
     assert not compare_peers.differ(one, near)
     assert compare_peers.differ(one, far)
+
+
+def test_quantizing_takes_turns_and_compares_each_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {"ours": iter([99.0, 2.0, 3.0]), "theirs": iter([99.0, 4.0, 4.0])}
+    turns: list[str] = []
+
+    def cost(whose: str) -> Cost:
+        turns.append(whose)
+        return Cost(next(seconds[whose]), 100.0 * len(turns), {})
+
+    theirs = Contender("peer", tmp_path, Runner.OPENVINO)
+    monkeypatch.setattr(quantizing, "in_fresh_process", lambda *_: cost("ours"))
+    monkeypatch.setattr(quantizing, "quantize_with", lambda *_, **__: Made(theirs, cost("theirs")))
+    task = Task(tmp_path, tmp_path, seed=0, calibration_images=40, max_drop_points=1.0)
+    found = quantizing.in_turns(task, quantizing.CHOICES["openvino_nncf"], tmp_path, 2)
+    assert turns == ["theirs", "ours", "ours", "theirs", "theirs", "ours"]
+    assert [[each.seconds for each in costs] for costs in found] == [[2.0, 3.0], [4.0, 4.0]]
+    made = {figure.what: figure for figure in quantizing.figures_of("peer", *(costs * 3 for costs in found))}
+    ratio = made["ours / peer"]
+    assert (made["ours"].value, made["peer"].value, ratio.value, ratio.reached) == (2.5, 4.0, 0.625, "yes")
+    assert made["ours: most memory"].value == 600

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tiny_graph import one_by_one, tiny_graph, tiny_images, whole_googlenet
 
 from googlenet_edge.calibration.compensate import compensated, window_means
-from googlenet_edge.calibration.extremes import ChannelExtremes, look
+from googlenet_edge.calibration.extremes import ChannelExtremes, joined, observations
 from googlenet_edge.calibration.lower import quantized
 from googlenet_edge.calibration.placement import grids
 from googlenet_edge.calibration.rescale import (
@@ -36,7 +36,7 @@ def logits(model: onnx.ModelProto, images: NDArray[np.float32]) -> NDArray[np.fl
 
 
 def extremes_of(graph: InferenceGraph, images: NDArray[np.float32]) -> Mapping[str, ChannelExtremes]:
-    return look(graph, one_by_one(images)()).extremes
+    return joined(each.extremes for each in observations(graph, one_by_one(images)()))
 
 
 def moments_of(graph: InferenceGraph, images: NDArray[np.float32]) -> Mapping[Windows, Moments]:

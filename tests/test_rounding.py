@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from test_choose import images_in
 from test_rescale import extremes_of, logits, moments_of
-from tiny_graph import SHAPES, TINY, table_of, tiny_graph, tiny_images
+from tiny_graph import SHAPES, TINY, one_by_one, table_of, tiny_graph, tiny_images
 
 from googlenet_edge.calibration.calibrate import calibrate
 from googlenet_edge.calibration.compensate import compensated, window_means
@@ -30,7 +30,7 @@ from googlenet_edge.calibration.session import open_session
 from googlenet_edge.calibration.table import CalibrationTable, Rounding, encode_floats, encode_steps
 from googlenet_edge.calibration.triangle import triangle_of
 from googlenet_edge.calibration.weights import WeightRange, layer_weights
-from googlenet_edge.calibration.windows import Windows, windows_of
+from googlenet_edge.calibration.windows import Windows, window_moments, windows_of
 from googlenet_edge.statistics import sqnr_db
 
 GRAPH, IMAGES = tiny_graph(), tiny_images(32)
@@ -145,6 +145,16 @@ def test_windows_have_the_mean_and_the_covariance_that_images_show() -> None:
     expected = triangle_of(np.cov(values.T, bias=True))
     assert np.array_equal(moments.triangle.order, expected.order)
     assert moments.triangle.lower == pytest.approx(expected.lower, abs=1e-4)
+
+
+def test_window_moments_come_with_the_extremes_of_the_same_images() -> None:
+    images = tiny_images(19)  # more than are looked at together
+    _, found = window_moments(GRAPH, one_by_one(images)())
+    expected = extremes_of(GRAPH, images)
+    assert found.keys() == expected.keys()
+    for name, channels in found.items():
+        assert channels.high == pytest.approx(expected[name].high, rel=1e-5), name
+        assert channels.low == pytest.approx(expected[name].low, rel=1e-5), name
 
 
 @pytest.mark.parametrize("written", ["group = 2", "dilations = [2, 2]", 'auto_pad = "SAME_UPPER"'])
