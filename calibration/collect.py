@@ -53,12 +53,12 @@ def collect(graph: InferenceGraph, images: Images, *, count: int, progress: Prog
         CalibrationError: fewer than `MIN_IMAGES` different images with content, an image of another shape, other
             images in the second pass, or a tensor that is not finite or has one value only.
     """
-    checked, runs = CheckedImages(images, graph), Runs(progress, 2 * count)
-    found = joined(each.extremes for each in observations(graph, runs.each(checked.first_pass())))
+    checked, runs = CheckedImages(graph), Runs(progress, 2 * count)
+    found = joined(each.extremes for each in observations(graph, runs.each(checked.first_pass(images()))))
     checked.require_content()
     seen = {name: channels.whole for name, channels in found.items()}
     require_ranges(seen)
-    return Statistics(checked.total, counted(graph, runs.each(checked.second_pass()), seen))
+    return Statistics(checked.total, counted(graph, runs.each(checked.second_pass(images())), seen))
 
 
 class Runs:
@@ -84,9 +84,8 @@ class Runs:
 class CheckedImages:
     """Images that are checked as they come, and, where there is a second pass, recognized in it."""
 
-    def __init__(self, images: Images, graph: InferenceGraph) -> None:
-        """``images`` is called for each pass."""
-        self._images = images
+    def __init__(self, graph: InferenceGraph) -> None:
+        """Images for ``graph``."""
         self._shape = (1, 3, graph.preprocess.crop, graph.preprocess.crop)
         self._times_seen: Counter[bytes] = Counter()
         self._with_content: set[bytes] = set()
@@ -96,18 +95,18 @@ class CheckedImages:
         """How many images there were."""
         return sum(self._times_seen.values())
 
-    def first_pass(self) -> Iterator[NDArray[np.float32]]:
+    def first_pass(self, images: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
         """The images, which are remembered by their hash."""
-        for digest, image in self._hashed():
+        for digest, image in self._hashed(images):
             self._times_seen[digest] += 1
             if (image.max(axis=(2, 3)) > image.min(axis=(2, 3))).any():
                 self._with_content.add(digest)
             yield image
 
-    def second_pass(self) -> Iterator[NDArray[np.float32]]:
+    def second_pass(self, images: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
         """The same images in any order, since a value outside the extremes has no bin. Raises `CalibrationError`."""
         awaited = self._times_seen.copy()
-        for digest, image in self._hashed():
+        for digest, image in self._hashed(images):
             awaited[digest] -= 1
             if awaited[digest] < 0:
                 raise _images_changed()
@@ -115,8 +114,8 @@ class CheckedImages:
         if any(awaited.values()):
             raise _images_changed()
 
-    def _hashed(self) -> Iterator[tuple[bytes, NDArray[np.float32]]]:
-        for image in self._images():
+    def _hashed(self, images: Iterable[NDArray[np.float32]]) -> Iterator[tuple[bytes, NDArray[np.float32]]]:
+        for image in images:
             if image.shape != self._shape or image.dtype != np.float32:
                 raise CalibrationError(
                     f"a calibration image is {image.dtype} {image.shape} where float32 {self._shape} is expected;"
