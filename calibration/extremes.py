@@ -80,13 +80,14 @@ class Observer:
     def __init__(self, graph: InferenceGraph, tensors: Sequence[str] = ()) -> None:
         """Opens the graph."""
         self._graph = graph
-        self._tensors = [name for name in tensors if name != INPUT]
+        self._tensors = tensors
         self._measured = [name for name in measured_tensors(graph.model.graph) if name != INPUT]
         self._from_zero = _relu_planes(graph.model.graph)
         lows = [_low(name) for name in self._measured if name not in self._from_zero]
-        self._wanted = [OUTPUT, *self._tensors, *lows, *map(_high, self._measured)]
+        inner = [name for name in tensors if name != INPUT]
+        self._wanted = [OUTPUT, *inner, *lows, *map(_high, self._measured)]
         model = _with_extremes(graph.model, self._measured, self._from_zero)
-        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self._tensors)
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner)
         self._session = open_session(model, threads=1)
 
     def observe(self, image: Image) -> Observation:
@@ -101,7 +102,7 @@ class Observer:
         found = dict(zip(self._wanted, self._session.run(self._wanted, {INPUT: image}), strict=True))
         if not np.isfinite(found[OUTPUT]).all():
             raise _not_finite(self._graph, image)
-        values = {INPUT: image} | {name: found[name] for name in self._tensors}
+        values = {name: image if name == INPUT else found[name] for name in self._tensors}
         require_finite({name: extremes(each) for name, each in values.items()})
         seen = {INPUT: ChannelExtremes(image.min(axis=(0, 2, 3)), image.max(axis=(0, 2, 3)))}
         for name in self._measured:

@@ -132,10 +132,8 @@ AFTER_CLASSIFIER = TINY.replace("(flatten, fc_weight, fc_bias)", "(more, last_we
 
 @pytest.mark.parametrize("text", [TINY, BELOW_ZERO, AFTER_CLASSIFIER], ids=["plain", "below zero", "rank 2"])
 def test_observations_are_the_extremes_of_every_channel_and_the_logits(text: str) -> None:
-    graph, images = (
-        tiny_graph(text, shapes=SHAPES | ({"last": (3, 3)} if text == AFTER_CLASSIFIER else {})),
-        tiny_images(9),
-    )
+    shapes = SHAPES | ({"last": (3, 3)} if text == AFTER_CLASSIFIER else {})
+    graph, images = tiny_graph(text, shapes=shapes), tiny_images(9)
     seen = list(observations(graph, one_by_one(images)()))
     session = onnxruntime.InferenceSession(graph.model.SerializeToString(), providers=["CPUExecutionProvider"])
     assert np.concatenate([each.logits for each in seen]) == pytest.approx(
