@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from googlenet_edge import __version__
 from googlenet_edge.calibration.choose import TRIALS, Preparation, Trials
-from googlenet_edge.calibration.collect import CheckedImages, Runs, Statistics, collect, counted
-from googlenet_edge.calibration.extremes import ChannelExtremes, joined, observations, require_ranges
+from googlenet_edge.calibration.collect import CheckedImages, Runs, Statistics, collect, counted, with_peaks
+from googlenet_edge.calibration.extremes import ChannelExtremes, joined, observations, require_ranges, stacked
 from googlenet_edge.calibration.network import Image
 from googlenet_edge.calibration.ranges import RangeMethod
 from googlenet_edge.calibration.rescale import rescaled_extremes
@@ -41,6 +41,7 @@ HELD_OUT_SHARE = 5
 _MOST_HELD_OUT = 32
 _CLOSE_IMAGES = 48
 _COUNTED_IMAGES = 32  # of those
+_MOST_PEAKS = 512  # images
 _log = logging.getLogger(__name__)
 
 
@@ -51,8 +52,8 @@ def calibrate(
 
     By default a fifth of the images, at most `_MOST_HELD_OUT`, is held out and decides (see `choose`). Extremes are
     those of all images; how values move together is seen on `_CLOSE_IMAGES` of those that were not held out, and how
-    they lie between the extremes is counted on `_COUNTED_IMAGES` of these, which is enough. Below `FEWEST_TO_CHOOSE`
-    images ranges are min/max.
+    they lie between the extremes is counted on `_COUNTED_IMAGES` of these, which is enough where the largest are known:
+    they are the peaks of `_MOST_PEAKS` others. Below `FEWEST_TO_CHOOSE` images ranges are min/max.
 
     Args:
         method: take this range method, and neither rescale nor correct anything.
@@ -79,23 +80,31 @@ class _FirstPass:
         moments: of the windows of the close images.
         measured: the extremes of the images that were not held out.
         every: those of all.
+        peaks: those of each of at most `_MOST_PEAKS` images that are not close, ``(images, channels)``.
         exact: the logits of the held-out images, float32 ``(images, classes)``.
     """
 
     moments: dict[Windows, Moments]
     measured: dict[str, ChannelExtremes]
     every: dict[str, ChannelExtremes]
+    peaks: dict[str, ChannelExtremes]
     exact: NDArray[np.float32]
 
 
 def _first_pass(graph: InferenceGraph, inputs: Iterator[Image], *, close: int, measured: int) -> _FirstPass:
     """Looks at images: the ``close`` ones come first, then the others that are ``measured``, then the held-out ones."""
     moments, of_close = window_moments(graph, islice(inputs, close))
-    seen = observations(graph, inputs)
-    of_measured = joined(chain([of_close], (each.extremes for each in islice(seen, measured - close))))
-    held_out = list(seen)
-    every = joined([of_measured, *(each.extremes for each in held_out)])
-    return _FirstPass(moments, of_measured, every, np.concatenate([each.logits for each in held_out]))
+    of_measured = every = of_close
+    peaks, exact = list[Mapping[str, ChannelExtremes]](), list[NDArray[np.float32]]()
+    for number, seen in enumerate(observations(graph, inputs), start=close):
+        every = joined([every, seen.extremes])
+        if number < measured:
+            of_measured = every
+        else:
+            exact.append(seen.logits)
+        if len(peaks) < _MOST_PEAKS:
+            peaks.append(seen.extremes)
+    return _FirstPass(moments, of_measured, every, stacked(peaks), np.concatenate(exact))
 
 
 def _by_trial(graph: InferenceGraph, images: Checked, progress: Progress | None) -> CalibrationTable:
@@ -112,13 +121,14 @@ def _by_trial(graph: InferenceGraph, images: Checked, progress: Progress | None)
     require_ranges({name: channels.whole for name, channels in seen.every.items()})
     trials = Trials([each[None] for each in held_out_pixels], seen.exact, runs.done)
     found = trials.preparation(graph, seen.measured, seen.moments)
-    rounding, every = _rounding(found), seen.every
+    rounding, every, peaks = _rounding(found), seen.every, seen.peaks
     del seen  # the moments are the most of what is held in memory
     found = replace(found, moments={})
-    extremes = rescaled_extremes(graph, every, found.factors) if found.factors else every
-    whole = {name: channels.whole for name, channels in extremes.items()}
+    if found.factors:
+        every, peaks = (rescaled_extremes(graph, each, found.factors) for each in (every, peaks))
+    whole = {name: channels.whole for name, channels in every.items()}
     histograms = counted(found.graph, runs.each(_inputs(graph, counting)), whole)
-    statistics = Statistics(checked.total, histograms)
+    statistics = Statistics(checked.total, with_peaks(histograms, peaks))
     table = make_table(graph, statistics, images_sha256=images.sha256, method=RangeMethod.HEADROOM)
     return replace(
         trials.method(found, table),

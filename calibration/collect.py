@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
 from queue import Empty, SimpleQueue
@@ -17,7 +17,7 @@ from queue import Empty, SimpleQueue
 import numpy as np
 from numpy.typing import NDArray
 
-from googlenet_edge.calibration.extremes import joined, observations, require_finite, require_ranges
+from googlenet_edge.calibration.extremes import ChannelExtremes, joined, observations, require_finite, require_ranges
 from googlenet_edge.calibration.histogram import Extremes, Histogram, HistogramCounter, Scratch, extremes
 from googlenet_edge.calibration.network import Network
 from googlenet_edge.calibration.session import side_by_side
@@ -157,6 +157,17 @@ def counted(
         pass
     streams = [free.get() for _ in range(free.qsize())]
     return {name: reduce(add, (counters[name].histogram() for counters in streams)) for name in seen}
+
+
+def with_peaks(histograms: Mapping[str, Histogram], seen: Mapping[str, ChannelExtremes]) -> dict[str, Histogram]:
+    """The histograms with the extremes ``(images, channels)`` of images that they did not count as their peaks."""
+    found, scratch = dict[str, Histogram](), Scratch()
+    for name, histogram in histograms.items():
+        counter = HistogramCounter(Extremes(histogram.minimum, histogram.maximum), scratch=scratch)
+        counter.add(seen[name].low)
+        counter.add(seen[name].high)
+        found[name] = replace(histogram, peaks=counter.histogram().counts)
+    return found
 
 
 def _counters(seen: Mapping[str, Extremes]) -> dict[str, HistogramCounter]:

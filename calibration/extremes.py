@@ -25,7 +25,10 @@ _PLANES = "channels.by.values"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ChannelExtremes:
-    """The smallest and the largest value of every channel of a tensor, float32 ``(channels,)``."""
+    """The smallest and the largest value of every channel of a tensor, float32 ``(channels,)``.
+
+    Those of each of some images are ``(images, channels)``.
+    """
 
     low: NDArray[np.float32]
     high: NDArray[np.float32]
@@ -124,6 +127,14 @@ def joined(each: Iterable[Mapping[str, ChannelExtremes]]) -> dict[str, ChannelEx
         for name, channels in seen.items():
             found[name] = found[name] | channels if name in found else channels
     return found
+
+
+def stacked(each: Sequence[Mapping[str, ChannelExtremes]]) -> dict[str, ChannelExtremes]:
+    """The extremes of the tensors of one graph on each of some images."""
+    return {
+        name: ChannelExtremes(np.stack([seen[name].low for seen in each]), np.stack([seen[name].high for seen in each]))
+        for name in each[0]
+    }
 
 
 def require_finite(seen: Mapping[str, Extremes]) -> None:

@@ -42,11 +42,13 @@ class Histogram:
     Attributes:
         minimum, maximum: the extremes of the values.
         counts: int64 ``(BINS,)``. The last bin holds its right edge.
+        peaks: the same of values that are known to be extremes of what was not counted; zeros where all was counted.
     """
 
     minimum: float
     maximum: float
     counts: NDArray[np.int64]
+    peaks: NDArray[np.int64]
 
     @property
     def low(self) -> float:
@@ -88,7 +90,7 @@ class Histogram:
         """The histogram of both sets of values, which must have been given the same extremes."""
         if (self.minimum, self.maximum) != (other.minimum, other.maximum):
             raise ValueError("histograms over different extremes cannot be added")
-        return Histogram(self.minimum, self.maximum, self.counts + other.counts)
+        return Histogram(self.minimum, self.maximum, self.counts + other.counts, self.peaks + other.peaks)
 
 
 class HistogramCounter:
@@ -118,7 +120,7 @@ class HistogramCounter:
         """The counts so far."""
         counts = self._counts[:BINS].copy()
         counts[-1] += self._counts[BINS]
-        return Histogram(self._seen.minimum, self._seen.maximum, counts)
+        return Histogram(self._seen.minimum, self._seen.maximum, counts, np.zeros_like(counts))
 
 
 class Scratch:

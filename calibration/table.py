@@ -22,7 +22,7 @@ from googlenet_edge.files import from_versioned_json, read_file, to_json, write_
 from googlenet_edge.graph import INPUT, InferenceGraph
 from googlenet_edge.preprocess import Preprocess
 
-SCHEMA = 4
+SCHEMA = 5
 MAX_BYTES = 64 << 20
 MAX_WEIGHTS = 128 << 20  # whose steps take about half a byte in the table
 _COUNTS_BYTES = BINS * 8
@@ -33,8 +33,9 @@ _QUICK = 4  # of zlib's levels: a tenth more bytes than by its own choice, in a 
 class TensorCalibration:
     """One tensor: its extremes, its histogram, and where it is clipped.
 
-    ``minimum`` is zero for what a ReLU made. ``counts`` is the histogram's int64 ``(2048,)``, little-endian, deflated,
-    in base64. ``low`` and ``high`` are for the asymmetric u8 grid, ``amax`` is for the symmetric s8 grid.
+    ``minimum`` is zero for what a ReLU made. ``counts`` and ``peaks`` are the histogram's int64 ``(2048,)``,
+    little-endian, deflated, in base64. ``low`` and ``high`` are for the asymmetric u8 grid, ``amax`` is for the
+    symmetric s8 grid.
     """
 
     minimum: float
@@ -43,6 +44,7 @@ class TensorCalibration:
     high: float
     amax: float
     counts: str
+    peaks: str
 
     @property
     def ranges(self) -> Ranges:
@@ -52,7 +54,12 @@ class TensorCalibration:
     @property
     def histogram(self) -> Histogram:
         """What was measured. Raises `CalibrationError` where it is damaged."""
-        return Histogram(self.minimum, self.maximum, _decode(self.counts))
+        return Histogram(self.minimum, self.maximum, _decode(self.counts), _decode(self.peaks))
+
+    def by(self, method: RangeMethod) -> TensorCalibration:
+        """The same, clipped where another method says."""
+        ranges = estimate(self.histogram, method)
+        return replace(self, low=ranges.low, high=ranges.high, amax=ranges.amax)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +137,7 @@ class CalibrationTable:
 
     def with_method(self, method: RangeMethod) -> CalibrationTable:
         """The ranges by another method, from the same histograms, and nothing else of what was chosen changed."""
-        tensors = {n: _calibration(t.histogram, t.counts, _of(n, method)) for n, t in self.tensors.items()}
+        tensors = {n: t.by(_of(n, method)) for n, t in self.tensors.items()}
         return replace(self, method=method, tensors=tensors)
 
 
@@ -149,7 +156,7 @@ def make_table(
         image_count=statistics.images,
         preprocess=graph.preprocess,
         method=method,
-        tensors={n: _calibration(h, _encode(h.counts), _of(n, method)) for n, h in statistics.histograms.items()},
+        tensors={n: _calibration(h, _of(n, method)) for n, h in statistics.histograms.items()},
     )
 
 
@@ -225,7 +232,7 @@ def _of(tensor: str, method: RangeMethod) -> RangeMethod:
     return RangeMethod.MINMAX if (tensor, method) == (INPUT, RangeMethod.HEADROOM) else method
 
 
-def _calibration(measured: Histogram, counts: str, method: RangeMethod) -> TensorCalibration:
+def _calibration(measured: Histogram, method: RangeMethod) -> TensorCalibration:
     ranges = estimate(measured, method)
     return TensorCalibration(
         minimum=measured.minimum,
@@ -233,7 +240,8 @@ def _calibration(measured: Histogram, counts: str, method: RangeMethod) -> Tenso
         low=ranges.low,
         high=ranges.high,
         amax=ranges.amax,
-        counts=counts,
+        counts=_encode(measured.counts),
+        peaks=_encode(measured.peaks),
     )
 
 
@@ -247,9 +255,11 @@ def _check(tensor: TensorCalibration, where: str) -> None:
             " expected; calibrate again"
         )
     try:
-        _decode(tensor.counts)
+        empty = not tensor.histogram.counts.any()
     except CalibrationError as problem:
         raise CalibrationError(f"{where} {problem}") from problem
+    if empty:
+        raise CalibrationError(f"{where} has a histogram without values; calibrate again")
 
 
 def _encode(counts: NDArray[np.int64]) -> str:
@@ -263,6 +273,6 @@ def _decode(text: str) -> NDArray[np.int64]:
     except ValueError as problem:
         raise CalibrationError(f"has a damaged histogram ({problem}); calibrate again") from problem
     counts = np.frombuffer(data, "<i8").astype(np.int64) if len(data) == _COUNTS_BYTES else np.empty(0, np.int64)
-    if not counts.size or counts.min() < 0 or counts.max() == 0:
+    if not counts.size or counts.min() < 0:
         raise CalibrationError(f"has a histogram that is not {BINS} counts; calibrate again")
     return counts

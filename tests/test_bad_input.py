@@ -240,9 +240,9 @@ def test_graph_of_a_newer_schema_is_refused(graph: Path, work: Path) -> None:
 def test_bad_table_is_refused(work: Path, tmp_path: Path) -> None:
     whole = (work / "runs" / "photos" / "calibration.json").read_bytes()
     table = tmp_path / "bad.json"
-    table.write_bytes(whole.replace(b'"schema": 4', b'"schema": 5'))
+    table.write_bytes(whole.replace(b'"schema": 5', b'"schema": 6'))
     refused_without_a_trace(
-        "bad.json has schema 5, this version reads up to 4; upgrade googlenet-edge", "inspect", "bad.json", cwd=tmp_path
+        "bad.json has schema 6, this version reads up to 5; upgrade googlenet-edge", "inspect", "bad.json", cwd=tmp_path
     )
     table.write_bytes(whole[:-100])
     refused_without_a_trace("bad.json cannot be read: Input data was truncated", "inspect", "bad.json", cwd=tmp_path)

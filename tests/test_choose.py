@@ -89,13 +89,14 @@ def test_calibrate_by_trial_gives_the_same_table_in_any_order(images: Checked, t
 
 
 def test_calibrate_looks_closer_at_some_images(images: Checked, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, most in (("_CLOSE_IMAGES", 20), ("_COUNTED_IMAGES", 17), ("_MOST_HELD_OUT", 6)):
+    for name, most in (("_CLOSE_IMAGES", 20), ("_COUNTED_IMAGES", 17), ("_MOST_HELD_OUT", 6), ("_MOST_PEAKS", 27)):
         monkeypatch.setattr(calibration, name, most)
     told: list[tuple[int, int]] = []
     table = calibrate(GRAPH, images, progress=lambda done, total: told.append((done, total)))
     assert table.choice is not None
     assert (table.image_count, table.choice.images) == (50, 6)
-    assert table.tensors["images"].histogram.counts.sum() == 17 * 3 * CROP**2
+    pixels = table.tensors["images"].histogram
+    assert (pixels.counts.sum(), pixels.peaks.sum()) == (17 * 3 * CROP**2, 27 * 3 * 2)
     assert told[-1] == (50 + 17 + 9 * 6,) * 2
     backwards = images.images.take(range(50)[::-1])
     for kept in ({}, dict(list(images.kept.items())[20:])):
@@ -119,6 +120,7 @@ def test_calibrate_takes_the_extremes_of_all_images(
     assert expected.keys() == table.tensors.keys()
     for name, channels in expected.items():
         assert table.tensors[name].maximum == pytest.approx(channels.whole.maximum, rel=1e-5), name
+        assert bool(table.tensors[name].histogram.peaks[-1]) == (place != "close"), name
 
 
 def test_calibrate_by_trial_refuses_a_nan_that_the_runtime_loses(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -67,10 +69,11 @@ def test_histogram_keeps_the_maximum_in_the_last_bin() -> None:
 
 
 def test_histogram_addition_is_exact_and_refuses_other_extremes() -> None:
-    a = Histogram(0.0, 1.0, np.arange(BINS))
+    a = Histogram(0.0, 1.0, np.arange(BINS), np.arange(BINS)[::-1])
     assert np.array_equal((a + a).counts, 2 * np.arange(BINS))
+    assert np.array_equal((a + a).peaks, 2 * np.arange(BINS)[::-1])
     with pytest.raises(ValueError, match="different extremes"):
-        a + Histogram(0.0, 2.0, np.arange(BINS))
+        a + replace(a, maximum=2.0)
 
 
 def test_histogram_spans_zero_when_no_value_is_near_it() -> None:
@@ -115,6 +118,20 @@ def test_headroom_of_the_symmetric_grid_is_not_wasted_on_a_value_that_stands_alo
     least, found = (estimate(measured, each) for each in (RangeMethod.MSE, RangeMethod.HEADROOM))
     assert found.amax == pytest.approx(1.3 * least.amax)
     assert found.amax < 0.5 * found.high
+
+
+def test_symmetric_grid_reaches_further_where_images_that_were_not_counted_do() -> None:
+    few = relu_like(3)
+    counter = HistogramCounter(Extremes(0.0, 4.0 * few.max()), scratch=Scratch())
+    counter.add(few)
+    counted = counter.histogram()
+    counter.add(np.full(500, 3 * few.max(), np.float32))
+    far = replace(counted, peaks=counter.histogram().counts - counted.counts)
+    for method in (RangeMethod.HEADROOM, RangeMethod.MSE):
+        near, found = (estimate(each, method) for each in (counted, far))
+        assert near.amax < 1.3 * few.max()
+        assert found.amax > 2 * few.max()
+    assert estimate(far, RangeMethod.ENTROPY) == estimate(counted, RangeMethod.ENTROPY)
 
 
 def test_pixels_have_no_headroom() -> None:

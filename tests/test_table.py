@@ -82,8 +82,8 @@ def with_weights(graph: InferenceGraph) -> list[onnx.NodeProto]:
 
 
 def test_table_of_a_newer_schema_is_refused_whatever_it_holds(tmp_path: Path) -> None:
-    (tmp_path / "t").write_text('{"schema": 5, "tensors": "in another form"}')
-    with pytest.raises(CalibrationError, match="schema 5, this version reads up to 4; upgrade googlenet-edge"):
+    (tmp_path / "t").write_text('{"schema": 6, "tensors": "in another form"}')
+    with pytest.raises(CalibrationError, match="schema 6, this version reads up to 5; upgrade googlenet-edge"):
         read_table(tmp_path / "t")
 
 
@@ -117,7 +117,7 @@ def packed(data: bytes) -> str:
         ("not base64!", "damaged histogram"),
         (base64.b64encode(b"not deflated").decode(), "damaged histogram"),
         (packed(b"\x01" * 100), "not 2048 counts"),
-        (packed(b"\x00" * 2048 * 8), "not 2048 counts"),
+        (packed(b"\x00" * 2048 * 8), "histogram without values"),
         (packed(np.full(2048, -1, "<i8").tobytes()), "not 2048 counts"),
         (packed(np.ones(2048, "<i8").tobytes())[:20], "damaged histogram|not 2048 counts"),
     ],
@@ -125,6 +125,12 @@ def packed(data: bytes) -> str:
 def test_table_with_a_damaged_histogram_is_refused(path: Path, counts: str, sentence: str) -> None:
     change(path, counts=counts)
     with pytest.raises(CalibrationError, match=f"the tensor stem has a .*({sentence}).*calibrate again"):
+        read_table(path)
+
+
+def test_table_with_damaged_peaks_is_refused(path: Path) -> None:
+    change(path, peaks=packed(b"\x01" * 100))
+    with pytest.raises(CalibrationError, match="the tensor stem has a histogram that is not 2048 counts"):
         read_table(path)
 
 
