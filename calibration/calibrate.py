@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -53,7 +53,7 @@ def calibrate(
     By default a fifth of the images, at most `_MOST_HELD_OUT`, is held out and decides (see `choose`). Extremes are
     those of all images; how values move together is seen on `_CLOSE_IMAGES` of those that were not held out, and how
     they lie between the extremes is counted on `_COUNTED_IMAGES` of these, which is enough where the largest are known:
-    they are the peaks of `_MOST_PEAKS` others. Below `FEWEST_TO_CHOOSE` images ranges are min/max.
+    they are the peaks of `_MOST_PEAKS` images. Below `FEWEST_TO_CHOOSE` images ranges are min/max.
 
     Args:
         method: take this range method, and neither rescale nor correct anything.
@@ -80,7 +80,7 @@ class _FirstPass:
         moments: of the windows of the close images.
         measured: the extremes of the images that were not held out.
         every: those of all.
-        peaks: those of each of at most `_MOST_PEAKS` images that are not close, ``(images, channels)``.
+        peaks: those of each of at most `_MOST_PEAKS` of them, ``(images, channels)``.
         exact: the logits of the held-out images, float32 ``(images, classes)``.
     """
 
@@ -93,9 +93,9 @@ class _FirstPass:
 
 def _first_pass(graph: InferenceGraph, inputs: Iterator[Image], *, close: int, measured: int) -> _FirstPass:
     """Looks at images: the ``close`` ones come first, then the others that are ``measured``, then the held-out ones."""
-    moments, of_close = window_moments(graph, islice(inputs, close))
-    of_measured = every = of_close
-    peaks, exact = list[Mapping[str, ChannelExtremes]](), list[NDArray[np.float32]]()
+    moments, peaks = window_moments(graph, islice(inputs, close))
+    of_measured = every = joined(peaks)
+    exact = list[NDArray[np.float32]]()
     for number, seen in enumerate(observations(graph, inputs), start=close):
         every = joined([every, seen.extremes])
         if number < measured:

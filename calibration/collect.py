@@ -160,7 +160,7 @@ def counted(
 
 
 def with_peaks(histograms: Mapping[str, Histogram], seen: Mapping[str, ChannelExtremes]) -> dict[str, Histogram]:
-    """The histograms with the extremes ``(images, channels)`` of images that they did not count as their peaks."""
+    """The histograms with the extremes ``(images, channels)`` of images as their peaks."""
     found, scratch = dict[str, Histogram](), Scratch()
     for name, histogram in histograms.items():
         counter = HistogramCounter(Extremes(histogram.minimum, histogram.maximum), scratch=scratch)

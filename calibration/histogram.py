@@ -42,7 +42,7 @@ class Histogram:
     Attributes:
         minimum, maximum: the extremes of the values.
         counts: int64 ``(BINS,)``. The last bin holds its right edge.
-        peaks: the same of values that are known to be extremes of what was not counted; zeros where all was counted.
+        peaks: the same of the extremes of every channel on every image, where not all images were counted; else zeros.
     """
 
     minimum: float

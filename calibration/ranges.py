@@ -161,8 +161,8 @@ def mse(histogram: Histogram) -> Ranges:
     """Clips |x| where rounding and clipping together cost the smallest mean squared error.
 
     Source: the grid search of Nagel et al., "A White Paper on Neural Network Quantization" (arXiv 2106.08295),
-    section 3.1, on the values that stand for the bins, weighted with their counts. The peaks of images that were not
-    counted count, too: on few images, the seldom large values are missed whose clipping costs most.
+    section 3.1, on the values that stand for the bins, weighted with their counts. The peaks count, too: few images
+    miss the seldom large values whose clipping costs most.
     """
     thresholds = _thresholds(histogram)
     low, high = _clipped(histogram, thresholds)

@@ -12,7 +12,7 @@ import onnx
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from googlenet_edge.calibration.extremes import ChannelExtremes, Observer, joined
+from googlenet_edge.calibration.extremes import ChannelExtremes, Observer
 from googlenet_edge.calibration.network import Image
 from googlenet_edge.calibration.placement import WITH_WEIGHTS
 from googlenet_edge.calibration.session import side_by_side
@@ -82,8 +82,8 @@ def windows_of(node: onnx.NodeProto, weights: Mapping[str, NDArray[np.float32]])
 
 def window_moments(
     graph: InferenceGraph, images: Iterable[Image]
-) -> tuple[dict[Windows, Moments], dict[str, ChannelExtremes]]:
-    """The moments of all windows that weights of the graph are applied to, and the extremes of the same images.
+) -> tuple[dict[Windows, Moments], list[Mapping[str, ChannelExtremes]]]:
+    """The moments of all windows that weights of the graph are applied to, and the extremes of each of the images.
 
     Moments are from `_PER_IMAGE` places of each image. The same images in the same order give the same bytes.
 
@@ -103,11 +103,11 @@ def window_moments(
         found, random = observer.observe(image), np.random.default_rng(number)
         return found.extremes, [windows.of(found.values[windows.tensor], random) for windows in wanted]
 
-    extremes, sums, numbered = dict[str, ChannelExtremes](), dict[Windows, _Sums](), zip(count(), images)
+    extremes, sums, numbered = list[Mapping[str, ChannelExtremes]](), dict[Windows, _Sums](), zip(count(), images)
     while some := list(islice(numbered, _AT_ONCE)):
         # to the end: products and runs would hinder each other
         of_extremes, of_windows = zip(*side_by_side(seen, some), strict=True)
-        extremes = joined([extremes, *of_extremes])
+        extremes += of_extremes
         for windows, parts in zip(wanted, zip(*of_windows, strict=True), strict=True):
             values = np.concatenate(parts, axis=1)
             if windows not in sums:

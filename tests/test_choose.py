@@ -120,7 +120,7 @@ def test_calibrate_takes_the_extremes_of_all_images(
     assert expected.keys() == table.tensors.keys()
     for name, channels in expected.items():
         assert table.tensors[name].maximum == pytest.approx(channels.whole.maximum, rel=1e-5), name
-        assert bool(table.tensors[name].histogram.peaks[-1]) == (place != "close"), name
+        assert table.tensors[name].histogram.peaks[-1] > 0, name
 
 
 def test_calibrate_by_trial_refuses_a_nan_that_the_runtime_loses(
