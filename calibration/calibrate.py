@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from googlenet_edge import __version__
 from googlenet_edge.calibration.choose import TRIALS, Preparation, Trials
 from googlenet_edge.calibration.collect import CheckedImages, Runs, Statistics, collect, counted, with_peaks
-from googlenet_edge.calibration.extremes import ChannelExtremes, joined, observations, require_ranges, stacked
+from googlenet_edge.calibration.extremes import ChannelExtremes, flat, joined, observations, require_ranges, stacked
 from googlenet_edge.calibration.network import Image
 from googlenet_edge.calibration.ranges import RangeMethod
 from googlenet_edge.calibration.rescale import rescaled_extremes
@@ -40,7 +40,7 @@ KEPT_BYTES = 100_000_000
 HELD_OUT_SHARE = 5
 _MOST_HELD_OUT = 32
 _CLOSE_IMAGES = 48
-_COUNTED_IMAGES = 32  # of those
+_COUNTED_IMAGES = 16  # of those
 _MOST_PEAKS = 512  # images
 _log = logging.getLogger(__name__)
 
@@ -93,9 +93,9 @@ class _FirstPass:
 
 def _first_pass(graph: InferenceGraph, inputs: Iterator[Image], *, close: int, measured: int) -> _FirstPass:
     """Looks at images: the ``close`` ones come first, then the others that are ``measured``, then the held-out ones."""
-    moments, peaks = window_moments(graph, islice(inputs, close))
-    of_measured = every = joined(peaks)
-    exact = list[NDArray[np.float32]]()
+    moments, of_close = window_moments(graph, islice(inputs, close))
+    of_measured = every = joined(of_close)
+    exact, peaks = list[NDArray[np.float32]](), [flat(each) for each in of_close]
     for number, seen in enumerate(observations(graph, inputs), start=close):
         every = joined([every, seen.extremes])
         if number < measured:
@@ -103,8 +103,8 @@ def _first_pass(graph: InferenceGraph, inputs: Iterator[Image], *, close: int, m
         else:
             exact.append(seen.logits)
         if len(peaks) < _MOST_PEAKS:
-            peaks.append(seen.extremes)
-    return _FirstPass(moments, of_measured, every, stacked(peaks), np.concatenate(exact))
+            peaks.append(flat(seen.extremes))
+    return _FirstPass(moments, of_measured, every, stacked(peaks, like=every), np.concatenate(exact))
 
 
 def _by_trial(graph: InferenceGraph, images: Checked, progress: Progress | None) -> CalibrationTable:

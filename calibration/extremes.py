@@ -129,12 +129,16 @@ def joined(each: Iterable[Mapping[str, ChannelExtremes]]) -> dict[str, ChannelEx
     return found
 
 
-def stacked(each: Sequence[Mapping[str, ChannelExtremes]]) -> dict[str, ChannelExtremes]:
-    """The extremes of the tensors of one graph on each of some images."""
-    return {
-        name: ChannelExtremes(np.stack([seen[name].low for seen in each]), np.stack([seen[name].high for seen in each]))
-        for name in each[0]
-    }
+def flat(seen: Mapping[str, ChannelExtremes]) -> NDArray[np.float32]:
+    """What one image showed in one piece, of which thousands are kept more cheaply; see `stacked`."""
+    return np.concatenate([bound for each in seen.values() for bound in (each.low, each.high)])
+
+
+def stacked(rows: Sequence[NDArray[np.float32]], like: Mapping[str, ChannelExtremes]) -> dict[str, ChannelExtremes]:
+    """The inverse of `flat` for some images: extremes ``(images, channels)`` of tensors that are ``like`` these."""
+    ends = np.cumsum([bound.size for each in like.values() for bound in (each.low, each.high)])
+    parts = np.split(np.stack(rows), ends[:-1], axis=1)
+    return {n: ChannelExtremes(*pair) for n, pair in zip(like, zip(parts[::2], parts[1::2], strict=True), strict=True)}
 
 
 def require_finite(seen: Mapping[str, Extremes]) -> None:
