@@ -52,8 +52,9 @@ def calibrate(
 
     By default a fifth of the images, at most `_MOST_HELD_OUT`, is held out and decides (see `choose`). Extremes are
     those of all images; how values move together is seen on `_CLOSE_IMAGES` of those that were not held out, and how
-    they lie between the extremes is counted on `_COUNTED_IMAGES` of these, which is enough where the largest are known:
-    they are the peaks of `_MOST_PEAKS` images. Below `FEWEST_TO_CHOOSE` images ranges are min/max.
+    they lie between the extremes is counted on `_COUNTED_IMAGES` of these. What so few do not show, the large values of
+    the others, is in the peaks: the extremes of every channel on each of `_MOST_PEAKS` images, and those over all.
+    Below `FEWEST_TO_CHOOSE` images ranges are min/max.
 
     Args:
         method: take this range method, and neither rescale nor correct anything.
@@ -80,7 +81,7 @@ class _FirstPass:
         moments: of the windows of the close images.
         measured: the extremes of the images that were not held out.
         every: those of all.
-        peaks: those of each of at most `_MOST_PEAKS` of them, ``(images, channels)``.
+        peaks: those of each of at most `_MOST_PEAKS` of them, and ``every``: ``(images + 1, channels)``.
         exact: the logits of the held-out images, float32 ``(images, classes)``.
     """
 
@@ -104,7 +105,7 @@ def _first_pass(graph: InferenceGraph, inputs: Iterator[Image], *, close: int, m
             exact.append(seen.logits)
         if len(peaks) < _MOST_PEAKS:
             peaks.append(flat(seen.extremes))
-    return _FirstPass(moments, of_measured, every, stacked(peaks, like=every), np.concatenate(exact))
+    return _FirstPass(moments, of_measured, every, stacked([*peaks, flat(every)], like=every), np.concatenate(exact))
 
 
 def _by_trial(graph: InferenceGraph, images: Checked, progress: Progress | None) -> CalibrationTable:

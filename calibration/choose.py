@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import onnx
+import onnxruntime
 from numpy.typing import NDArray
 
 from googlenet_edge.calibration.compensate import Means, compensated, window_means
@@ -111,14 +111,21 @@ class Trials:
         Where no held-out image needed the headroom, ranges without it score better by `_HEADROOM_DB`. That says nothing
         of the next thousand images, so they must win by twice as much.
         """
-        tables = {method.value: table.with_method(method) for method in RangeMethod}
-        scores = {name: self._score(preparation, each.ranges) for name, each in tables.items()}
+
+        def opened(method: RangeMethod) -> tuple[CalibrationTable, onnxruntime.InferenceSession]:
+            found = table.with_method(method)
+            return found, _session(preparation, found.ranges)
+
+        tables, scores = dict[str, CalibrationTable](), dict[str, float]()
+        for found, session in side_by_side(opened, RangeMethod):  # the next are made ready while one runs
+            name = found.method.value
+            tables[name], scores[name] = found, self._score(session)
         return tables[self._taken(scores, clearly=2 * _HEADROOM_DB)]
 
     def _better(self, ways: Mapping[str, Preparation], known: _Tried | None = None) -> _Tried:
         """The one taken of two ways. Either may be what is ``known``, which is not run again."""
         tried = {
-            name: known if known and way is known.preparation else _Tried(way, self._score(way, way.ranges))
+            name: known if known and way is known.preparation else _Tried(way, self._score(_session(way, way.ranges)))
             for name, way in ways.items()
         }
         return tried[self._taken({name: each.score for name, each in tried.items()})]
@@ -131,21 +138,22 @@ class Trials:
         self.tried += [Trial(name, round(score, 2), name == taken) for name, score in scores.items()]
         return taken
 
-    def _score(self, preparation: Preparation, ranges: Mapping[str, Ranges]) -> float:
-        ready = compensated(preparation.graph, ranges, steps=preparation.steps, means=preparation.means)
-        return mean_sqnr_db(self.exact, self._logits(quantized(ready, ranges)))
-
-    def _logits(self, model: onnx.ModelProto) -> NDArray[np.float32]:
-        session, rows = open_session(model, threads=1), []
-
+    def _score(self, session: onnxruntime.InferenceSession) -> float:
         def logits(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
             found: NDArray[np.float32] = session.run([OUTPUT], {PIXELS: pixels})[0]
             return found
 
+        rows = []
         for row in side_by_side(logits, self.images):
             rows.append(row)
             self.done()
-        return np.concatenate(rows)
+        return mean_sqnr_db(self.exact, np.concatenate(rows))
+
+
+def _session(preparation: Preparation, ranges: Mapping[str, Ranges]) -> onnxruntime.InferenceSession:
+    """What is prepared, quantized with these ranges."""
+    ready = compensated(preparation.graph, ranges, steps=preparation.steps, means=preparation.means)
+    return open_session(quantized(ready, ranges), threads=1)
 
 
 def _rescaled(plain: Preparation) -> Preparation:

@@ -34,7 +34,7 @@ MIN_IMAGES = 8  # below this a range says more of the images than of the network
 class Statistics:
     """What images showed: a histogram for every tensor that needs a range, in the graph's order.
 
-    All ``images`` count for the extremes; between them, some may not have been counted.
+    All ``images`` count for the extremes; between them, some may not have been counted, and have peaks.
     """
 
     images: int

@@ -130,7 +130,7 @@ def joined(each: Iterable[Mapping[str, ChannelExtremes]]) -> dict[str, ChannelEx
 
 
 def flat(seen: Mapping[str, ChannelExtremes]) -> NDArray[np.float32]:
-    """What one image showed in one piece, of which thousands are kept more cheaply; see `stacked`."""
+    """What one image showed in one piece, as hundreds are kept cheaply; see `stacked`."""
     return np.concatenate([bound for each in seen.values() for bound in (each.low, each.high)])
 
 

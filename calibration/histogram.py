@@ -5,7 +5,7 @@ Counts are integers, so adding them is exact: neither the order of the images no
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +42,7 @@ class Histogram:
     Attributes:
         minimum, maximum: the extremes of the values.
         counts: int64 ``(BINS,)``. The last bin holds its right edge.
-        peaks: the same of the extremes of every channel on every image, where not all images were counted; else zeros.
+        peaks: the same of the extremes of every channel on each image, where few images are counted; else zeros.
     """
 
     minimum: float
@@ -90,7 +90,7 @@ class Histogram:
         """The histogram of both sets of values, which must have been given the same extremes."""
         if (self.minimum, self.maximum) != (other.minimum, other.maximum):
             raise ValueError("histograms over different extremes cannot be added")
-        return Histogram(self.minimum, self.maximum, self.counts + other.counts, self.peaks + other.peaks)
+        return replace(self, counts=self.counts + other.counts, peaks=self.peaks + other.peaks)
 
 
 class HistogramCounter:

@@ -161,8 +161,9 @@ def mse(histogram: Histogram) -> Ranges:
     """Clips |x| where rounding and clipping together cost the smallest mean squared error.
 
     Source: the grid search of Nagel et al., "A White Paper on Neural Network Quantization" (arXiv 2106.08295),
-    section 3.1, on the values that stand for the bins, weighted with their counts. The peaks count, too: few images
-    miss the seldom large values whose clipping costs most.
+    section 3.1, on the values that stand for the bins, weighted with their counts. The peaks count, too, each as
+    one value: a few counted images do not show the rare large values. Where many images were looked at, that is far
+    more than their share, on purpose: an image that is clipped hard loses more than finer steps give to the others.
     """
     thresholds = _thresholds(histogram)
     low, high = _clipped(histogram, thresholds)

@@ -38,7 +38,7 @@ def rescale_factors(
     They are 1 where something reads the channels that is not homogeneous, and for channels that are (nearly) always 0.
 
     Args:
-        seen: from `extremes.look`.
+        seen: from `extremes.joined`.
         strength: 0 changes nothing, 1 lets every channel fill its grid.
     """
     source, flow = graph.model.graph, _Flow(graph)
@@ -71,7 +71,7 @@ def rescaled(graph: InferenceGraph, factors: Factors) -> InferenceGraph:
 def rescaled_extremes(
     graph: InferenceGraph, seen: Mapping[str, ChannelExtremes], factors: Factors
 ) -> dict[str, ChannelExtremes]:
-    """What `extremes.look` would give for the rescaled graph."""
+    """What `extremes.joined` or `extremes.stacked` would give for the rescaled graph."""
     flow = _Flow(graph)
     return {n: found * flow.factor(n, factors) if n in flow.makers else found for n, found in seen.items()}
 

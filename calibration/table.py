@@ -6,7 +6,7 @@ import base64
 import binascii
 import math
 import zlib
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ SCHEMA = 5
 MAX_BYTES = 64 << 20
 MAX_WEIGHTS = 128 << 20  # whose steps take about half a byte in the table
 _COUNTS_BYTES = BINS * 8
+_MOST_COUNTED = 2.0**53  # up to there sums of counts are exact in float64, too
 _QUICK = 4  # of zlib's levels: a tenth more bytes than by its own choice, in a quarter of the time
 
 
@@ -56,10 +57,9 @@ class TensorCalibration:
         """What was measured. Raises `CalibrationError` where it is damaged."""
         return Histogram(self.minimum, self.maximum, _decode(self.counts), _decode(self.peaks))
 
-    def by(self, method: RangeMethod) -> TensorCalibration:
+    def with_method(self, method: RangeMethod) -> TensorCalibration:
         """The same, clipped where another method says."""
-        ranges = estimate(self.histogram, method)
-        return replace(self, low=ranges.low, high=ranges.high, amax=ranges.amax)
+        return replace(self, **asdict(estimate(self.histogram, method)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,9 @@ class CalibrationTable:
 
     def with_method(self, method: RangeMethod) -> CalibrationTable:
         """The ranges by another method, from the same histograms, and nothing else of what was chosen changed."""
-        tensors = {n: t.by(_of(n, method)) for n, t in self.tensors.items()}
+        if method is self.method:
+            return self
+        tensors = {n: t.with_method(_of(n, method)) for n, t in self.tensors.items()}
         return replace(self, method=method, tensors=tensors)
 
 
@@ -171,12 +173,16 @@ def read_table(path: Path) -> CalibrationTable:
     Raises:
         CalibrationError: missing, damaged, of a newer schema, or with a range or a histogram that cannot be.
     """
-    data = read_file(path, limit=MAX_BYTES, error=CalibrationError)
-    table = from_versioned_json(data, CalibrationTable, schema=SCHEMA, where=str(path), error=CalibrationError)
+    table = from_versioned_json(
+        read_file(path, limit=MAX_BYTES, error=CalibrationError),
+        CalibrationTable,
+        schema=SCHEMA,
+        where=str(path),
+        error=CalibrationError,
+        older="which says too little; calibrate again",
+    )
     for name, tensor in table.tensors.items():
         _check(tensor, f"{path}: the tensor {name}")
-    if table.schema < SCHEMA:
-        raise CalibrationError(f"{path} has schema {table.schema}, which says too little; calibrate again")
     try:
         for weight_range in WeightRange:
             table.steps(weight_range)
@@ -233,15 +239,12 @@ def _of(tensor: str, method: RangeMethod) -> RangeMethod:
 
 
 def _calibration(measured: Histogram, method: RangeMethod) -> TensorCalibration:
-    ranges = estimate(measured, method)
     return TensorCalibration(
         minimum=measured.minimum,
         maximum=measured.maximum,
-        low=ranges.low,
-        high=ranges.high,
-        amax=ranges.amax,
         counts=_encode(measured.counts),
         peaks=_encode(measured.peaks),
+        **asdict(estimate(measured, method)),
     )
 
 
@@ -254,11 +257,13 @@ def _check(tensor: TensorCalibration, where: str) -> None:
             f"{where} has the range {tensor.low}…{tensor.high} (symmetric ±{tensor.amax}) where one around zero is"
             " expected; calibrate again"
         )
+    if tensor.minimum >= tensor.maximum:
+        raise CalibrationError(f"{where} goes from {tensor.minimum} to {tensor.maximum}; calibrate again")
     try:
-        empty = not tensor.histogram.counts.any()
+        histogram = tensor.histogram
     except CalibrationError as problem:
         raise CalibrationError(f"{where} {problem}") from problem
-    if empty:
+    if not histogram.counts.any():
         raise CalibrationError(f"{where} has a histogram without values; calibrate again")
 
 
@@ -273,6 +278,6 @@ def _decode(text: str) -> NDArray[np.int64]:
     except ValueError as problem:
         raise CalibrationError(f"has a damaged histogram ({problem}); calibrate again") from problem
     counts = np.frombuffer(data, "<i8").astype(np.int64) if len(data) == _COUNTS_BYTES else np.empty(0, np.int64)
-    if not counts.size or counts.min() < 0:
+    if not counts.size or counts.min() < 0 or counts.sum(dtype=np.float64) >= _MOST_COUNTED:
         raise CalibrationError(f"has a histogram that is not {BINS} counts; calibrate again")
     return counts

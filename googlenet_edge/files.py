@@ -111,11 +111,18 @@ class _Versioned:
     schema: int
 
 
-def from_versioned_json(data: bytes, kind: type[T], *, schema: int, where: str, error: type[EdgeError]) -> T:
-    """`from_json` for what carries its ``schema``: one above ``schema`` is refused before anything else is read."""
+def from_versioned_json(
+    data: bytes, kind: type[T], *, schema: int, where: str, error: type[EdgeError], older: str | None = None
+) -> T:
+    """`from_json` for what carries its ``schema``: one above ``schema`` is refused before anything else is read.
+
+    So is one below it, where ``older`` says why.
+    """
     found = from_json(data, _Versioned, where=where, error=error).schema
     if found > schema:
         raise error(f"{where} has schema {found}, this version reads up to {schema}; upgrade googlenet-edge")
+    if found < schema and older:
+        raise error(f"{where} has schema {found}, {older}")
     return from_json(data, kind, where=where, error=error)
 
 

@@ -96,7 +96,7 @@ def test_calibrate_looks_closer_at_some_images(images: Checked, monkeypatch: pyt
     assert table.choice is not None
     assert (table.image_count, table.choice.images) == (50, 6)
     pixels = table.tensors["images"].histogram
-    assert (pixels.counts.sum(), pixels.peaks.sum()) == (17 * 3 * CROP**2, 27 * 3 * 2)
+    assert (pixels.counts.sum(), pixels.peaks.sum()) == (17 * 3 * CROP**2, (27 + 1) * 3 * 2)
     assert told[-1] == (50 + 17 + 9 * 6,) * 2
     backwards = images.images.take(range(50)[::-1])
     for kept in ({}, dict(list(images.kept.items())[20:])):
@@ -107,7 +107,7 @@ def test_calibrate_looks_closer_at_some_images(images: Checked, monkeypatch: pyt
 def test_calibrate_takes_the_extremes_of_all_images(
     images: Checked, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, most in (("_CLOSE_IMAGES", 20), ("_MOST_HELD_OUT", 6)):
+    for name, most in (("_CLOSE_IMAGES", 20), ("_MOST_HELD_OUT", 6), ("_MOST_PEAKS", 10)):
         monkeypatch.setattr(calibration, name, most)
     measured, held_out = calibration._parted(images.images)
     brightest = {"close": measured.paths[19], "other": measured.paths[20], "held out": held_out.paths[0]}[place]
@@ -194,11 +194,12 @@ def test_a_table_of_an_older_version_is_made_again(
     images: Checked, table: CalibrationTable, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "calibration.json"
-    write_table(path, replace(table, schema=3))
-    with pytest.raises(CalibrationError, match="calibration.json has schema 3, which says too little; calibrate again"):
+    write_table(path, replace(table, schema=4))
+    path.write_text(path.read_text().replace('"peaks"', '"else"'))
+    with pytest.raises(CalibrationError, match="calibration.json has schema 4, which says too little; calibrate again"):
         read_table(path)
     assert table_at(path, GRAPH, images, method=None) is None
-    assert caplog.messages == [f"{path} has schema 3, which says too little; calibrating again"]
+    assert caplog.messages == [f"{path} has schema 4, which says too little; calibrating again"]
 
 
 def test_a_table_is_used_again_for_the_same_wish_only(images: Checked, table: CalibrationTable, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from tiny_graph import SHAPES, TINY, one_by_one, table_of, tiny_graph, tiny_imag
 
 from googlenet_edge.calibration.calibrate import calibrate
 from googlenet_edge.calibration.compensate import compensated, window_means
-from googlenet_edge.calibration.extremes import joined
+from googlenet_edge.calibration.extremes import flat, joined, stacked
 from googlenet_edge.calibration.lower import lower_int8_cpu, prepared, quantized, rescaled_by
 from googlenet_edge.calibration.lower_tensorrt import lower_int8_tensorrt
 from googlenet_edge.calibration.ranges import Ranges
@@ -151,7 +151,11 @@ def test_windows_have_the_mean_and_the_covariance_that_images_show() -> None:
 def test_window_moments_come_with_the_extremes_of_the_same_images() -> None:
     images = tiny_images(19)  # more than are looked at together
     _, each = window_moments(GRAPH, one_by_one(images)())
+    assert len(each) == 19
     found = joined(each)
+    alike = stacked([flat(one) for one in each], like=found)
+    assert all(np.array_equal(alike[n].low[7], each[7][n].low) for n in found)
+    assert all(np.array_equal(alike[n].high[18], each[18][n].high) for n in found)
     expected = extremes_of(GRAPH, images)
     assert found.keys() == expected.keys()
     for name, channels in found.items():

@@ -67,6 +67,8 @@ def test_table_with_another_method_equals_one_made_with_it(method: RangeMethod) 
 def test_table_of_the_whole_network_stays_small(tmp_path: Path) -> None:
     """Also with codes that are as far from the nearest as those of a trained network: one weight in five is off."""
     table, rng = table_of(whole_googlenet(), count=8), np.random.default_rng(0)
+    tensors = {name: replace(each, peaks=each.counts) for name, each in table.tensors.items()}
+    table = replace(table, tensors=tensors)
     assert len(to_json(table)) < 1_000_000
     weights = {node.name: whole_googlenet().weights[node.input[1]] for node in with_weights(whole_googlenet())}
     steps = {name: rng.choice([-1, 0, 1], w.shape, p=[0.1, 0.8, 0.1]).astype(np.int8) for name, w in weights.items()}
@@ -91,7 +93,7 @@ def test_table_that_is_missing_cut_off_or_no_table_is_refused(path: Path, tmp_pa
     with pytest.raises(CalibrationError, match="is missing"):
         read_table(tmp_path / "none.json")
     whole = path.read_bytes()
-    for damaged in (whole[: len(whole) // 2], b"", b"[]", b"\xff\xfe", b'{"schema": 1}'):
+    for damaged in (whole[: len(whole) // 2], b"", b"[]", b"\xff\xfe", b'{"schema": 5}'):
         path.write_bytes(damaged)
         with pytest.raises(CalibrationError, match="cannot be read"):
             read_table(path)
@@ -119,12 +121,20 @@ def packed(data: bytes) -> str:
         (packed(b"\x01" * 100), "not 2048 counts"),
         (packed(b"\x00" * 2048 * 8), "histogram without values"),
         (packed(np.full(2048, -1, "<i8").tobytes()), "not 2048 counts"),
+        (packed(np.full(2048, 2**62, "<i8").tobytes()), "not 2048 counts"),
         (packed(np.ones(2048, "<i8").tobytes())[:20], "damaged histogram|not 2048 counts"),
     ],
 )
 def test_table_with_a_damaged_histogram_is_refused(path: Path, counts: str, sentence: str) -> None:
     change(path, counts=counts)
     with pytest.raises(CalibrationError, match=f"the tensor stem has a .*({sentence}).*calibrate again"):
+        read_table(path)
+
+
+@pytest.mark.parametrize("ends", [(0.0, 0.0), (1.0, 0.5)])
+def test_table_with_extremes_that_cannot_be_is_refused(path: Path, ends: tuple[float, float]) -> None:
+    change(path, minimum=ends[0], maximum=ends[1])
+    with pytest.raises(CalibrationError, match=f"the tensor stem goes from {ends[0]} to {ends[1]}; calibrate again"):
         read_table(path)
 
 
