@@ -51,8 +51,8 @@ def compensated(
         if name in steps:
             changed[weight] = rounded
         if name in means:
-            errors = (layer.weight.astype(np.float64) - rounded).reshape(len(rounded), -1)
-            changed[bias] = (layer.bias + errors @ means[name].astype(np.float64)).astype(np.float32)
+            errors = (layer.weight - rounded).reshape(len(rounded), -1)
+            changed[bias] = (layer.bias + errors @ means[name]).astype(np.float32)
     return graph.with_weights(changed)
 
 
