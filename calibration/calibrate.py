@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from googlenet_edge import __version__
 from googlenet_edge.calibration.choose import TRIALS, Preparation, Trials
@@ -63,7 +64,9 @@ def calibrate(
         CalibrationError: the images or the activations cannot be used; see `collect`.
     """
     if not method and len(images.images) >= FEWEST_TO_CHOOSE:
-        return _by_trial(graph, images, progress)
+        # The threads of BLAS wait for each other in loops: beside another program, calibration took five times as long.
+        with threadpool_limits(1, user_api="blas"):
+            return _by_trial(graph, images, progress)
 
     def inputs() -> Iterator[NDArray[np.float32]]:
         return _inputs(graph, images.pixels(images.images, graph.preprocess))

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from googlenet_edge.calibration.ranges import Ranges
+from googlenet_edge.calibration.session import side_by_side
 from googlenet_edge.calibration.triangle import Triangle
 from googlenet_edge.calibration.weights import LayerWeights, WeightRange, layer_weights
 from googlenet_edge.calibration.windows import Moments, Windows, windows_of
@@ -46,15 +47,18 @@ def rounding_steps(
     for layer in layer_weights(graph, ranges, weight_range):
         if (windows := windows_of(layer.node, weights)) and windows.tensor != skipped:
             readers.setdefault(windows, []).append(layer)
-    found = dict[str, NDArray[np.int8]]()
-    for windows, layers in readers.items():
+
+    def steps(windows: Windows) -> dict[str, NDArray[np.int8]]:
+        layers, found = readers[windows], dict[str, NDArray[np.int8]]()
         rows = [_over_scale(layer) for layer in layers]
         codes = rounded_together(np.concatenate(rows), moments[windows].triangle, largest=weight_range.value)
         parts = np.split(codes, np.cumsum([len(each) for each in rows])[:-1])
         for layer, part in zip(layers, parts, strict=True):
             nearest = layer.nearest.codes
             found[layer.node.name] = np.clip(part.reshape(nearest.shape) - nearest, -127, 127).astype(np.int8)
-    return found
+        return found
+
+    return {name: each for found in side_by_side(steps, readers) for name, each in found.items()}
 
 
 def _over_scale(layer: LayerWeights) -> NDArray[np.float32]:

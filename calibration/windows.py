@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 
@@ -103,16 +103,20 @@ def window_moments(
         found, random = observer.observe(image), np.random.default_rng(number)
         return found.extremes, [windows.of(found.values[windows.tensor], random) for windows in wanted]
 
+    def add(one: tuple[Windows, Sequence[NDArray[np.float32]]]) -> None:
+        windows, parts = one
+        values = np.concatenate(parts, axis=1)
+        if windows not in sums:
+            sums[windows] = _Sums(values)
+        sums[windows].add(values)
+
     extremes, sums, numbered = list[Mapping[str, ChannelExtremes]](), dict[Windows, _Sums](), zip(count(), images)
     while some := list(islice(numbered, _AT_ONCE)):
         # to the end: products and runs would hinder each other
         of_extremes, of_windows = zip(*side_by_side(seen, some), strict=True)
         extremes += of_extremes
-        for windows, parts in zip(wanted, zip(*of_windows, strict=True), strict=True):
-            values = np.concatenate(parts, axis=1)
-            if windows not in sums:
-                sums[windows] = _Sums(values)
-            sums[windows].add(values)
+        for _ in side_by_side(add, zip(wanted, zip(*of_windows, strict=True), strict=True)):
+            pass
     return {windows: sums.pop(windows).moments() for windows in wanted}, extremes
 
 

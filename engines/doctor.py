@@ -28,7 +28,7 @@ Installed = Callable[[str], str | None]
 Providers = Callable[[], tuple[EngineName, ...]]
 """The engines whose provider lies beside ONNX Runtime."""
 
-_BUILD = ("torch", "onnx", "safetensors")
+_BUILD = ("torch", "onnx", "safetensors", "threadpoolctl")
 _RUNTIMES = tuple(backend.name for backend in BACKENDS if backend.device is Device.CPU)
 _MEND_RUNTIMES = {EngineName.OPENVINO: "pip install 'googlenet-edge[openvino]'"}
 _TOO_OLD = {"3.6", "3.8"}

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from googlenet_edge.reports import EpochReport, StepReport
 
 PIPED_WIDTH = 160
-BUILD_PACKAGES = ("torch", "onnx", "safetensors")
+BUILD_PACKAGES = ("torch", "onnx", "safetensors", "threadpoolctl")
 REPORT_PACKAGES = ("jinja2",)
 err = Console(
     stderr=True, highlight=False, markup=False, soft_wrap=True, width=None if sys.stderr.isatty() else PIPED_WIDTH

@@ -72,6 +72,7 @@ KEEPERS: dict[str, set[str]] = {
     "torch": NEED_TORCH,
     "safetensors": NEED_TORCH,
     "onnx": NEED_ONNX,
+    "threadpoolctl": {"googlenet_edge.calibration.calibrate"},
     "openvino": NEED_OPENVINO,
     "typer": {"googlenet_edge.cli", "googlenet_edge.commands"},
     "jinja2": NEED_JINJA2,

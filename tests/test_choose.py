@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from test_rescale import extremes_of, logits, uneven
+from threadpoolctl import threadpool_info
 from tiny_graph import CROP, TINY, tiny_graph, tiny_images
 
 from googlenet_edge.calibration import calibrate as calibration
@@ -188,6 +189,16 @@ def test_calibrate_tells_its_progress_to_the_end(images: Checked) -> None:
     told: list[tuple[int, int]] = []
     calibrate(GRAPH, images, progress=lambda done, total: told.append((done, total)))
     assert [done for done, _ in told] == list(range(1, told[-1][1] + 1))
+
+
+def test_calibrate_by_trial_does_not_let_the_threads_of_blas_wait_for_each_other(images: Checked) -> None:
+    threads = set[int]()
+    calibrate(GRAPH, images, progress=lambda *_: threads.update(_threads_of_blas()))
+    assert threads == {1}
+
+
+def _threads_of_blas() -> list[int]:
+    return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
 
 
 def test_a_table_of_an_older_version_is_made_again(

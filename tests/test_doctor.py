@@ -18,7 +18,7 @@ from googlenet_edge.engines.doctor import Finding, State, examine, installed
 from googlenet_edge.target import Device, EngineName
 
 RUNTIME = {"onnxruntime": "1.23.0"}
-BUILD = {**RUNTIME, "torch": "2.8.0", "onnx": "1.19.0", "safetensors": "0.6.2"}
+BUILD = {**RUNTIME, "torch": "2.8.0", "onnx": "1.19.0", "safetensors": "0.6.2", "threadpoolctl": "3.6.0"}
 TENSORRT = {**BUILD, "openvino": "2025.3.0", "tensorrt": "10.3.0.30", "pycuda": "2025.1"}
 NO_VNNI = "processor : 0\nmodel name\t: An old Xeon\nflags\t\t: fpu avx2 avx512f\n"
 
@@ -34,7 +34,8 @@ def test_doctor_of_a_workstation_that_lacks_nothing(tmp_path: Path) -> None:
     assert [finding.mend for finding in found.findings] == [None] * len(found.findings)
     by_topic = {finding.topic: finding for finding in found.findings}
     assert by_topic["machine"].says.startswith("Intel(R) N100, ")
-    assert by_topic["build"].says == "train, export, calibrate and build (torch 2.8.0, onnx 1.19.0, safetensors 0.6.2)"
+    versions = "torch 2.8.0, onnx 1.19.0, safetensors 0.6.2, threadpoolctl 3.6.0"
+    assert by_topic["build"].says == f"train, export, calibrate and build ({versions})"
     assert by_topic["TensorRT"] == Finding(
         "TensorRT", State.NOTE, "no NVIDIA GPU here; plans are built and run on the device they are for"
     )
@@ -50,7 +51,8 @@ def test_doctor_names_the_command_for_each_package_that_is_missing(tmp_path: Pat
             "pip install 'googlenet-edge[openvino]'",
         ),
         "build": (
-            "torch, safetensors not installed; this machine runs bundles, but cannot train or build them",
+            "torch, safetensors, threadpoolctl not installed;"
+            " this machine runs bundles, but cannot train or build them",
             "pip install 'googlenet-edge[build]'",
         ),
     }
