@@ -117,7 +117,8 @@ def window_moments(
         extremes += of_extremes
         for _ in side_by_side(add, zip(wanted, zip(*of_windows, strict=True), strict=True)):
             pass
-    return {windows: sums.pop(windows).moments() for windows in wanted}, extremes
+    found = side_by_side(lambda windows: sums.pop(windows).moments(), wanted)
+    return dict(zip(wanted, found, strict=True)), extremes
 
 
 class _Sums:
