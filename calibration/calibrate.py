@@ -64,7 +64,7 @@ def calibrate(
         CalibrationError: the images or the activations cannot be used; see `collect`.
     """
     if not method and len(images.images) >= FEWEST_TO_CHOOSE:
-        # The threads of BLAS wait for each other in loops: beside another program, calibration took five times as long.
+        # The threads of BLAS wait for each other in loops, which beside another program takes several times as long.
         with threadpool_limits(1, user_api="blas"):
             return _by_trial(graph, images, progress)
 

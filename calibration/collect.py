@@ -34,7 +34,7 @@ MIN_IMAGES = 8  # below this a range says more of the images than of the network
 class Statistics:
     """What images showed: a histogram for every tensor that needs a range, in the graph's order.
 
-    All ``images`` count for the extremes; between them, some may not have been counted, and have peaks.
+    All ``images`` count for the extremes; where some were not counted between them, the histograms have peaks.
     """
 
     images: int
@@ -99,7 +99,7 @@ class CheckedImages:
         """The images, which are remembered by their hash."""
         for digest, image in self._hashed(images):
             self._times_seen[digest] += 1
-            # as many as are needed: to look takes as long as to hash
+            # no more than are needed: each costs a look at all its values
             if len(self._with_content) < MIN_IMAGES and (image.max(axis=(2, 3)) > image.min(axis=(2, 3))).any():
                 self._with_content.add(digest)
             yield image
