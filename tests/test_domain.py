@@ -35,6 +35,16 @@ def test_images_that_drive_the_network_otherwise_are_told_apart(change: float, s
     assert re.search(said, sentence)
 
 
+@pytest.mark.parametrize("times", [0.45, 1.55])
+def test_what_draws_of_the_same_images_differ_by_is_no_other_kind(times: float) -> None:
+    assert unlike(times) is None
+
+
+@pytest.mark.parametrize("times", [0.14, 2.49])
+def test_what_images_of_another_task_were_seen_to_give_is_another_kind(times: float) -> None:
+    assert unlike(times) is not None
+
+
 def test_a_few_values_tell_nothing() -> None:
     assert found(tiny_images(0)) == 1
     assert unlike(1) is None
