@@ -36,7 +36,7 @@ from googlenet_edge.engines.recovery import Bars, Judge, Judged, first_pixels, w
 from googlenet_edge.engines.registry import Backend, backend_for, backends_for, default_to_build_with
 from googlenet_edge.engines.sensitivity import DEFAULT_IMAGES, Probe, Sensitivity, rank_layers, try_layers
 from googlenet_edge.engines.source import Origin, Source
-from googlenet_edge.errors import GraphError
+from googlenet_edge.errors import GraphError, OutputError
 from googlenet_edge.files import sha256_bytes, to_json
 from googlenet_edge.graph import InferenceGraph, read_graph, write_graph
 from googlenet_edge.preprocess import Preprocess
@@ -275,7 +275,10 @@ def _check_possible(request: BuildRequest) -> None:
     """Refuses what the device or this version cannot do, and what cannot be written, before any work."""
     refuse_impossible(profile_of(request.device), request.precision, request.unit)
     _backends(request)[0].load()
-    check_place(request.out)
+    folder, out = request.source.folder, request.out
+    if out.resolve() in (folder.resolve(), *folder.resolve().parents):
+        raise OutputError(f"{out} cannot be a bundle: {folder} is where the graph and its table go; give another --out")
+    check_place(out)
 
 
 def _graph(origin: Origin, path: Path, val: ImageSet, steps: _Steps) -> InferenceGraph:

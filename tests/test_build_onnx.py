@@ -45,6 +45,14 @@ def int8(files: Path) -> Outcome:
     return done("build", "--onnx", "caffe.onnx", *LABELS, *CAFFE, *ANY_LOSS, "--json", cwd=files)
 
 
+@pytest.mark.parametrize("out", ["runs", "runs/torchvision"])
+def test_a_bundle_where_the_graph_goes_is_refused_before_the_work(files: Path, out: str) -> None:
+    sentence = f"{out} cannot be a bundle: runs/torchvision is where the graph and its table go; give another --out"
+    refused_without_a_trace(
+        sentence, "build", "--onnx", "torchvision.onnx", *LABELS, *ANY_LOSS, "--out", out, cwd=files
+    )
+
+
 def test_int8_bundle_of_a_foreign_file_names_what_stays_float(files: Path, int8: Outcome) -> None:
     report = json.loads(int8.out)
     assert report["bundle"] == "runs/caffe/int8-cpu"
