@@ -96,12 +96,16 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """(metadata, tensors) of any safetensors file. Raises `CheckpointError`."""
     if not path.is_file():
         raise CheckpointError(f"{path} is missing; train first with: gnet-edge train --data DIR")
+    if path.suffix == ".onnx":
+        raise CheckpointError(
+            f"{path} is a graph where a checkpoint is wanted; to make a bundle of it: gnet-edge build --onnx {path}"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             return dict(file.metadata() or {}), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as problem:
         raise CheckpointError(
-            f"{path} is not a whole safetensors file ({problem}); copy or train it again"
+            f"{path} is no checkpoint, or not a whole one ({problem}); copy or train it again"
         ) from problem
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -180,7 +181,7 @@ def missing(path: Path, checkpoint: Checkpoint) -> None:
             of_a_newer_schema,
             "the metadata of bad.safetensors has schema 2, this version reads up to 1; upgrade googlenet-edge",
         ),
-        (cut_off, r"bad.safetensors is not a whole safetensors file \(.*\); copy or train it again"),
+        (cut_off, r"bad.safetensors is no checkpoint, or not a whole one \(.*\); copy or train it again"),
         (
             of_somebody_else,
             "bad.safetensors was not written by gnet-edge train; it has no class names and no preprocessing",
@@ -193,6 +194,15 @@ def test_bad_checkpoint_is_refused(
 ) -> None:
     make(tmp_path / "bad.safetensors", checkpoint)
     refused_without_a_trace(sentence, "prune", "bad.safetensors", cwd=tmp_path)
+
+
+@pytest.mark.parametrize("command", ["build", "sensitivity", "slim"])
+def test_a_graph_in_the_place_of_a_checkpoint_is_told_where_graphs_go(work: Path, tmp_path: Path, command: str) -> None:
+    shutil.copy(work / "runs" / "photos" / "googlenet.onnx", tmp_path / "net.onnx")
+    sentence = (
+        "net.onnx is a graph where a checkpoint is wanted; to make a bundle of it: gnet-edge build --onnx net.onnx"
+    )
+    refused_without_a_trace(sentence, command, "net.onnx", "--data", work / "photos", cwd=tmp_path)
 
 
 def test_bad_checkpoint_builds_nothing(work: Path, checkpoint: Checkpoint, tmp_path: Path) -> None:
