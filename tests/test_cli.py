@@ -81,11 +81,21 @@ def test_command_without_words_shows_the_commands(tmp_path: Path) -> None:
 def test_help_has_an_example_and_every_default(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     help_ = done(command, "--help", cwd=tmp_path).out
-    assert re.search(rf"Examples?: .*gnet-edge {command}", help_)
+    assert re.search(rf"Examples?:\s+(torchrun .*)?gnet-edge {command}", help_)
     options = [p for p in get_command(app).commands[command].params if p.param_type_name == "option" and not p.is_flag]
     for option in options:
         lines = [line for line in help_.splitlines() if line.startswith("│") and f" {option.opts[0]} " in line]
         assert any(re.search(r"default|required", line, re.IGNORECASE) for line in lines), lines
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_not_torn_on_a_terminal_of_80_columns(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = [line.strip() for line in done(command, "--help", cwd=tmp_path).out.splitlines()]
+    _, _, details = (get_command(app).commands[command].help or "").partition("\n\n")
+    assert [line for line in details.splitlines() if line not in shown] == []
 
 
 def test_version_is_that_of_the_package(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ def demo(
 ) -> None:
     """The whole flow on generated pictograms: train, build FP32 and INT8, measure, report. Minutes, no download.
 
-    Example: gnet-edge demo
+    Example:
+    gnet-edge demo
     """
     from googlenet_edge.pictograms import write_pictograms
 

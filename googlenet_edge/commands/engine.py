@@ -50,7 +50,8 @@ def calibrate(
 ) -> None:
     """Measure the ranges of all activations on training images.
 
-    Example: gnet-edge calibrate runs/photos/googlenet.onnx --method entropy
+    Example:
+    gnet-edge calibrate runs/photos/googlenet.onnx --method entropy
     """
     from googlenet_edge.engines.build import calibrate_file
     from googlenet_edge.engines.tables import trials_table
@@ -91,12 +92,15 @@ def build(
 ) -> None:
     """Make a bundle: export, calibrate and lower as far as that is missing, then compare its accuracy with FP32.
 
-    Where INT8 loses more than --max-drop, the layers that cost most stay float. Given a bundle for a GPU, on the device
-    itself, TensorRT compiles it there, once; with --data, one for a DLA gets the scales of TensorRT's own calibrator.
+    Where INT8 loses more than --max-drop, the layers that cost most stay float.
+    Given a bundle for a GPU, on the device itself, TensorRT compiles it there,
+    once; with --data, one for a DLA gets the scales of TensorRT's calibrator.
 
-    Examples: gnet-edge build --precision int8, gnet-edge build --precision int8 --engine auto --max-drop 0.2,
-    gnet-edge build int8-orin-nano,
-    gnet-edge build --onnx googlenet-9.onnx --labels synsets.txt --data photos --mean 123,117,104 --std 1,1,1 --bgr
+    Examples:
+    gnet-edge build --precision int8
+    gnet-edge build --precision int8 --engine auto --max-drop 0.2
+    gnet-edge build --onnx googlenet.onnx --labels synsets.txt --data photos
+    gnet-edge build int8-orin-nano
     """
     from googlenet_edge.engines import build as building
 
@@ -203,7 +207,10 @@ def sensitivity(
 ) -> None:
     """What each layer costs in INT8: in accuracy where it is rounded, in time where it is left in float.
 
-    A layer is an activation, with the convolutions that write it and read it. Example: gnet-edge sensitivity
+    A layer is an activation, with the convolutions that write it and read it.
+
+    Example:
+    gnet-edge sensitivity
     """
     from googlenet_edge.engines.build import SensitivityRequest
     from googlenet_edge.engines.build import sensitivity as run
@@ -234,7 +241,9 @@ def evaluate(
 ) -> None:
     """Accuracy of bundles on the validation images; each is compared with the first.
 
-    Examples: gnet-edge eval runs/photos/fp32-cpu runs/photos/int8-cpu, gnet-edge eval --out answers.json
+    Examples:
+    gnet-edge eval runs/photos/fp32-cpu runs/photos/int8-cpu
+    gnet-edge eval --out answers.json
     """
     from googlenet_edge.dataset import open_dataset
     from googlenet_edge.engines.answers import collect_answers, write_answers
@@ -270,7 +279,8 @@ def predict(
 ) -> None:
     """Labels for images.
 
-    Example: gnet-edge predict photo.jpg --top-k 3
+    Example:
+    gnet-edge predict photo.jpg --top-k 3
     """
     from googlenet_edge.engines.predictor import load_predictor
     from googlenet_edge.engines.tables import predictions_table
@@ -292,7 +302,8 @@ def inspect(
 ) -> None:
     """What is inside a file or folder of this tool; reading it verifies it.
 
-    Example: gnet-edge inspect runs/photos/int8-cpu
+    Example:
+    gnet-edge inspect runs/photos/int8-cpu
     """
     from googlenet_edge.engines.inspection import inspect as run
     from googlenet_edge.engines.tables import facts_table
@@ -322,7 +333,9 @@ def bench(
 ) -> None:
     """Latency, throughput, cold start and memory of bundles, measured in turns.
 
-    Examples: gnet-edge bench, gnet-edge bench --threads 2 --out measurement.json,
+    Examples:
+    gnet-edge bench
+    gnet-edge bench --threads 2 --out measurement.json
     gnet-edge bench --device jetson --host me@jetson.local
     """
     from googlenet_edge.engines.bench import bench as run

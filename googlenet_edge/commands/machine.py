@@ -127,7 +127,8 @@ def show_sensors(measurement: Measurement) -> None:
 def devices(as_json: JsonOption = False) -> None:
     """The devices that can be named with --device, and what each can do.
 
-    Example: gnet-edge devices --json
+    Example:
+    gnet-edge devices --json
     """
     from googlenet_edge.engines.devices import known_devices
     from googlenet_edge.engines.jetson import detect
@@ -141,7 +142,8 @@ def devices(as_json: JsonOption = False) -> None:
 def doctor(as_json: JsonOption = False) -> None:
     """What this machine is, what it can build and run, what is missing, and the commands that mend it.
 
-    Example: gnet-edge doctor
+    Example:
+    gnet-edge doctor
     """
     from googlenet_edge.engines.doctor import examine
     from googlenet_edge.engines.tables import diagnosis_table

@@ -46,7 +46,8 @@ def train(
 ) -> None:
     """Train a GoogLeNet with both auxiliary heads. The same command goes on after an interruption.
 
-    Examples: gnet-edge train --data photos --weights imagenet --epochs 30,
+    Examples:
+    gnet-edge train --data photos --weights imagenet --epochs 30
     torchrun --nproc-per-node 4 -m googlenet_edge.cli train --data photos
     """
     from googlenet_edge import train as training
@@ -107,9 +108,12 @@ def finetune(
 ) -> None:
     """Train a checkpoint to lose less in INT8, where calibration is not enough. Stopped, it starts again.
 
-    The result is a checkpoint to build from; it is written where INT8 gets as many validation images right as before.
+    The result is a checkpoint to build from. It is written where INT8 gets as
+    many validation images right as before.
 
-    Example: gnet-edge finetune && gnet-edge build runs/photos/finetuned.safetensors --out runs/photos/int8-tuned
+    Examples:
+    gnet-edge finetune
+    gnet-edge build runs/photos/finetuned.safetensors --out tuned-int8
     """
     from googlenet_edge.distil import DistilConfig
     from googlenet_edge.engines import finetune as finetuning
@@ -160,10 +164,13 @@ def slim(
 ) -> None:
     """Remove channels until inference is faster, as measured here, and train what is left to answer as before.
 
-    The result is a checkpoint to build from. Several speed-ups give a curve of accuracy against latency. Stopped, it
-    starts again.
+    The result is a checkpoint to build from. Several speed-ups give a curve of
+    accuracy against latency. Stopped, it starts again.
 
-    Example: gnet-edge slim --speedup 1.5 && gnet-edge build runs/photos/slim-1.5/checkpoint.safetensors
+    Examples:
+    gnet-edge slim --speedup 1.5
+    gnet-edge slim --speedup 1.3 --speedup 1.5 --speedup 2
+    gnet-edge build runs/photos/slim-1.5/checkpoint.safetensors
     """
     from googlenet_edge.distil import DistilConfig
     from googlenet_edge.engines import slimming
@@ -211,7 +218,8 @@ def prune(
 ) -> None:
     """Drop the auxiliary heads, and prove that the logits stay the same bit for bit.
 
-    Example: gnet-edge prune runs/photos/checkpoint.safetensors
+    Example:
+    gnet-edge prune runs/photos/checkpoint.safetensors
     """
     from googlenet_edge.checkpoint import read_checkpoint, write_checkpoint
     from googlenet_edge.prune import prune as run
@@ -236,7 +244,8 @@ def export(
 ) -> None:
     """Write one ONNX file, and check it against PyTorch on real images.
 
-    Example: gnet-edge export --opset 13 --out googlenet-opset13.onnx
+    Example:
+    gnet-edge export --opset 13 --out googlenet-opset13.onnx
     """
     from googlenet_edge.engines.build import export_checked
     from googlenet_edge.engines.checkpoint_source import CheckpointSource

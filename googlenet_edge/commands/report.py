@@ -48,10 +48,12 @@ def report(
 ) -> None:
     """A page for people from measurements; with a baseline, a gate for programs.
 
-    A rule names p50, p90, p99, p99.9, energy, cold_start, throughput, memory, size (changes in %) or top1 (in points);
-    what may be noise breaks none. With --baseline a page is written only where --out names one.
+    A rule names p50, p90, p99, p99.9, energy, cold_start, throughput, memory,
+    size (changes in %) or top1 (in points); what may be noise breaks none. With
+    --baseline a page is written only where --out names one.
 
-    Examples: gnet-edge report measurement.json answers.json -o report.html,
+    Examples:
+    gnet-edge report measurement.json answers.json -o report.html
     gnet-edge report new.json --baseline old.json --fail-if "p50>+5%,top1<-0.2"
     """
     from googlenet_edge.engines.report import gate

@@ -19,7 +19,9 @@ def package(
 ) -> None:
     """A bundle as Triton, DeepStream or Docker take it: configuration, labels, model, and the commands to run it.
 
-    Examples: gnet-edge package --for docker, gnet-edge package runs/photos/int8-orin-nano --for deepstream
+    Examples:
+    gnet-edge package --for docker
+    gnet-edge package runs/photos/int8-orin-nano --for deepstream
     """
     from googlenet_edge.engines.package import README, write_package
 
