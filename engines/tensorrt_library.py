@@ -81,7 +81,7 @@ def library_of(module: Any, flavour: Flavour) -> Library:
     if flavour is Flavour.TENSORRT and version < _OLDEST:
         raise EngineError(
             f"TensorRT {module.__version__} is too old, 8.5 is the oldest that this version uses; on a Jetson, install"
-            " JetPack 5.1 or newer"
+            " JetPack 6 or newer"
         )
     return Library(flavour, version, module)
 

@@ -174,7 +174,7 @@ def test_the_plan_is_raw() -> None:
 
 
 def test_a_too_old_tensorrt_is_refused() -> None:
-    with pytest.raises(EngineError, match=r"TensorRT 8\.2\.1 is too old, 8\.5 is the oldest .* JetPack 5\.1 or newer"):
+    with pytest.raises(EngineError, match=r"TensorRT 8\.2\.1 is too old, 8\.5 is the oldest .* JetPack 6 or newer"):
         library_of(fake_tensorrt("8.2.1", Script()), Flavour.TENSORRT)
 
 
