@@ -174,12 +174,18 @@ def refuse_damaged(checked: Checked) -> ImageSet:
 
 
 def without_damaged(checked: Checked) -> ImageSet:
-    """The images that are whole. Raises `DataError` where that leaves a class empty."""
-    left = set(checked.images.labels)
-    for label, name in enumerate(checked.images.class_names):
-        if label not in left:
-            raise DataError(f"{checked.images.root / name} has only damaged images; replace them or remove the folder")
+    """The images that are whole. Raises `DataError` where there is none."""
+    if checked.damaged and not len(checked.images):
+        raise DataError(f"{checked.images.root} has only damaged images; replace them")
     return checked.images
+
+
+def require_every_class(images: ImageSet) -> None:
+    """Raises `DataError` where damage left a class without an image."""
+    left = set(images.labels)
+    for label, name in enumerate(images.class_names):
+        if label not in left:
+            raise DataError(f"{images.root / name} has only damaged images; replace them or remove the folder")
 
 
 def load_pixels(
@@ -199,13 +205,16 @@ def load_pixels(
 
 
 def stratified_sample(images: ImageSet, count: int, *, seed: int) -> ImageSet:
-    """About ``count`` images with the share of every class kept; the choice depends on ``seed`` alone."""
-    order = np.random.default_rng(seed).permutation(len(images))
+    """About ``count`` images with the share of every class kept; the choice depends on ``seed`` alone.
+
+    Where there are fewer images than classes, chance decides which classes have one.
+    """
+    order = np.random.default_rng(seed).permutation(len(images)).tolist()
     by_class: dict[int, list[int]] = {}
-    for i in order.tolist():
-        by_class.setdefault(images.labels[i], []).append(i)
-    ranked = sorted((rank / len(group), i) for group in by_class.values() for rank, i in enumerate(group))
-    return images.take(sorted(i for _, i in ranked[:count]))
+    for place, i in enumerate(order):
+        by_class.setdefault(images.labels[i], []).append(place)
+    ranked = sorted((rank / len(group), place) for group in by_class.values() for rank, place in enumerate(group))
+    return images.take(sorted(order[place] for _, place in ranked[:count]))
 
 
 def sample_beside(images: ImageSet, used: ImageSet, count: int, *, seed: int) -> ImageSet:
@@ -222,9 +231,12 @@ def in_threads(
     with ThreadPoolExecutor(workers) as pool:
         source = iter(items)
         pending = [pool.submit(function, item) for item in islice(source, 8 * workers)]
-        while pending:
-            yield pending.pop(0).result()
-            pending += [pool.submit(function, item) for item in islice(source, 1)]
+        try:
+            while pending:
+                yield pending.pop(0).result()
+                pending += [pool.submit(function, item) for item in islice(source, 1)]
+        finally:
+            pool.shutdown(cancel_futures=True)  # what waits in the queue after a failure is not wanted any more
 
 
 def _split(images: ImageSet, seed: int) -> Dataset:

@@ -6,7 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from googlenet_edge.checkpoint import Checkpoint, CheckpointInfo, write_checkpoint
-from googlenet_edge.dataset import Progress, WhenDamaged, check_images, open_dataset, refuse_damaged
+from googlenet_edge.dataset import (
+    Progress,
+    WhenDamaged,
+    check_images,
+    open_dataset,
+    refuse_damaged,
+    require_every_class,
+)
 from googlenet_edge.errors import ConfigError
 from googlenet_edge.model import Widths
 from googlenet_edge.parallel import Rank
@@ -107,7 +114,7 @@ def check_training_data(
             progress(done, total)
 
     train_set = check_images(dataset.train, preprocess=preprocess, progress=first_part)
-    when_damaged(train_set)
+    require_every_class(when_damaged(train_set))
     val_set = check_images(dataset.val, preprocess=preprocess, progress=second_part)
-    when_damaged(val_set)
+    require_every_class(when_damaged(val_set))
     return TrainingData(train_set.images, val_set.images, train_set.sha256, val_set.sha256, preprocess)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from googlenet_edge import dataset
 from googlenet_edge.dataset import (
     ImageSet,
     check_images,
@@ -18,6 +21,7 @@ from googlenet_edge.dataset import (
     open_dataset,
     open_images,
     refuse_damaged,
+    require_every_class,
     stratified_sample,
     without_damaged,
 )
@@ -133,13 +137,50 @@ def test_check_images_counts_the_damaged_and_leaves_them_out(tmp_path: Path) -> 
         refuse_damaged(checked)
 
 
-def test_without_damaged_refuses_a_class_of_which_nothing_is_left(tmp_path: Path) -> None:
+def test_a_class_of_which_nothing_is_left_is_refused_where_every_class_counts(tmp_path: Path) -> None:
     paint_classes(tmp_path, cat=2)
     (tmp_path / "dog").mkdir()
     (tmp_path / "dog" / "0.png").touch()
-    checked = check_images(open_images(tmp_path), preprocess=PREPROCESS)
+    left = without_damaged(check_images(open_images(tmp_path), preprocess=PREPROCESS))
+    assert len(left) == 2
     with pytest.raises(DataError, match=r"dog has only damaged images; replace them or remove the folder"):
-        without_damaged(checked)
+        require_every_class(left)
+
+
+def test_without_damaged_refuses_where_nothing_is_left(tmp_path: Path) -> None:
+    paint_classes(tmp_path, cat=2, dog=1)
+    for path in tmp_path.glob("*/*"):
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match=r"has only damaged images; replace them"):
+        without_damaged(check_images(open_images(tmp_path), preprocess=PREPROCESS))
+
+
+def test_sample_of_fewer_images_than_classes_is_of_classes_by_chance(tmp_path: Path) -> None:
+    images = open_images(paint_classes(tmp_path, **{f"c{i}": 2 for i in range(10)}))
+    taken = [set(stratified_sample(images, 5, seed=seed).labels) for seed in range(8)]
+    assert all(len(each) == 5 for each in taken)
+    assert set().union(*taken) == set(range(10))
+
+
+def test_in_threads_gives_up_what_waits_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, shutting_down = list[int](), threading.Event()
+
+    class Pool(ThreadPoolExecutor):
+        def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+            super().shutdown(wait=False, cancel_futures=cancel_futures)
+            shutting_down.set()
+            super().shutdown(wait=wait)
+
+    def first_fails(number: int) -> None:
+        begun.append(number)
+        if number == 0:
+            raise ValueError
+        shutting_down.wait()
+
+    monkeypatch.setattr(dataset, "ThreadPoolExecutor", Pool)
+    with pytest.raises(ValueError):
+        list(in_threads(first_fails, range(100), workers=1))
+    assert set(begun) <= {0, 1}
 
 
 def test_load_pixels_keeps_the_order(tmp_path: Path) -> None:
