@@ -1,7 +1,7 @@
 """Runs the FP32 graph on calibration images, one a run: for the extremes, then again to count between them.
 
-Memory does not grow with the number of images. With one image a run, activations do not depend on what else is in a
-batch, so the statistics are the same whatever the order of the images.
+Memory does not grow with the number of images, but for a hash of each. With one image a run, activations do not depend
+on what else is in a batch, so the statistics are the same whatever the order of the images.
 """
 
 from __future__ import annotations

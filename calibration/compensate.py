@@ -17,7 +17,7 @@ from googlenet_edge.calibration.placement import NO_NODES, WITH_WEIGHTS
 from googlenet_edge.calibration.ranges import Ranges
 from googlenet_edge.calibration.rounding import Steps
 from googlenet_edge.calibration.weights import WeightRange, layer_weights
-from googlenet_edge.calibration.windows import Moments, Windows, windows_of
+from googlenet_edge.calibration.windows import Moments, Windows, windows_read
 from googlenet_edge.graph import InferenceGraph
 
 Means = Mapping[str, NDArray[np.float32]]
@@ -58,6 +58,4 @@ def compensated(
 
 def window_means(graph: InferenceGraph, moments: Mapping[Windows, Moments]) -> dict[str, NDArray[np.float32]]:
     """The means for all layers whose windows have moments."""
-    weights = graph.weights
-    read = ((node.name, windows_of(node, weights)) for node in graph.model.graph.node)
-    return {name: moments[windows].mean for name, windows in read if windows}
+    return {name: moments[windows].mean for name, windows in windows_read(graph).items()}

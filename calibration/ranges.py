@@ -32,6 +32,8 @@ class RangeMethod(Enum):
 
     Headroom is that of `with_headroom`: on the u8 grid beyond min/max, on the s8 grid beyond what costs the smallest
     mean squared error. With half of the codes gone, rounding costs more there than the little that is clipped.
+
+    Asked for by name, a method sees the values of all images; tried among others, those of a few and the peaks of all.
     """
 
     HEADROOM = "headroom"
@@ -101,7 +103,8 @@ def _of(ranges: Mapping[str, Ranges], tensor: str) -> Ranges:
 def covering_grid(low: float, high: float) -> tuple[float, int]:
     """(scale, zero-point) of the finest u8 grid that has zero as a code and reaches from ``low`` to ``high``.
 
-    Where zero falls between two codes, the usual scale of ``(high - low) / 255`` leaves one end half a step out.
+    Where zero falls between two codes, the usual scale of ``(high - low) / 255`` leaves one end half a step out. What
+    is zero everywhere, as on some images only, has the scale 1.
     """
 
     def scale_to_reach_both(zero_point: int) -> float:
@@ -109,6 +112,8 @@ def covering_grid(low: float, high: float) -> tuple[float, int]:
         above = high / (U8_STEPS - zero_point) if zero_point < U8_STEPS else (math.inf if high > 0 else 0.0)
         return max(below, above)
 
+    if low == high:
+        return 1.0, 0
     between = -U8_STEPS * low / (high - low)
     below = min(math.floor(between), U8_STEPS - 1 if high > 0 else U8_STEPS)  # an end next to nothing needs a code, too
     above = max(math.ceil(between), 1 if low < 0 else 0)
@@ -221,6 +226,8 @@ def _bins_of_least_divergence(counts: NDArray[np.int64], levels: int) -> int:
     mass[0] = mass[1]
     kept, edges = _level_edges(counts.size, levels)
     inside, filled = _running(mass), _running((mass > 0).astype(np.float64))
+    if not inside[-1]:  # nothing was counted but zeros: others reached the extremes
+        return counts.size
     beyond = inside[-1] - inside[kept]
     last = mass[kept - 1]
 

@@ -58,7 +58,8 @@ def rescale_factors(
 def rescaled(graph: InferenceGraph, factors: Factors) -> InferenceGraph:
     """The graph with rescaled channels: the same logits but for the rounding of float32."""
     flow = _Flow(graph)
-    weights = {name: value.astype(np.float64) for name, value in graph.weights.items()}
+    weighted = {name for node in graph.model.graph.node if node.op_type in WITH_WEIGHTS for name in node.input[1:]}
+    weights = {name: value.astype(np.float64) for name, value in graph.weights.items() if name in weighted}
     for node in graph.model.graph.node:
         if node.name in flow.unmixed:
             weights[node.input[1]] /= _along(1, flow.factor(node.input[0], factors), weights[node.input[1]])

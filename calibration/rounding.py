@@ -20,8 +20,8 @@ from googlenet_edge.calibration.ranges import Ranges
 from googlenet_edge.calibration.session import side_by_side
 from googlenet_edge.calibration.triangle import Triangle
 from googlenet_edge.calibration.weights import LayerWeights, WeightRange, layer_weights
-from googlenet_edge.calibration.windows import Moments, Windows, windows_of
-from googlenet_edge.graph import INPUT, InferenceGraph
+from googlenet_edge.calibration.windows import Moments, Windows, windows_read
+from googlenet_edge.graph import InferenceGraph
 
 Steps = Mapping[str, NDArray[np.int8]]
 """By the name of a convolution or classifier: how many codes each weight is off its nearest one."""
@@ -37,15 +37,12 @@ def rounding_steps(
 ) -> dict[str, NDArray[np.int8]]:
     """The steps of all layers that have windows. Layers that read the same ones are rounded in one go.
 
-    The first layer has none where its colours have different deviations: `absorb_normalization` may divide by them.
-
     Args:
         moments: of all windows of the graph.
     """
-    weights, skipped = graph.weights, INPUT if len(set(graph.preprocess.std)) > 1 else None
-    readers: dict[Windows, list[LayerWeights]] = {}
+    read, readers = windows_read(graph), dict[Windows, list[LayerWeights]]()
     for layer in layer_weights(graph, ranges, weight_range):
-        if (windows := windows_of(layer.node, weights)) and windows.tensor != skipped:
+        if windows := read.get(layer.node.name):
             readers.setdefault(windows, []).append(layer)
 
     def steps(windows: Windows) -> dict[str, NDArray[np.int8]]:

@@ -188,9 +188,12 @@ def read_table(path: Path) -> CalibrationTable:
             table.steps(weight_range)
     except CalibrationError as problem:
         raise CalibrationError(f"{path}: {problem}") from problem
-    for name, text in [*table.rescale.items(), *table.means.items()]:
+    for name, text in table.rescale.items():
+        if not (np.isfinite(factors := decode_floats(text)) & (factors > 0)).all():
+            raise CalibrationError(f"{path}: the factors of {name} are not all finite and above zero; calibrate again")
+    for name, text in table.means.items():
         if not np.isfinite(decode_floats(text)).all():
-            raise CalibrationError(f"{path}: the factors of {name} are not finite; calibrate again")
+            raise CalibrationError(f"{path}: the means of {name} are not finite; calibrate again")
     return table
 
 

@@ -22,7 +22,7 @@ from onnx import helper, numpy_helper
 
 from googlenet_edge.calibration.lower import rescaled_by
 from googlenet_edge.calibration.pixels import PIXELS
-from googlenet_edge.calibration.placement import NO_NODES, WITH_WEIGHTS, absorbed_in_relu, data_inputs, grids
+from googlenet_edge.calibration.placement import NO_NODES, WITH_WEIGHTS, absorbed_in_relu, data_inputs, grids, sources
 from googlenet_edge.calibration.ranges import S8_STEPS
 from googlenet_edge.calibration.surgery import model_like, renamed
 from googlenet_edge.calibration.table import CalibrationTable
@@ -144,12 +144,13 @@ def tensor_scales(
 
 
 def _joined(graph: onnx.GraphProto, table: CalibrationTable) -> dict[str, float]:
-    """The largest absolute value of each Concat's output: that of its inputs."""
-    concats = [node for node in graph.node if node.op_type == "Concat"]
-    measured = {
-        node.output[0]: [table.tensors[t].amax for t in data_inputs(node) if t in table.tensors] for node in concats
-    }
-    return {output: max(inputs) for output, inputs in measured.items() if inputs}
+    """The largest absolute value of each Concat's output: that of its inputs, where all of them were measured."""
+    origin, found = sources(graph), dict[str, float]()
+    for node in graph.node:
+        inputs = [origin.get(tensor) for tensor in data_inputs(node)]
+        if node.op_type == "Concat" and table.tensors.keys() >= set(inputs):
+            found[node.output[0]] = max(table.tensors[tensor].amax for tensor in inputs if tensor)
+    return found
 
 
 def _of_pixels(graph: InferenceGraph) -> dict[str, float]:

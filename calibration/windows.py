@@ -18,10 +18,13 @@ from googlenet_edge.calibration.placement import WITH_WEIGHTS
 from googlenet_edge.calibration.session import side_by_side
 from googlenet_edge.calibration.surgery import attributes, is_dense_conv
 from googlenet_edge.calibration.triangle import Triangle, triangle_of
-from googlenet_edge.graph import InferenceGraph
+from googlenet_edge.graph import INPUT, InferenceGraph
 
 _PER_IMAGE = 32
 _MOST_VALUES = 4608  # of a window: 512 channels of 3×3
+_LARGE = (
+    2304  # values of windows whose covariances are decomposed one after another: each takes many times its own memory
+)
 _AT_ONCE = 16  # images whose windows are added up together
 
 
@@ -37,8 +40,11 @@ class Windows:
     def of(self, values: NDArray[np.float32], random: np.random.Generator) -> NDArray[np.float32]:
         """Some windows of float32 ``(1, channels, …)``, at random places: ``(channels × height × width, places)``.
 
-        Rows are in the order of a weight's columns.
+        Rows are in the order of a weight's columns. Of a matrix ``(places, channels)``, which a classifier reads, each
+        row is a window.
         """
+        if values.ndim == 2:
+            values = values.T[None, :, :]
         top, left, bottom, right = self.pads
         planes = values.reshape(*values.shape[1:], *[1] * (4 - values.ndim))
         padded = np.pad(planes, ((0, 0), (top, bottom), (left, right))) if any(self.pads) else planes
@@ -62,12 +68,24 @@ class Moments:
         return Moments(self.mean * each, self.triangle.times(each))
 
 
-def windows_of(node: onnx.NodeProto, weights: Mapping[str, NDArray[np.float32]]) -> Windows | None:
-    """What a convolution or classifier reads.
+def windows_read(graph: InferenceGraph) -> dict[str, Windows]:
+    """By the name of a convolution or classifier, what it reads.
 
-    None for other operators, and of a convolution with groups, dilation, or padding that is not written out, or of more
-    values than `_MOST_VALUES`, whose covariance would not fit.
+    Left out are a convolution with groups, dilation, or padding that is not written out, and one whose windows have
+    more values than `_MOST_VALUES`, so that their covariance would not fit. So is the first layer where its colours
+    have different deviations: `absorb_normalization` may divide its weights by them, which are then rounded otherwise.
     """
+    weights, divided = graph.weights, len(set(graph.preprocess.std)) > 1
+    found = dict[str, Windows]()
+    for node in graph.model.graph.node:
+        windows = windows_of(node, weights)
+        if windows and not (divided and windows.tensor == INPUT):
+            found[node.name] = windows
+    return found
+
+
+def windows_of(node: onnx.NodeProto, weights: Mapping[str, NDArray[np.float32]]) -> Windows | None:
+    """What a convolution or classifier reads, if it is a plain one and not too large; see `windows_read`."""
     if node.op_type not in WITH_WEIGHTS or not (node.op_type == "Gemm" or is_dense_conv(node)):
         return None
     _, channels, *kernel = weights[node.input[1]].shape
@@ -93,9 +111,7 @@ def window_moments(
     Raises:
         CalibrationError: an activation is not finite.
     """
-    weights = graph.weights
-    read = (windows_of(node, weights) for node in graph.model.graph.node)
-    wanted = list(dict.fromkeys(windows for windows in read if windows))
+    wanted = list(dict.fromkeys(windows_read(graph).values()))
     observer = Observer(graph, sorted({windows.tensor for windows in wanted}))
 
     def seen(numbered: tuple[int, Image]) -> tuple[Mapping[str, ChannelExtremes], list[NDArray[np.float32]]]:
@@ -117,8 +133,9 @@ def window_moments(
         extremes += of_extremes
         for _ in side_by_side(add, zip(wanted, zip(*of_windows, strict=True), strict=True)):
             pass
-    found = side_by_side(lambda windows: sums.pop(windows).moments(), wanted)
-    return dict(zip(wanted, found, strict=True)), extremes
+    small, large = ([w for w in wanted if (sums[w].values > _LARGE) == where] for where in (False, True))
+    found = dict(zip(small, side_by_side(lambda windows: sums.pop(windows).moments(), small), strict=True))
+    return found | {windows: sums.pop(windows).moments() for windows in large}, extremes
 
 
 class _Sums:
@@ -130,6 +147,11 @@ class _Sums:
         self._count = 0
         self._sum = np.zeros(len(first), np.float64)
         self._products = np.zeros((len(first), len(first)), np.float32)
+
+    @property
+    def values(self) -> int:
+        """The n."""
+        return len(self._sum)
 
     def add(self, values: NDArray[np.float32]) -> None:
         """Windows ``(n, places)``."""

@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 import onnx
 import pytest
-from tiny_graph import TINY, table_of, tiny_graph, tiny_images, whole_googlenet
+from tiny_graph import SHAPES, TINY, table_of, tiny_graph, tiny_images, whole_googlenet
 
 from googlenet_edge.calibration.audit import missing, take_census
 from googlenet_edge.calibration.layers import Layer, float_nodes, layers
@@ -16,7 +16,7 @@ from googlenet_edge.calibration.lower import lower_int8_cpu
 from googlenet_edge.calibration.placement import grids, measured_tensors, staying_float, without_rule
 from googlenet_edge.calibration.session import open_session
 from googlenet_edge.graph import InferenceGraph
-from googlenet_edge.target import Device, Precision
+from googlenet_edge.target import Device, Precision, Unit
 
 WITH_LRN = TINY.replace(
     "pool = MaxPool <kernel_shape = [3, 3], strides = [2, 2], ceil_mode = 1> (stem)",
@@ -104,6 +104,7 @@ def test_all_layers_in_float_are_the_fp32_graph() -> None:
 
 
 def test_operator_without_a_rule_stays_float_between_integers_and_is_named() -> None:
+    from googlenet_edge.engines.lowering import audited as noted
     from googlenet_edge.engines.lowering import lower
 
     graph = tiny_graph(WITH_LRN)
@@ -111,11 +112,33 @@ def test_operator_without_a_rule_stays_float_between_integers_and_is_named() -> 
     assert grids(graph.model.graph)["pool"] == "norm"
     _, runs = audited(graph, frozenset())
     assert (runs["QLinearConv"], runs["LRN"], runs["QLinearConcat"]) == (3, 1, 1)
-    notes = lower(graph, device=Device.CPU, precision=Precision.INT8, table=table_of(graph)).notes
-    assert notes == (
-        "on integers: 3 of 3 Conv, 1 of 1 MaxPool, 1 of 1 Concat",
-        "in float, for there is no integer operator: LRN norm",
+    lowered = lower(graph, device=Device.CPU, precision=Precision.INT8, table=table_of(graph))
+    named = "in float, for there is no integer operator: LRN norm"
+    assert noted(lowered).notes == ("on integers: 3 of 3 Conv, 1 of 1 MaxPool, 1 of 1 Concat", named)
+    for unit in Unit:
+        assert (
+            named
+            in lower(graph, device=Device.AGX_ORIN, precision=Precision.INT8, table=table_of(graph), unit=unit).notes
+        )
+
+
+def test_a_relu_beside_values_below_zero_keeps_a_grid_of_its_own_before_a_concat() -> None:
+    text = TINY.replace("  right = Relu (right_conv)\n", "").replace("(left, right)", "(left, right_conv)")
+    graph = tiny_graph(text)
+    found = grids(graph.model.graph)
+    assert (found["left"], found["right_conv"]) == ("left", "block")
+    _, runs = audited(graph, frozenset())
+    assert (runs["QLinearConv"], runs["QLinearConcat"]) == (3, 1)
+
+
+def test_logits_that_are_only_copied_to_the_output_are_not_rounded() -> None:
+    text = TINY.replace("flatten = Flatten <axis = 1> (avgpool)", "logits = Flatten <axis = 1> (avgpool)")
+    text = text.replace("  logits = Gemm <transB = 1> (flatten, fc_weight, fc_bias)\n", "").replace(
+        "N, 3] l", "N, 16] l"
     )
+    graph = tiny_graph(text, shapes={name: shape for name, shape in SHAPES.items() if name != "fc"})
+    lowered = lower_int8_cpu(graph, table_of(graph))
+    assert len(np.unique(logits(lowered, tiny_images(64)))) > 512  # of 1024
 
 
 @pytest.mark.parametrize("name", ["left_conv", "stem_conv"])

@@ -13,7 +13,7 @@ from tiny_graph import table_of, tiny_graph
 
 from googlenet_edge.calibration import ranges
 from googlenet_edge.calibration.histogram import BINS, Extremes, Histogram, HistogramCounter, Scratch, extremes
-from googlenet_edge.calibration.ranges import RangeMethod, Ranges, estimate, percentile
+from googlenet_edge.calibration.ranges import RangeMethod, Ranges, covering_grid, estimate, percentile
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -153,6 +153,18 @@ def test_ranges_exist_for_tensors_with_almost_no_values(method: RangeMethod, val
     assert found.low <= 0 <= found.high
     assert found.low < found.high
     assert found.amax > 0
+
+
+@pytest.mark.parametrize("method", RangeMethod)
+def test_ranges_exist_where_only_images_that_are_not_counted_reach_beyond_zero(method: RangeMethod) -> None:
+    counter = HistogramCounter(Extremes(0.0, 50.0), scratch=Scratch())
+    counter.add(np.zeros(100, np.float32))
+    found = estimate(counter.histogram(), method)
+    assert (found.low, found.high > 0, found.amax > 0) == (0, True, True)
+
+
+def test_a_grid_of_nothing_but_zero_keeps_zero() -> None:
+    assert covering_grid(0.0, 0.0) == (1.0, 0)
 
 
 def test_minmax_keeps_the_extremes() -> None:

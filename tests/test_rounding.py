@@ -234,10 +234,11 @@ def test_windows_of_a_rescaled_graph_are_known() -> None:
         assert np.array_equal(known[windows].triangle.factor, expected)
 
 
-def test_rounding_leaves_the_first_layer_alone_where_colours_have_their_own_deviations() -> None:
+def test_the_first_layer_is_left_alone_where_colours_have_their_own_deviations() -> None:
     colours = replace(GRAPH, preprocess=replace(GRAPH.preprocess, std=(127.5, 120.0, 127.5)))
-    moments = moments_of(GRAPH, IMAGES)
-    assert rounding_steps(colours, ranges(), moments, WeightRange.FULL).keys() == {"left_conv", "right_conv", "logits"}
+    moments, others = moments_of(GRAPH, IMAGES), {"left_conv", "right_conv", "logits"}
+    assert rounding_steps(colours, ranges(), moments, WeightRange.FULL).keys() == others
+    assert window_means(colours, moments).keys() == others
 
 
 def test_a_layer_whose_values_hardly_vary_is_rounded_all_the_same() -> None:
@@ -266,6 +267,22 @@ def test_a_graph_with_other_convolutions_is_calibrated_by_trial(layer: str, tmp_
     table = calibrate(graph, images_in(tmp_path, 50))
     assert table.choice is not None
     assert "right_conv" not in table.rounding
+    others = tiny_images(16, seed=3)
+    assert sqnr_db(logits(graph.model, others), logits(lower_int8_cpu(graph, table), others)) > 30
+
+
+def test_a_classifier_that_reads_a_row_for_each_place_is_calibrated_by_trial(tmp_path: Path) -> None:
+    """Rows of the channels of a place, as `Conv` of 1×1 is written by some; and constants that are no weights."""
+    rows = (
+        "turned = Transpose <perm = [0, 2, 3, 1]> (block) flatten = Reshape (turned, rows_shape)"
+        " scores = Gemm <transB = 1> (flatten, fc_weight, fc_bias)"
+        " planes = Reshape (scores, planes_shape) logits = ReduceMean <axes = [1], keepdims = 0> (planes)"
+    )
+    text = TINY[: TINY.index("  avgpool")] + rows + "\n}"
+    shapes = "int64[2] rows_shape = {-1, 16}, int64[3] planes_shape = {-1, 64, 3}"
+    graph = tiny_graph(text.replace("(float[N, 3] logits) {", f"(float[N, 3] logits) <{shapes}> {{"))
+    table = calibrate(graph, images_in(tmp_path, 50))
+    assert "scores" in table.means
     others = tiny_images(16, seed=3)
     assert sqnr_db(logits(graph.model, others), logits(lower_int8_cpu(graph, table), others)) > 30
 

@@ -19,7 +19,7 @@ from googlenet_edge import __version__
 from googlenet_edge.calibration.collect import collect
 from googlenet_edge.calibration.placement import WITH_WEIGHTS
 from googlenet_edge.calibration.ranges import RangeMethod
-from googlenet_edge.calibration.table import Rounding, encode_steps, make_table, read_table, write_table
+from googlenet_edge.calibration.table import Rounding, encode_floats, encode_steps, make_table, read_table, write_table
 from googlenet_edge.calibration.weights import WeightRange
 from googlenet_edge.errors import CalibrationError
 from googlenet_edge.files import to_json
@@ -150,6 +150,15 @@ def test_table_with_damaged_rounding_is_refused(path: Path, steps: str) -> None:
     value["rounding"] = {"stem_conv": {"full": packed(bytes(216)), "reduced": steps}}
     path.write_text(json.dumps(value))
     with pytest.raises(CalibrationError, match="table.json: the rounding is damaged .*; calibrate again"):
+        read_table(path)
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, float("nan"), float("inf")])
+def test_table_with_factors_that_cannot_be_is_refused(path: Path, factor: float) -> None:
+    value = json.loads(path.read_bytes())
+    value["rescale"] = {"stem_conv": encode_floats(np.array([1.0, factor], np.float32))}
+    path.write_text(json.dumps(value))
+    with pytest.raises(CalibrationError, match="the factors of stem_conv are not all finite and above zero; calibrate"):
         read_table(path)
 
 
