@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from googlenet_edge import __version__
-from googlenet_edge.calibration.choose import TRIALS, Preparation, Trials
+from googlenet_edge.calibration.choose import Preparation, Trials, trials_of
 from googlenet_edge.calibration.collect import CheckedImages, Runs, Statistics, collect, counted, with_peaks
 from googlenet_edge.calibration.extremes import ChannelExtremes, flat, joined, observations, require_ranges, stacked
 from googlenet_edge.calibration.network import Image
@@ -35,7 +35,7 @@ from googlenet_edge.dataset import Checked, ImageSet, Progress
 from googlenet_edge.errors import CalibrationError
 from googlenet_edge.graph import InferenceGraph
 
-FEWEST_TO_CHOOSE = 40
+FEWEST_TO_CHOOSE = 16
 KEPT_BYTES = 100_000_000
 """What pixels of checked images may take while they are calibrated on: 664 of 224×224 are decoded once."""
 HELD_OUT_SHARE = 5
@@ -55,7 +55,7 @@ def calibrate(
     those of all images; how values move together is seen on `_CLOSE_IMAGES` of those that were not held out, and how
     they lie between the extremes is counted on `_COUNTED_IMAGES` of these. What so few do not show, the large values of
     the others, is in the peaks: the extremes of every channel on each of `_MOST_PEAKS` images, and those over all.
-    Below `FEWEST_TO_CHOOSE` images ranges are min/max.
+    Below `FEWEST_TO_CHOOSE` images nothing is chosen, and ranges are min/max.
 
     Args:
         method: take this range method, and neither rescale nor correct anything.
@@ -118,7 +118,7 @@ def _by_trial(graph: InferenceGraph, images: Checked, progress: Progress | None)
     others = images.pixels(measured.take(range(len(close), len(measured))), preprocess)
     close_pixels, held_out_pixels = (list(images.pixels(some, preprocess)) for some in (close, held_out))
     counting = close_pixels[:_COUNTED_IMAGES]
-    runs = Runs(progress, len(images.images) + len(counting) + TRIALS * len(held_out))
+    runs = Runs(progress, len(images.images) + len(counting) + trials_of(len(held_out)) * len(held_out))
     checked, inputs = CheckedImages(graph), _inputs(graph, chain(close_pixels, others, held_out_pixels))
     seen = _first_pass(graph, runs.each(checked.first_pass(inputs)), close=len(close), measured=len(measured))
     checked.require_content()

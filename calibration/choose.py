@@ -37,8 +37,8 @@ from googlenet_edge.graph import INPUT, OUTPUT, InferenceGraph
 from googlenet_edge.statistics import mean_sqnr_db
 
 STRENGTH = 0.75  # of rescaling; at 1, channels that images seldom reach are clipped
-TRIALS = 2 + 1 + 1 + len(RangeMethod)
-"""How many runs of each held-out image there are: what was tried already is not run again."""
+FEWEST_FOR_METHODS = 8
+"""Held-out images. What fewer say of range methods is chance; of the rest three say enough, by hand on two networks."""
 CLEARLY_DB = 0.1
 _HEADROOM_DB = 20 * math.log10(1 + HEADROOM)
 
@@ -68,6 +68,11 @@ class Preparation:
     def rounded(self, weight_range: WeightRange) -> Steps:
         """The steps of weights that are rounded together."""
         return rounding_steps(self.graph, self.ranges, self.moments, weight_range)
+
+
+def trials_of(held_out: int) -> int:
+    """How many runs of each held-out image there are: what was tried already is not run again."""
+    return 2 + 1 + 1 + (len(RangeMethod) if held_out >= FEWEST_FOR_METHODS else 0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,18 +111,23 @@ class Trials:
         return known.preparation
 
     def method(self, preparation: Preparation, table: CalibrationTable) -> CalibrationTable:
-        """The table by the best range method. Its ranges may be of all images, the held-out ones among them.
+        """The table, which has headroom, by the best range method; as it is where few images are held out.
+
+        Its ranges may be of all images, the held-out ones among them.
 
         Where no held-out image needed the headroom, ranges without it score better by `_HEADROOM_DB`. That says nothing
         of the next thousand images, so they must win by twice as much.
         """
+
+        if len(self.images) < FEWEST_FOR_METHODS:
+            return table
 
         def opened(method: RangeMethod) -> tuple[CalibrationTable, onnxruntime.InferenceSession]:
             found = table.with_method(method)
             return found, _session(preparation, found.ranges)
 
         tables, scores = dict[str, CalibrationTable](), dict[str, float]()
-        for found, session in side_by_side(opened, RangeMethod):  # the next are made ready while one runs
+        for found, session in side_by_side(opened, RangeMethod):  # others are made ready while one runs
             name = found.method.value
             tables[name], scores[name] = found, self._score(session)
         return tables[self._taken(scores, clearly=2 * _HEADROOM_DB)]

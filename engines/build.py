@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from googlenet_edge.calibration.calibrate import KEPT_BYTES, calibrate, table_at
+from googlenet_edge.calibration.calibrate import FEWEST_TO_CHOOSE, KEPT_BYTES, calibrate, table_at
 from googlenet_edge.calibration.domain import times_as_far, unlike
 from googlenet_edge.calibration.ranges import RangeMethod
 from googlenet_edge.calibration.table import CalibrationTable, write_table
@@ -164,13 +164,20 @@ def _manifest(
     )
 
 
+_TOO_FEW = (
+    f"calibrated on fewer than {FEWEST_TO_CHOOSE} images: nothing could be chosen on held-out ones, ranges are min/max;"
+    " some hundred images give a better INT8"
+)
+
+
 def _of_table(graph: InferenceGraph, table: CalibrationTable | None, val: ImageSet) -> tuple[str, ...]:
     """What the calibration chose, and whether its images are unlike those of the validation."""
     if table is None:
         return ()
     some = load_pixels(val.take(range(0, len(val), -(-len(val) // _DOMAIN_IMAGES))), graph.preprocess)
     doubt = unlike(times_as_far(graph, table, (graph.preprocess.normalize(pixels[None]) for pixels in some)))
-    return tuple(str(each) for each in (table.choice, doubt) if each)
+    few = None if table.choice or table.wished else _TOO_FEW
+    return tuple(str(each) for each in (table.choice, few, doubt) if each)
 
 
 def export_checked(source: Source, data: Path, out: Path, *, seed: int) -> float:

@@ -68,7 +68,7 @@ def lower(
 
     Raises:
         EngineError: the device cannot have this precision, or INT8 came without a table.
-        CalibrationError, LoweringError: see `lower_int8_cpu`, `lower_fp16_storage`, `take_census`.
+        CalibrationError, LoweringError: see `lower_int8_cpu`, `lower_fp16_storage`.
     """
     if (device, precision, unit) not in _LOWERINGS:
         raise EngineError(f"the device {device.value} has no {precision.value}; choose another --precision")
@@ -93,12 +93,12 @@ def rewritten(lowered: Lowered, rewrites: Sequence[Rewrite]) -> Lowered | None:
 
 
 def audited(lowered: Lowered) -> Lowered:
-    """An INT8 model with the notes of what this machine's ONNX Runtime makes of it. Raises `LoweringError`."""
+    """An INT8 model with what this machine's ONNX Runtime makes of it among its notes. Raises `LoweringError`."""
     model = onnx.load_model_from_string(lowered.model)
     census = take_census(model)
     shares = [_share(model, kind, census) for kind in ("Conv", "MaxPool", "Concat")]
     faults = missing(model, census, float_nodes=lowered.float_nodes)
-    notes = [f"on integers: {', '.join(shares)}", *_without_rule(model), *faults]
+    notes = [f"on integers: {', '.join(shares)}", *lowered.notes, *faults]
     if len(notes) > _MOST_NOTES:
         notes[_MOST_NOTES:] = [f"and {len(notes) - _MOST_NOTES} more"]
     return replace(lowered, notes=tuple(notes))
@@ -116,8 +116,12 @@ def _fp16_cpu(graph: InferenceGraph, _: CalibrationTable | None, __: AbstractSet
 def _int8_cpu(graph: InferenceGraph, table: CalibrationTable | None, float_nodes: AbstractSet[str]) -> Lowered:
     weight_range = weight_range_for(read_processor())
     model = lower_int8_cpu(graph, _given(table), weight_range=weight_range, float_nodes=float_nodes)
-    plain, in_float = model.SerializeToString(deterministic=True), staying_float(graph.model.graph, float_nodes)
-    return audited(Lowered(plain, weight_bits=_WEIGHT_BITS[weight_range], float_nodes=in_float))
+    return Lowered(
+        model.SerializeToString(deterministic=True),
+        _without_rule(graph),
+        weight_bits=_WEIGHT_BITS[weight_range],
+        float_nodes=staying_float(graph.model.graph, float_nodes),
+    )
 
 
 def _given(table: CalibrationTable | None) -> CalibrationTable:
@@ -130,14 +134,10 @@ def _share(model: onnx.ModelProto, kind: str, census: Census) -> str:
     return f"{census.integer(kind)} of {sum(node.op_type == kind for node in model.graph.node)} {kind}"
 
 
-def _without_rule(model: onnx.ModelProto) -> list[str]:
+def _without_rule(graph: InferenceGraph) -> tuple[str, ...]:
     """One note for all operators without a rule, such as LRN."""
-    named = ", ".join(f"{node.op_type} {node.name}" for node in without_rule(model.graph) if node.op_type not in _OURS)
-    return [f"in float, for there is no integer operator: {named}"] if named else []
-
-
-_OURS = {"QuantizeLinear", "DequantizeLinear", "Transpose", "Reshape", "Split", "Cast", "Sub", "Div", "Pad"}
-"""What lowering and rewriting put in."""
+    named = ", ".join(f"{node.op_type} {node.name}" for node in without_rule(graph.model.graph))
+    return (f"in float, for there is no integer operator: {named}",) if named else ()
 
 
 def _fp32_tensorrt(graph: InferenceGraph, _: CalibrationTable | None, __: AbstractSet[str], opset: int) -> Lowered:
@@ -152,7 +152,9 @@ def _int8_tensorrt(
     graph: InferenceGraph, table: CalibrationTable | None, float_nodes: AbstractSet[str], opset: int
 ) -> Lowered:
     model = lower_int8_tensorrt(graph, _given(table), opset=opset, float_nodes=float_nodes)
-    return replace(_for_tensorrt(model, Precision.INT8), float_nodes=staying_float(graph.model.graph, float_nodes))
+    found = _for_tensorrt(model, Precision.INT8)
+    in_float = staying_float(graph.model.graph, float_nodes)
+    return replace(found, notes=(*found.notes, *_without_rule(graph)), float_nodes=in_float)
 
 
 def _fp16_dla(graph: InferenceGraph, _: CalibrationTable | None, __: AbstractSet[str], opset: int) -> Lowered:
@@ -166,7 +168,8 @@ def _int8_dla(
     measured = _given(table)
     model = lower_implicit_tensorrt(graph, measured, opset=opset, head=Head.DLA)
     cache = calibration_cache(graph, measured, model, version=_CACHE_VERSION, float_nodes=float_nodes)
-    return Lowered(model.SerializeToString(deterministic=True), (_SIMULATED_CACHE,), calibration_cache=cache)
+    notes = (_SIMULATED_CACHE, *_without_rule(graph))
+    return Lowered(model.SerializeToString(deterministic=True), notes, calibration_cache=cache)
 
 
 def _for_tensorrt(model: onnx.ModelProto, precision: Precision) -> Lowered:

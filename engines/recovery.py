@@ -168,7 +168,8 @@ class Judge:
 def within_budget(judge: Judge, *, held_out: Callable[[], ImageSet]) -> Judged:
     """The graph lowered whole where that loses little enough, else INT8 with the fewest layers in float that does.
 
-    At most half of the layers stay float.
+    At most half of the layers stay float. They are ranked by what the u8 grids of a processor cost in each, for other
+    devices, too.
 
     Args:
         held_out: gives the images to rank the layers on; asked where the whole graph loses too much.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -36,6 +36,8 @@ def fastest(
 ) -> Lowered:
     """An INT8 model with those rewrites that make it faster here, one image at a time; ``rewrites`` says by how much.
 
+    Its notes say what of it the runtime computes on integers.
+
     Args:
         plain: the model as it was lowered.
         opened: opens a model with the threads that it is going to have.
@@ -46,27 +48,33 @@ def fastest(
     """
     candidates = {_name(rewrites): rewritten(plain, rewrites) for rewrites in _WORTH_TRYING[engine]}
     possible = {name: lowered for name, lowered in candidates.items() if lowered is not None}
-    if not possible:
-        return plain
+    trials = _tried(plain, possible, opened, clock=clock, progress=progress) if possible else ()
+    taken = next((possible[trial.name] for trial in trials if trial.taken), plain)
+    found = _audited_by_openvino(taken) if engine is EngineName.OPENVINO else audited(taken)
+    return replace(found, notes=(*found.notes, *map(_sentence, trials)), rewrites=trials)
+
+
+def _tried(
+    plain: Lowered,
+    possible: Mapping[str, Lowered],
+    opened: Callable[[Lowered], Engine],
+    *,
+    clock: Clock,
+    progress: Progress | None,
+) -> tuple[Trial, ...]:
     with ExitStack() as stack:
         engines = [stack.enter_context(opened(lowered)) for lowered in (plain, *possible.values())]
         pixels = np.zeros((1, engines[0].spec.crop, engines[0].spec.crop, 3), np.uint8)  # the time is that of any image
         first, *others = (partial(engine.run, pixels) for engine in engines)
-        trials = hold_trial(first, dict(zip(possible, others, strict=True)), clock=clock, progress=progress)
-    taken = next((possible[trial.name] for trial in trials if trial.taken), plain)
-    if engine is EngineName.OPENVINO:
-        taken = _audited_by_openvino(taken)
-    elif taken is not plain:
-        taken = audited(taken)
-    return replace(taken, notes=(*taken.notes, *map(_sentence, trials)), rewrites=trials)
+        return hold_trial(first, dict(zip(possible, others, strict=True)), clock=clock, progress=progress)
 
 
 def _audited_by_openvino(lowered: Lowered) -> Lowered:
-    """With OpenVINO's share of integer operators in the place of ONNX Runtime's, which is the first note."""
+    """An INT8 model with OpenVINO's share of integer operators as its first note."""
     from googlenet_edge.engines.openvino_cpu import integers_in  # noqa: PLC0415  (a runtime is loaded when used)
 
     share = integers_in(lowered.model, EngineOptions(weight_bits=lowered.weight_bits))
-    return replace(lowered, notes=(f"on integers: {share}", *lowered.notes[1:]))
+    return replace(lowered, notes=(f"on integers: {share}", *lowered.notes))
 
 
 def _name(rewrites: Sequence[Rewrite]) -> str:

@@ -23,7 +23,7 @@ from googlenet_edge.preprocess import Preprocess
 
 CAFFE = ("--mean", "123,117,104", "--std", "1,1,1", "--bgr")
 LABELS = ("--labels", "labels.txt")
-ANY_LOSS = ("--data", "photos", "--max-drop", "100", "--calibration-images", "24", "--threads", "1")
+ANY_LOSS = ("--data", "photos", "--max-drop", "100", "--calibration-images", "12", "--threads", "1")
 
 
 @pytest.fixture(scope="module")

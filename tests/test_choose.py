@@ -90,15 +90,15 @@ def test_calibrate_by_trial_gives_the_same_table_in_any_order(images: Checked, t
 
 
 def test_calibrate_looks_closer_at_some_images(images: Checked, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, most in (("_CLOSE_IMAGES", 20), ("_COUNTED_IMAGES", 17), ("_MOST_HELD_OUT", 6), ("_MOST_PEAKS", 27)):
+    for name, most in (("_CLOSE_IMAGES", 20), ("_COUNTED_IMAGES", 17), ("_MOST_HELD_OUT", 8), ("_MOST_PEAKS", 27)):
         monkeypatch.setattr(calibration, name, most)
     told: list[tuple[int, int]] = []
     table = calibrate(GRAPH, images, progress=lambda done, total: told.append((done, total)))
     assert table.choice is not None
-    assert (table.image_count, table.choice.images) == (50, 6)
+    assert (table.image_count, table.choice.images) == (50, 8)
     pixels = table.tensors["images"].histogram
     assert (pixels.counts.sum(), pixels.peaks.sum()) == (17 * 3 * CROP**2, (27 + 1) * 3 * 2)
-    assert told[-1] == (50 + 17 + 9 * 6,) * 2
+    assert told[-1] == (50 + 17 + 9 * 8,) * 2
     backwards = images.images.take(range(50)[::-1])
     for kept in ({}, dict(list(images.kept.items())[20:])):
         assert calibrate(GRAPH, replace(images, images=backwards, kept=kept)) == table
@@ -172,6 +172,29 @@ def test_calibrate_with_a_method_tries_nothing(images: Checked) -> None:
 def test_calibrate_on_few_images_takes_the_extremes(tmp_path: Path) -> None:
     table = calibrate(GRAPH, images_in(tmp_path, 12))
     assert (table.method, table.choice, table.image_count) == (RangeMethod.MINMAX, None, 12)
+
+
+def test_calibrate_on_some_images_chooses_but_for_the_range_method(tmp_path: Path) -> None:
+    table = calibrate(GRAPH, images_in(tmp_path, 20))
+    assert table.choice is not None
+    assert (table.method, table.choice.images) == (RangeMethod.HEADROOM, 4)
+    assert {trial.what for trial in table.choice.trials} == {
+        *("rescale", "no rescale", "rounded together", "nearest codes", "bias correction", "no bias correction")
+    }
+
+
+@pytest.mark.parametrize("place", ["other", "held out"])
+def test_calibrate_by_trial_stands_a_layer_that_hardly_any_image_wakes(images: Checked, place: str) -> None:
+    measured, held_out = calibration._parted(images.images)
+    brightest = {"other": measured.paths[-1], "held out": held_out.paths[0]}[place]
+    kept = {path: pixels // 4 + 96 for path, pixels in images.kept.items()}
+    kept[brightest] = (255 * (images.kept[brightest] > 127)).astype(np.uint8)
+    dark = np.concatenate([GRAPH.preprocess.normalize(kept[p][None]) for p in images.images.paths if p != brightest])
+    highest = extremes_of(GRAPH, dark)["left"].high
+    asleep = GRAPH.with_weights({"left_bias": GRAPH.weights["left_bias"] - np.float32(1.01) * highest - 0.01})
+    assert not extremes_of(asleep, dark)["left"].high.any()
+    table = calibrate(asleep, replace(images, kept=kept))
+    assert table.ranges["left"].high > 0
 
 
 def test_calibrate_refuses_images_of_one_colour_before_any_trial(

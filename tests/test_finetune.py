@@ -23,7 +23,7 @@ from googlenet_edge.export import export, unfolded
 from googlenet_edge.files import sha256_file
 
 CHECKPOINT = "runs/photos/checkpoint.safetensors"
-BRIEFLY = ("--calibration-images", "24", "--epochs", "1", "--batch-size", "32", "--workers", "0")
+BRIEFLY = ("--calibration-images", "12", "--epochs", "1", "--batch-size", "32", "--workers", "0")
 FINETUNE = ("finetune", CHECKPOINT, "--data", "photos", *BRIEFLY)
 
 

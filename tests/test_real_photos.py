@@ -16,7 +16,7 @@ from googlenet_edge.calibration.calibrate import calibrate
 from googlenet_edge.calibration.ranges import RangeMethod
 from googlenet_edge.calibration.rewrites import Rewrite
 from googlenet_edge.dataset import Checked, check_images, load_pixels, open_images
-from googlenet_edge.engines.lowering import Lowered, lower, rewritten
+from googlenet_edge.engines.lowering import Lowered, audited, lower, rewritten
 from googlenet_edge.engines.protocol import EngineOptions
 from googlenet_edge.engines.registry import backend_for
 from googlenet_edge.export import check_parity, export
@@ -54,7 +54,7 @@ def test_real_photos_agree_in_pytorch_onnx_and_int8(photos: Checked) -> None:
     table = calibrate(graph, photos, method=RangeMethod.MINMAX)
     exact = lower(graph, device=Device.CPU, precision=Precision.FP32, table=None)
     lowered = lower(graph, device=Device.CPU, precision=Precision.INT8, table=table)
-    assert lowered.notes == ("on integers: 57 of 57 Conv, 13 of 13 MaxPool, 9 of 9 Concat",)
+    assert audited(lowered).notes == ("on integers: 57 of 57 Conv, 13 of 13 MaxPool, 9 of 9 Concat",)
     expected, found = logits(exact, pixels), logits(lowered, pixels)
     assert signal_to_noise_db(expected, found) > 12  # noise of the size of 1/4
     squares, both = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle
 
 import numpy as np
@@ -18,6 +18,7 @@ from googlenet_edge.engines.protocol import EngineOptions, EngineSpec
 from googlenet_edge.engines.registry import backend_for
 from googlenet_edge.engines.rewriting import fastest
 from googlenet_edge.engines.trial import ROUNDS, hold_trial
+from googlenet_edge.preprocess import imagenet_normalization
 from googlenet_edge.target import Device, EngineName, Precision
 
 
@@ -134,14 +135,24 @@ def test_fastest_takes_one_alone_where_the_other_costs_time(plain: Lowered) -> N
 def test_fastest_keeps_the_plain_model_where_nothing_helps(plain: Lowered) -> None:
     taken = chosen(plain, lambda kinds: 10.0)
     assert taken.model == plain.model
-    assert taken.notes[0] == plain.notes[0]
+    assert taken.notes[0] == "on integers: 7 of 7 Conv, 2 of 2 MaxPool, 1 of 1 Concat"
     assert [trial.taken for trial in taken.rewrites] == [False] * 3
 
 
-def test_fastest_of_a_model_without_candidates_is_the_model() -> None:
-    graph = tiny_graph()  # its first convolution has stride 1, and none of its 1×1 convolutions shares an input
+@pytest.mark.parametrize(
+    ("engine", "integers"),
+    [
+        (EngineName.ONNXRUNTIME, "3 of 3 Conv, 1 of 1 MaxPool, 1 of 1 Concat"),
+        (EngineName.OPENVINO, "3 of 3 Convolution, 1 of 1 Pooling, 1 of 1 Concatenation"),
+    ],
+)
+def test_fastest_of_a_model_without_candidates_is_the_model(engine: EngineName, integers: str) -> None:
+    # its first convolution has stride 1, none of its 1×1 convolutions shares an input, and no pixel is its mean
+    graph = tiny_graph()
+    graph = replace(graph, preprocess=imagenet_normalization(graph.preprocess))
     plain = lower(graph, device=Device.CPU, precision=Precision.INT8, table=table_of(graph))
-    assert chosen(plain, lambda kinds: 1.0) is plain
+    taken = fastest(plain, lambda _: pytest.fail("nothing is to be timed"), engine=engine)
+    assert taken == replace(plain, notes=(f"on integers: {integers}",))
 
 
 def test_fastest_on_this_machine_gives_a_model_that_runs(plain: Lowered) -> None:
