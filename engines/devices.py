@@ -21,6 +21,7 @@ ComputeCapability = tuple[int, int]
 _MIB = 1 << 20
 _WITHOUT_INT8 = {(5, 3), (6, 0), (6, 2)}
 _WITHOUT_FP16 = {(6, 1)}
+_OLDEST_PYTHON = (3, 10)
 _OPSET = 17
 _OLD_OPSET = 13  # all that TensorRT 8.2 reads
 _FIRST_WITH_OPSET: Version = (8, 5)
@@ -57,6 +58,11 @@ class JetPack:
     def tensorrt_name(self) -> str:
         """Such as ``10.3``."""
         return ".".join(map(str, self.tensorrt))
+
+    @property
+    def runs_bundles(self) -> bool:
+        """Whether its Python is one that this package runs on; without, there is ``trtexec`` for a bundle's model."""
+        return tuple(map(int, self.python.split("."))) >= _OLDEST_PYTHON
 
     @property
     def opset(self) -> int:
@@ -210,7 +216,8 @@ def _the(profile: DeviceProfile) -> str:
 class KnownDevice:
     """A profile as people and programs list it; ``at_hand`` where this machine is one.
 
-    ``tensorrt`` is by JetPack, ``major.minor``; empty where the device has no JetPack.
+    ``tensorrt`` is by JetPack, ``major.minor``; empty where the device has no JetPack. ``jetpacks`` are those that run
+    bundles.
     """
 
     name: str
@@ -222,6 +229,7 @@ class KnownDevice:
     dla_cores: tuple[int, ...]
     memory_gb: tuple[int, ...]
     tensorrt: dict[str, str]
+    jetpacks: tuple[str, ...]
     opset: int
     workspace_bytes: int
     at_hand: bool
@@ -241,6 +249,7 @@ def known_devices(at_hand: Device | None) -> tuple[KnownDevice, ...]:
             dla_cores=profile.dla_cores,
             memory_gb=profile.memory_gb,
             tensorrt={jetpack.name: jetpack.tensorrt_name for jetpack in profile.jetpacks},
+            jetpacks=tuple(jetpack.name for jetpack in profile.jetpacks if jetpack.runs_bundles),
             opset=profile.opset,
             workspace_bytes=profile.workspace_bytes,
             at_hand=profile.device in here,

@@ -284,8 +284,8 @@ def predictions_table(rows: Sequence[tuple[str, Sequence[Prediction]]]) -> Table
 
 
 def devices_table(devices: Sequence[KnownDevice]) -> Table:
-    """The known devices; what this machine is has a star."""
-    table = _table("device (* here)", "", "GPU", "INT8", "DLA cores", "memory", "TensorRT")
+    """The known devices; what this machine is has a star. JetPack: those that run bundles, or else NVIDIA's program."""
+    table = _table("device (* here)", "", "GPU", "INT8", "DLA cores", "memory", "TensorRT", "JetPack")
     table.columns[1].justify = "left"
     for device in devices:
         tensorrt = list(device.tensorrt.values())
@@ -297,8 +297,16 @@ def devices_table(devices: Sequence[KnownDevice]) -> Table:
             "/".join(map(str, device.dla_cores)),
             "/".join(map(str, device.memory_gb)) + (" GB" if device.memory_gb else ""),
             "–".join(dict.fromkeys((*tensorrt[:1], *tensorrt[-1:]))),
+            _jetpacks(device),
         )
     return table
+
+
+def _jetpacks(device: KnownDevice) -> str:
+    if not device.jetpacks:
+        return "trtexec" if device.tensorrt else ""
+    first, last = device.jetpacks[0].partition("–")[0], device.jetpacks[-1].rpartition("–")[2]
+    return f"{first}–{last}"
 
 
 def diagnosis_table(diagnosis: Diagnosis) -> Table:

@@ -290,8 +290,12 @@ def test_devices_lists_what_can_be_named_and_marks_what_is_here(
     assert found["nano"]["int8"] is False
     assert found["orin-nx"]["dla_cores"] == [1, 2]
     assert found["agx-orin"]["tensorrt"]["7.2.2"] == "11.4"
-    assert re.search(r"^nano +Jetson Nano +5\.3 +no +0 +2/4 GB +8\.2 *$", outcome.err, re.MULTILINE), outcome.err
-    assert re.search(r"^xavier-nx \* +Jetson Xavier NX +7\.2 +yes +2 +8/16 GB +8\.2–8\.5 *$", outcome.err, re.MULTILINE)
+    assert re.search(r"^nano +Jetson Nano +5\.3 +no +0 +2/4 GB +8\.2 +trtexec *$", outcome.err, re.MULTILINE), (
+        outcome.err
+    )
+    assert re.search(
+        r"^xavier-nx \* +Jetson Xavier NX +7\.2 +yes +2 +8/16 GB +8\.2–8\.5 +trtexec *$", outcome.err, re.MULTILINE
+    )
 
 
 def test_bench_of_the_jetson_at_hand_says_which_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
+from rich.console import Console
+from rich.table import Table
 
 from googlenet_edge.engines.devices import (
     PROFILES,
@@ -10,10 +14,12 @@ from googlenet_edge.engines.devices import (
     Typing,
     has_fp16,
     has_int8,
+    known_devices,
     profile_of,
     refuse_impossible,
     typing_of,
 )
+from googlenet_edge.engines.tables import devices_table
 from googlenet_edge.errors import EngineError
 from googlenet_edge.target import Device, Precision, Unit
 
@@ -37,6 +43,22 @@ def test_opset_is_one_that_the_oldest_tensorrt_of_the_device_reads() -> None:
     opsets = {profile.name: profile.opset for profile in PROFILES}
     assert {name for name, opset in opsets.items() if opset == 13} == {"nano", "tx2", "xavier-nx", "agx-xavier"}
     assert {opsets[name] for name in ("orin-nano", "agx-thor", "cuda", "rtx", "cpu")} == {17}
+
+
+def test_devices_say_which_jetpacks_run_bundles() -> None:
+    found = {device.name: device.jetpacks for device in known_devices(None)}
+    assert found["nano"] == found["agx-xavier"] == found["cpu"] == ()
+    assert found["orin-nano"] == ("6.0", "6.1–6.2", "7.2")
+    cells = {row.split()[0]: row.split()[-2:] for row in str_of(devices_table(known_devices(None))).splitlines() if row}
+    assert cells["orin-nano"] == ["8.5–10.16", "6.0–7.2"]
+    assert cells["agx-thor"] == ["10.13–11.4", "7.0–7.2.2"]
+    assert cells["nano"] == ["8.2", "trtexec"]
+
+
+def str_of(table: Table) -> str:
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(table)
+    return "\n".join(line.rstrip() for line in console.export_text().splitlines())
 
 
 @pytest.mark.parametrize(
