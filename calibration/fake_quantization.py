@@ -11,19 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 from torch import Tensor, nn
 
 from googlenet_edge.calibration.pixels import absorb_normalization
 from googlenet_edge.calibration.placement import WITH_WEIGHTS, data_inputs, grids
 from googlenet_edge.calibration.ranges import U8_STEPS, Ranges, u8_grid
+from googlenet_edge.calibration.surgery import attributes
 from googlenet_edge.calibration.weights import MAX_BIAS, WeightRange
 from googlenet_edge.errors import LoweringError
 from googlenet_edge.graph import INPUT, OUTPUT, InferenceGraph
@@ -178,8 +178,8 @@ def _operator(
     grid: Mapping[str, _Grid],
     weight_range: WeightRange,
 ) -> nn.Module:
-    attributes: dict[str, Any] = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    stride, padding = tuple(attributes.get("strides", (1, 1))), tuple(attributes.get("pads", (0, 0, 0, 0))[:2])
+    written = attributes(node)
+    stride, padding = tuple(written.get("strides", (1, 1))), tuple(written.get("pads", (0, 0, 0, 0))[:2])
     if node.op_type in WITH_WEIGHTS:
         data, weight, bias = node.input
         names, input_scale = (weight, bias), grid[data].scale
@@ -189,8 +189,8 @@ def _operator(
         case "Relu":
             return nn.ReLU(inplace=node.input[0] not in grid)  # then it alone reads what the convolution wrote
         case "MaxPool":
-            ceil = bool(attributes.get("ceil_mode", 0))
-            return nn.MaxPool2d(tuple(attributes["kernel_shape"]), stride, padding, ceil_mode=ceil)
+            ceil = bool(written.get("ceil_mode", 0))
+            return nn.MaxPool2d(tuple(written["kernel_shape"]), stride, padding, ceil_mode=ceil)
         case "Concat":
             return _Concat()
         case "GlobalAveragePool":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import onnx
@@ -17,12 +17,11 @@ Image = NDArray[np.float32]
 
 
 class Network:
-    """The graph with tensors of it as outputs."""
+    """The graph with its measured tensors as outputs."""
 
-    def __init__(self, graph: InferenceGraph, tensors: Sequence[str] | None = None) -> None:
-        """Opens the graph, by default for all measured tensors."""
-        wanted = measured_tensors(graph.model.graph) if tensors is None else tensors
-        self._names = [name for name in wanted if name != INPUT]
+    def __init__(self, graph: InferenceGraph) -> None:
+        """Opens the graph."""
+        self._names = [name for name in measured_tensors(graph.model.graph) if name != INPUT]
         model = onnx.ModelProto()
         model.CopyFrom(graph.model)
         for name in self._names:
@@ -32,5 +31,4 @@ class Network:
     def activations(self, image: Image) -> Iterator[tuple[str, NDArray[np.float32]]]:
         """(name, float32 values) of the tensors, the input first. From any number of threads at once."""
         yield INPUT, image
-        if self._names:  # none would be all outputs
-            yield from zip(self._names, self._session.run(self._names, {INPUT: image}), strict=True)
+        yield from zip(self._names, self._session.run(self._names, {INPUT: image}), strict=True)

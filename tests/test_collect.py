@@ -149,11 +149,6 @@ def test_observations_are_the_extremes_of_every_channel_and_the_logits(text: str
         assert channels.low == pytest.approx(values.min(axis=1), rel=1e-4, abs=1e-6), name
 
 
-def test_network_for_the_input_alone_runs_nothing() -> None:
-    image = tiny_images(1)
-    assert [name for name, _ in Network(tiny_graph(), ["images"]).activations(image)] == ["images"]
-
-
 def test_collect_names_the_tensor_that_is_dead() -> None:
     graph = _with_weight("right_bias", np.full(8, -1e6, dtype=np.float32))
     with pytest.raises(CalibrationError, match=r"right is 0\.0 everywhere on all calibration images"):
