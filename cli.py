@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Annotated
 
@@ -26,7 +25,7 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", pretty_exceptio
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        sys.stdout.write(f"gnet-edge {__version__}\n")
+        typer.echo(f"gnet-edge {__version__}")
         raise typer.Exit
 
 

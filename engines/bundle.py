@@ -34,6 +34,7 @@ from googlenet_edge.files import (
 from googlenet_edge.preprocess import Preprocess
 from googlenet_edge.statistics import Interval
 from googlenet_edge.target import Device, EngineName, Precision, Unit
+from googlenet_edge.workspace import refuse_inside_bundle
 
 SCHEMA = 3  # 1: models of normalized float images; 2: none for a DLA
 MANIFEST = "manifest.json"
@@ -186,13 +187,14 @@ def read_bundle(path: Path) -> Bundle:
 
 
 def _read_verified(path: Path) -> Bundle:
-    manifest = _read_manifest(path)
+    manifest = read_manifest(path)
     _check_file_set(path, manifest)
     contents = {name: _read_recorded(path / name, record) for name, record in manifest.files.items()}
     try:
         class_names = tuple(contents[LABELS].decode().removesuffix("\n").split("\n"))
         golden = read_golden(contents[GOLDEN], crop=manifest.preprocess.crop, classes=len(class_names))
-    except ValueError as problem:
+        _labels_text(class_names)
+    except (ValueError, BundleError) as problem:
         raise BundleError(
             f"{path} has labels or golden vectors that do not fit it ({problem}); build it again"
         ) from problem
@@ -201,7 +203,8 @@ def _read_verified(path: Path) -> Bundle:
     return Bundle(manifest, class_names, contents[MODEL], golden, str(path), contents.get(CACHE, b""))
 
 
-def _read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Path) -> Manifest:
+    """What a bundle says of itself; nothing else of it is looked at. Raises `BundleError`."""
     file = path / MANIFEST
     if not file.exists():
         raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}; give a folder that gnet-edge build wrote")
@@ -250,6 +253,7 @@ def _changed(file: Path) -> BundleError:
 
 def check_place(path: Path) -> None:
     """Raises `OutputError` where no bundle can be written: asked before minutes of work, not after."""
+    refuse_inside_bundle(path)
     try:
         _refuse_foreign_folder(path)
     except OSError as problem:

@@ -11,7 +11,7 @@ from itertools import groupby
 from googlenet_edge.engines.timing import Clock, Tick
 from googlenet_edge.errors import ConfigError
 
-_LEAST_S = 10.0
+_LEAST_S, _MOST_S = 10.0, 7 * 24 * 3600.0
 _MOST_WINDOWS = 600
 _MOST_FPS = 1000.0
 
@@ -24,10 +24,14 @@ class SustainedPlan:
     fps: float | None = None
 
     def __post_init__(self) -> None:
-        if not _LEAST_S <= self.seconds < math.inf:
-            raise ConfigError(f"sustained for {self.seconds:g} s says nothing about heat; give {_LEAST_S:g}s or more")
+        if not _LEAST_S <= self.seconds <= _MOST_S:
+            raise ConfigError(
+                f"sustained for {self.seconds:g} s says nothing about heat; give {_LEAST_S:g}s or more, a week at most"
+            )
         if self.fps is not None and not 0 < self.fps <= _MOST_FPS:
             raise ConfigError(f"a camera of {self.fps:g} frames a second; give more than 0, and {_MOST_FPS:g} at most")
+        if self.fps is not None and self.fps * self.seconds < 2:
+            raise ConfigError(f"a camera of {self.fps:g} frames a second has no two in {self.seconds:g} s; give more")
 
     @property
     def window_s(self) -> float:

@@ -94,6 +94,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """(metadata, tensors) of any safetensors file. Raises `CheckpointError`."""
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder; give the checkpoint in it, such as checkpoint.safetensors")
     if not path.is_file():
         raise CheckpointError(f"{path} is missing; train first with: gnet-edge train --data DIR")
     if path.suffix == ".onnx":
@@ -111,6 +113,8 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 def read_pth(path: Path) -> dict[str, Tensor]:
     """The tensors of a ``.pth`` state dict, read without running any code in it. Raises `CheckpointError`."""
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing; give the file of a state dict")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as problem:  # torch raises UnpicklingError, RuntimeError, EOFError, KeyError … for damaged files

@@ -9,15 +9,17 @@ import logging
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import Enum
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from googlenet_edge.dataset import Checked, ImageSet, without_damaged
 from googlenet_edge.dataset import Progress as ProgressCallback
@@ -31,16 +33,41 @@ if TYPE_CHECKING:
 PIPED_WIDTH = 160
 BUILD_PACKAGES = ("torch", "onnx", "safetensors", "threadpoolctl")
 REPORT_PACKAGES = ("jinja2",)
-err = Console(
-    stderr=True, highlight=False, markup=False, soft_wrap=True, width=None if sys.stderr.isatty() else PIPED_WIDTH
-)
-
 T = TypeVar("T")
 
 
+def printable(text: str) -> str:
+    """Text from files and names, with escapes in the place of what would steer a terminal; lines stay lines."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+class _Console(Console):
+    """A console that shows words from anywhere."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """See `Console`; every word passes here, those in the cells of tables, too."""
+        return super().render_str(printable(text), **options)
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and stream.isatty()  # there is none where a program was started with it closed
+
+
+err = _Console(
+    stderr=True,
+    highlight=False,
+    markup=False,
+    soft_wrap=True,
+    width=None if _is_terminal(sys.stderr) else PIPED_WIDTH,
+)
+
+
 def shown(what: RenderableType) -> None:
-    """Shows a line or a table to people."""
-    err.print(what)
+    """Shows a line or a table to people; where that cannot be written, the command goes on."""
+    with suppress(OSError):
+        err.print(what)
 
 
 def named(taken: Taken) -> Path:
@@ -69,7 +96,9 @@ def leave_out_damaged(checked: Checked) -> ImageSet:
 
 
 def write_json(result: Any) -> None:
-    """Writes data for programs on stdout. Raises `OutputError` where that is a file on a full disk."""
+    """Writes data for programs on stdout. Raises `OutputError` where that is closed, or a file on a full disk."""
+    if sys.stdout is None:
+        raise OutputError("cannot write the result on stdout: it is closed")
     try:
         sys.stdout.buffer.write(to_json(result))
         sys.stdout.buffer.flush()
@@ -171,6 +200,11 @@ def run_command(command: Callable[[], None]) -> None:
     """Runs a command; an `EdgeError`, or a package of an extra that is not installed, becomes one line and exit 1."""
     logging.basicConfig(format="gnet-edge: %(message)s")
     logging.captureWarnings(True)
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of images that are read all the same
+    try:
+        Path.cwd()  # once, or else a working folder that was removed fails somewhere, without a name
+    except FileNotFoundError:
+        _fail("the working folder was removed; change to another")
     try:
         command()
     except EdgeError as problem:
@@ -185,5 +219,6 @@ def run_command(command: Callable[[], None]) -> None:
 
 
 def _fail(message: str) -> NoReturn:
-    sys.stderr.write(f"gnet-edge: {message}\n")
+    if sys.stderr is not None:
+        sys.stderr.write("gnet-edge: " + printable(message).replace("\n", "\\n") + "\n")
     sys.exit(1)

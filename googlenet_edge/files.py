@@ -8,6 +8,7 @@ import glob
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,11 +44,15 @@ def sha256_file(path: Path) -> str:
 def new_file(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside ``path``; what is there at the end takes the name ``path`` in one step.
 
-    After an exception, or a kill at any moment, ``path`` is what it was before.
+    After an exception, or a kill at any moment, ``path`` is what it was before. Where it is a link, what it leads to is
+    replaced.
 
     Raises:
-        OutputError: the folder cannot be made or written, or the disk is full.
+        OutputError: the folder cannot be made or written, the disk is full, or a device is there.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OutputError(f"cannot write {path}: it is a device or a pipe; give another --out")
+    path = path.resolve() if path.is_symlink() else path
     temporary = _temporary_beside(path)
     with _output_errors(path):
         _remove_stale(path)
@@ -102,8 +107,23 @@ def check_writable(path: Path) -> None:
 
 
 def to_json(value: Any) -> bytes:
-    """A dataclass (or any JSON value) as indented JSON, the same bytes for the same value."""
-    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
+    """A dataclass (or any JSON value) as indented JSON, the same bytes for the same value.
+
+    A path that is not UTF-8 has ``\\xff`` for such a byte.
+    """
+    try:
+        data = msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        data = msgspec.json.encode(_encodable(msgspec.to_builtins(value)))
+    return msgspec.json.format(data, indent=2) + b"\n"
+
+
+def _encodable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {_encodable(key): _encodable(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_encodable(each) for each in value]
+    return os.fsencode(value).decode(errors="backslashreplace") if isinstance(value, str) else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +162,13 @@ def from_json(data: bytes, kind: type[T], *, where: str, error: type[EdgeError])
 def read_file(path: Path, *, limit: int, error: type[EdgeError]) -> bytes:
     """The bytes of a file of at most ``limit`` bytes. Raises ``error`` where it is missing, unreadable or larger."""
     try:
-        size = path.stat().st_size
-        if size > limit:
-            raise error(f"{path} has {size} bytes where at most {limit} are expected; it is not what it should be")
+        found = path.stat()
+        if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+            raise error(f"{path} is no file but a device or a pipe; give a file")
+        if found.st_size > limit:
+            raise error(
+                f"{path} has {found.st_size} bytes where at most {limit} are expected; it is not what it should be"
+            )
         return path.read_bytes()
     except FileNotFoundError as problem:
         raise error(f"{path} is missing") from problem

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 Side = Annotated[int, msgspec.Meta(ge=1, le=4096)]
+_LARGEST = 1e6
 Channels = tuple[float, float, float]
 
 
@@ -37,8 +38,10 @@ class Preprocess:
     def __post_init__(self) -> None:
         if self.crop > self.resize:
             raise ValueError(f"crop {self.crop} is larger than resize {self.resize}")
-        if not all(np.isfinite(v) for v in (*self.mean, *self.std)) or min(self.std) <= 0:
-            raise ValueError(f"mean {self.mean} and std {self.std} must be finite, std above zero")
+        if not all(abs(v) <= _LARGEST for v in (*self.mean, *self.std)) or min(self.std) < 1 / _LARGEST:
+            raise ValueError(
+                f"mean {self.mean} and std {self.std} must be finite, std above zero, none beyond a million"
+            )
 
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
         """An RGB image of any size → uint8 ``(crop, crop, 3)``."""

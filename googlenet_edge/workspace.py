@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,8 +12,8 @@ from typing import Annotated
 
 import msgspec
 
-from googlenet_edge.errors import ConfigError
-from googlenet_edge.files import from_json, read_file, to_json, write_bytes
+from googlenet_edge.errors import ConfigError, OutputError
+from googlenet_edge.files import check_writable, from_json, read_file, to_json, write_bytes
 from googlenet_edge.target import Device, EngineChoice, Precision
 
 RUNS = Path("runs")
@@ -22,11 +24,17 @@ GRAPH_FILE = "googlenet.onnx"
 TABLE_FILE = "calibration.json"
 SLIM_FILE = "slim.json"
 MANIFEST_FILE = "manifest.json"
+MODEL_FILE = "model.onnx"
 MEASUREMENT_FILE = "measurement.json"
 ANSWERS_FILE = "answers.json"
 STATE_FILE = "training-state.safetensors"
 RUN_FILE = "run.json"
 SETTINGS_FILE = Path("gnet-edge.toml")
+MOST_THREADS = 256
+_USUAL_NAMES = {
+    *(CHECKPOINT_FILE, PRUNED_FILE, FINETUNED_FILE, STATE_FILE, GRAPH_FILE, TABLE_FILE),
+    *(SLIM_FILE, MANIFEST_FILE, MEASUREMENT_FILE, ANSWERS_FILE, RUN_FILE),
+}
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -37,9 +45,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     precision: Precision | None = None
     device: Device | None = None
     engine: EngineChoice | None = None
-    threads: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    threads: Annotated[int, msgspec.Meta(ge=1, le=MOST_THREADS)] | None = None
     calibration_images: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    max_drop: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    max_drop: Annotated[float, msgspec.Meta(ge=0, le=100)] | None = None
     host: str | None = None
     host_python: str | None = None
     host_keep: bool | None = None
@@ -55,14 +63,14 @@ class RunRecord:
 
 def read_settings(path: Path = SETTINGS_FILE) -> Settings:
     """The settings of the working folder; all empty where there is no file. Raises `ConfigError`."""
-    if not path.exists():
+    if not os.path.lexists(path):
         return Settings()
     data = read_file(path, limit=1 << 20, error=ConfigError)
     try:
-        return msgspec.toml.decode(data, type=Settings)
-    except (msgspec.DecodeError, ValueError) as problem:
+        return msgspec.toml.decode(data.removeprefix(codecs.BOM_UTF8), type=Settings)
+    except (msgspec.DecodeError, ValueError, RecursionError) as problem:
         known = ", ".join(Settings.__struct_fields__)
-        raise ConfigError(f"{path.resolve()} cannot be used: {problem}; it may set {known}") from problem
+        raise ConfigError(f"{path.absolute()} cannot be used: {problem}; it may set {known}") from problem
 
 
 def write_run_record(folder: Path, record: RunRecord) -> None:
@@ -128,6 +136,42 @@ def take_data(given: Path | None, settings: Settings, run: Path) -> Taken:
     return Taken(Path(record.data), f"{run.name} was trained on it")
 
 
+def result_place(given: Path | None, *, beside: Path, usual: str) -> Path:
+    """Where a result made from ``beside`` goes: as given, else under its usual name. Raises as `check_result_place`."""
+    path = given or beside.with_name(usual)
+    check_result_place(path, usual)
+    if path.exists() and path.samefile(beside):
+        raise OutputError(f"cannot write {path}: it is what is read; give another --out")
+    return path
+
+
+def check_result_place(path: Path, usual: str) -> None:
+    """Refuses a place where a result would destroy something else: asked before the work, not after.
+
+    Args:
+        usual: the name that such a result has where nobody says another.
+
+    Raises:
+        OutputError: another ending, the usual name of something else, inside a bundle, a folder, or not to be written.
+    """
+    ending = Path(usual).suffix
+    if path.suffix != ending:
+        raise OutputError(f"cannot write {path}: let its name end with {ending}")
+    if path.name in _USUAL_NAMES - {usual}:
+        raise OutputError(f"cannot write {path}: that is the name of something else; give another --out")
+    refuse_inside_bundle(path)
+    if path.exists() and not path.is_file():
+        raise OutputError(f"cannot write {path}: it is a folder, a device or a pipe; give another --out")
+    check_writable(path)
+
+
+def refuse_inside_bundle(path: Path) -> None:
+    """A file more, and a bundle is not what its manifest says. Raises `OutputError`."""
+    for folder in path.absolute().parents:
+        if is_bundle(folder) and (folder / MODEL_FILE).exists():  # others have a manifest.json, too
+            raise OutputError(f"cannot write {path}: {folder} is a bundle; give another --out")
+
+
 def is_bundle(path: Path) -> bool:
     """Whether a path is a folder that looks like a bundle."""
     return (path / MANIFEST_FILE).is_file()
@@ -183,7 +227,7 @@ def _existing(taken: Taken, mend: str) -> Taken:
 def _newest(found: Iterable[Path], what: str, mend: str, runs: Path) -> Taken:
     newest = max(_finished(found), default=None)
     if newest is None:
-        raise ConfigError(f"there is no {what} under {runs.resolve()}; {mend}")
+        raise ConfigError(f"there is no {what} under {runs.absolute()}; {mend}")
     return Taken(newest[1], f"the newest under {runs}/")
 
 

@@ -345,7 +345,7 @@ def test_loss_of_accuracy_above_max_drop_leaves_the_old_bundle(work: Path, monke
 
 
 def test_load_too_short_to_warm_anything_is_refused(colours: Path) -> None:
-    sentence = "sustained for 5 s says nothing about heat; give 10s or more"
+    sentence = "sustained for 5 s says nothing about heat; give 10s or more, a week at most"
     refused_without_a_trace(sentence, "bench", "--sustained", "5s", cwd=colours)
 
 

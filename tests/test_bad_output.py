@@ -6,6 +6,8 @@ import json
 import os
 import re
 import resource
+import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +19,8 @@ from command import Built, contents, copy_of, done, refused_without_a_trace
 from tiny_bundles import solid, write_colour_bundle
 
 from googlenet_edge.engines.bundle import read_bundle
+from googlenet_edge.errors import OutputError
+from googlenet_edge.files import write_bytes
 from googlenet_edge.pictograms import write_pictograms
 
 
@@ -73,22 +77,134 @@ def test_result_on_a_full_disk_is_no_success(tmp_path: Path) -> None:
 
 def test_output_that_cannot_be_is_refused_before_the_work(work: Path) -> None:
     checkpoint = "runs/photos/checkpoint.safetensors"
-    labels = "runs/photos/int8-cpu/labels.txt"
+    file = "runs/photos/run.json"
     refused_without_a_trace(
-        f"cannot write {labels}/below: .*{labels} is not a folder that can be written to; give another --out",
-        *("build", checkpoint, "--data", "photos", "--out", f"{labels}/below"),
+        f"cannot write {file}/below: .*{file} is not a folder that can be written to; give another --out",
+        *("build", checkpoint, "--data", "photos", "--out", f"{file}/below"),
         cwd=work,
     )
+    for name in ("sub", "labels.txt/below"):
+        bundle = "runs/photos/int8-cpu"
+        refused_without_a_trace(
+            f"cannot write {bundle}/{name}: .*{bundle} is a bundle; give another --out",
+            *("build", checkpoint, "--data", "photos", "--out", f"{bundle}/{name}"),
+            cwd=work,
+        )
     refused_without_a_trace(
         r"photos holds pictograms\.json, which is no part of a bundle; give another --out, or remove it",
         *("build", checkpoint, "--data", "photos", "--out", "photos"),
         cwd=work,
     )
     refused_without_a_trace(
-        f"cannot write {labels}/m.json: .*{labels} is not a folder that can be written to; give another --out",
-        *("bench", "--out", f"{labels}/m.json"),
+        f"cannot write {file}/m.json: .*{file} is not a folder that can be written to; give another --out",
+        *("bench", "--out", f"{file}/m.json"),
         cwd=work,
     )
+
+
+SOURCES = {
+    "prune": ("checkpoint.safetensors",),
+    "finetune": ("checkpoint.safetensors", "--data", "photos"),
+    "export": ("checkpoint.safetensors", "--data", "photos"),
+    "calibrate": ("googlenet.onnx", "--data", "photos"),
+    "bench": ("int8-cpu",),
+    "eval": ("int8-cpu", "--data", "photos"),
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "place", "reason"),
+    [
+        ("prune", "checkpoint.safetensors", "that is the name of something else"),
+        ("finetune", "pruned.safetensors", "that is the name of something else"),
+        ("export", "checkpoint.safetensors", "let its name end with .onnx"),
+        ("calibrate", "googlenet.onnx", "let its name end with .json"),
+        ("calibrate", "run.json", "that is the name of something else"),
+        ("bench", "calibration.json", "that is the name of something else"),
+        ("bench", "checkpoint.safetensors", "let its name end with .json"),
+        ("eval", "int8-cpu/answers.json", ".*int8-cpu is a bundle"),
+        ("eval", "pipe.json", "it is a folder, a device or a pipe"),
+        ("bench", "folder.json", "it is a folder, a device or a pipe"),
+    ],
+)
+def test_output_in_the_place_of_something_else_is_refused(command: str, place: str, reason: str, work: Path) -> None:
+    run, (source, *more) = Path("runs/photos"), SOURCES[command]
+    with made_here(work / run):
+        refused_without_a_trace(
+            f"cannot write {run / place}: {reason}(; give another --out)?",
+            *(command, run / source, *more, "--out", run / place),
+            cwd=work,
+        )
+
+
+@contextmanager
+def made_here(folder: Path) -> Iterator[None]:
+    """A pipe and a folder with the names of results."""
+    os.mkfifo(folder / "pipe.json")
+    (folder / "folder.json").mkdir()
+    try:
+        yield
+    finally:
+        (folder / "pipe.json").unlink()
+        (folder / "folder.json").rmdir()
+
+
+def test_output_is_not_what_is_read(work: Path, tmp_path: Path) -> None:
+    shutil.copy(work / "runs/photos/checkpoint.safetensors", tmp_path / "mine.safetensors")
+    sentence = "cannot write mine.safetensors: it is what is read; give another --out"
+    refused_without_a_trace(sentence, "prune", "mine.safetensors", "--out", "mine.safetensors", cwd=tmp_path)
+
+
+def test_output_through_a_link_replaces_what_it_leads_to(tmp_path: Path) -> None:
+    (tmp_path / "real.json").write_text("old")
+    (tmp_path / "link.json").symlink_to("real.json")
+    write_bytes(tmp_path / "link.json", b"new")
+    assert (tmp_path / "link.json").is_symlink()
+    assert (tmp_path / "real.json").read_bytes() == b"new"
+
+
+def test_output_takes_the_place_of_no_device(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OutputError, match="pipe: it is a device or a pipe; give another --out"):
+        write_bytes(tmp_path / "pipe", b"new")
+    assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize(
+    ("streams", "code", "said"),
+    [
+        ("2>&-", 0, ""),
+        ("2>/dev/full", 0, ""),
+        (">&-", 1, "gnet-edge: cannot write the result on stdout: it is closed\n"),
+    ],
+)
+def test_streams_that_are_closed_cost_no_result(tmp_path: Path, streams: str, code: int, said: str) -> None:
+    """As services are started."""
+    write_colour_bundle(tmp_path / "bundle")
+    solid("red").save(tmp_path / "red.png")
+    program = shlex.quote(str(Path(sys.executable).with_name("gnet-edge")))
+    line = f"{program} predict red.png --bundle bundle --json {streams}"
+    found = subprocess.run(["sh", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stderr[-len(said) :] if said else found.stderr) == (code, said)
+    if code == 0:
+        assert json.loads(found.stdout)["red.png"][0]["label"] == "red"
+
+
+def test_a_name_that_is_no_utf8_is_escaped_in_json_and_in_words(tmp_path: Path) -> None:
+    write_colour_bundle(tmp_path / "bundle")
+    name = os.fsdecode(b"\xffred\x1b[31m.png")
+    solid("red").save(tmp_path / name)
+    outcome = done("predict", name, "--bundle", "bundle", "--json", cwd=tmp_path)
+    assert list(json.loads(outcome.out)) == ["\\xffred\x1b[31m.png"]
+    assert "\\udcffred\\x1b[31m.png" in outcome.err
+    assert "\x1b" not in outcome.err
+
+
+def test_a_working_folder_that_was_removed_is_named(tmp_path: Path) -> None:
+    program = shlex.quote(str(Path(sys.executable).with_name("gnet-edge")))
+    line = f"mkdir gone && cd gone && rmdir ../gone && {program} devices"
+    found = subprocess.run(["sh", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stderr) == (1, "gnet-edge: the working folder was removed; change to another\n")
 
 
 @pytest.mark.parametrize("command", ["prune", "export", "calibrate"])
@@ -96,9 +212,10 @@ def test_output_below_a_file_is_refused(command: str, work: Path) -> None:
     source = "googlenet.onnx" if command == "calibrate" else "checkpoint.safetensors"
     options = () if command == "prune" else ("--data", "photos")
     more = ("--calibration-images", "8") if command == "calibrate" else ()
+    place = {"prune": "below.safetensors", "export": "below.onnx", "calibrate": "below.json"}[command]
     refused_without_a_trace(
-        "cannot write runs/photos/run.json/below: Not a directory; give another --out",
-        *(command, f"runs/photos/{source}", *options, *more, "--out", "runs/photos/run.json/below"),
+        f"cannot write runs/photos/run.json/{place}: .* is not a folder that can be written to; give another --out",
+        *(command, f"runs/photos/{source}", *options, *more, "--out", f"runs/photos/run.json/{place}"),
         cwd=work,
     )
 

@@ -190,7 +190,7 @@ def test_photos_of_classes_that_the_labels_lack_are_refused(files: Path) -> None
         ),
         (
             ("--onnx", "caffe.onnx", "--data", "photos", "--std", "1,0,1"),
-            "caffe.onnx cannot be given such images: .* must be finite, std above zero",
+            "caffe.onnx cannot be given such images: .* must be finite, std above zero, none beyond a million",
         ),
         (
             ("--onnx", "caffe.onnx", "--data", "photos", "--size", "32"),

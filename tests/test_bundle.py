@@ -16,7 +16,7 @@ import pytest
 from tiny_bundles import COLOURS, PREPROCESS, colour_bundle, with_golden_logits, write_colour_bundle
 
 from googlenet_edge.engines.accuracy import Accuracy, Comparison
-from googlenet_edge.engines.bundle import SCHEMA, Bundle, _seal, read_bundle, write_bundle
+from googlenet_edge.engines.bundle import SCHEMA, Bundle, FileRecord, _seal, read_bundle, write_bundle
 from googlenet_edge.engines.golden import LOGIT_TOLERANCE, Golden, read_golden
 from googlenet_edge.engines.registry import open_bundle
 from googlenet_edge.errors import BundleError, EngineError, OutputError
@@ -147,6 +147,15 @@ def test_bundle_never_follows_a_file_name_of_its_manifest(path: Path, name: str)
     with pytest.raises(BundleError, match="lists the wrong files") as caught:
         read_bundle(path)
     assert repr(name) in str(caught.value)
+
+
+@pytest.mark.parametrize("labels", [b"\x1b[31mred\ngreen\nblue\n", b"red\n\nblue\n", b"\xef\xbb\xbfred\ngreen\nblue\n"])
+def test_bundle_with_labels_that_no_build_writes_is_refused(path: Path, labels: bytes) -> None:
+    files = read_bundle(path).manifest.files
+    forge(path, files={**files, "labels.txt": FileRecord(len(labels), sha256_bytes(labels))})
+    (path / "labels.txt").write_bytes(labels)
+    with pytest.raises(BundleError, match=r"the class name '.*' cannot be a line of labels\.txt"):
+        read_bundle(path)
 
 
 def test_bundle_with_a_crop_that_does_not_fit_its_golden_vectors_is_refused(path: Path) -> None:

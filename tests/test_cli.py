@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 from command import Built, contents, copy_of, done, gnet_edge, refused
 from fake_jetson import ORIN_NANO, XAVIER_NX, fake_jetson, fake_pc
 from PIL import Image
-from tiny_bundles import solid, write_colour_bundle
+from tiny_bundles import colour_bundle, solid, write_colour_bundle
 from typer.main import get_command
 
 from googlenet_edge import __version__
@@ -24,6 +25,7 @@ from googlenet_edge.checkpoint import read_checkpoint, write_checkpoint
 from googlenet_edge.cli import app
 from googlenet_edge.commands import machine
 from googlenet_edge.engines import rounds
+from googlenet_edge.engines.bundle import write_bundle
 from googlenet_edge.engines.energy import EnergyPlan
 from googlenet_edge.engines.jetson import Clock, read_jetson
 from googlenet_edge.engines.measurement import read_measurement
@@ -179,6 +181,20 @@ def test_bench_measures_all_bundles_of_the_newest_run(work: Path, monkeypatch: p
     assert measurement["ratios"][0]["name"] == "runs/photos/int8-cpu"
     assert (work / "measurement.json").read_text() == outcome.out
     assert read_measurement(work / "measurement.json").circumstances.cores >= 1
+
+
+def test_bench_leaves_out_what_is_for_other_devices_where_nobody_named_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = partial(rounds.BenchPlan, runs=1, batches=(1,), batch_rounds=1, cold_starts=1)
+    monkeypatch.setattr(rounds, "BenchPlan", quick)
+    write_colour_bundle(tmp_path / "runs/colours/fp32-cpu")
+    bundle = colour_bundle()
+    there = replace(bundle, manifest=replace(bundle.manifest, device=Device.ORIN_NANO))
+    write_bundle(tmp_path / "runs/colours/int8-orin-nano", there)
+    outcome = done("bench", "--json", "--rounds", "6", cwd=tmp_path)
+    assert "left out runs/colours/int8-orin-nano (for orin-nano; measure it there, with --host)\n" in outcome.err
+    assert [each["name"] for each in json.loads(outcome.out)["bundles"]] == ["runs/colours/fp32-cpu"]
 
 
 def test_second_build_uses_what_is_there(work: Path) -> None:

@@ -156,6 +156,9 @@ def test_read_file_names_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot be read: Is a directory"):
         read_file(tmp_path, limit=1 << 20, error=ConfigError)
     assert read_file(tmp_path / "large", limit=5, error=ConfigError) == b"12345"
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match=r"pipe is no file but a device or a pipe; give a file"):
+        read_file(tmp_path / "pipe", limit=4, error=ConfigError)
 
 
 def test_sha256_of_a_file_is_that_of_its_bytes(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_preprocess_json_that_makes_no_sense_is_refused(text: str, reason: str) 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_preprocess_refuses_numbers_that_are_not_finite(value: float) -> None:
-    with pytest.raises(ValueError, match="must be finite, std above zero"):
+    with pytest.raises(ValueError, match="must be finite, std above zero, none beyond a million"):
         Preprocess(mean=(value, 0.0, 0.0))
-    with pytest.raises(ValueError, match="must be finite, std above zero"):
+    with pytest.raises(ValueError, match="must be finite, std above zero, none beyond a million"):
         Preprocess(std=(1.0, value, 1.0))

@@ -85,7 +85,9 @@ def test_long_load_has_windows_that_can_be_drawn() -> None:
 @pytest.mark.parametrize(
     ("seconds", "fps", "sentence"),
     [
-        (5, None, "sustained for 5 s says nothing about heat; give 10s or more"),
+        (5, None, "sustained for 5 s says nothing about heat; give 10s or more, a week at most"),
+        (7e5, None, "sustained for 700000 s says nothing about heat; give 10s or more, a week at most"),
+        (10, 0.1, "a camera of 0.1 frames a second has no two in 10 s; give more"),
         (float("inf"), None, "sustained for inf s"),
         (60, 0, "a camera of 0 frames a second; give more than 0, and 1000 at most"),
         (60, float("nan"), "a camera of nan frames"),

@@ -57,6 +57,23 @@ def test_settings_are_read_with_their_types() -> None:
     )
 
 
+def test_settings_may_begin_with_a_byte_order_mark() -> None:
+    Path("gnet-edge.toml").write_bytes(b"\xef\xbb\xbfthreads = 2")
+    assert read_settings().threads == 2
+
+
+def test_settings_that_lead_nowhere_are_not_taken_for_none() -> None:
+    Path("gnet-edge.toml").symlink_to("gnet-edge.toml")
+    with pytest.raises(ConfigError, match=r"gnet-edge\.toml cannot be read: Too many levels of symbolic links"):
+        read_settings()
+
+
+def test_runs_that_lead_nowhere_are_named() -> None:
+    Path("runs").symlink_to("runs")
+    with pytest.raises(ConfigError, match=r"there is no checkpoint under .*runs; train first"):
+        take_checkpoint(None, Settings())
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
@@ -67,6 +84,9 @@ def test_settings_are_read_with_their_types() -> None:
         ("max_drop = -1", r"Expected `float` >= 0\.0 - at `\$\.max_drop`"),
         ("threads =", r"Invalid value \(at "),
         ("data = '\udcff'", r"can't decode byte"),
+        ("threads = 257", r"Expected `int` <= 256 - at `\$\.threads`"),
+        ("max_drop = inf", r"Expected `float` <= 100\.0 - at `\$\.max_drop`"),
+        ("data = " + "[" * 100_000, "recursion"),
     ],
 )
 def test_settings_that_are_wrong_are_named(text: str, sentence: str) -> None:

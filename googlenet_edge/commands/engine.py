@@ -33,7 +33,6 @@ from googlenet_edge.commands.options import (
 )
 from googlenet_edge.console import bar, chosen, named, shown
 from googlenet_edge.errors import ConfigError
-from googlenet_edge.files import check_writable
 from googlenet_edge.target import Device, EngineChoice, Precision, Unit
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ def calibrate(
 
     taken = named(workspace.take_graph(graph))
     request = calibration_request(taken, data, images, method, skip_damaged)
-    path = out or taken.with_name(workspace.TABLE_FILE)
+    path = workspace.result_place(out, beside=taken, usual=workspace.TABLE_FILE)
     table = calibrate_file(taken, path, request, bars=bar)
     if table.choice:
         shown(trials_table(table.choice))
@@ -75,7 +74,9 @@ def build(
     data: DataOption = None,
     images: ImagesOption = None,
     method: MethodOption = None,
-    max_drop: Annotated[float | None, typer.Option(min=0, help="Largest loss of top-1, points; default: 1.")] = None,
+    max_drop: Annotated[
+        float | None, typer.Option(min=0, max=100, help="Largest loss of top-1, points; default: 1.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Default: PRECISION-DEVICE beside the graph.")] = None,
     engine: Annotated[EngineChoice | None, typer.Option(help="auto: the fastest here; default: onnxruntime.")] = None,
     threads: ThreadsOption = None,
@@ -256,7 +257,7 @@ def evaluate(
     images = open_dataset(folder, seed=workspace.split_seed(paths[0].parent)).val
     cores = chosen("--threads", threads, settings.threads, CORES)
     if out:
-        check_writable(out)
+        workspace.check_result_place(out, workspace.ANSWERS_FILE)
     evaluations = evaluate_bundles(paths, images, streams=cores, bars=bar, engine=engine)
     results = accuracies(paths, evaluations)
     shown(evaluation_table([(r.bundle, r.accuracy) for r in results]))
@@ -318,7 +319,9 @@ def bench(
     device: machine.DeviceOption = None,
     engine: EngineOption = None,
     threads: OneThreadOption = None,
-    streams: Annotated[int | None, typer.Option(min=1, help="For throughput; default: one for each core.")] = None,
+    streams: Annotated[
+        int | None, typer.Option(min=1, max=workspace.MOST_THREADS, help="For throughput; default: one for each core.")
+    ] = None,
     rounds: machine.RoundsOption = None,
     sustained: machine.SustainedOption = None,
     fps: machine.FpsOption = None,
@@ -347,14 +350,14 @@ def bench(
     from googlenet_edge.images import read_image_file
 
     if out:
-        check_writable(out)
+        workspace.check_result_place(out, workspace.MEASUREMENT_FILE)
     lasting = machine.sustained_plan(sustained, fps)
     settings = workspace.read_settings()
     remote = away.destination(host, python, keep, device=device, settings=settings)
     wish = away.device_there(device, settings) if remote else machine.device_for_bench(device, settings)
     if not remote:
         backend_for(wish)
-    paths = [named(taken) for taken in workspace.take_bundles(bundles or ())]
+    paths = _to_measure(bundles or [], on_processor=not remote and wish is Device.CPU and engine is None)
     cores = chosen("--threads", threads, settings.threads, 1)
     photo = read_image_file(image) if image else None
     if remote:
@@ -376,3 +379,16 @@ def bench(
         write_measurement(out, measurement)
         shown(f"measurement: {out}")
     output(measurement, as_json)
+
+
+def _to_measure(given: list[Path], *, on_processor: bool) -> list[Path]:
+    """The bundles to measure: where nobody named any, without those for other devices, if that leaves some."""
+    from googlenet_edge.engines.bundle import read_manifest
+
+    taken = workspace.take_bundles(given)
+    devices = [(each, read_manifest(each.path).device) for each in taken] if on_processor and not given else []
+    here = [each for each, device in devices if device is Device.CPU]
+    for each, device in devices:
+        if here and device is not Device.CPU:
+            shown(f"left out {each.path} (for {device.value}; measure it there, with --host)")
+    return [named(each) for each in here or taken]

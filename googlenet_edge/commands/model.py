@@ -15,7 +15,9 @@ from googlenet_edge.commands.options import (
     JsonOption,
     MethodOption,
     OneThreadOption,
+    SeedOption,
     SkipOption,
+    WorkersOption,
     calibration_request,
     output,
     when_damaged,
@@ -40,8 +42,8 @@ def train(
     plain_epochs: Annotated[int, typer.Option(min=0, help="Last epochs that see images as evaluation does.")] = 0,
     true_5x5: Annotated[bool, typer.Option("--true-5x5", help="The paper's 5×5 branch; torchvision's is 3×3.")] = False,
     mixed_precision: Annotated[bool, typer.Option(help="Compute in 16 bits where the processor can.")] = True,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that load images.")] = 2,
+    seed: SeedOption = 0,
+    workers: WorkersOption = 2,
     skip_damaged: SkipOption = False,
 ) -> None:
     """Train a GoogLeNet with both auxiliary heads. The same command goes on after an interruption.
@@ -101,8 +103,8 @@ def finetune(
     batch_size: Annotated[int, typer.Option(min=2, help="Images a step.")] = 128,
     learning_rate: Annotated[float, typer.Option(help="Peak; a hundredth of the training's is usual.")] = 0.001,
     out: Annotated[Path | None, typer.Option(help=f"Default: {workspace.FINETUNED_FILE} beside it.")] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that load images.")] = 2,
+    seed: SeedOption = 0,
+    workers: WorkersOption = 2,
     skip_damaged: SkipOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -123,7 +125,7 @@ def finetune(
     taken = named(workspace.take_checkpoint(checkpoint, workspace.read_settings()))
     request = finetuning.FinetuneRequest(
         checkpoint=taken,
-        out=out or taken.with_name(workspace.FINETUNED_FILE),
+        out=workspace.result_place(out, beside=taken, usual=workspace.FINETUNED_FILE),
         calibration=calibration_request(taken, data, images, method, skip_damaged),
         config=DistilConfig(
             epochs=epochs,
@@ -157,8 +159,8 @@ def slim(
     batch_size: Annotated[int, typer.Option(min=2, help="Images a step.")] = 128,
     learning_rate: Annotated[float, typer.Option(help="Peak; a fifth of the training's is usual.")] = 0.02,
     out: Annotated[Path | None, typer.Option(help="Folder for slim-SPEEDUP/; default: the checkpoint's.")] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that load images.")] = 2,
+    seed: SeedOption = 0,
+    workers: WorkersOption = 2,
     skip_damaged: SkipOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -225,8 +227,8 @@ def prune(
     from googlenet_edge.prune import prune as run
 
     taken = named(workspace.take_checkpoint(checkpoint, workspace.read_settings()))
+    path = workspace.result_place(out, beside=taken, usual=workspace.PRUNED_FILE)
     pruned = run(read_checkpoint(taken))
-    path = out or taken.with_name(workspace.PRUNED_FILE)
     write_checkpoint(path, pruned.checkpoint)
     before, after = pruned.before, pruned.after
     shown(f"parameters   {before.parameters:>14,} → {after.parameters:>14,}")
@@ -253,7 +255,7 @@ def export(
     settings = workspace.read_settings()
     taken = named(workspace.take_checkpoint(checkpoint, settings))
     images = named(workspace.take_data(data, settings, taken.parent))
-    path = out or taken.with_name(workspace.GRAPH_FILE)
+    path = workspace.result_place(out, beside=taken, usual=workspace.GRAPH_FILE)
     difference = export_checked(CheckpointSource(taken, opset), images, path, seed=workspace.split_seed(taken.parent))
     shown(f"largest difference from PyTorch: {difference:.1e} of the largest logit")
     shown(f"graph: {path}")

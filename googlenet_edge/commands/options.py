@@ -15,6 +15,7 @@ from googlenet_edge.console import chosen, leave_out_damaged, named, write_json
 from googlenet_edge.dataset import WhenDamaged, refuse_damaged
 from googlenet_edge.preprocess import Channels, Preprocess
 from googlenet_edge.target import EngineName
+from googlenet_edge.workspace import MOST_THREADS
 
 if TYPE_CHECKING:
     from googlenet_edge.engines.build import CalibrationRequest
@@ -23,10 +24,18 @@ if TYPE_CHECKING:
 CORES = len(os.sched_getaffinity(0))
 
 DataOption = Annotated[Path | None, typer.Option(help="Images; default: those of the training.")]
+SeedOption = Annotated[int, typer.Option(min=0, max=2**32 - 1)]
+WorkersOption = Annotated[int, typer.Option(min=0, max=MOST_THREADS, help="Processes that load images.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="The result as JSON on stdout, and nothing else there.")]
 SkipOption = Annotated[bool, typer.Option("--skip-damaged", help="Leave damaged images out instead of stopping.")]
-ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Processor threads; default: all cores.")]
-OneThreadOption = Annotated[int | None, typer.Option(min=1, help="Processor threads; default: 1.")]
+ThreadsOption = Annotated[
+    int | None, typer.Option(min=1, max=MOST_THREADS, help="Processor threads; default: all cores.")
+]
+OneThreadOption = Annotated[int | None, typer.Option(min=1, max=MOST_THREADS, help="Processor threads; default: 1.")]
+StreamsOption = Annotated[
+    int | None, typer.Option(min=1, max=MOST_THREADS, help="For throughput; default: one for each core.")
+]
+DropOption = Annotated[float | None, typer.Option(min=0, max=100, help="Largest loss of top-1, points; default: 1.")]
 MethodOption = Annotated[RangeMethod | None, typer.Option(help="Only this range method; default: by trial.")]
 EngineOption = Annotated[EngineName | None, typer.Option(help="Runtime; default: the one the bundle was built for.")]
 ImagesOption = Annotated[int | None, typer.Option("--calibration-images", min=1, help="How many; default: 500.")]
