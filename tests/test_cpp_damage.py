@@ -14,13 +14,15 @@ from pathlib import Path
 import libgne
 import numpy as np
 import pytest
-from libgne import CPP, Library, done
+from jpegs import jpeg, photo
+from libgne import CPP, Engine, Library, done
 from PIL import Image
 from tiny_bundles import COLOUR_NET, colour_bundle, onnx_bytes, solid, with_golden_logits, write_colour_bundle
 
 import googlenet_edge
 from googlenet_edge.engines.bundle import write_bundle
 from googlenet_edge.engines.golden import Golden
+from googlenet_edge.engines.predictor import Predictor
 from googlenet_edge.errors import EdgeError
 from googlenet_edge.files import sha256_bytes
 from googlenet_edge.images import decode_rgb
@@ -196,6 +198,19 @@ def damaged(data: bytes, seed: int) -> bytes:
     return bytes(changed)
 
 
+def read_by_both(engine: Engine, predictor: Predictor, data: bytes) -> tuple[bytes, bytes]:
+    """The pixels of a JPEG by libgne and by Python; ``refused`` where there are none."""
+    try:
+        expected = predictor.preprocess.pixels(decode_rgb(data, short_side=36)).tobytes()
+    except EdgeError:
+        expected = b"refused"
+    try:
+        return engine.pixels_of_jpeg(data).tobytes(), expected
+    except libgne.Failed as problem:
+        assert problem.status == libgne.BAD_IMAGE
+        return b"refused", expected
+
+
 def test_cpp_reads_and_refuses_damaged_jpegs_as_python_does(gne: Library, bundle: Path) -> None:
     file = io.BytesIO()
     noise = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
@@ -203,19 +218,35 @@ def test_cpp_reads_and_refuses_damaged_jpegs_as_python_does(gne: Library, bundle
     agree = differ = 0
     with gne.open(bundle) as engine, googlenet_edge.load(bundle) as predictor:
         for seed in range(900):
-            data = damaged(file.getvalue(), seed)
-            try:
-                expected = predictor.preprocess.pixels(decode_rgb(data, short_side=36)).tobytes()
-            except EdgeError:
-                expected = b"refused"
-            try:
-                found = engine.pixels_of_jpeg(data).tobytes()
-            except libgne.Failed as problem:
-                assert problem.status == libgne.BAD_IMAGE
-                found = b"refused"
+            found, expected = read_by_both(engine, predictor, damaged(file.getvalue(), seed))
             agree, differ = agree + (found == expected), differ + (found != expected)
     assert differ <= 5, "but for headers that only one of the two decoders puts up with"
     assert agree >= 895
+
+
+ENDINGS = {
+    "cut": b"",
+    "half a marker": b"\xff",
+    "two zeros": bytes(2),
+    "zeros": bytes(16),
+    "a comment that is cut off": b"\xff\xfe\xff\xff",
+    "zeros and a cut segment": bytes(16) + b"\xff\xe1\xff\xff...",
+}
+
+
+@pytest.mark.parametrize("kind", ["4:2:0", "4:2:2", "4:4:4", "progressive", "L", "CMYK"])
+def test_cpp_reads_jpegs_whose_end_marker_is_missing_as_python_does(gne: Library, bundle: Path, kind: str) -> None:
+    """Whether the last rows are whole before the end marker depends on the sampling and on how many bits follow."""
+    options = {"subsampling": kind} if ":" in kind else {"progressive": kind == "progressive"}
+    decoded = 0
+    with gne.open(bundle) as engine, googlenet_edge.load(bundle) as predictor:
+        for name, ending in ENDINGS.items():
+            for width, height in ((48, 40), (90, 70), (301, 200)):
+                image = photo(width, height).convert(kind if kind in {"L", "CMYK"} else "RGB")
+                found, expected = read_by_both(engine, predictor, jpeg(image, **options)[:-2] + ending)
+                assert found == expected, (name, width)
+                decoded += found != b"refused"
+    assert (decoded > 0) == (kind != "progressive"), "a progressive one is read to its end before its first row"
 
 
 def with_clang(folder: Path) -> tuple[str, ...]:

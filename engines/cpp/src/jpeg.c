@@ -33,17 +33,27 @@ static void on_error(j_common_ptr info) {
 /* Warnings and traces: a JPEG that can be shown is one. */
 static void on_message(j_common_ptr info, int level) { (void)info, (void)level; }
 
-/* The source is all there is: whoever asks for more has a JPEG that was cut off. */
+/* Whether every row was given out: what is missing after that is missed by nobody, as in Pillow. */
+static int is_complete(j_decompress_ptr info) {
+  return info->output_height && info->output_scanline == info->output_height;
+}
+
+/* The source is all there is: whoever asks for more before the last row has a JPEG that was cut off. */
 static boolean on_more(j_decompress_ptr info) {
-  leave((j_common_ptr)info, "it is cut off");
+  if (!is_complete(info)) leave((j_common_ptr)info, "it is cut off");
   return FALSE;
 }
 
 static void on_skip(j_decompress_ptr info, long count) {
+  struct jpeg_source_mgr* source = info->src;
   if (count <= 0) return;
-  if ((size_t)count > info->src->bytes_in_buffer) leave((j_common_ptr)info, "it is cut off");
-  info->src->next_input_byte += count;
-  info->src->bytes_in_buffer -= (size_t)count;
+  size_t step = (size_t)count;
+  if (step > source->bytes_in_buffer) {
+    if (!is_complete(info)) leave((j_common_ptr)info, "it is cut off");
+    step = source->bytes_in_buffer;
+  }
+  source->next_input_byte += step;
+  source->bytes_in_buffer -= step;
 }
 
 static void on_source(j_decompress_ptr info) { (void)info; }
@@ -108,7 +118,7 @@ static void decode(struct jpeg_decompress_struct* info, uint32_t least, uint64_t
   image->pixels = malloc((size_t)image->width * image->height * 3);
   if (!image->pixels) leave((j_common_ptr)info, "there is not enough memory");
   read_rows(info, image->pixels);
-  jpeg_finish_decompress(info);
+  jpeg_finish_decompress(info); /* stops early where the end marker is missing */
 }
 
 typedef struct Decoder {
