@@ -6,6 +6,7 @@ import io
 import json
 import os
 import random
+import resource
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -247,6 +248,34 @@ def test_cpp_reads_jpegs_whose_end_marker_is_missing_as_python_does(gne: Library
                 assert found == expected, (name, width)
                 decoded += found != b"refused"
     assert (decoded > 0) == (kind != "progressive"), "a progressive one is read to its end before its first row"
+
+
+def enlarged(data: bytes, width: int, height: int) -> bytes:
+    """A JPEG whose header says that it is larger."""
+    frame = max(data.find(b"\xff\xc0"), data.find(b"\xff\xc2"))
+    return data[: frame + 5] + height.to_bytes(2, "big") + width.to_bytes(2, "big") + data[frame + 9 :]
+
+
+@pytest.mark.parametrize("progressive", [False, True], ids=["rows", "coefficients"])
+def test_cpp_lack_of_memory_is_not_blamed_on_the_image(gne_prefix: Path, tmp_path: Path, progressive: bool) -> None:
+    """Of a progressive JPEG libjpeg keeps the coefficients, and fails by itself; of others the rows do not fit."""
+    made = colour_bundle()
+    large = replace(made.manifest, preprocess=replace(made.manifest.preprocess, resize=4096))  # nothing is shrunk
+    write_bundle(tmp_path / "b", replace(made, manifest=large))
+    small = jpeg(photo(16, 16), progressive=progressive)
+    limit = 400 << 20
+    (tmp_path / "0.jpg").write_bytes(small)
+    (tmp_path / "1.jpg").write_bytes(enlarged(small, 15_000, 10_000))  # 450 MB
+    ended = subprocess.run(
+        [gne_prefix.parent / "build" / "tests" / "answers", *map(tmp_path.joinpath, ("b", "0.jpg", "1.jpg"))],
+        env={**os.environ, "GNE_ONNXRUNTIME": str(libgne.wheel_runtime())},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert len(ended.stdout.splitlines()) == 1, "the small one is read"
+    assert ended.stderr == "there is not enough memory; free some, or use smaller images\n"
 
 
 def with_clang(folder: Path) -> tuple[str, ...]:

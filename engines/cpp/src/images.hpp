@@ -13,7 +13,8 @@ namespace gne_sdk {
 constexpr uint64_t kMaxPixels = 150'000'000, kMaxFileBytes = 256u << 20;
 
 // Decodes a JPEG and turns it upright; at 1/2, 1/4 or 1/8 of its size where 2 × `short_side` pixels remain, as
-// googlenet_edge.images.decode_rgb does. `where` names it in messages. Throws Failure with GNE_BAD_IMAGE.
+// googlenet_edge.images.decode_rgb does. `where` names it in messages. Throws Failure with GNE_BAD_IMAGE, or
+// std::bad_alloc.
 std::unique_ptr<Rows> decode_jpeg(Bytes jpeg, uint32_t short_side, const std::string& where);
 
 // A frame's memory is read, not copied. Throws Failure with GNE_BAD_ARGUMENT.

@@ -7,6 +7,8 @@
 
 #include <jpeglib.h>
 
+#include <jerror.h> /* after jpeglib.h */
+
 #ifndef LIBJPEG_TURBO_VERSION
 #error "libjpeg-turbo is needed: other versions of libjpeg decode to other bytes than Pillow"
 #endif
@@ -24,8 +26,16 @@ static void leave(j_common_ptr info, const char* text) {
   longjmp(errors->escape, 1);
 }
 
+static void leave_out_of_memory(j_common_ptr info) {
+  ((Errors*)info->err)->image->out_of_memory = 1;
+  leave(info, "there is not enough memory");
+}
+
 static void on_error(j_common_ptr info) {
   char text[JMSG_LENGTH_MAX];
+  const int code = info->err->msg_code;
+  /* the second: more than the environment variable JPEGMEM allows, and libjpeg-turbo writes no files */
+  if (code == JERR_OUT_OF_MEMORY || code == JERR_NO_BACKING_STORE) leave_out_of_memory(info);
   info->err->format_message(info, text);
   leave(info, text);
 }
@@ -116,7 +126,7 @@ static void decode(struct jpeg_decompress_struct* info, uint32_t least, uint64_t
   image->width = info->output_width;
   image->height = info->output_height;
   image->pixels = malloc((size_t)image->width * image->height * 3);
-  if (!image->pixels) leave((j_common_ptr)info, "there is not enough memory");
+  if (!image->pixels) leave_out_of_memory((j_common_ptr)info);
   read_rows(info, image->pixels);
   jpeg_finish_decompress(info); /* stops early where the end marker is missing */
 }

@@ -19,6 +19,7 @@ enum { GNE_JPEG_TEXT = 200 };
 typedef struct gne_jpeg {
   uint8_t* pixels; /* RGB, 3 bytes a pixel, no padding; free() it */
   uint32_t width, height;
+  int out_of_memory; /* whether that is the error, and nothing is wrong with the image */
   char error[GNE_JPEG_TEXT];
 } gne_jpeg;
 

@@ -1,4 +1,5 @@
 #include <cstdlib>
+#include <new>
 #include <utility>
 
 #include "failure.hpp"
@@ -64,9 +65,12 @@ std::unique_ptr<Rows> decode_jpeg(Bytes jpeg, uint32_t short_side, const std::st
   }
   gne_jpeg image;
   if (!gne_jpeg_decode(jpeg.data, jpeg.size, 2 * short_side, kMaxPixels, &image)) {
+    if (image.out_of_memory) throw std::bad_alloc();
     throw Failure(GNE_BAD_IMAGE, where + " cannot be decoded: " + image.error + "; replace or remove it");
   }
-  return turned(image, Pixels(image.pixels, std::free), kTurns[orientation_of(jpeg)]);
+  Pixels pixels(image.pixels, std::free);  // owned before anything else can throw
+  const Turn& turn = kTurns[orientation_of(jpeg)];
+  return turned(image, std::move(pixels), turn);
 }
 
 }  // namespace gne_sdk
