@@ -16,10 +16,12 @@ import pytest
 from libgne import BAD_BUNDLE, BAD_RUNTIME, CPP, Engine, Failed, Library, done
 from tiny_bundles import colour_bundle
 
-from googlenet_edge.engines.bundle import Bundle, write_bundle
+from googlenet_edge.engines.bundle import Bundle, read_bundle, write_bundle
 from googlenet_edge.engines.tensorrt_builder import Batches, Plan, PlanKey
 from googlenet_edge.engines.tensorrt_layers import Placement
 from googlenet_edge.engines.tensorrt_plans import PLAN, RECORD, write_plan
+from googlenet_edge.engines.tensorrt_runtime import plans_folder
+from googlenet_edge.errors import BundleError
 from googlenet_edge.files import sha256_bytes
 from googlenet_edge.target import Device, Precision, Unit
 
@@ -190,6 +192,7 @@ def test_cpp_refuses_a_bundle_for_tensorrt_for_rtx(orin: Orin, tmp_path: Path) -
         ({"library": "tensorrt 8.6.2"}, "the library tensorrt 8.6.2, not tensorrt 10.3.0"),
         ({"gpu": "Thor"}, f"the GPU Thor, not {ORIN}"),
         ({"model_sha256": "0" * 64}, f"the model {'0' * 64}, not "),
+        ({"calibration_sha256": "0" * 64}, f"the calibration {'0' * 64}, not {sha256_bytes(b'')}"),
         ({"precision": Precision.FP16}, "the precision fp16, not int8"),
         ({"unit": Unit.DLA}, "the unit dla, not main"),
     ],
@@ -202,6 +205,40 @@ def test_cpp_refuses_a_plan_that_was_built_for_something_else(
     text = orin.refusal()
     assert text.startswith(f"{orin.plan / PLAN} was built for {sentence}")
     assert text.endswith(f"; compile the bundle here with: gnet-edge build {orin.bundle}")
+
+
+def test_cpp_refuses_a_dla_plan_that_was_built_from_another_calibration(orin: Orin, tmp_path: Path) -> None:
+    bundle = for_device(Device.AGX_ORIN, Unit.DLA)
+    path = written(tmp_path / "dla", bundle, calibration_sha256=sha256_bytes(b"another"))
+    wanted = f"the calibration {sha256_bytes(b'another')}, not {sha256_bytes(bundle.calibration_cache)};"
+    assert f"was built for {wanted}" in orin.refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("cache", "changed", "sentence"),
+    [
+        (b"scales\n", b"Scales\n", "was changed or damaged since it was written"),
+        (b"scales\n", b"scales", "was changed or damaged since it was written"),
+        (b"", b"", "is empty, and a DLA quantizes by it; build the bundle again"),
+    ],
+    ids=["changed", "cut", "empty"],
+)
+def test_cpp_refuses_a_dla_bundle_whose_calibration_is_not_whole(
+    orin: Orin, tmp_path: Path, cache: bytes, changed: bytes, sentence: str
+) -> None:
+    path = written(tmp_path / "dla", replace(for_device(Device.AGX_ORIN, Unit.DLA), calibration_cache=cache))
+    (path / "calibration.cache").write_bytes(changed)
+    assert f"calibration.cache {sentence}" in orin.refusal(path, status=BAD_BUNDLE)
+    with pytest.raises(BundleError, match=sentence):
+        read_bundle(path)
+
+
+def test_cpp_looks_for_plans_in_the_users_home_where_the_environment_names_none(
+    orin: Orin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("HOME")
+    assert orin.refusal().startswith(f"{plans_folder() / orin.plan.name / RECORD} is missing; ")
 
 
 Change = Callable[[Path], object]

@@ -17,7 +17,7 @@ namespace gne_sdk {
 namespace {
 
 constexpr const char *kManifest = "manifest.json", *kModel = "model.onnx", *kLabels = "labels.txt",
-                     *kGolden = "golden.bin", *kCache = "calibration.cache";
+                     *kGolden = "golden.bin", *kCache = kCalibration;
 constexpr uint64_t kMaxManifestBytes = 1 << 20;
 
 [[noreturn]] void refuse(const std::string& text) { throw Failure(GNE_BAD_BUNDLE, text); }
@@ -31,7 +31,7 @@ bool exists(const std::string& path) {
   return ::stat(path.c_str(), &info) == 0;
 }
 
-// TensorRT reads the cache when it compiles the model, libgne never does.
+// TensorRT reads the cache when it compiles the model, libgne only verifies it.
 bool quantized_by_cache(const Manifest& manifest) {
   return manifest.unit == kDla && manifest.precision == Precision::kInt8;
 }
@@ -136,6 +136,9 @@ Bundle read_bundle(const std::string& folder) {
   bundle.golden =
       read_golden(read_recorded(folder, kGolden, bundle.manifest), bundle.manifest.crop, bundle.labels.size(), folder);
   bundle.model = read_recorded(folder, kModel, bundle.manifest);
+  if (quantized_by_cache(bundle.manifest) && read_recorded(folder, kCache, bundle.manifest).empty()) {
+    refuse(folder + "/" + kCache + " is empty, and a DLA quantizes by it; build the bundle again");
+  }
   return bundle;
 }
 

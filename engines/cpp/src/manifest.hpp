@@ -11,6 +11,7 @@ namespace gne_sdk {
 
 constexpr int64_t kSchema = 3;
 
+constexpr const char* kCalibration = "calibration.cache";  // of an INT8 model for a DLA
 constexpr const char *kMain = "main", *kDla = "dla";  // the units of a device
 
 enum class Precision { kFp32, kFp16, kInt8 };
@@ -26,7 +27,7 @@ struct Manifest {
   std::string unit;
   uint32_t resize;
   uint32_t crop;
-  int weight_bits;  // of INT8, 7 or 8; see runtime.hpp
+  int weight_bits;  // of INT8, 7 or 8; see session.hpp
   std::map<std::string, FileRecord, std::less<>> files;
 };
 

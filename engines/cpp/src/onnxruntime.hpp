@@ -1,6 +1,6 @@
 // ONNX Runtime's C API without its headers: the table of functions that OrtGetApiBase()->GetApi(16) gives.
 //
-// The table only grows: a function keeps its slot in every later release. tests/slots.c compares the numbers with the
+// The table only grows: a function keeps its slot in every later release. tests/slots.cpp compares the numbers with the
 // runtime's own header where one is installed, and the tests compare every logit with Python's.
 #pragma once
 

@@ -1,5 +1,8 @@
 #include "plan.hpp"
 
+#include <pwd.h>
+#include <unistd.h>
+
 #include <cstdlib>
 
 #include "failure.hpp"
@@ -17,16 +20,24 @@ constexpr int64_t kMaxCore = 15;
 constexpr size_t kFolderDigits = 16;
 
 struct Record {
-  std::string library, gpu, model_sha256, precision, unit, sha256;
+  std::string library, gpu, model_sha256, calibration_sha256, precision, unit, sha256;
   int64_t dla_core, size;
 };
+
+// As Path.home() in Python: a service may have no HOME, but it has a user.
+std::string home_folder() {
+  if (const char* home = std::getenv("HOME")) return home;
+  char text[4096];
+  struct passwd entry;
+  struct passwd* found = nullptr;
+  ::getpwuid_r(::getuid(), &entry, text, sizeof text, &found);
+  return found ? found->pw_dir : "";
+}
 
 // As plans_folder in engines/tensorrt_runtime.py.
 std::string plans_folder() {
   const char* cache = std::getenv("XDG_CACHE_HOME");
-  if (cache && *cache) return std::string(cache) + "/gnet-edge/plans";
-  const char* home = std::getenv("HOME");
-  return std::string(home ? home : "") + "/.cache/gnet-edge/plans";
+  return (cache && *cache ? std::string(cache) : home_folder() + "/.cache") + "/gnet-edge/plans";
 }
 
 [[noreturn]] void refuse(const std::string& what, const std::string& bundle) {
@@ -40,11 +51,18 @@ Record record_of(Bytes text) {
   return {key.at("library").string(),
           key.at("gpu").string(),
           key.at("model_sha256").string(),
+          key.at("calibration_sha256").string(),
           key.at("precision").string(),
           key.at("unit").string(),
           root.at("sha256").string(),
           key.at("dla_core").integer(0, kMaxCore),
           root.at("size").integer(1, kMaxPlanBytes)};
+}
+
+// Of no bytes where the bundle has no cache.
+std::string calibration_sha256(const Manifest& manifest) {
+  const auto cache = manifest.files.find(kCalibration);
+  return cache == manifest.files.end() ? sha256({}) : cache->second.sha256;
 }
 
 Record read_record(const std::string& file, const std::string& bundle) {
@@ -71,6 +89,7 @@ Plan read_plan(const Manifest& manifest, const std::string& bundle, const std::s
   same("the library", record.library, library);
   same("the GPU", record.gpu, gpu);
   same("the model", record.model_sha256, model);
+  same("the calibration", record.calibration_sha256, calibration_sha256(manifest));
   same("the precision", record.precision, name_of(manifest.precision));
   same("the unit", record.unit, manifest.unit);
   Plan plan;
