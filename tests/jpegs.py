@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Iterator
 
 import numpy as np
@@ -60,6 +61,45 @@ def jpegs() -> Iterator[tuple[str, bytes]]:
         yield f"orientation {orientation} in XMP", jpeg(photo(90, 200), xmp=b'<x tiff:Orientation="%d"/>' % orientation)
     for mode in ("L", "CMYK"):
         yield from ((f"{mode} {w}", jpeg(photo(w, 211).convert(mode))) for w in (40, 333, 1500))
+
+
+def _segment(marker: int, content: bytes) -> bytes:
+    return struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
+
+
+def _exif(*entries: tuple[int, int, int, bytes], head: bytes = b"II*\0", prefix: bytes = b"Exif\0\0") -> bytes:
+    """A segment of (tag, type, count, value or its place), in the byte order of the head; at 100, a 6."""
+    order = "<" if head.startswith(b"II") else ">"
+    parts = [struct.pack(f"{order}HHL4s", *entry) for entry in entries]
+    tiff = head + struct.pack(f"{order}LH", 8, len(entries)) + b"".join(parts) + bytes(4)
+    return _segment(0xE1, prefix + tiff.ljust(100, b"\0") + struct.pack(f"{order}HHH", 6, 0, 0))
+
+
+def jpegs_with_odd_notes() -> Iterator[tuple[str, bytes]]:
+    """Photos whose orientation is written down in ways that are rare, or wrong."""
+    six, at_100 = struct.pack("<L", 6), struct.pack("<L", 100)
+    xmp = _segment(0xE1, b'http://ns.adobe.com/xap/1.0/\0<x tiff:Orientation="6"/>')
+    notes = {f"type {kind}, {count}": _exif((0x0112, kind, count, six)) for kind in range(18) for count in (0, 1, 2, 4)}
+    notes |= {f"type {kind}, outside": _exif((0x0112, kind, 3, at_100)) for kind in (1, 3, 4, 8, 9)}
+    notes |= {
+        f"begins {head!r}": _exif((0x0112, 3, 1, b"\0\6\0\0"), head=head) for head in (b"MM\0*", b"MM*\0", b"MM\0+")
+    }
+    notes |= {f"begins {head!r}": _exif((0x0112, 3, 1, six), head=head) for head in (b"II\0*", b"II+\0", b"XX*\0", b"")}
+    notes |= {
+        "the second of two": _exif((0x0112, 3, 0, six), (0x0112, 3, 1, six)),
+        "the first of two": _exif((0x0112, 3, 1, six), (0x0112, 3, 1, at_100)),
+        "after damage": _exif((0x010F, 2, 50, struct.pack("<L", 90)), (0x0112, 3, 1, six)),
+        "after too much": _exif((0x010F, 2, 5000, at_100), (0x0112, 3, 1, six)),
+        "named twice": _exif((0x0112, 3, 1, six), prefix=b"Exif\0\0Exif\0\0"),
+        "empty": _segment(0xE1, b"Exif\0\0"),
+        "cut": _segment(0xE1, b"Exif\0\0II*\0\x08"),
+    }
+    plain = jpeg(photo(48, 40))[20:]  # without JFIF, which may stand first only
+    for name, note in notes.items():
+        yield name, b"\xff\xd8" + note + plain
+        yield f"{name}, and XMP", b"\xff\xd8" + note + xmp + plain
+    for between in (b"\0", b"abc", b"\xff", b"\xff\0", b"\xff\xd0", b"\xff\xd7\xff\0x\xff", b"\xff\xfe\0\0"):
+        yield f"after {between!r}", b"\xff\xd8" + _segment(0xFE, b"") + between + notes["type 3, 1"] + plain
 
 
 def rounds_as_libgne(image: Image.Image, preprocess: Preprocess) -> bool:

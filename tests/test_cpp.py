@@ -15,7 +15,7 @@ import pytest
 from conftest import SHARED
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from jpegs import jpeg, jpegs, photo, rounds_as_libgne
+from jpegs import jpeg, jpegs, jpegs_with_odd_notes, photo, rounds_as_libgne
 from libgne import BGR, NV12, NV12_BT709, RGB, Engine, Frame, Library, address, interleaved, size
 from PIL import Image
 from tiny_bundles import COLOUR_NET, COLOURS, colour_bundle, onnx_bytes, solid, whole_bundle, write_colour_bundle
@@ -66,6 +66,21 @@ def test_cpp_pixels_of_jpegs_of_all_shapes_are_pythons(geometry: tuple[Engine, P
         different |= {name: values} if values and rounds_as_libgne(image, preprocess) else {}
     assert different == {}
     assert len(images) >= 90, "together the three geometries see more than 200 images"
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of damaged notes
+def test_cpp_turns_photos_as_pillow_does_however_their_orientation_is_noted(
+    colours: tuple[Engine, Predictor],
+) -> None:
+    engine, predictor = colours
+    upright = predictor.preprocess.pixels(open_rgb(jpeg(photo(48, 40)), predictor.preprocess))
+    different, turned = [], 0
+    for name, data in jpegs_with_odd_notes():
+        expected = predictor.preprocess.pixels(open_rgb(data, predictor.preprocess))
+        turned += not np.array_equal(expected, upright)
+        different += [] if np.array_equal(engine.pixels_of_jpeg(data), expected) else [name]
+    assert different == []
+    assert turned >= 40
 
 
 @given(width=st.integers(1, 300), height=st.integers(1, 300), seed=st.integers(0, 9), padding=st.integers(0, 9))
