@@ -1,6 +1,6 @@
 // camera BUNDLE SOURCE [FPS [FRAMES]]: classifies the frames of a camera such as /dev/video0 until Ctrl-C, or plays the
 // JPEGs of a folder, in the order of their names, as one with FPS frames a second (30). Says how many were done before
-// the next one came, and how many nobody had time for.
+// the next one came, how many nobody had time for, and how many were damaged.
 #include <signal.h>
 
 #include <algorithm>
@@ -43,21 +43,42 @@ double percentile(std::vector<double> values, double share) {
   return values[static_cast<std::size_t>(share * static_cast<double>(values.size() - 1))];
 }
 
-// Classifies a frame whenever one is due; a frame that comes while the last one is still computed is late.
-std::vector<double> play(const gne::engine& engine, const std::vector<std::filesystem::path>& paths,
-                         Clock::duration period) {
+// What became of the frames.
+struct Tally {
   std::vector<double> latencies_ms;
+  unsigned damaged = 0;
+};
+
+// Lets `classify` use a frame; one that cannot be decoded is counted, and the next one may be whole.
+template <typename Classify>
+void try_frame(Tally& tally, Classify classify) {
+  try {
+    classify();
+  } catch (const gne::error& problem) {
+    if (problem.status() != GNE_BAD_IMAGE) throw;
+    ++tally.damaged;
+  }
+}
+
+void show(const std::string& name, const gne::prediction& best, double latency_ms) {
+  std::printf("%s  %s  %.0f %%  %.1f ms\n", name.c_str(), best.label.c_str(), 100 * best.probability, latency_ms);
+}
+
+// Classifies a frame whenever one is due; a frame that comes while the last one is still computed is late.
+Tally play(const gne::engine& engine, const std::vector<std::filesystem::path>& paths, Clock::duration period) {
+  Tally tally;
   Clock::time_point due = Clock::now();
   for (const auto& path : paths) {
     const std::vector<std::uint8_t> frame = bytes_of(path);
     std::this_thread::sleep_until(due);
-    const auto best = engine.classify_jpeg(frame.data(), frame.size(), 1).front();
-    latencies_ms.push_back(Milliseconds(Clock::now() - due).count());
-    std::printf("%s  %s  %.0f %%  %.1f ms\n", path.filename().c_str(), best.label.c_str(), 100 * best.probability,
-                latencies_ms.back());
+    try_frame(tally, [&] {
+      const auto best = engine.classify_jpeg(frame.data(), frame.size(), 1).front();
+      tally.latencies_ms.push_back(Milliseconds(Clock::now() - due).count());
+      show(path.filename(), best, tally.latencies_ms.back());
+    });
     due = std::max(due + period, Clock::now());  // frames that nobody had time for are gone
   }
-  return latencies_ms;
+  return tally;
 }
 
 volatile sig_atomic_t stopped = 0;
@@ -82,27 +103,31 @@ gne::prediction best_of(const gne::engine& engine, const v4l2::Camera& camera, c
 }
 
 // Classifies the newest frame, again and again; the latency counts from when the driver had it.
-std::vector<double> watch(const gne::engine& engine, const char* path, double fps, long frames) {
+Tally watch(const gne::engine& engine, const char* path, double fps, long frames) {
   v4l2::Camera camera(path, fps);
   std::setvbuf(stdout, nullptr, _IOLBF, 0);  // a reader at the other end of a pipe sees each frame when it comes
   stop_at_interrupt();
-  std::vector<double> latencies_ms;
+  Tally tally;
   std::uint32_t expected = 0, missed = 0;
   const auto use = [&](const v4l2::Frame& frame) {
-    if (!latencies_ms.empty()) missed += frame.sequence - expected;
+    if (tally.damaged || !tally.latencies_ms.empty()) missed += frame.sequence - expected;
     expected = frame.sequence + 1;
-    const auto best = best_of(engine, camera, frame);
-    latencies_ms.push_back(Milliseconds(Clock::now() - frame.taken).count());
-    std::printf("%u  %s  %.0f %%  %.1f ms\n", frame.sequence, best.label.c_str(), 100 * best.probability,
-                latencies_ms.back());
+    try_frame(tally, [&] {
+      const auto best = best_of(engine, camera, frame);
+      tally.latencies_ms.push_back(Milliseconds(Clock::now() - frame.taken).count());
+      show(std::to_string(frame.sequence), best, tally.latencies_ms.back());
+    });
   };
-  while (!stopped && static_cast<long>(latencies_ms.size()) < frames && camera.with_next(use)) {
+  while (!stopped && static_cast<long>(tally.latencies_ms.size()) < frames && camera.with_next(use)) {
   }
   std::printf("%u frames came while others were computed, or were lost\n", missed);
-  return latencies_ms;
+  return tally;
 }
 
-void report(const std::vector<double>& latencies_ms, double period_ms) {
+void report(const Tally& tally, double period_ms) {
+  const std::vector<double>& latencies_ms = tally.latencies_ms;
+  if (tally.damaged) std::printf("%u frames were damaged\n", tally.damaged);
+  if (latencies_ms.empty()) return;
   const auto late = std::count_if(latencies_ms.begin(), latencies_ms.end(), [&](double ms) { return ms > period_ms; });
   std::printf("%zu frames, p50 %.1f ms, p99 %.1f ms, %td later than %.1f ms\n", latencies_ms.size(),
               percentile(latencies_ms, 0.5), percentile(latencies_ms, 0.99), late, period_ms);
@@ -121,8 +146,7 @@ int main(int count, char** arguments) {
     const gne::engine engine(arguments[1]);
     const Milliseconds period(1000 / fps);
     if (std::filesystem::is_character_file(arguments[2])) {
-      const auto latencies_ms = watch(engine, arguments[2], fps, frames);
-      if (!latencies_ms.empty()) report(latencies_ms, period.count());
+      report(watch(engine, arguments[2], fps, frames), period.count());
       return 0;
     }
     const auto paths = jpegs_in(arguments[2]);
