@@ -67,6 +67,18 @@ def test_cpp_cpp_program_owns_moves_and_throws(gne_prefix: Path, bundle: Path, r
     ]
 
 
+def test_cpp_pkg_config_needs_no_other_package_and_knows_where_an_absolute_libdir_is(tmp_path: Path) -> None:
+    libgne.need_tools()
+    folders = (
+        "-DCMAKE_INSTALL_PREFIX=/opt/gne",
+        "-DCMAKE_INSTALL_LIBDIR=/srv/lib",
+        "-DCMAKE_INSTALL_INCLUDEDIR=include",
+    )
+    done("cmake", "-S", CPP, "-B", tmp_path, *folders)
+    flags = done("pkg-config", "--cflags", "--libs", "gne", env={**os.environ, "PKG_CONFIG_LIBDIR": str(tmp_path)})
+    assert flags.split() == ["-I/opt/gne/include", "-L/srv/lib", "-lgne"]
+
+
 @pytest.fixture(scope="module")
 def examples(gne_prefix: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The examples, built as a user does who copied their folder."""
@@ -97,6 +109,17 @@ def test_cpp_example_camera_counts_the_frames_of_a_folder(examples: Path, bundle
     assert re.fullmatch(r"3 frames, p50 [\d.]+ ms, p99 [\d.]+ ms, [0-3] later than 1\.0 ms", shown[3])
 
 
+def test_cpp_example_camera_goes_on_after_a_damaged_file(examples: Path, bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "frames").mkdir()
+    for i, colour in enumerate(("red", "green", "blue")):
+        solid(colour).save(tmp_path / "frames" / f"{i}.jpg")
+    (tmp_path / "frames" / "1.jpg").write_bytes((tmp_path / "frames" / "1.jpg").read_bytes()[:300])
+    shown = done(examples / "camera", bundle, tmp_path / "frames", "1000", env=with_runtime()).splitlines()
+    assert [line.split("  ")[:2] for line in shown[:2]] == [["0.jpg", "red"], ["2.jpg", "blue"]]
+    assert shown[2] == "1 frames were damaged"
+    assert shown[3].startswith("2 frames, p50 ")
+
+
 @pytest.fixture(scope="module")
 def webcam(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment in which /dev/null is a camera that has six frames: 1, 3 and 5 are red, green, blue."""
@@ -119,6 +142,16 @@ def test_cpp_example_camera_looks_at_the_newest_frame_of_a_camera_and_counts_the
     assert [line.split("  ")[:2] for line in shown[:3]] == [["1", "red"], ["3", "green"], ["5", "blue"]]
     assert shown[3] == "2 frames came while others were computed, or were lost"
     assert re.fullmatch(r"3 frames, p50 [\d.]+ ms, p99 [\d.]+ ms, [0-3] later than 33\.3 ms", shown[4])
+
+
+def test_cpp_example_camera_counts_a_frame_that_cannot_be_decoded_and_goes_on(
+    examples: Path, bundle: Path, webcam: dict[str, str]
+) -> None:
+    environment = with_runtime() | webcam | {"FAKE_V4L2_FAULT": "half"}
+    shown = done(examples / "camera", bundle, "/dev/null", "30", "2", env=environment).splitlines()
+    assert [line.split("  ")[:2] for line in shown[:2]] == [["1", "red"], ["5", "blue"]]
+    assert shown[2:4] == ["2 frames came while others were computed, or were lost", "1 frames were damaged"]
+    assert shown[4].startswith("2 frames, p50 ")
 
 
 @pytest.mark.parametrize(
