@@ -17,6 +17,7 @@ from libgne import BAD_BUNDLE, BAD_RUNTIME, CPP, Engine, Failed, Library, done
 from tiny_bundles import colour_bundle
 
 from googlenet_edge.engines.bundle import Bundle, read_bundle, write_bundle
+from googlenet_edge.engines.devices import profile_of
 from googlenet_edge.engines.tensorrt_builder import Batches, Plan, PlanKey
 from googlenet_edge.engines.tensorrt_layers import Placement
 from googlenet_edge.engines.tensorrt_plans import PLAN, RECORD, write_plan
@@ -173,7 +174,10 @@ def test_cpp_plugin_puts_a_dla_bundle_on_the_core_that_it_was_compiled_for(orin:
         assert orin.dla_core == -1
 
 
-@pytest.mark.parametrize("device", [d for d in Device if d not in (Device.CPU, Device.JETSON, Device.RTX)])
+WITHOUT_PLUGIN = {Device.CPU, Device.JETSON, Device.RTX, Device.NANO, Device.TX2}
+
+
+@pytest.mark.parametrize("device", [device for device in Device if device not in WITHOUT_PLUGIN])
 def test_cpp_opens_bundles_for_every_device_with_tensorrt(orin: Orin, tmp_path: Path, device: Device) -> None:
     with orin.open(written(tmp_path / "other", for_device(device))) as engine:
         assert engine.info.classes == 3
@@ -183,6 +187,18 @@ def test_cpp_refuses_a_bundle_for_tensorrt_for_rtx(orin: Orin, tmp_path: Path) -
     path = written(tmp_path / "other", for_device(Device.RTX))
     assert orin.refusal(path, status=BAD_BUNDLE) == (
         f"{path} is built for the device rtx, which this libgne does not know; build it for cpu, cuda or a Jetson"
+    )
+
+
+@pytest.mark.parametrize("device", [Device.NANO, Device.TX2])
+def test_cpp_refuses_a_bundle_for_a_jetson_whose_tensorrt_is_too_old(
+    orin: Orin, tmp_path: Path, device: Device
+) -> None:
+    assert all(jetpack.tensorrt < (8, 5) for jetpack in profile_of(device).jetpacks)
+    path = written(tmp_path / "other", for_device(device))
+    assert orin.refusal(path, status=BAD_BUNDLE) == (
+        f"{path} is built for the device {device.value}, whose TensorRT 8.2 is too old for libgne, 8.5 is the oldest"
+        " that it uses; give the bundle's model.onnx to the trtexec of the device"
     )
 
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <string_view>
 #include <utility>
 
 #include "failure.hpp"
@@ -12,8 +13,14 @@
 namespace gne_sdk {
 namespace {
 
-constexpr const char* kTensorRt[] = {"agx-orin",  "agx-thor", "agx-xavier", "cuda", "nano",
-                                     "orin-nano", "orin-nx",  "tx2",        "xavier-nx"};
+constexpr std::string_view kTensorRt[] = {"agx-orin",  "agx-thor", "agx-xavier", "cuda",
+                                          "orin-nano", "orin-nx",  "xavier-nx"};
+constexpr std::string_view kTooOld[] = {"nano", "tx2"};  // JetPack 4.6 is their last
+
+template <size_t N>
+bool is_one_of(const std::string_view (&devices)[N], const std::string& device) {
+  return std::find(std::begin(devices), std::end(devices), device) != std::end(devices);
+}
 
 std::unique_ptr<Model> open_model(const Bundle& bundle, const EngineOptions& options) {
   const std::string& device = bundle.manifest.device;
@@ -21,8 +28,11 @@ std::unique_ptr<Model> open_model(const Bundle& bundle, const EngineOptions& opt
     const SessionSettings settings{options.threads, bundle.manifest.weight_bits, options.runtime};
     return std::make_unique<Session>(bundle.model, settings);
   }
-  if (std::find(std::begin(kTensorRt), std::end(kTensorRt), device) != std::end(kTensorRt)) {
-    return open_plan(bundle, options.runtime);
+  if (is_one_of(kTensorRt, device)) return open_plan(bundle, options.runtime);
+  if (is_one_of(kTooOld, device)) {
+    throw Failure(GNE_BAD_BUNDLE, bundle.where + " is built for the device " + device +
+                                      ", whose TensorRT 8.2 is too old for libgne, 8.5 is the oldest that it uses; give"
+                                      " the bundle's model.onnx to the trtexec of the device");
   }
   throw Failure(GNE_BAD_BUNDLE, bundle.where + " is built for the device " + device +
                                     ", which this libgne does not know; build it for cpu, cuda or a Jetson");
