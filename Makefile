@@ -34,11 +34,11 @@ SECONDS ?= 60
 CLANG := -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++ -DCMAKE_BUILD_TYPE=RelWithDebInfo
 RUNTIME = $$($(BIN)/python -c 'import onnxruntime, pathlib; print(*pathlib.Path(onnxruntime.__file__).parent.glob("capi/libonnxruntime.so.*"))')
 
-fuzz:
+fuzz: $(VENV)/.dev-installed
 	cmake -S engines/cpp -B build/fuzz $(CLANG) -DGNE_FUZZ=ON -DGNE_SANITIZE=address,undefined
 	cmake --build build/fuzz --parallel
+	$(BIN)/python tests/fuzz_seeds.py build/fuzz
 	for target in bundle image; do \
-	  mkdir -p build/fuzz/$$target && \
 	  build/fuzz/tests/fuzz_$$target -max_total_time=$(SECONDS) -max_len=8192 -timeout=10 build/fuzz/$$target || exit 1; \
 	done
 

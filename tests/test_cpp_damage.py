@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import fuzz_seeds
 import libgne
 import numpy as np
 import pytest
@@ -296,6 +297,19 @@ def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done("cmake", "-S", CPP, "-B", build, *options, *with_clang(build))
     done("cmake", "--build", build, "--target", "torture", "--target", "crowd", "--parallel", "2")
     return build / "tests"
+
+
+def test_cpp_fuzzing_begins_with_images_and_a_manifest_that_are_whole(
+    gne: Library, bundle: Path, tmp_path: Path
+) -> None:
+    fuzz_seeds.main(tmp_path / "fuzz")
+    seeds = {seed.name: seed.read_bytes() for seed in sorted((tmp_path / "fuzz").glob("*/seed-*"))}
+    assert max(map(len, seeds.values())) <= 8192, "as -max_len in the Makefile"
+    (bundle / "manifest.json").write_bytes(seeds["seed-manifest"])
+    (bundle / "labels.txt").write_bytes(seeds["seed-labels"])
+    with gne.open(bundle) as engine:
+        for image in (tmp_path / "fuzz" / "image").iterdir():
+            engine.pixels_of_jpeg(image.read_bytes())
 
 
 def tally(*command: object) -> dict[str, int]:
