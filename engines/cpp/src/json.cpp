@@ -1,6 +1,9 @@
 #include "json.hpp"
 
 #include <charconv>
+#include <cmath>
+#include <locale>
+#include <sstream>
 #include <utility>
 
 namespace gne_sdk {
@@ -206,6 +209,16 @@ const Json& Json::at(std::string_view name) const {
 const Json::Object& Json::object() const { return as<Object>(*value_, "an object"); }
 
 const std::string& Json::string() const { return as<std::string>(*value_, "a string"); }
+
+const Json::Array& Json::array() const { return as<Array>(*value_, "an array"); }
+
+double Json::real() const {
+  std::istringstream text(as<Number>(*value_, "a number").text);
+  text.imbue(std::locale::classic());  // whatever the program's own has in the place of the point
+  double number = 0;
+  if (!(text >> number) || !std::isfinite(number)) throw JsonError(text.str() + " is too large");
+  return number;
+}
 
 int64_t Json::integer(int64_t least, int64_t most) const {
   const std::string& text = as<Number>(*value_, "a number").text;

@@ -1,5 +1,5 @@
 // A strict reader of JSON (RFC 8259) for the manifest: nothing but what the grammar allows, no duplicate names,
-// at most 64 levels. Numbers stay text, because the manifest's numbers that libgne needs are whole.
+// at most 64 levels. Numbers stay text, because the manifest's numbers that libgne computes with are whole.
 #pragma once
 
 #include <cstdint>
@@ -39,7 +39,9 @@ class Json {
   const Json& at(std::string_view name) const;
   const Object& object() const;
   const std::string& string() const;
+  const Array& array() const;
   int64_t integer(int64_t least, int64_t most) const;
+  double real() const;  // finite
 
  private:
   std::unique_ptr<Value> value_;
