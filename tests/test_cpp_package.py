@@ -116,7 +116,7 @@ def test_cpp_example_camera_goes_on_after_a_damaged_file(examples: Path, bundle:
     (tmp_path / "frames" / "1.jpg").write_bytes((tmp_path / "frames" / "1.jpg").read_bytes()[:300])
     shown = done(examples / "camera", bundle, tmp_path / "frames", "1000", env=with_runtime()).splitlines()
     assert [line.split("  ")[:2] for line in shown[:2]] == [["0.jpg", "red"], ["2.jpg", "blue"]]
-    assert shown[2] == "1 frames were damaged"
+    assert shown[2] == "damaged frames: 1"
     assert shown[3].startswith("2 frames, p50 ")
 
 
@@ -148,9 +148,9 @@ def test_cpp_example_camera_counts_a_frame_that_cannot_be_decoded_and_goes_on(
     examples: Path, bundle: Path, webcam: dict[str, str]
 ) -> None:
     environment = with_runtime() | webcam | {"FAKE_V4L2_FAULT": "half"}
-    shown = done(examples / "camera", bundle, "/dev/null", "30", "2", env=environment).splitlines()
+    shown = done(examples / "camera", bundle, "/dev/null", "30", "3", env=environment).splitlines()
     assert [line.split("  ")[:2] for line in shown[:2]] == [["1", "red"], ["5", "blue"]]
-    assert shown[2:4] == ["2 frames came while others were computed, or were lost", "1 frames were damaged"]
+    assert shown[2:4] == ["2 frames came while others were computed, or were lost", "damaged frames: 1"]
     assert shown[4].startswith("2 frames, p50 ")
 
 

@@ -118,7 +118,7 @@ Tally watch(const gne::engine& engine, const char* path, double fps, long frames
       show(std::to_string(frame.sequence), best, tally.latencies_ms.back());
     });
   };
-  while (!stopped && static_cast<long>(tally.latencies_ms.size()) < frames && camera.with_next(use)) {
+  while (!stopped && static_cast<long>(tally.latencies_ms.size()) + tally.damaged < frames && camera.with_next(use)) {
   }
   std::printf("%u frames came while others were computed, or were lost\n", missed);
   return tally;
@@ -126,7 +126,7 @@ Tally watch(const gne::engine& engine, const char* path, double fps, long frames
 
 void report(const Tally& tally, double period_ms) {
   const std::vector<double>& latencies_ms = tally.latencies_ms;
-  if (tally.damaged) std::printf("%u frames were damaged\n", tally.damaged);
+  if (tally.damaged) std::printf("damaged frames: %u\n", tally.damaged);
   if (latencies_ms.empty()) return;
   const auto late = std::count_if(latencies_ms.begin(), latencies_ms.end(), [&](double ms) { return ms > period_ms; });
   std::printf("%zu frames, p50 %.1f ms, p99 %.1f ms, %td later than %.1f ms\n", latencies_ms.size(),

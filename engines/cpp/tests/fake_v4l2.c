@@ -2,7 +2,8 @@
  * $FAKE_V4L2_FRAMES a folder whose 0.jpg, 1.jpg … it gives as MJPEG, or 0.nv12 … of 64×48 where $FAKE_V4L2_FORMAT is NV12.
  * Frames come in pairs: of each, the older is stale. $FAKE_V4L2_FAULT: "format" (knows another one only), "capability",
  * "busy" (has no buffers), "gone" (while one waits), "silent" (no frame comes), "interrupt" (Ctrl-C in the third wait),
- * "torn" (frame 1 is flagged, frame 3 empty), "half" (of frame 3 only the first 300 bytes came). Buffers that are used before they are queued end the program. */
+ * "torn" (frame 1 is flagged, frame 3 empty), "half" (of frame 3 only the first 300 bytes came). Buffers that are used
+ * before they are queued end the program. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
