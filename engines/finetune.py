@@ -124,8 +124,6 @@ def _check_possible(request: FinetuneRequest) -> None:
             f"only int8 can be fine-tuned for; {name} loses nothing that training could win back, build it with:"
             f" gnet-edge build --precision {name}"
         )
-    if request.out.exists() and request.out.samefile(request.checkpoint):
-        raise ConfigError(f"{request.out} is the checkpoint to fine-tune, which is kept; give another --out")
     check_writable(request.out)
 
 

@@ -140,7 +140,7 @@ def test_finetune_is_for_int8(precision: str, work: Path) -> None:
 
 
 def test_finetune_keeps_the_checkpoint_that_it_starts_from(work: Path) -> None:
-    sentence = f"{CHECKPOINT} is the checkpoint to fine-tune, which is kept; give another --out"
+    sentence = f"cannot write {CHECKPOINT}: that is the name of something else; give another --out"
     refused_without_a_trace(sentence, *FINETUNE, "--out", CHECKPOINT, cwd=work)
 
 
