@@ -22,7 +22,7 @@ FAR_SHARE = 1e-2
 """The share of a tensor's values on the calibration images that count as far from zero."""
 LEAST_TIMES, MOST_TIMES = 0.25, 2.0
 """Networks for signs, flowers and CIFAR-10's images, each calibrated on 20 to 200 images of its own, three draws each,
-gave 0.45 to 1.55; calibrated on those of the two others, 2.5 to 5.5."""
+gave 0.45 to 1.55; calibrated on those of the two others, 2.5 to 5.5. By hand, not kept."""
 _FEWEST_EXPECTED = 20
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -283,7 +284,8 @@ def _check_possible(request: BuildRequest) -> None:
     refuse_impossible(profile_of(request.device), request.precision, request.unit)
     _backends(request)[0].load()
     folder, out = request.source.folder, request.out
-    if out.resolve() in (folder.resolve(), *folder.resolve().parents):
+    real = Path(os.path.realpath(folder))
+    if Path(os.path.realpath(out)) in (real, *real.parents):
         raise OutputError(f"{out} cannot be a bundle: {folder} is where the graph and its table go; give another --out")
     check_place(out)
 

@@ -255,6 +255,8 @@ def check_place(path: Path) -> None:
     """Raises `OutputError` where no bundle can be written: asked before minutes of work, not after."""
     refuse_inside_bundle(path)
     try:
+        if path.is_symlink() and not path.exists():
+            raise OutputError(f"cannot write {path}: it is a link that leads nowhere; give another --out")
         _refuse_foreign_folder(path)
     except OSError as problem:
         raise OutputError(f"cannot write {path}: {problem.strerror}; give another --out") from problem

@@ -50,11 +50,11 @@ def new_file(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: the folder cannot be made or written, the disk is full, or a device is there.
     """
-    if path.exists() and not (path.is_file() or path.is_dir()):
-        raise OutputError(f"cannot write {path}: it is a device or a pipe; give another --out")
-    path = path.resolve() if path.is_symlink() else path
-    temporary = _temporary_beside(path)
     with _output_errors(path):
+        path = Path(os.path.realpath(path)) if path.is_symlink() else path
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise OutputError(f"cannot write {path}: it is a device or a pipe; give another --out")
+        temporary = _temporary_beside(path)
         _remove_stale(path)
         _make_folder(path.parent)
         try:

@@ -205,6 +205,17 @@ def test_a_graph_in_the_place_of_a_checkpoint_is_told_where_graphs_go(work: Path
     refused_without_a_trace(sentence, command, "net.onnx", "--data", work / "photos", cwd=tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("weights", "sentence"),
+    [
+        ("photos", "photos is a folder; give the checkpoint in it, such as checkpoint.safetensors"),
+        ("none.pth", "none.pth is missing; give the file of a state dict"),
+    ],
+)
+def test_weights_that_are_not_there_are_named(work: Path, weights: str, sentence: str) -> None:
+    refused_without_a_trace(sentence, "train", "--data", "photos", "--weights", weights, "--out", "new", cwd=work)
+
+
 def test_bad_checkpoint_builds_nothing(work: Path, checkpoint: Checkpoint, tmp_path: Path) -> None:
     with_nan(tmp_path / "bad.safetensors", checkpoint)
     sentence = "bad.safetensors has NaN or infinity in fc.bias; its training failed, use an earlier one"

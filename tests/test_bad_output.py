@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from command import Built, contents, copy_of, done, refused_without_a_trace
+from command import Built, contents, copy_of, done, gnet_edge, refused_without_a_trace
 from tiny_bundles import solid, write_colour_bundle
 
 from googlenet_edge.engines.bundle import read_bundle
@@ -161,6 +161,43 @@ def test_output_through_a_link_replaces_what_it_leads_to(tmp_path: Path) -> None
     write_bytes(tmp_path / "link.json", b"new")
     assert (tmp_path / "link.json").is_symlink()
     assert (tmp_path / "real.json").read_bytes() == b"new"
+
+
+def test_output_under_a_name_that_is_too_long_is_named(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"cannot write .*: File name too long; give another --out"):
+        write_bytes(tmp_path / ("x" * 300), b"new")
+
+
+def test_output_at_a_link_to_itself_takes_its_place(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    write_bytes(tmp_path / "loop", b"new")
+    assert (tmp_path / "loop").read_bytes() == b"new"
+
+
+def test_a_bundle_at_a_link_that_leads_nowhere_is_refused(work: Path, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    checkpoint = work / "runs/photos/checkpoint.safetensors"
+    refused_without_a_trace(
+        "cannot write loop: it is a link that leads nowhere; give another --out",
+        *("build", checkpoint, "--data", work / "photos", "--out", "loop"),
+        cwd=tmp_path,
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("predict", "red.png", "--threads", "257"),
+        ("bench", "--streams", "257"),
+        ("build", "--max-drop", "inf"),
+        ("train", "--data", "photos", "--seed", str(2**32)),
+        ("train", "--data", "photos", "--workers", "257"),
+    ],
+)
+def test_numbers_that_no_machine_has_are_refused_where_they_are_typed(arguments: tuple[str, ...], work: Path) -> None:
+    outcome = gnet_edge(*arguments, cwd=work)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert f"Invalid value for '{arguments[-2]}'" in outcome.err
 
 
 def test_output_takes_the_place_of_no_device(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from googlenet_edge.commands.options import (
     AboutOnnx,
     BgrOption,
     DataOption,
+    DropOption,
     EngineOption,
     ImagesOption,
     JsonOption,
@@ -26,6 +27,7 @@ from googlenet_edge.commands.options import (
     SizeOption,
     SkipOption,
     StdOption,
+    StreamsOption,
     ThreadsOption,
     calibration_request,
     output,
@@ -74,9 +76,7 @@ def build(
     data: DataOption = None,
     images: ImagesOption = None,
     method: MethodOption = None,
-    max_drop: Annotated[
-        float | None, typer.Option(min=0, max=100, help="Largest loss of top-1, points; default: 1.")
-    ] = None,
+    max_drop: DropOption = None,
     out: Annotated[Path | None, typer.Option(help="Default: PRECISION-DEVICE beside the graph.")] = None,
     engine: Annotated[EngineChoice | None, typer.Option(help="auto: the fastest here; default: onnxruntime.")] = None,
     threads: ThreadsOption = None,
@@ -319,9 +319,7 @@ def bench(
     device: machine.DeviceOption = None,
     engine: EngineOption = None,
     threads: OneThreadOption = None,
-    streams: Annotated[
-        int | None, typer.Option(min=1, max=workspace.MOST_THREADS, help="For throughput; default: one for each core.")
-    ] = None,
+    streams: StreamsOption = None,
     rounds: machine.RoundsOption = None,
     sustained: machine.SustainedOption = None,
     fps: machine.FpsOption = None,
