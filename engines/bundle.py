@@ -34,11 +34,10 @@ from googlenet_edge.files import (
 from googlenet_edge.preprocess import Preprocess
 from googlenet_edge.statistics import Interval
 from googlenet_edge.target import Device, EngineName, Precision, Unit
-from googlenet_edge.workspace import refuse_inside_bundle
+from googlenet_edge.workspace import MANIFEST_FILE, MODEL_FILE, refuse_inside_bundle
 
 SCHEMA = 3  # 1: models of normalized float images; 2: none for a DLA
-MANIFEST = "manifest.json"
-MODEL = "model.onnx"
+MANIFEST, MODEL = MANIFEST_FILE, MODEL_FILE
 LABELS = "labels.txt"
 GOLDEN = "golden.bin"
 CACHE = "calibration.cache"

@@ -31,7 +31,6 @@ Providers = Callable[[], tuple[EngineName, ...]]
 _BUILD = ("torch", "onnx", "safetensors", "threadpoolctl")
 _RUNTIMES = tuple(backend.name for backend in BACKENDS if backend.device is Device.CPU)
 _MEND_RUNTIMES = {EngineName.OPENVINO: "pip install 'googlenet-edge[openvino]'"}
-_TOO_OLD = {"3.6", "3.8"}
 _MEND_PYCUDA = "CPATH=/usr/local/cuda/include LIBRARY_PATH=/usr/local/cuda/lib64 pip install pycuda"
 
 
@@ -185,7 +184,7 @@ def _python_tensorrt(jetson: Jetson | None, installed: Installed) -> Finding:
         return Finding("TensorRT", State.MISSING, "not installed", "sudo apt install nvidia-jetpack")
     jetpack = jetpack_with(jetson.tensorrt)
     python = jetpack.python if jetpack else "3"
-    if python in _TOO_OLD:
+    if jetpack and not jetpack.runs_bundles:
         says = f"version {jetson.tensorrt} is for Python {python}, which is too old for this tool; bundles for cpu run"
         return Finding("TensorRT", State.MISSING, says)
     says = f"version {jetson.tensorrt} is installed, but this Python does not see it"
