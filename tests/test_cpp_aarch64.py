@@ -112,6 +112,12 @@ def test_cpp_aarch64_hashes_are_sha256(programs: Path, tmp_path: Path) -> None:
     assert lines == [" ".join([hashlib.sha256(data[:size]).hexdigest()] * 2) for size in range(201)]
 
 
+def test_cpp_aarch64_resizes_alike_with_vectors_and_without(programs: Path) -> None:
+    pairs = [line.split() for line in emulated(programs / "resizes")]
+    assert [fast for fast, _ in pairs] == [plain for _, plain in pairs]
+    assert len({fast for fast, _ in pairs}) == len(pairs) - 1 == 95, "one pixel fills both squares alike"
+
+
 def test_cpp_aarch64_every_damaged_bundle_ends_with_a_status(programs: Path, runtime: Path, tmp_path: Path) -> None:
     bundle = write_colour_bundle(tmp_path / "bundle")
     lines = emulated(programs / "torture", "bundles", bundle, tmp_path / "damaged", 200, runtime=runtime)

@@ -313,7 +313,7 @@ def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build = tmp_path_factory.mktemp("sanitized")
     options = ("-DCMAKE_BUILD_TYPE=Debug", "-DGNE_WERROR=ON", "-DGNE_TESTS=ON", "-DGNE_SANITIZE=address,undefined")
     done("cmake", "-S", CPP, "-B", build, *options, *with_clang(build))
-    done("cmake", "--build", build, "--target", "torture", "--target", "crowd", "--parallel", "2")
+    done("cmake", "--build", build, "--target", "torture", "--target", "crowd", "--target", "resizes", "--parallel", "2")
     return build / "tests"
 
 
@@ -355,6 +355,12 @@ def test_cpp_under_sanitizers_every_damaged_image_ends_with_a_status(
     found = tally(sanitized / "torture", "images", bundle, tmp_path / "image.jpg", 1000)
     assert sum(found.values()) == 1000
     assert min(found[name] for name in ("GNE_OK", "GNE_BAD_IMAGE")) >= 20
+
+
+def test_cpp_under_sanitizers_images_of_all_shapes_are_resized_alike_with_vectors_and_without(sanitized: Path) -> None:
+    pairs = [line.split() for line in done(sanitized / "resizes").splitlines()]
+    assert [fast for fast, _ in pairs] == [plain for _, plain in pairs]
+    assert len({fast for fast, _ in pairs}) == len(pairs) - 1 == 95, "one pixel fills both squares alike"
 
 
 def test_cpp_under_sanitizers_many_threads_get_the_same_logits(sanitized: Path, bundle: Path, tmp_path: Path) -> None:

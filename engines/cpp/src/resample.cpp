@@ -7,32 +7,15 @@
 namespace gne_sdk {
 namespace {
 
-constexpr int kPrecisionBits = 32 - 8 - 2;
-constexpr int32_t kHalf = 1 << (kPrecisionBits - 1);
-
 // From where to where a resize samples along one axis; float, because Pillow passes its box so.
 struct Span {
   float start, end;
 };
 
-// The input pixels that one output pixel is made from: `first`, and where their weights stand.
-struct Taps {
-  uint32_t first, count;
-  size_t weights;
-};
-
-struct Filter {
-  std::vector<Taps> taps;
-  std::vector<int32_t> weights;
-
-  uint32_t first() const { return taps.front().first; }
-  uint32_t last() const { return taps.back().first + taps.back().count; }
-};
-
 double triangle(double x) { return std::max(0.0, 1.0 - std::abs(x)); }
 
 // All weights are positive, so adding a half and cutting rounds to nearest.
-int32_t fixed_point(double weight) { return static_cast<int32_t>(0.5 + weight * (1 << kPrecisionBits)); }
+int32_t fixed_point(double weight) { return static_cast<int32_t>(0.5 + weight * (1 << kWeightBits)); }
 
 Filter make_filter(uint32_t input, Span span, uint32_t output) {
   const double scale = static_cast<double>(span.end - span.start) / output;
@@ -55,56 +38,27 @@ Filter make_filter(uint32_t input, Span span, uint32_t output) {
   return filter;
 }
 
-uint8_t to_byte(int32_t sum) { return static_cast<uint8_t>(std::clamp(sum >> kPrecisionBits, 0, 255)); }
-
-// `row` starts with the pixel of index `start`.
-void resample_row(const uint8_t* row, uint32_t start, const Filter& filter, uint8_t* out) {
-  for (const Taps& taps : filter.taps) {
-    const int32_t* weight = filter.weights.data() + taps.weights;
-    const uint8_t* pixel = row + size_t{taps.first - start} * 3;
-    int32_t red = kHalf, green = kHalf, blue = kHalf;
-    for (uint32_t i = 0; i < taps.count; ++i, pixel += 3) {
-      red += pixel[0] * weight[i];
-      green += pixel[1] * weight[i];
-      blue += pixel[2] * weight[i];
-    }
-    *out++ = to_byte(red), *out++ = to_byte(green), *out++ = to_byte(blue);
-  }
-}
-
-// One output row from the rows that it is made from, which follow each other in memory.
-void resample_column(const uint8_t* rows, const int32_t* weights, uint32_t count, std::vector<int32_t>& sums,
-                     uint8_t* out) {
-  const size_t length = sums.size();
-  int32_t* const sum = sums.data();
-  std::fill(sums.begin(), sums.end(), kHalf);
-  for (uint32_t i = 0; i < count; ++i, rows += length) {
-    for (size_t x = 0; x < length; ++x) sum[x] += rows[x] * weights[i];
-  }
-  for (size_t x = 0; x < length; ++x) out[x] = to_byte(sum[x]);
-}
-
-// Rows of `length` bytes, of which the first is the image's row `filter.first()`, to as many rows as there are taps.
-void resample_columns(const std::vector<uint8_t>& rows, size_t length, const Filter& filter, uint8_t* out) {
+// Rows of `length` bytes, of which the first is the image's row `filter.first()` → as many rows as there are taps.
+void all_down(const std::vector<uint8_t>& rows, size_t length, const Filter& filter, Loops loops, uint8_t* out) {
   std::vector<int32_t> sums(length);
   for (const Taps& taps : filter.taps) {
     const uint8_t* first = rows.data() + (taps.first - filter.first()) * length;
-    resample_column(first, filter.weights.data() + taps.weights, taps.count, sums, out);
+    loops.down(first, filter.weights.data() + taps.weights, taps.count, sums, out);
     out += length;
   }
 }
 
-void across_then_down(Rows& image, const Filter& across, const Filter& down, uint8_t* pixels) {
+void across_then_down(Rows& image, const Filter& across, const Filter& down, Loops loops, uint8_t* pixels) {
   const size_t length = across.taps.size() * 3;
   std::vector<uint8_t> narrow(length * (down.last() - down.first()));
   uint8_t* out = narrow.data();
   for (uint32_t y = down.first(); y < down.last(); ++y, out += length) {
-    resample_row(image.row(y, across.first(), across.last()), 0, across, out);
+    loops.across(image.row(y, across.first(), across.last()) + size_t{across.first()} * 3, across, out);
   }
-  resample_columns(narrow, length, down, pixels);
+  all_down(narrow, length, down, loops, pixels);
 }
 
-void down_then_across(Rows& image, const Filter& across, const Filter& down, uint8_t* pixels) {
+void down_then_across(Rows& image, const Filter& across, const Filter& down, Loops loops, uint8_t* pixels) {
   const size_t start = size_t{across.first()} * 3, length = size_t{across.last()} * 3 - start;
   std::vector<uint8_t> box, low(length * down.taps.size());
   box.reserve(length * (down.last() - down.first()));
@@ -112,9 +66,9 @@ void down_then_across(Rows& image, const Filter& across, const Filter& down, uin
     const uint8_t* row = image.row(y, across.first(), across.last());
     box.insert(box.end(), row + start, row + start + length);
   }
-  resample_columns(box, length, down, low.data());
+  all_down(box, length, down, loops, low.data());
   for (size_t y = 0; y < down.taps.size(); ++y) {
-    resample_row(low.data() + y * length, across.first(), across, pixels + y * across.taps.size() * 3);
+    loops.across(low.data() + y * length, across, pixels + y * across.taps.size() * 3);
   }
 }
 
@@ -126,13 +80,13 @@ bool is_tall(const Rows& image, uint32_t crop) {
 
 }  // namespace
 
-void resample_centre(Rows& image, uint32_t resize, uint32_t crop, uint8_t* pixels) {
+void resample_centre(Rows& image, uint32_t resize, uint32_t crop, uint8_t* pixels, Loops loops) {
   const double width = image.width(), height = image.height();
   const double side = std::min(width, height) * crop / resize;
   const double left = (width - side) / 2, top = (height - side) / 2;
   const Filter across = make_filter(image.width(), {static_cast<float>(left), static_cast<float>(left + side)}, crop);
   const Filter down = make_filter(image.height(), {static_cast<float>(top), static_cast<float>(top + side)}, crop);
-  is_tall(image, crop) ? down_then_across(image, across, down, pixels) : across_then_down(image, across, down, pixels);
+  (is_tall(image, crop) ? down_then_across : across_then_down)(image, across, down, loops, pixels);
 }
 
 }  // namespace gne_sdk

@@ -8,6 +8,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "resample_loops.hpp"
+
 namespace gne_sdk {
 
 // Gives the rows of an image one after the other as RGB, 3 bytes a pixel.
@@ -29,6 +31,6 @@ class Rows {
 
 // The centre square, `crop` / `resize` of the short side, sampled to uint8 (crop, crop, 3).
 // The same as googlenet_edge.preprocess.Preprocess.pixels.
-void resample_centre(Rows& image, uint32_t resize, uint32_t crop, uint8_t* pixels);
+void resample_centre(Rows& image, uint32_t resize, uint32_t crop, uint8_t* pixels, Loops loops = fast_loops());
 
 }  // namespace gne_sdk
