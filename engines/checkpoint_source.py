@@ -12,8 +12,8 @@ from googlenet_edge import __version__
 from googlenet_edge.checkpoint import Checkpoint, read_checkpoint
 from googlenet_edge.dataset import Checked
 from googlenet_edge.engines.source import Origin
-from googlenet_edge.export import DEFAULT_OPSET, check_parity, export
-from googlenet_edge.graph import InferenceGraph
+from googlenet_edge.export import check_parity, export
+from googlenet_edge.graph import DEFAULT_OPSET, InferenceGraph
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,11 +20,9 @@ from torch import Tensor, nn
 from googlenet_edge import __version__
 from googlenet_edge.checkpoint import Checkpoint, build_model
 from googlenet_edge.errors import GraphError
-from googlenet_edge.graph import INPUT, OUTPUT, InferenceGraph
+from googlenet_edge.graph import DEFAULT_OPSET, INPUT, OPSETS, OUTPUT, InferenceGraph
 from googlenet_edge.model import BATCH_NORM_EPSILON, ConvBNReLU, GoogLeNet, Inception
 
-DEFAULT_OPSET = 17
-OPSETS = (13, DEFAULT_OPSET)
 IR_VERSION = 8
 PARITY_TOLERANCE = 1e-4
 

@@ -48,12 +48,11 @@ def new_file(path: Path) -> Iterator[Path]:
     replaced.
 
     Raises:
-        OutputError: the folder cannot be made or written, the disk is full, or a device is there.
+        OutputError: the folder cannot be made or written, the disk is full, or a folder or a device is there.
     """
     with _output_errors(path):
         path = Path(os.path.realpath(path)) if path.is_symlink() else path
-        if path.exists() and not (path.is_file() or path.is_dir()):
-            raise OutputError(f"cannot write {path}: it is a device or a pipe; give another --out")
+        check_file_place(path)
         temporary = _temporary_beside(path)
         _remove_stale(path)
         _make_folder(path.parent)
@@ -94,6 +93,12 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Writes a file in one step. Raises `OutputError`."""
     with new_file(path) as temporary:
         temporary.write_bytes(data)
+
+
+def check_file_place(path: Path) -> None:
+    """Raises `OutputError` where something is at ``path`` that no file can take the place of."""
+    if path.exists() and not path.is_file():
+        raise OutputError(f"cannot write {path}: it is a folder, a device or a pipe; give another --out")
 
 
 def check_writable(path: Path) -> None:

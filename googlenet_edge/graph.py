@@ -22,6 +22,8 @@ OUTPUT = "logits"
 METADATA_KEY = "googlenet_edge"
 SCHEMA = 1
 MAX_BYTES = 512 << 20
+DEFAULT_OPSET = 17
+OPSETS = (13, DEFAULT_OPSET)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ def read_graph(path: Path) -> InferenceGraph:
     """Reads a graph that this package wrote.
 
     Raises:
-        GraphError: missing, cut off, not ONNX, not from this package, or from a newer version of it.
+        GraphError: missing, cut off, not ONNX, not from this package, or changed after it or by a newer version of it.
     """
     data = read_file(path, limit=MAX_BYTES, error=GraphError)
     try:
@@ -98,6 +100,9 @@ def read_graph(path: Path) -> InferenceGraph:
     texts = {p.key: p.value for p in model.metadata_props}
     if METADATA_KEY not in texts:
         raise GraphError(f"{path} was not written by gnet-edge export; it has no class names and no preprocessing")
+    if others := {o.version for o in model.opset_import} - set(OPSETS):
+        known = " or ".join(map(str, OPSETS))
+        raise GraphError(f"{path} is of opset {max(others)}, and gnet-edge export writes {known}; export it again")
     data, where = texts[METADATA_KEY].encode(), f"the metadata of {path}"
     metadata = from_versioned_json(data, GraphMetadata, schema=SCHEMA, where=where, error=GraphError)
     return InferenceGraph(model, metadata.class_names, metadata.preprocess, metadata.parent_sha256)

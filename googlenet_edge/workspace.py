@@ -13,7 +13,7 @@ from typing import Annotated
 import msgspec
 
 from googlenet_edge.errors import ConfigError, OutputError
-from googlenet_edge.files import check_writable, from_json, read_file, to_json, write_bytes
+from googlenet_edge.files import check_file_place, check_writable, from_json, read_file, to_json, write_bytes
 from googlenet_edge.target import Device, EngineChoice, Precision
 
 RUNS = Path("runs")
@@ -160,8 +160,7 @@ def check_result_place(path: Path, usual: str) -> None:
     if path.name in _USUAL_NAMES - {usual}:
         raise OutputError(f"cannot write {path}: that is the name of something else; give another --out")
     refuse_inside_bundle(path)
-    if path.exists() and not path.is_file():
-        raise OutputError(f"cannot write {path}: it is a folder, a device or a pipe; give another --out")
+    check_file_place(path)
     check_writable(path)
 
 

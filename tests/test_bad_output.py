@@ -202,7 +202,7 @@ def test_numbers_that_no_machine_has_are_refused_where_they_are_typed(arguments:
 
 def test_output_takes_the_place_of_no_device(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(OutputError, match="pipe: it is a device or a pipe; give another --out"):
+    with pytest.raises(OutputError, match="pipe: it is a folder, a device or a pipe; give another --out"):
         write_bytes(tmp_path / "pipe", b"new")
     assert (tmp_path / "pipe").is_fifo()
 

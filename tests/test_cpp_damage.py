@@ -313,7 +313,9 @@ def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build = tmp_path_factory.mktemp("sanitized")
     options = ("-DCMAKE_BUILD_TYPE=Debug", "-DGNE_WERROR=ON", "-DGNE_TESTS=ON", "-DGNE_SANITIZE=address,undefined")
     done("cmake", "-S", CPP, "-B", build, *options, *with_clang(build))
-    done("cmake", "--build", build, "--target", "torture", "--target", "crowd", "--target", "resizes", "--parallel", "2")
+    done(
+        "cmake", "--build", build, "--target", "torture", "--target", "crowd", "--target", "resizes", "--parallel", "2"
+    )
     return build / "tests"
 
 

@@ -105,6 +105,14 @@ def test_graph_refuses_a_truncated_file(tmp_path: Path) -> None:
         read_graph(tmp_path / "graph.onnx")
 
 
+def test_graph_refuses_an_opset_that_export_does_not_write(tmp_path: Path) -> None:
+    model = onnx.load_model_from_string(export(made_checkpoint()).bytes)
+    model.opset_import[0].version = 99
+    onnx.save(model, tmp_path / "graph.onnx")
+    with pytest.raises(GraphError, match=r"is of opset 99, and gnet-edge export writes 13 or 17; export it again"):
+        read_graph(tmp_path / "graph.onnx")
+
+
 def test_graph_refuses_somebody_elses(tmp_path: Path) -> None:
     model = export(made_checkpoint()).model
     (tmp_path / "graph.onnx").write_bytes(model.SerializeToString())

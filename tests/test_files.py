@@ -129,7 +129,9 @@ def test_output_below_a_file_says_so(tmp_path: Path) -> None:
 
 def test_output_in_the_place_of_a_folder_says_so(tmp_path: Path) -> None:
     fill(tmp_path / "folder", "mine")
-    with pytest.raises(OutputError, match=r"cannot write .*folder: Is a directory; give another --out"):
+    with pytest.raises(
+        OutputError, match=r"cannot write .*folder: it is a folder, a device or a pipe; give another --out"
+    ):
         write_bytes(tmp_path / "folder", b"")
     assert (tmp_path / "folder" / "part").read_text() == "mine"
     assert names(tmp_path) == ["folder"]

@@ -213,6 +213,13 @@ def test_open_size_must_be_given_and_a_fixed_one_is_kept(tmp_path: Path) -> None
     assert read_foreign(path, size=96).crop == 96
 
 
+def test_file_of_an_opset_that_is_not_known_is_refused(tmp_path: Path) -> None:
+    model = torchvision_style()
+    model.opset_import[0].version = 99
+    sentence = r"is of opset 99, newer than the \d+ that ONNX \S+ knows; export it with opset 17"
+    refused(saved(model, tmp_path / "net.onnx"), sentence)
+
+
 def test_older_files_with_words_that_are_not_known_are_refused(tmp_path: Path) -> None:
     make = Maker()
     make.node("Add", ["x", make.constant("b", [1.0, 2.0, 3.0])], "y", broadcast=1, axis=1)

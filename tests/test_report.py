@@ -378,10 +378,20 @@ def test_report_refuses_what_it_cannot_use(folder: Path) -> None:
         refused_without_a_trace(sentence, "report", *arguments, cwd=folder)
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"schema": 1}', b"\xff\xfe", b"[" * 5000, b'{"layers": [1]}'])
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"bundles": []}', b"\xff\xfe", b"[" * 5000, b'{"layers": [1]}'])
 def test_report_refuses_files_that_are_something_else(content: bytes, folder: Path) -> None:
     (folder / "measurement.json").write_bytes(content)
     refused_without_a_trace(r"measurement\.json cannot be read: .*", "report", "measurement.json", cwd=folder)
+
+
+@pytest.mark.parametrize("content", [b"{}", b'{"schema": 99, "ranges": {}}'])
+def test_report_refuses_files_of_another_kind_whatever_their_schema(content: bytes, folder: Path) -> None:
+    (folder / "calibration.json").write_bytes(content)
+    sentence = (
+        r"calibration\.json is neither a measurement nor answers nor layers; give what bench --out, eval --out or"
+        " sensitivity --json wrote"
+    )
+    refused_without_a_trace(sentence, "report", "calibration.json", cwd=folder)
 
 
 def test_material_reads_files_of_older_versions(folder: Path) -> None:

@@ -39,6 +39,7 @@ class _Kind:
 
     kind: str = ""
     layers: list[object] | None = None
+    bundles: list[object] | None = None
 
 
 def read_material(paths: Sequence[Path]) -> Material:
@@ -70,6 +71,11 @@ def _read(path: Path) -> Source | Answers | Layers:
         return parse_answers(data, where)
     if kind.layers is not None:
         return parse_layers(data, where)
+    if kind.bundles is None:
+        raise DataError(
+            f"{where} is neither a measurement nor answers nor layers; give what bench --out, eval --out or sensitivity"
+            " --json wrote"
+        )
     try:
         measurement = parse_measurement(data, where)
     except ConfigError as problem:  # a plan in it is one that nobody can follow

@@ -114,6 +114,12 @@ def _parsed(path: Path, data: bytes) -> onnx.ModelProto:
         onnx.checker.check_model(model)
     except _ONNX_ERRORS as problem:
         raise GraphError(f"{path} is not a whole ONNX file ({why(problem)}); copy or export it again") from problem
+    newest = onnx.defs.onnx_opset_version()
+    if _opset(model) > newest:
+        raise GraphError(
+            f"{path} is of opset {_opset(model)}, newer than the {newest} that ONNX {onnx.__version__} knows; export it"
+            " with opset 17"
+        )
     if _opset(model) < OLDEST_OPSET:
         model = _modernized(path, model)
     _refuse_damaged_weights(path, model.graph)
