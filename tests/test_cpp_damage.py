@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import io
 import json
 import os
@@ -82,6 +84,15 @@ def forge_text(bundle: Path, old: str, new: str) -> None:
     (bundle / "manifest.json").write_text(text + '"sha256": "' + seal + digest[64:])
 
 
+def relabel(bundle: Path, first: str) -> None:
+    """Writes another first label, and the hashes that fit."""
+    _, *others = (bundle / "labels.txt").read_text().splitlines()
+    data = "".join(f"{label}\n" for label in (first, *others)).encode()
+    (bundle / "labels.txt").write_bytes(data)
+    files = json.loads((bundle / "manifest.json").read_text())["files"]
+    forge(bundle, files={**files, "labels.txt": {"size": len(data), "sha256": sha256_bytes(data)}})
+
+
 def test_cpp_refuses_every_changed_byte_of_a_manifest_as_python_does(gne: Library, bundle: Path) -> None:
     file = bundle / "manifest.json"
     whole = file.read_bytes()
@@ -139,6 +150,13 @@ ODD: dict[str, tuple[Callable[[Path], object], str]] = {
     "crop": (lambda b: forge(b, preprocess={"resize": 36, "crop": 37}), "37 is not a whole number of 1 to 36"),
     "crop of the model": (lambda b: forge(b, preprocess={**WHOLE, "crop": 16}), "golden vectors that do not fit"),
     "no weight bits": (lambda b: forge(b, weight_bits=None), "a value is not a number"),
+    **{
+        f"label {label!a}": (
+            functools.partial(relabel, first=label),
+            "has an empty label, or one with a control character; build it again",
+        )
+        for label in ("", "a\0", "\x1b[2J", "a\x7f", "a\x9b2J")
+    },
     "files": (lambda b: forge(b, files={}), "lists the wrong files; build the bundle again"),
     "up and away": (lambda b: forge(b, files={"../x": {"size": 1, "sha256": "a" * 64}}), "lists the wrong files"),
 }
@@ -151,6 +169,14 @@ def test_cpp_says_what_is_odd_about_a_bundle(
     change(bundle)
     assert words in refusal(gne, bundle)
     assert not opens_in_python(bundle)
+
+
+def test_cpp_takes_labels_of_all_letters(gne: Library, bundle: Path) -> None:
+    relabel(bundle, "µ-Gänseblümchen 雛菊")
+    pixels = np.full((40, 40, 3), (255, 0, 0), np.uint8)
+    with gne.open(bundle) as engine:
+        [(label, _, _)] = engine.classify("frame", ctypes.byref(libgne.interleaved(pixels)), k=1)
+    assert label == "µ-Gänseblümchen 雛菊"
 
 
 def test_cpp_refuses_a_model_that_computes_something_else_here(gne: Library, tmp_path: Path) -> None:

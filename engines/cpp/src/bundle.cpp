@@ -84,6 +84,16 @@ double logit_tolerance(const Manifest& manifest) {
   return 0;
 }
 
+// The first 32 characters of ASCII, its last, and the 32 after it, which UTF-8 writes with 0xc2: a terminal obeys them.
+bool has_control_character(std::string_view text) {
+  for (size_t i = 0; i < text.size(); ++i) {
+    const auto byte = static_cast<unsigned char>(text[i]);
+    if (byte < 0x20 || byte == 0x7f) return true;
+    if (byte == 0xc2 && i + 1 < text.size() && static_cast<unsigned char>(text[i + 1]) < 0xa0) return true;
+  }
+  return false;
+}
+
 std::string short_number(double value) {
   char text[32];
   std::snprintf(text, sizeof text, "%.3g", value);
@@ -100,8 +110,8 @@ std::vector<std::string> read_labels(Bytes text, const std::string& where) {
   for (size_t end = 0; end != std::string_view::npos;) {
     end = rest.find('\n');
     const std::string_view line = rest.substr(0, end);
-    if (line.empty() || line.find('\0') != std::string_view::npos) {
-      refuse(where + " has an empty label, or one with a zero byte; build it again");
+    if (line.empty() || has_control_character(line)) {
+      refuse(where + " has an empty label, or one with a control character; build it again");
     }
     labels.emplace_back(line);
     if (end != std::string_view::npos) rest.remove_prefix(end + 1);
