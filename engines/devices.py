@@ -25,6 +25,7 @@ _OLDEST_PYTHON = (3, 10)
 _OPSET = 17
 _OLD_OPSET = 13  # all that TensorRT 8.2 reads
 _FIRST_WITH_OPSET: Version = (8, 5)
+_FIRST_WITH_BYTES: Version = (8, 5)  # unsigned ones as input
 _FIRST_STRONGLY_TYPED: Version = (10,)
 
 
@@ -112,6 +113,11 @@ class DeviceProfile:
     def has_dla(self) -> bool:
         """Whether any of its variants has a DLA."""
         return max(self.dla_cores) > 0
+
+    @property
+    def takes_pixels(self) -> bool:
+        """Whether its newest TensorRT takes unsigned bytes, as bundles' models do."""
+        return not self.jetpacks or self.jetpacks[-1].tensorrt >= _FIRST_WITH_BYTES
 
     @property
     def opset(self) -> int:

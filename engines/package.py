@@ -15,21 +15,28 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from googlenet_edge.calibration.pixels import taking_planes
 from googlenet_edge.engines.bundle import GOLDEN, LABELS, MANIFEST, MODEL, Bundle, read_bundle
+from googlenet_edge.engines.devices import profile_of
 from googlenet_edge.engines.wheel import pack_wheel
 from googlenet_edge.errors import BundleError, OutputError
 from googlenet_edge.files import new_folder, write_bytes
 from googlenet_edge.target import Device, EngineName, Precision, Recipient, Unit
+from googlenet_edge.workspace import refuse_inside_bundle
 
 NAME = "googlenet"
 README = "README.md"
 _MOST_IMAGES = 8
-_WAIT_US = 2000
+_WAIT_US = 2000  # on a GPU; a processor computes a batch no faster than its images one by one
 _PLAN = "model.plan"
 _L4T = "nvcr.io/nvidia/l4t-jetpack:r36.4.0"
 _ON_L4T = (Device.ORIN_NANO, Device.ORIN_NX, Device.AGX_ORIN)  # JetPack 6: the first whose Python is new enough
 _FLAGS = {Precision.FP32: "nothing", Precision.FP16: "--fp16", Precision.INT8: "--int8 --fp16"}
+_RENAMED = (
+    f"To serve several bundles, give each folder `{NAME}` a name of its own in one repository: it is the model's name."
+)
+_CORES = (
+    "One instance computes on one core: for more images a second, set `count` in `config.pbtxt` to the number of cores."
+)
 _SATURATES = (
     "On x86 without VNNI the sums of these 8-bit weights saturate in Triton, whose ONNX Runtime backend cannot be told"
     " to avoid it: there, serve only a bundle that was built on such a processor."
@@ -48,12 +55,13 @@ def write_package(path: Path, recipient: Recipient, out: Path) -> Package:
 
     Raises:
         BundleError: no whole bundle, or one that the recipient cannot run.
-        OutputError: ``out`` holds something, or cannot be written.
+        OutputError: ``out`` holds something, lies inside a bundle, or cannot be written.
         EngineError: for Docker, where this package was not installed.
     """
     bundle = read_bundle(path)
     if bundle.manifest.unit is Unit.DLA:
         raise BundleError(f"{path} is for a DLA, which no package is for; pack one that was built without --dla")
+    refuse_inside_bundle(out)
     packed = _MAKERS[recipient](bundle, path)
     with new_folder(out) as folder:
         if out.exists() and any(out.iterdir()):
@@ -69,12 +77,17 @@ def for_triton(bundle: Bundle, path: Path) -> Package:
     """A model repository: Triton's ONNX Runtime backend for a processor, its TensorRT backend for a GPU."""
     manifest, on_gpu = bundle.manifest, bundle.manifest.device is not Device.CPU
     _refuse_rtx(bundle, path, "Triton")
+    if not profile_of(manifest.device).takes_pixels:
+        raise BundleError(
+            f"{path} is for the device {manifest.device.value}, whose TensorRT takes no unsigned bytes, which is what"
+            " Triton sends; pack it with --for deepstream, whose model takes floats"
+        )
     files = {
         f"{NAME}/config.pbtxt": _triton_config(bundle, on_gpu=on_gpu).encode(),
         f"{NAME}/{LABELS}": (path / LABELS).read_bytes(),
         f"{NAME}/1/{MODEL}": bundle.model,
     }
-    steps = ["Serve it, from the folder that holds this file:", "", "    tritonserver --model-repository=$PWD"]
+    steps = ['    tritonserver --model-repository="$PWD"']
     if on_gpu:
         files[f"{NAME}/{MODEL}"] = files.pop(f"{NAME}/1/{MODEL}")
         image = "{n}x{crop}x{crop}x3"
@@ -86,16 +99,38 @@ def for_triton(bundle: Bundle, path: Path) -> Package:
             "",
             older,
             "",
+            "Then serve it:",
+            "",
             *steps,
         ]
-    elif manifest.precision is Precision.INT8 and manifest.weight_bits == 8:
-        steps += ["", _SATURATES]
-    crop = manifest.preprocess.crop
-    note = (
-        f"Input `pixels`: uint8 (N, {crop}, {crop}, 3), RGB, cut as `Preprocess.pixels` cuts it. Output `logits`:"
-        f" float32 (N, {len(bundle.class_names)}); the classification extension names the classes."
-    )
-    return Package({**files, README: _readme("A model repository for Triton", [*steps, "", note])})
+    else:
+        steps += ["", _CORES]
+        if manifest.precision is Precision.INT8 and manifest.weight_bits == 8:
+            steps += ["", _SATURATES]
+    steps = ["From the folder that holds this file:", "", *steps, "", _RENAMED, "", *_triton_client(bundle)]
+    return Package({**files, README: _readme("A model repository for Triton", steps)})
+
+
+def _triton_client(bundle: Bundle) -> list[str]:
+    preprocess, classes = bundle.manifest.preprocess, len(bundle.class_names)
+    crop = preprocess.crop
+    return [
+        f"Input `pixels`: uint8 (N, {crop}, {crop}, 3), RGB. Output `logits`: float32 (N, {classes}). Cut and asked",
+        "as here it answers as the bundle does (needs this package and `pip install 'tritonclient[http]'`):",
+        "",
+        "    import tritonclient.http as triton",
+        "    from googlenet_edge import Preprocess",
+        "    from PIL import Image, ImageOps",
+        "",
+        f"    preprocess = Preprocess(resize={preprocess.resize}, crop={crop})",
+        '    image = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")',
+        "    pixels = preprocess.pixels(image)[None]",
+        '    given = triton.InferInput("pixels", pixels.shape, "UINT8")',
+        "    given.set_data_from_numpy(pixels)",
+        f'    wanted = triton.InferRequestedOutput("logits", class_count={min(5, classes)})',
+        f'    answer = triton.InferenceServerClient("localhost:8000").infer("{NAME}", [given], outputs=[wanted])',
+        '    print(answer.as_numpy("logits"))  # LOGIT:INDEX:LABEL, the best first',
+    ]
 
 
 def for_deepstream(bundle: Bundle, path: Path) -> Package:
@@ -119,9 +154,17 @@ def for_deepstream(bundle: Bundle, path: Path) -> Package:
         "",
         older,
         "",
-        "Then: `nvinfer config-file-path=config_infer.txt`. It scales whole frames to the square, which is neither",
-        "Pillow's resize nor a centre cut; from what it hands to the network on, all is exact.",
+        "Then, with a video of yours, in the same folder (on a Jetson, nv3dsink in the place of nveglglessink):",
+        "",
+        "    gst-launch-1.0 filesrc location=video.mp4 ! qtdemux ! h264parse ! nvv4l2decoder ! m.sink_0 \\",
+        "        nvstreammux name=m batch-size=1 width=1920 height=1080 ! nvinfer config-file-path=config_infer.txt \\",
+        "        ! nvvideoconvert ! nvdsosd ! nveglglessink",
+        "",
+        "nvinfer scales whole frames to the square, which is neither Pillow's resize nor a centre cut; from what it",
+        "hands to the network on, all is exact.",
     ]
+    from googlenet_edge.calibration.pixels import taking_planes  # noqa: PLC0415  (needs onnx, others here do not)
+
     return Package(
         {
             "config_infer.txt": _nvinfer_config(bundle, plan).encode(),
@@ -144,18 +187,19 @@ def for_docker(bundle: Bundle, path: Path) -> Package:
         )
     extra = "[openvino]" if bundle.manifest.engine is EngineName.OPENVINO else ""
     head = _on_jetpack(wheel.name) if on_jetson else _on_processor(wheel.name, extra)
-    tail = ["WORKDIR /work", "COPY bundle /bundle", 'ENTRYPOINT ["gnet-edge"]', 'CMD ["bench", "/bundle"]']
+    owner = "" if on_jetson else "--chown=gnet "  # a file that only its owner may read stays one in the image
+    tail = ["WORKDIR /work", f"COPY {owner}bundle /bundle", 'ENTRYPOINT ["gnet-edge"]', 'CMD ["bench", "/bundle"]']
     run = "docker run --rm" + (" --runtime nvidia --volume gnet-edge:/cache" if on_jetson else "")
     steps = [
         "    docker build --tag googlenet .",
         f"    {run} googlenet",
-        f"    {run} --volume $PWD:/work:ro googlenet predict photo.jpg --bundle /bundle",
+        f'    {run} --volume "$PWD":/work:ro googlenet predict photo.jpg --bundle /bundle',
     ]
     if on_jetson:
         steps += [
             "",
             "The plan is compiled at the first start and kept in the volume.",
-            "BASE is JetPack 6; take yours.",
+            f"The base is `{_L4T}`, for JetPack 6; for another of NVIDIA's: `docker build --build-arg BASE=…`.",
         ]
     files = {f"bundle/{name}": (path / name).read_bytes() for name in (MANIFEST, MODEL, LABELS, GOLDEN)}
     dockerfile = "\n".join([*head, *tail]) + "\n"
@@ -201,10 +245,10 @@ def _triton_config(bundle: Bundle, *, on_gpu: bool) -> str:
     backend, kind = ("tensorrt", "KIND_GPU") if on_gpu else ("onnxruntime", "KIND_CPU")
     threads = "" if on_gpu else 'parameters { key: "intra_op_thread_count" value { string_value: "1" } }\n'
     return (
-        f'name: "{NAME}"\nbackend: "{backend}"\nmax_batch_size: {_MOST_IMAGES}\n'
+        f'backend: "{backend}"\nmax_batch_size: {_MOST_IMAGES}\n'
         f'input {{ name: "pixels" data_type: TYPE_UINT8 dims: [ {crop}, {crop}, 3 ] }}\n'
         f'output {{ name: "logits" data_type: TYPE_FP32 dims: [ {classes} ] label_filename: {json.dumps(LABELS)} }}\n'
-        f"dynamic_batching {{ max_queue_delay_microseconds: {_WAIT_US} }}\n"
+        f"dynamic_batching {{ max_queue_delay_microseconds: {_WAIT_US if on_gpu else 0} }}\n"
         f"instance_group {{ kind: {kind} count: 1 }}\n{threads}"
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from googlenet_edge.dataset import Progress, in_threads
 from googlenet_edge.engines.bundle import read_bundle
 from googlenet_edge.engines.logits import ranking, softmax
 from googlenet_edge.engines.protocol import Engine
-from googlenet_edge.engines.registry import open_bundle
+from googlenet_edge.engines.registry import engine_named, open_bundle
 from googlenet_edge.errors import DataError, EngineError
 from googlenet_edge.images import decode_rgb, upright_rgb
 from googlenet_edge.preprocess import Preprocess
@@ -25,6 +26,8 @@ ImageSource = Image.Image | NDArray[np.uint8] | bytes | str | Path
 """An open Pillow image, RGB pixels uint8 ``(H, W, 3)``, the bytes of an image file, or its path."""
 
 DEFAULT_TOP_K = 5
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +60,15 @@ class Predictor:
             DataError: the image is of a type or shape that is none of `ImageSource`.
             EngineError: ``top_k`` is out of range, or the engine is closed.
         """
-        return self.predict_batch([image], top_k)[0]
+        count = self._checked_count(top_k)
+        return rank(self._logits(image), self.labels, count)[0]
 
     def predict_batch(self, images: Iterable[ImageSource], top_k: int | None = None) -> list[list[Prediction]]:
-        """`predict` for many images, in their order, with bounded memory."""
+        """`predict` for many images, in their order, with bounded memory.
+
+        Raises:
+            DataError: also where ``images`` is one image and not several.
+        """
         count = self._checked_count(top_k)
         return [rank(logits, self.labels, count)[0] for logits in self.each(images)]
 
@@ -73,12 +81,13 @@ class Predictor:
 
         As many images as the engine has streams are decoded and computed at the same time, each by a thread of its own.
         """
-
-        def logits(image: ImageSource) -> NDArray[np.float32]:
-            return self.run(self.preprocess.pixels(open_rgb(image, self.preprocess))[None])
-
+        if isinstance(images, (str, bytes, Path, Image.Image)):
+            raise DataError(f"images is one {type(images).__name__}; give a list of images, or use predict")
         streams = self.engine.spec.streams
-        return map(logits, images) if streams == 1 else in_threads(logits, images, workers=streams)
+        return map(self._logits, images) if streams == 1 else in_threads(self._logits, images, workers=streams)
+
+    def _logits(self, image: ImageSource) -> NDArray[np.float32]:
+        return self.run(self.preprocess.pixels(open_rgb(image, self.preprocess))[None])
 
     def run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """uint8 ``(N, crop, crop, 3)``, as from `Preprocess.pixels` → logits float32 ``(N, classes)``."""
@@ -100,8 +109,8 @@ class Predictor:
         classes = len(self.labels)
         if top_k is None:
             return min(DEFAULT_TOP_K, classes)
-        if not 1 <= top_k <= classes:
-            raise EngineError(f"top_k is {top_k}, but the bundle has {classes} classes; ask for 1 to {classes}")
+        if not isinstance(top_k, int) or not 1 <= top_k <= classes:
+            raise EngineError(f"top_k is {top_k!r}, but the bundle has {classes} classes; ask for 1 to {classes}")
         return top_k
 
 
@@ -110,13 +119,16 @@ def load_predictor(
     *,
     threads: int = 1,
     streams: int = 1,
-    engine: EngineName | None = None,
+    engine: EngineName | str | None = None,
     build: bool = True,
     progress: Progress | None = None,
 ) -> Predictor:
     """See `googlenet_edge.load`; ``progress`` is told how far a compiling runtime is."""
+    wanted = engine_named(engine) if engine else None
     bundle = read_bundle(path)
-    opened = open_bundle(bundle, threads=threads, streams=streams, engine=engine, build=build, progress=progress)
+    opened = open_bundle(bundle, threads=threads, streams=streams, engine=wanted, build=build, progress=progress)
+    if opened.spec.backend == EngineName.SIMULATED.value and not wanted:
+        _log.warning("%s is simulated on the processor, slowly: TensorRT or pycuda is not installed here", path)
     return Predictor(opened, labels=bundle.class_names, preprocess=bundle.manifest.preprocess)
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from googlenet_edge.dataset import Progress
 from googlenet_edge.errors import EngineError
 from googlenet_edge.target import Device, Precision, Unit
+from googlenet_edge.workspace import MOST_THREADS
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +36,9 @@ class EngineOptions:
     calibration_cache: bytes = field(default=b"", repr=False)
 
     def __post_init__(self) -> None:
-        if self.threads < 1:
-            raise EngineError(f"threads is {self.threads}; give 1 or more")
-        if self.streams < 1:
-            raise EngineError(f"streams is {self.streams}; give 1 or more")
+        for name, count in (("threads", self.threads), ("streams", self.streams)):
+            if not isinstance(count, int) or not 1 <= count <= MOST_THREADS:
+                raise EngineError(f"{name} is {count!r}; give 1 to {MOST_THREADS}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +111,8 @@ class TimesStages(Protocol):
 def check_batch(pixels: NDArray[np.uint8], spec: EngineSpec) -> None:
     """Refuses what an engine of this kind cannot compute. Raises `EngineError`."""
     expected = f"uint8 (N, {spec.crop}, {spec.crop}, 3)"
+    if not isinstance(pixels, np.ndarray):
+        raise EngineError(f"the batch is a {type(pixels).__name__}, expected {expected}; use Preprocess.pixels")
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != (spec.crop, spec.crop, 3):
         raise EngineError(f"the batch is {pixels.dtype} {pixels.shape}, expected {expected}; use Preprocess.pixels")
     if len(pixels) == 0:

@@ -106,7 +106,16 @@ def backend_for(device: Device, engine: EngineName | None = None) -> Backend:
         if backend.name is wanted:
             return backend
     known = ", ".join(backend.name.value for backend in backends)
-    raise EngineError(f"the device {device.value} has no engine {wanted.value}; use --engine with one of: {known}")
+    raise EngineError(f"the device {device.value} has no engine {wanted.value}; it has: {known}")
+
+
+def engine_named(name: EngineName | str) -> EngineName:
+    """The engine of a name such as ``openvino``. Raises `EngineError` where there is none."""
+    try:
+        return EngineName(name)
+    except ValueError as problem:
+        known = ", ".join(each.value for each in EngineName)
+        raise EngineError(f"there is no engine {name!r}; give one of: {known}") from problem
 
 
 def engine_here(manifest: Manifest) -> EngineName:

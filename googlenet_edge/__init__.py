@@ -9,7 +9,7 @@ with googlenet_edge.load("runs/signs/int8-cpu") as model:
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
@@ -18,9 +18,18 @@ from googlenet_edge.preprocess import Preprocess
 from googlenet_edge.target import EngineName
 
 if TYPE_CHECKING:
-    from googlenet_edge.engines.predictor import Predictor
+    from googlenet_edge.engines.predictor import ImageSource, Prediction, Predictor
 
-__all__ = ["EdgeError", "EngineName", "Preprocess", "__version__", "load"]
+__all__ = ["EdgeError", "EngineName", "ImageSource", "Prediction", "Predictor", "Preprocess", "__version__", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    """What `load` gives and takes; it is imported only when it is used, since it is of the layer above."""
+    if name not in ("ImageSource", "Prediction", "Predictor"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from googlenet_edge.engines import predictor  # noqa: PLC0415  (as said above)
+
+    return getattr(predictor, name)
 
 
 def load(
@@ -28,7 +37,7 @@ def load(
     *,
     threads: int = 1,
     streams: int = 1,
-    engine: EngineName | None = None,
+    engine: EngineName | str | None = None,
     build: bool = True,
 ) -> Predictor:
     """Opens a bundle for prediction; needs neither torch nor onnx.
@@ -36,12 +45,12 @@ def load(
     Everything is verified first: schema, hashes, and that the model computes here what it computed where it was built.
 
     Args:
-        path: a folder that ``gnet-edge build`` wrote.
+        path: a folder that ``gnet-edge build`` wrote; ``~`` is the home.
         threads: processor threads for one inference.
         streams: images of a batch that are computed at the same time, each with ``threads``. For many images,
             ``streams`` as many as cores gives the most of them a second; for one image, ``threads`` gives it soonest.
-        engine: the runtime; by default the one for which the bundle was built. `EngineName.SIMULATED` runs on any
-            processor what was built for a GPU: slow, and with the same numbers.
+        engine: the runtime, such as ``openvino``; by default the one for which the bundle was built. ``simulated`` runs
+            on any processor what was built for a GPU: slow, and with the same numbers.
         build: whether TensorRT may compile a model that it has not compiled on this device yet, which takes minutes.
 
     Raises:
@@ -50,4 +59,4 @@ def load(
     """
     from googlenet_edge.engines.predictor import load_predictor  # noqa: PLC0415  (the layer above, only when used)
 
-    return load_predictor(Path(path), threads=threads, streams=streams, engine=engine, build=build)
+    return load_predictor(Path(path).expanduser(), threads=threads, streams=streams, engine=engine, build=build)

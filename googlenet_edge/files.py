@@ -67,13 +67,14 @@ def new_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """The same for a folder: a new one, or one that takes the place of an older one.
+    """The same for a folder: a new one, or one that takes the place of an older one, also where a link leads.
 
     Raises:
         OutputError: as `new_file`; also where ``path`` is a file.
     """
-    temporary = _temporary_beside(path)
     with _output_errors(path):
+        path = Path(os.path.realpath(path)) if path.is_symlink() else path
+        temporary = _temporary_beside(path)
         _remove_stale(path)
         if path.exists() and not path.is_dir():
             raise OutputError(f"cannot write the folder {path}: a file of that name is there; give another --out")
@@ -177,6 +178,8 @@ def read_file(path: Path, *, limit: int, error: type[EdgeError]) -> bytes:
         return path.read_bytes()
     except FileNotFoundError as problem:
         raise error(f"{path} is missing") from problem
+    except ValueError as problem:  # a zero byte, or what no encoding has
+        raise error(f"{str(path)!a} is no name of a file") from problem
     except OSError as problem:
         raise error(f"{path} cannot be read: {problem.strerror}") from problem
 

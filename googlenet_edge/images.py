@@ -77,6 +77,8 @@ def read_image_file(path: Path) -> bytes:
 
 def upright_rgb(image: Image.Image) -> Image.Image:
     """An image that the caller opened with Pillow → what `decode_rgb` makes of it. Raises `DamagedImageError`."""
+    if 0 in image.size:
+        raise DamagedImageError(f"the image has {image.width}×{image.height} pixels; give one that has some")
     try:
         image.load()
         return _to_rgb(_turn_upright(image))
@@ -102,7 +104,7 @@ def _reader(data: bytes, name: str) -> type[ImageFile]:
         return PngImageFile
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return WebPImageFile
-    raise DamagedImageError(f"{name} is not a JPEG, PNG or WebP image; remove it")
+    raise DamagedImageError(f"{name} is not a JPEG, PNG or WebP image; convert or remove it")
 
 
 def _turn_upright(image: Image.Image) -> Image.Image:

@@ -136,6 +136,12 @@ def take_data(given: Path | None, settings: Settings, run: Path) -> Taken:
     return Taken(Path(record.data), f"{run.name} was trained on it")
 
 
+def beside(folder: Path, ending: str) -> Path:
+    """Another folder beside one, named after it. ``.`` and ``..`` have no name of their own."""
+    named = folder if folder.name.strip(".") else folder.resolve()
+    return named.with_name(named.name + ending)
+
+
 def result_place(given: Path | None, *, beside: Path, usual: str) -> Path:
     """Where a result made from ``beside`` goes: as given, else under its usual name. Raises as `check_result_place`."""
     path = given or beside.with_name(usual)

@@ -198,7 +198,7 @@ def test_cpp_refuses_a_bundle_for_a_jetson_whose_tensorrt_is_too_old(
     path = written(tmp_path / "other", for_device(device))
     assert orin.refusal(path, status=BAD_BUNDLE) == (
         f"{path} is built for the device {device.value}, whose TensorRT 8.2 is too old for libgne, 8.5 is the oldest"
-        " that it uses; give the bundle's model.onnx to the trtexec of the device"
+        " that it uses; pack it with gnet-edge package --for deepstream, for trtexec on the device"
     )
 
 

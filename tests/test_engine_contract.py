@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -128,10 +129,16 @@ def test_engine_refuses_a_model_of_another_kind(backend: Backend, old: str, new:
         backend.open(onnx_bytes(COLOUR_NET.replace(old, new)), EngineOptions())
 
 
-@pytest.mark.parametrize("threads", [0, -1])
-def test_engine_needs_a_thread(threads: int) -> None:
-    with pytest.raises(EngineError, match=f"threads is {threads}; give 1 or more"):
+@pytest.mark.parametrize("threads", [0, -1, 257, 1.5, "2"])
+def test_engine_needs_a_number_of_threads_that_makes_sense(threads: Any) -> None:
+    with pytest.raises(EngineError, match=f"threads is {threads!r}; give 1 to 256"):
         open_bundle(colour_bundle(), threads=threads)
+
+
+def test_engine_says_what_a_list_is_not(backend: Backend) -> None:
+    expected = r"the batch is a list, expected uint8 \(N, 32, 32, 3\); use Preprocess"
+    with backend.open(onnx_bytes(COLOUR_NET), EngineOptions()) as engine, pytest.raises(EngineError, match=expected):
+        engine.run([1])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("engine", CPU_ENGINES)
@@ -163,7 +170,7 @@ def test_engine_that_is_not_installed_names_the_extra(monkeypatch: pytest.Monkey
 
 def test_device_without_an_engine_of_that_name_says_which_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "BACKENDS", BACKENDS[:1])
-    with pytest.raises(EngineError, match="the device cpu has no engine openvino; use --engine with one of: onnxr"):
+    with pytest.raises(EngineError, match="the device cpu has no engine openvino; it has: onnxr"):
         registry.backend_for(Device.CPU, EngineName.OPENVINO)
 
 

@@ -116,6 +116,15 @@ def test_new_file_removes_what_killed_processes_left_and_nothing_else(tmp_path: 
     assert names(tmp_path) == sorted([name, alive.name, another.name])
 
 
+def test_new_folder_goes_where_a_link_leads(tmp_path: Path) -> None:
+    fill(tmp_path / "v1", "old")
+    (tmp_path / "current").symlink_to("v1")
+    fill(tmp_path / "current", "new")
+    assert (tmp_path / "current").is_symlink()
+    assert (tmp_path / "v1" / "part").read_text() == "new"
+    assert names(tmp_path) == ["current", "v1"]
+
+
 def test_output_below_a_file_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"mine")
     with pytest.raises(OutputError, match=r"cannot write .*file/below: .*; give another --out"):

@@ -231,7 +231,7 @@ def test_images_file_of_another_kind_is_named(data: bytes, tmp_path: Path) -> No
     path.write_bytes(data)
     with pytest.raises(DamagedImageError) as caught:
         decode_rgb(path, short_side=16)
-    assert str(caught.value) == f"{path} is not a JPEG, PNG or WebP image; remove it"
+    assert str(caught.value) == f"{path} is not a JPEG, PNG or WebP image; convert or remove it"
 
 
 def test_images_missing_file_and_folder_are_named(tmp_path: Path) -> None:
@@ -239,6 +239,18 @@ def test_images_missing_file_and_folder_are_named(tmp_path: Path) -> None:
         decode_rgb(tmp_path / "gone.jpg", short_side=16)
     with pytest.raises(DamagedImageError, match="cannot be read: Is a directory"):
         decode_rgb(tmp_path, short_side=16)
+
+
+@pytest.mark.parametrize("name", ["a\0b.jpg", "\ud800.jpg"])
+def test_images_what_can_be_no_file_name_is_refused(name: str) -> None:
+    with pytest.raises(DamagedImageError, match="jpg' is no name of a file"):
+        decode_rgb(Path(name), short_side=16)
+
+
+@pytest.mark.parametrize("size", [(0, 10), (10, 0)])
+def test_images_without_a_pixel_are_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(DamagedImageError, match=f"the image has {size[0]}×{size[1]} pixels; give one that has some"):
+        images.upright_rgb(Image.new("RGB", size))
 
 
 def test_images_huge_file_is_not_even_read(tmp_path: Path) -> None:

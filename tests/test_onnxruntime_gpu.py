@@ -260,11 +260,9 @@ def test_a_place_that_cannot_be_written_is_named(
 
 
 def test_devices_say_which_engines_they_have() -> None:
-    with pytest.raises(
-        EngineError, match="the device cpu has no engine onnxruntime-cuda; use --engine with one of: onn"
-    ):
+    with pytest.raises(EngineError, match="the device cpu has no engine onnxruntime-cuda; it has: onn"):
         backend_for(Device.CPU, ON_CUDA)
-    with pytest.raises(EngineError, match=r"rtx has no engine onnxruntime-cuda; use --engine with .+: tensorrt, simul"):
+    with pytest.raises(EngineError, match=r"rtx has no engine onnxruntime-cuda; it has: tensorrt, simulated"):
         backend_for(Device.RTX, ON_CUDA)
 
 

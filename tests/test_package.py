@@ -5,6 +5,9 @@ from __future__ import annotations
 import configparser
 import importlib.util
 import re
+import sys
+import textwrap
+import types
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -16,13 +19,16 @@ import pytest
 from command import gnet_edge
 from google.protobuf import text_format
 from numpy.typing import NDArray
+from PIL import Image
 from tiny_bundles import colour_bundle, write_colour_bundle
 from tiny_graph import CROP, table_of, tiny_graph, tiny_pixels
 
+import googlenet_edge
 from googlenet_edge.calibration.lower_tensorrt import lower_int8_tensorrt
 from googlenet_edge.engines.bundle import Bundle, Manifest, read_bundle, write_bundle
 from googlenet_edge.engines.golden import Golden
 from googlenet_edge.engines.package import write_package
+from googlenet_edge.engines.predictor import open_rgb
 from googlenet_edge.errors import BundleError, OutputError
 from googlenet_edge.preprocess import Preprocess
 from googlenet_edge.target import Device, EngineName, Precision, Recipient
@@ -73,8 +79,8 @@ def test_triton_reads_the_configuration_and_the_model_is_what_it_says(
     write_package(path, Recipient.TRITON, tmp_path / "models")
     schema, folder = triton_schema(), tmp_path / "models" / "googlenet"
     config = text_format.Parse((folder / "config.pbtxt").read_text(), schema.ModelConfig())
-    assert (config.name, config.backend, config.max_batch_size) == (folder.name, backend, 8)
-    assert config.HasField("dynamic_batching")
+    assert (config.name, config.backend, config.max_batch_size) == ("", backend, 8), "the folder's name is the model's"
+    assert config.dynamic_batching.max_queue_delay_microseconds == (0 if device == "cpu" else 2000)
     assert config.instance_group[0].kind == schema.ModelInstanceGroup.Kind.Value(kind)
 
     bundle, (given,), (answer,) = read_bundle(path), config.input, config.output
@@ -87,6 +93,60 @@ def test_triton_reads_the_configuration_and_the_model_is_what_it_says(
     assert (made.name, made.type, made.shape[1:]) == (answer.name, "tensor(float)", list(answer.dims))
     assert (given.data_type, answer.data_type) == (schema.TYPE_UINT8, schema.TYPE_FP32)
     assert computed(model, bundle.golden.pixels) == pytest.approx(bundle.golden.logits, abs=1e-4)
+
+
+class FakeTriton(types.ModuleType):
+    """As much of ``tritonclient.http`` as the README's client uses; the "server" computes the bundle's model."""
+
+    def __init__(self, model: Path) -> None:
+        super().__init__("tritonclient.http")
+        self.model = model
+        self.given: Any = None
+
+    def InferInput(self, name: str, shape: tuple[int, ...], datatype: str) -> FakeTriton:  # noqa: N802
+        assert (name, datatype) == ("pixels", "UINT8")
+        return self
+
+    def set_data_from_numpy(self, pixels: NDArray[np.uint8]) -> None:
+        assert pixels.dtype == np.uint8
+        self.given = pixels
+
+    def InferRequestedOutput(self, name: str, class_count: int) -> tuple[str, int]:  # noqa: N802
+        return name, class_count
+
+    def InferenceServerClient(self, url: str) -> FakeTriton:  # noqa: N802
+        assert url == "localhost:8000"
+        return self
+
+    def infer(self, model: str, inputs: list[Any], *, outputs: list[tuple[str, int]]) -> FakeTriton:
+        assert model == "googlenet" and inputs == [self] and outputs == [("logits", 3)]
+        return self
+
+    def as_numpy(self, name: str) -> NDArray[np.float32]:
+        return computed(self.model, self.given)
+
+
+def test_triton_s_client_in_the_readme_asks_with_the_pixels_of_the_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_colour_bundle(tmp_path / "bundle")
+    write_package(path, Recipient.TRITON, tmp_path / "models")
+    image = Image.effect_noise((90, 61), 80).convert("RGB")
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "photo.jpg", exif=exif)
+    fake = FakeTriton(tmp_path / "models" / "googlenet" / "1" / "model.onnx")
+    monkeypatch.setitem(sys.modules, "tritonclient", types.ModuleType("tritonclient"))
+    monkeypatch.setattr(sys.modules["tritonclient"], "http", fake, raising=False)
+    monkeypatch.setitem(sys.modules, "tritonclient.http", fake)
+    monkeypatch.chdir(tmp_path)
+    text = (tmp_path / "models" / "README.md").read_text()
+    exec(textwrap.dedent(text[text.index("    import tritonclient") :]), {})
+    with googlenet_edge.load(path) as predictor:
+        assert np.array_equal(
+            fake.given, predictor.preprocess.pixels(open_rgb("photo.jpg", predictor.preprocess))[None]
+        )
+    assert capsys.readouterr().out.startswith("[[")
 
 
 def test_triton_gets_a_plan_by_the_command_that_stands_beside_it(tmp_path: Path, for_orin: Path) -> None:
@@ -129,7 +189,8 @@ def test_docker_copies_only_what_is_there(tmp_path: Path, for_orin: Path) -> Non
         write_package(path, Recipient.DOCKER, out)
         lines = (out / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
         assert all(re.match(r"(ARG|FROM|RUN|ENV|COPY|VOLUME|USER|WORKDIR|ENTRYPOINT|CMD) ", line) for line in lines)
-        copied = [line.split()[1] for line in lines if line.startswith("COPY ")]
+        copied = [line.split()[-2] for line in lines if line.startswith("COPY ")]
+        assert ("COPY --chown=gnet bundle /bundle" in lines) is (device == "cpu"), "whoever may read the files"
         assert copied == [next(out.glob("*.whl")).name, "bundle"]
         assert all((out / name).exists() for name in copied)
         assert read_bundle(out / "bundle").class_names == read_bundle(path).class_names
@@ -155,6 +216,11 @@ def test_what_a_recipient_cannot_run_is_refused_with_the_way_out(tmp_path: Path,
     [
         (Device.RTX, Recipient.TRITON, "for TensorRT for RTX, and Triton runs TensorRT; build with --device cuda"),
         (Device.RTX, Recipient.DEEPSTREAM, "for RTX, and DeepStream runs TensorRT; build with --device cuda"),
+        (
+            Device.NANO,
+            Recipient.TRITON,
+            "is for the device nano, whose TensorRT takes no unsigned bytes.*--for deepstre",
+        ),
         (Device.CUDA, Recipient.DOCKER, "no image .* is known; give a bundle for one of: cpu, orin-nano, orin-nx, agx"),
         (Device.NANO, Recipient.DOCKER, "is for the device nano, for which no image of NVIDIA's L4T with Python 3.10"),
     ],
@@ -190,6 +256,19 @@ def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="out is not empty; give another --out, or remove it"):
         write_package(path, Recipient.TRITON, tmp_path / "out")
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["mine.txt"]
+
+
+def test_nothing_is_packed_into_a_bundle(tmp_path: Path) -> None:
+    path = write_colour_bundle(tmp_path / "bundle")
+    with pytest.raises(OutputError, match=r"bundle/out: \S+bundle is a bundle; give another --out"):
+        write_package(path, Recipient.TRITON, path / "out")
+    assert read_bundle(path)
+
+
+def test_the_working_folder_can_be_the_bundle(tmp_path: Path) -> None:
+    path = write_colour_bundle(tmp_path / "bundle")
+    assert gnet_edge("package", ".", "--for", "triton", cwd=path).code == 0
+    assert (tmp_path / "bundle-triton" / "googlenet" / "config.pbtxt").exists()
 
 
 def test_the_command_says_what_it_wrote_and_how_to_run_it(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -234,7 +235,7 @@ def test_streams_after_closing_say_so(bundle: Path) -> None:
 
 @pytest.mark.parametrize("streams", [0, -1])
 def test_streams_are_one_or_more(bundle: Path, streams: int) -> None:
-    with pytest.raises(EngineError, match=f"streams is {streams}; give 1 or more"):
+    with pytest.raises(EngineError, match=f"streams is {streams}; give 1 to 256"):
         googlenet_edge.load(bundle, streams=streams)
 
 
@@ -285,11 +286,46 @@ def test_import_of_the_package_loads_no_runtime() -> None:
 
 
 def test_exported_members_are_these_and_documented() -> None:
-    assert googlenet_edge.__all__ == ["EdgeError", "EngineName", "Preprocess", "__version__", "load"]
+    assert googlenet_edge.__all__ == [
+        "EdgeError",
+        "EngineName",
+        "ImageSource",
+        "Prediction",
+        "Predictor",
+        "Preprocess",
+        "__version__",
+        "load",
+    ]
     assert all(hasattr(googlenet_edge, name) for name in googlenet_edge.__all__)
     assert str(inspect.signature(googlenet_edge.load)) == (
-        "(path: 'str | Path', *, threads: 'int' = 1, streams: 'int' = 1, engine: 'EngineName | None' = None,"
+        "(path: 'str | Path', *, threads: 'int' = 1, streams: 'int' = 1, engine: 'EngineName | str | None' = None,"
         " build: 'bool' = True) -> 'Predictor'"
     )
-    documented = ("EdgeError", "EngineName", "Preprocess", "load")
+    documented = ("EdgeError", "EngineName", "Prediction", "Predictor", "Preprocess", "load")
     assert all(inspect.getdoc(getattr(googlenet_edge, name)) for name in documented)
+    with pytest.raises(AttributeError, match="module 'googlenet_edge' has no attribute 'nonsense'"):
+        _ = googlenet_edge.nonsense  # type: ignore[attr-defined]
+
+
+def test_load_takes_the_name_of_an_engine_and_the_home(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(bundle.parent))
+    with googlenet_edge.load(f"~/{bundle.name}", engine="onnxruntime") as predictor:
+        assert predictor.engine.spec.backend == "onnxruntime"
+    with pytest.raises(
+        EngineError, match="there is no engine 'nonsense'; give one of: onnxruntime, openvino, tensorrt"
+    ):
+        googlenet_edge.load(bundle, engine="nonsense")
+
+
+@pytest.mark.parametrize("images", ["photo.jpg", b"JPEG", Path("photo.jpg"), Image.new("RGB", (9, 9))])
+def test_predict_batch_of_one_image_says_to_give_a_list(predictor: Predictor, images: Any) -> None:
+    with pytest.raises(
+        DataError, match=f"images is one {type(images).__name__}; give a list of images, or use predict"
+    ):
+        predictor.predict_batch(images)
+
+
+@pytest.mark.parametrize("top_k", [1.0, "3"])
+def test_predict_wants_a_whole_number_of_answers(predictor: Predictor, top_k: Any) -> None:
+    with pytest.raises(EngineError, match=f"top_k is {top_k!r}, but the bundle has 3 classes; ask for 1 to 3"):
+        predictor.predict(solid("red"), top_k=top_k)

@@ -73,10 +73,16 @@ def test_a_bundle_for_a_jetson_says_that_its_accuracy_is_simulated(work: Path) -
     assert facts["top-1"].endswith("images, simulated")
 
 
-def test_a_bundle_for_a_jetson_predicts_here(work: Path) -> None:
+def test_a_bundle_for_a_jetson_predicts_here_and_says_that_it_is_simulated(
+    work: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     photo = next(path for path in sorted((work / "photos" / "val").rglob("*")) if path.is_file())
-    shown = json.loads(done("predict", str(photo), "--bundle", BUNDLE, "--json", cwd=work).out)
-    assert len(shown[str(photo)]) > 1
+    outcome = done("predict", str(photo), "--bundle", BUNDLE, "--json", cwd=work)
+    assert len(json.loads(outcome.out)[str(photo)]) > 1
+    sentence = f"{BUNDLE} is simulated on the processor, slowly: TensorRT or pycuda is not installed here"
+    assert caplog.messages == [sentence]
+    done("predict", str(photo), "--bundle", BUNDLE, "--engine", "simulated", cwd=work)
+    assert caplog.messages == [sentence], "not where it was asked for"
 
 
 def test_a_bundle_for_a_jetson_is_not_timed_here(work: Path) -> None:

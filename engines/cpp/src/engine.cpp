@@ -31,8 +31,8 @@ std::unique_ptr<Model> open_model(const Bundle& bundle, const EngineOptions& opt
   if (is_one_of(kTensorRt, device)) return open_plan(bundle, options.runtime);
   if (is_one_of(kTooOld, device)) {
     throw Failure(GNE_BAD_BUNDLE, bundle.where + " is built for the device " + device +
-                                      ", whose TensorRT 8.2 is too old for libgne, 8.5 is the oldest that it uses; give"
-                                      " the bundle's model.onnx to the trtexec of the device");
+                                      ", whose TensorRT 8.2 is too old for libgne, 8.5 is the oldest that it uses; pack"
+                                      " it with gnet-edge package --for deepstream, for trtexec on the device");
   }
   throw Failure(GNE_BAD_BUNDLE, bundle.where + " is built for the device " + device +
                                     ", which this libgne does not know; build it for cpu, cuda or a Jetson");

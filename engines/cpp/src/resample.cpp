@@ -38,37 +38,60 @@ Filter make_filter(uint32_t input, Span span, uint32_t output) {
   return filter;
 }
 
-// Rows of `length` bytes, of which the first is the image's row `filter.first()` → as many rows as there are taps.
-void all_down(const std::vector<uint8_t>& rows, size_t length, const Filter& filter, Loops loops, uint8_t* out) {
-  std::vector<int32_t> sums(length);
-  for (const Taps& taps : filter.taps) {
-    const uint8_t* first = rows.data() + (taps.first - filter.first()) * length;
-    loops.down(first, filter.weights.data() + taps.weights, taps.count, sums, out);
-    out += length;
+// The rows that the next output row is made from, one after the other in memory, and no others.
+class Window {
+ public:
+  Window(size_t length, uint32_t first) : length_(length), first_(first), end_(first) {}
+
+  uint32_t end() const { return end_; }
+  const uint8_t* from(uint32_t y) const { return rows_.data() + (y - first_) * length_; }
+
+  void drop_before(uint32_t y) {
+    rows_.erase(rows_.begin(), rows_.begin() + static_cast<std::ptrdiff_t>((y - first_) * length_));
+    first_ = y;
   }
-}
+
+  // Room for row `end()`.
+  uint8_t* add() {
+    rows_.resize((++end_ - first_) * length_);
+    return rows_.data() + rows_.size() - length_;
+  }
+
+ private:
+  size_t length_;
+  uint32_t first_, end_;
+  std::vector<uint8_t> rows_;
+};
 
 void across_then_down(Rows& image, const Filter& across, const Filter& down, Loops loops, uint8_t* pixels) {
   const size_t length = across.taps.size() * 3;
-  std::vector<uint8_t> narrow(length * (down.last() - down.first()));
-  uint8_t* out = narrow.data();
-  for (uint32_t y = down.first(); y < down.last(); ++y, out += length) {
-    loops.across(image.row(y, across.first(), across.last()) + size_t{across.first()} * 3, across, out);
+  Window narrow(length, down.first());
+  std::vector<int32_t> sums(length);
+  for (const Taps& taps : down.taps) {
+    narrow.drop_before(taps.first);
+    while (narrow.end() < taps.last()) {
+      const uint8_t* row = image.row(narrow.end(), across.first(), across.last());
+      loops.across(row + size_t{across.first()} * 3, across, narrow.add());
+    }
+    loops.down(narrow.from(taps.first), down.weights.data() + taps.weights, taps.count, sums, pixels);
+    pixels += length;
   }
-  all_down(narrow, length, down, loops, pixels);
 }
 
 void down_then_across(Rows& image, const Filter& across, const Filter& down, Loops loops, uint8_t* pixels) {
   const size_t start = size_t{across.first()} * 3, length = size_t{across.last()} * 3 - start;
-  std::vector<uint8_t> box, low(length * down.taps.size());
-  box.reserve(length * (down.last() - down.first()));
-  for (uint32_t y = down.first(); y < down.last(); ++y) {
-    const uint8_t* row = image.row(y, across.first(), across.last());
-    box.insert(box.end(), row + start, row + start + length);
-  }
-  all_down(box, length, down, loops, low.data());
-  for (size_t y = 0; y < down.taps.size(); ++y) {
-    loops.across(low.data() + y * length, across, pixels + y * across.taps.size() * 3);
+  Window box(length, down.first());
+  std::vector<int32_t> sums(length);
+  std::vector<uint8_t> low(length);
+  for (const Taps& taps : down.taps) {
+    box.drop_before(taps.first);
+    while (box.end() < taps.last()) {
+      const uint8_t* row = image.row(box.end(), across.first(), across.last());
+      std::copy_n(row + start, length, box.add());
+    }
+    loops.down(box.from(taps.first), down.weights.data() + taps.weights, taps.count, sums, low.data());
+    loops.across(low.data(), across, pixels);
+    pixels += across.taps.size() * 3;
   }
 }
 
