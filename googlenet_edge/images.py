@@ -108,7 +108,10 @@ def _reader(data: bytes, name: str) -> type[ImageFile]:
 
 
 def _turn_upright(image: Image.Image) -> Image.Image:
-    turn = _UPRIGHT.get(image.getexif().get(_EXIF_ORIENTATION, 1))
+    try:
+        turn = _UPRIGHT.get(image.getexif().get(_EXIF_ORIENTATION, 1))
+    except _DAMAGE:  # a photo is whole, whatever its notes are
+        return image
     return image if turn is None else image.transpose(turn)
 
 

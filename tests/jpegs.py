@@ -94,9 +94,14 @@ def jpegs_with_odd_notes() -> Iterator[tuple[str, bytes]]:
         "empty": _segment(0xE1, b"Exif\0\0"),
         "cut": _segment(0xE1, b"Exif\0\0II*\0\x08"),
     }
+    notes |= {
+        f"no TIFF, {text!r}": _segment(0xE1, b"Exif\0\0" + text) for text in (b"\0", bytes(40), b"not a TIFF file")
+    }
     plain = jpeg(photo(48, 40))[20:]  # without JFIF, which may stand first only
+    measured = jpeg(photo(48, 40), dpi=(72, 72))[:20]  # Pillow then looks at EXIF only when it is asked
     for name, note in notes.items():
         yield name, b"\xff\xd8" + note + plain
+        yield f"{name}, with a resolution", measured + note + plain
         yield f"{name}, and XMP", b"\xff\xd8" + note + xmp + plain
     for between in (b"\0", b"abc", b"\xff", b"\xff\0", b"\xff\xd0", b"\xff\xd7\xff\0x\xff", b"\xff\xfe\0\0"):
         yield f"after {between!r}", b"\xff\xd8" + _segment(0xFE, b"") + between + notes["type 3, 1"] + plain

@@ -62,7 +62,7 @@ def test_cpp_cpp_program_owns_moves_and_throws(gne_prefix: Path, bundle: Path, r
         "GNE_BAD_ARGUMENT: the engine is NULL; give one from gne_open",
         "GNE_BAD_ARGUMENT: k is 4, but the bundle has 3 classes; ask for 1 to 3",
         "GNE_BAD_IMAGE: none.jpg is missing",
-        "GNE_BAD_ARGUMENT: pixels is NULL; give a pointer",
+        "GNE_BAD_ARGUMENT: the batch has 0 pixel bytes and room for 0 logits; give 3072 and 3 for every image",
         "GNE_BAD_BUNDLE: none is not a bundle: it has no manifest.json; give a folder that gnet-edge build wrote",
     ]
 
@@ -77,6 +77,25 @@ def test_cpp_pkg_config_needs_no_other_package_and_knows_where_an_absolute_libdi
     done("cmake", "-S", CPP, "-B", tmp_path, *folders)
     flags = done("pkg-config", "--cflags", "--libs", "gne", env={**os.environ, "PKG_CONFIG_LIBDIR": str(tmp_path)})
     assert flags.split() == ["-I/opt/gne/include", "-L/srv/lib", "-lgne"]
+
+
+def test_cpp_pkg_config_knows_where_it_was_installed(gne_prefix: Path, tmp_path: Path) -> None:
+    prefix = tmp_path / "chosen"
+    done("cmake", "--install", gne_prefix.parent / "build", "--prefix", prefix)
+    [file] = prefix.rglob("gne.pc")
+    known = {**os.environ, "PKG_CONFIG_LIBDIR": str(file.parent)}
+    folders = [
+        Path(done("pkg-config", f"--variable={name}", "gne", env=known).strip()) for name in ("includedir", "libdir")
+    ]
+    assert (folders[0] / "gne" / "gne.h").exists() and (folders[1] / "libgne.so").exists()
+    assert all(folder.resolve().is_relative_to(prefix) for folder in folders)
+
+
+def test_cpp_a_program_may_end_while_its_threads_compute(gne_prefix: Path, bundle: Path, red: Path) -> None:
+    for _ in range(8):
+        command = [gne_prefix.parent / "build" / "tests" / "leave", bundle, red]
+        ended = subprocess.run(command, env=with_runtime(), capture_output=True, text=True, timeout=60, check=False)
+        assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +126,23 @@ def test_cpp_example_camera_counts_the_frames_of_a_folder(examples: Path, bundle
     shown = done(examples / "camera", bundle, tmp_path / "frames", "1000", env=with_runtime()).splitlines()
     assert [line.split("  ")[:2] for line in shown[:3]] == [["0.jpg", "red"], ["1.jpg", "green"], ["2.jpg", "blue"]]
     assert re.fullmatch(r"3 frames, p50 [\d.]+ ms, p99 [\d.]+ ms, [0-3] later than 1\.0 ms", shown[3])
+
+
+def test_cpp_example_camera_plays_as_many_frames_as_it_is_told(examples: Path, bundle: Path, tmp_path: Path) -> None:
+    for name in ("a.JPG", "b.jpeg", "c.jpg"):
+        solid("red").save(tmp_path / name, "JPEG")
+    (tmp_path / "0.jpg").mkdir()
+    shown = done(examples / "camera", bundle, tmp_path, "1000", "2", env=with_runtime()).splitlines()
+    assert [line.split("  ")[0] for line in shown[:2]] == ["a.JPG", "b.jpeg"]
+    assert shown[2].startswith("2 frames, p50 ")
+
+
+def test_cpp_example_camera_fails_where_no_frame_is_whole(examples: Path, bundle: Path, tmp_path: Path) -> None:
+    solid("red").save(tmp_path / "whole.jpg")
+    (tmp_path / "0.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:300])
+    command = [examples / "camera", bundle, tmp_path, "1000", "1"]
+    ended = subprocess.run(command, env=with_runtime(), capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (1, "damaged frames: 1\n")
 
 
 def test_cpp_example_camera_goes_on_after_a_damaged_file(examples: Path, bundle: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@
 #include <signal.h>
 
 #include <algorithm>
+#include <cctype>
 #include <chrono>
 #include <climits>
 #include <cstdio>
@@ -26,8 +27,9 @@ using Milliseconds = std::chrono::duration<double, std::milli>;
 std::vector<std::filesystem::path> jpegs_in(const char* folder) {
   std::vector<std::filesystem::path> found;
   for (const auto& entry : std::filesystem::directory_iterator(folder)) {
-    const auto extension = entry.path().extension();
-    if (extension == ".jpg" || extension == ".jpeg") found.push_back(entry.path());
+    std::string ending = entry.path().extension();
+    for (char& letter : ending) letter = static_cast<char>(std::tolower(static_cast<unsigned char>(letter)));
+    if (entry.is_regular_file() && (ending == ".jpg" || ending == ".jpeg")) found.push_back(entry.path());
   }
   std::sort(found.begin(), found.end());
   return found;
@@ -124,13 +126,15 @@ Tally watch(const gne::engine& engine, const char* path, double fps, long frames
   return tally;
 }
 
-void report(const Tally& tally, double period_ms) {
+// Returns what main does: 1 where no frame was whole.
+int report(const Tally& tally, double period_ms) {
   const std::vector<double>& latencies_ms = tally.latencies_ms;
   if (tally.damaged) std::printf("damaged frames: %u\n", tally.damaged);
-  if (latencies_ms.empty()) return;
+  if (latencies_ms.empty()) return tally.damaged ? 1 : 0;
   const auto late = std::count_if(latencies_ms.begin(), latencies_ms.end(), [&](double ms) { return ms > period_ms; });
   std::printf("%zu frames, p50 %.1f ms, p99 %.1f ms, %td later than %.1f ms\n", latencies_ms.size(),
               percentile(latencies_ms, 0.5), percentile(latencies_ms, 0.99), late, period_ms);
+  return 0;
 }
 
 }  // namespace
@@ -146,12 +150,12 @@ int main(int count, char** arguments) {
     const gne::engine engine(arguments[1]);
     const Milliseconds period(1000 / fps);
     if (std::filesystem::is_character_file(arguments[2])) {
-      report(watch(engine, arguments[2], fps, frames), period.count());
-      return 0;
+      return report(watch(engine, arguments[2], fps, frames), period.count());
     }
-    const auto paths = jpegs_in(arguments[2]);
+    auto paths = jpegs_in(arguments[2]);
+    if (paths.size() > static_cast<std::size_t>(frames)) paths.resize(static_cast<std::size_t>(frames));
     if (paths.empty()) throw std::runtime_error(std::string(arguments[2]) + " holds no .jpg");
-    report(play(engine, paths, std::chrono::duration_cast<Clock::duration>(period)), period.count());
+    return report(play(engine, paths, std::chrono::duration_cast<Clock::duration>(period)), period.count());
   } catch (const std::exception& problem) {
     std::fprintf(stderr, "camera: %s\n", problem.what());
     return 1;

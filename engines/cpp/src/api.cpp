@@ -12,7 +12,7 @@ namespace {
 
 using namespace gne_sdk;
 
-constexpr uint32_t kMaxThreads = 1024;
+constexpr uint32_t kMaxThreads = 256;
 constexpr size_t kMaxText = 1024;
 thread_local char last_error[kMaxText];  // of a fixed size, so that it can say that there is no memory
 
@@ -211,9 +211,10 @@ gne_status gne_run(const gne_engine* engine, const uint8_t* pixels, size_t pixel
                    size_t logits_size) {
   return guarded([&] {
     const auto opened = find_handle(engine);
+    const size_t count = count_of(*opened, pixels_size, logits_size);  // first: an empty vector's pointer may be NULL
     check_pointer(pixels, "pixels");
     check_pointer(logits, "logits");
-    opened->run(pixels, count_of(*opened, pixels_size, logits_size), logits);
+    opened->run(pixels, count, logits);
   });
 }
 
@@ -221,12 +222,12 @@ gne_status gne_rank(const gne_engine* engine, const float* logits, size_t logits
                     gne_prediction* predictions) {
   return guarded([&] {
     const auto opened = find_handle(engine);
-    check_pointer(logits, "logits");
-    check_pointer(predictions, "predictions");
     if (logits_size != opened->labels().size()) {
       refuse("there are " + std::to_string(logits_size) + " logits, the bundle has " +
              std::to_string(opened->labels().size()) + " classes; give one row of gne_run");
     }
+    check_pointer(logits, "logits");
+    check_pointer(predictions, "predictions");
     opened->rank(logits, k, predictions);
   });
 }

@@ -5,6 +5,7 @@
 #include <string_view>
 #include <utility>
 
+#include "ending.hpp"
 #include "failure.hpp"
 #include "logits.hpp"
 #include "plugin.hpp"
@@ -65,6 +66,7 @@ Engine Engine::open(const std::string& folder, const EngineOptions& options) {
   bundle.model = {};  // its memory is given back before the golden vectors need theirs
   check_fit(bundle, *model);
   check_golden(bundle, golden_logits(bundle, *model));
+  stop_computing_at_exit();
   return Engine(std::move(bundle), std::move(model), options.threads);
 }
 
@@ -92,6 +94,11 @@ void Engine::pixels_of(Bytes jpeg, const std::string& where, uint8_t* pixels) co
 
 void Engine::pixels_of(const gne_frame& frame, uint8_t* pixels) const {
   resample_centre(*rows_of(frame), resize_, crop_, pixels);
+}
+
+void Engine::run(const uint8_t* pixels, size_t count, float* logits) const {
+  const Computing computing;
+  model_->run(pixels, count, logits);
 }
 
 void Engine::rank(const float* logits, size_t k, gne_prediction* predictions) const {

@@ -29,7 +29,7 @@ class Engine {
   void pixels_of(Bytes jpeg, const std::string& where, uint8_t* pixels) const;
   void pixels_of(const gne_frame& frame, uint8_t* pixels) const;
   // uint8 (count, crop, crop, 3) → float (count, classes). Throws Failure.
-  void run(const uint8_t* pixels, size_t count, float* logits) const { model_->run(pixels, count, logits); }
+  void run(const uint8_t* pixels, size_t count, float* logits) const;
   void rank(const float* logits, size_t k, gne_prediction* predictions) const;
   // Throws Failure with GNE_BAD_ARGUMENT where k is not 1 to the number of classes.
   void check_k(size_t k) const;

@@ -9,8 +9,8 @@
 
 #include <jerror.h> /* after jpeglib.h */
 
-#ifndef LIBJPEG_TURBO_VERSION
-#error "libjpeg-turbo is needed: other versions of libjpeg decode to other bytes than Pillow"
+#if !defined(LIBJPEG_TURBO_VERSION_NUMBER) || LIBJPEG_TURBO_VERSION_NUMBER < 2000003
+#error "libjpeg-turbo 2.0.3 or newer is needed: others decode to other bytes than Pillow"
 #endif
 
 /* libjpeg's error manager, and where to go and what to fill in after an error. */

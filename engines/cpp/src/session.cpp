@@ -1,5 +1,6 @@
 #include "session.hpp"
 
+#include <new>
 #include <string_view>
 
 #include "failure.hpp"
@@ -40,6 +41,7 @@ void Session::check(ort::Status* status, const char* doing) const {
   if (!status) return;
   const Owned<ort::Status> owned(status, api_.ReleaseStatus);
   const std::string_view text = api_.GetErrorMessage(status);
+  if (text.find("std::bad_alloc") != std::string_view::npos) throw std::bad_alloc();
   throw Failure(GNE_BAD_RUNTIME, std::string(doing) + " (" + std::string(text.substr(0, text.find('\n'))) +
                                      "); upgrade ONNX Runtime, or build the bundle again");
 }

@@ -33,8 +33,8 @@ static void check_null_pointers(const gne_engine* engine, const gne_frame* frame
   refused(gne_classify_frame(NULL, frame, 1, predictions), GNE_BAD_ARGUMENT, "the engine is NULL");
   refused(gne_pixels_of_jpeg(engine, pixels, 1, NULL, 9), GNE_BAD_ARGUMENT, "pixels is NULL");
   refused(gne_pixels_of_frame(engine, frame, NULL, 9), GNE_BAD_ARGUMENT, "pixels is NULL");
-  refused(gne_run(engine, NULL, 1, logits, 3), GNE_BAD_ARGUMENT, "pixels is NULL");
-  refused(gne_run(engine, pixels, 1, NULL, 3), GNE_BAD_ARGUMENT, "logits is NULL");
+  refused(gne_run(engine, NULL, 3072, logits, 3), GNE_BAD_ARGUMENT, "pixels is NULL");
+  refused(gne_run(engine, pixels, 3072, NULL, 3), GNE_BAD_ARGUMENT, "logits is NULL");
   refused(gne_rank(engine, NULL, 3, 1, predictions), GNE_BAD_ARGUMENT, "logits is NULL");
   refused(gne_rank(engine, logits, 3, 1, NULL), GNE_BAD_ARGUMENT, "predictions is NULL");
 }
@@ -86,7 +86,7 @@ static void check_numbers(const gne_engine* engine, const char* bundle) {
   info.size = sizeof info - 1;
   refused(gne_describe(engine, &info), GNE_BAD_ARGUMENT, "info.size is ");
   options.threads = 0;
-  refused(gne_open(bundle, &options, &other), GNE_BAD_ARGUMENT, "options.threads is 0; give 1 to 1024");
+  refused(gne_open(bundle, &options, &other), GNE_BAD_ARGUMENT, "options.threads is 0; give 1 to 256");
   options.threads = 1, options.size = 1;
   refused(gne_open(bundle, &options, &other), GNE_BAD_ARGUMENT, "options.size is 1");
 }
