@@ -8,6 +8,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import TracebackType
 
 import numpy as np
 import torch
@@ -17,12 +18,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from googlenet_edge.dataset import ImageSet
+from googlenet_edge.errors import EdgeError, TrainingError
 from googlenet_edge.images import decode_rgb
 from googlenet_edge.preprocess import Preprocess
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 RATIO = 4 / 3
 UNCHANGED_COLOURS = np.vstack([np.eye(3), np.zeros((1, 3))]).astype(np.float32)
+_BY_A_LOADER = "in DataLoader worker process"
+_NO_MEMORY = "there is not enough memory; free some, or give a smaller --batch-size"
 Key = tuple[int, int]  # (epoch, index of the image)
 
 
@@ -101,7 +105,10 @@ class _Crops(Dataset[tuple[Tensor, Tensor, int]]):
 
 
 class TrainingBatches:
-    """Batches of augmented images, loaded ahead by processes of their own."""
+    """Batches of augmented images, loaded ahead by processes of their own; leaving the context ends them.
+
+    What goes wrong in them, or because there is not enough memory, leaves it as an error that a user can mend.
+    """
 
     def __init__(
         self,
@@ -128,6 +135,36 @@ class TrainingBatches:
         """uint8 pixels ``(N, crop, crop, 3)``, float32 colour maps ``(N, 4, 3)`` and int64 labels ``(N,)``."""
         self._sampler.epoch = epoch
         yield from self._loader
+
+    def __enter__(self) -> TrainingBatches:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        iterator = self._loader._iterator  # a loader has no way to end its processes, which Python waits for at the end
+        if iterator is not None and self._loader.num_workers > 0:
+            iterator._shutdown_workers()  # type: ignore[attr-defined]
+        if error is not None and (clear := _clear(error)):
+            raise clear from error
+
+
+def _clear(error: BaseException) -> EdgeError | None:
+    """What a user is told of an error of training; nothing where it is one already, or a bug."""
+    text = str(error)
+    match error:
+        case EdgeError() if _BY_A_LOADER in text:
+            return type(error)(text.strip().rpartition("\n")[2].partition(": ")[2])
+        case MemoryError() | torch.OutOfMemoryError():
+            return TrainingError(_NO_MEMORY)
+        case RuntimeError() if any(sign in text for sign in ("can't allocate memory", "std::bad_alloc")):
+            return TrainingError(_NO_MEMORY)
+        case RuntimeError() if "DataLoader worker" in text:
+            return TrainingError(
+                "a process that loads images has ended: killed, or without memory; free some, or load without such"
+                " processes by --workers 0. A container may need more shared memory: docker run --shm-size 1g"
+            )
+    return None
 
 
 def _leave_signals_to_parent(_: int) -> None:

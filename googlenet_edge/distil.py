@@ -73,13 +73,16 @@ def distil(
         workers: processes that load images.
 
     Raises:
-        TrainingError: the loss or a weight is not finite; the student cannot be used any more.
+        TrainingError: the loss or a weight is not finite, or there is not enough memory; the student cannot be used any
+            more.
+        DamagedImageError: an image was changed or removed since it was checked.
         StoppedError: the observer asked to stop.
     """
     with _seeded(config.seed):
         lessons = _Lessons(student, teacher, data, config, observer=observer, workers=workers)
-        for epoch in range(config.epochs):
-            observer.on_epoch(lessons.epoch(epoch))
+        with lessons.batches:
+            for epoch in range(config.epochs):
+                observer.on_epoch(lessons.epoch(epoch))
 
 
 def distillation_loss(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import glob
 import hashlib
 import os
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -88,6 +89,30 @@ def new_folder(path: Path) -> Iterator[Path]:
                 temporary.replace(path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def alone_in(folder: Path, *, error: type[EdgeError]) -> Iterator[None]:
+    """Holds a folder, which is made where there is none, against other processes that ask to be alone in it, too.
+
+    A process that ends, however it does, gives it back. A file system without locks holds nobody.
+
+    Raises:
+        OutputError: the folder cannot be made.
+        error: another process has it.
+    """
+    with _output_errors(folder):
+        _make_folder(folder)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with suppress(OSError):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as problem:
+                raise error(f"another process writes into {folder}; wait for it, or give another --out") from problem
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -92,8 +92,8 @@ class Meter:
         self._done += 1
 
     def report(self, step: int, observer: Observer) -> None:
-        """Tells the observer, every few steps and after the last. ``step`` of the epoch, counted from 1, is done."""
-        if step % STEPS_PER_REPORT and step != self._steps:
+        """Tells the observer after the first step, every few, and the last. ``step`` of the epoch, from 1, is done."""
+        if step % STEPS_PER_REPORT and step not in (1, self._steps):
             return
         left = (self._epochs - self._epoch) * self._steps - step
         observer.on_step(

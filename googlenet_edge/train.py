@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from googlenet_edge.dataset import (
     require_every_class,
 )
 from googlenet_edge.errors import ConfigError
+from googlenet_edge.files import alone_in
 from googlenet_edge.model import Widths
 from googlenet_edge.parallel import Rank
 from googlenet_edge.preprocess import Preprocess
@@ -27,7 +29,7 @@ from googlenet_edge.training_state import (
     read_state,
     remove_state,
 )
-from googlenet_edge.workspace import CHECKPOINT_FILE, RunRecord, write_run_record
+from googlenet_edge.workspace import CHECKPOINT_FILE, RunRecord, refuse_inside_bundle, write_run_record
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +64,12 @@ def train(
 
     Raises:
         DataError, TrainingError, OutputError: see there.
-        ConfigError: the folder has a finished checkpoint.
+        ConfigError: the folder has a finished checkpoint, or another training writes into it.
         StoppedError: the observer asked to stop; the state is saved.
     """
     path = request.folder / CHECKPOINT_FILE
-    if path.exists():
-        raise ConfigError(f"{path} is there already; give another --out")
+    refuse_inside_bundle(path)
+    _refuse_finished(path)
     data = check_training_data(
         request.data,
         preprocess=request.preprocess,
@@ -78,16 +80,23 @@ def train(
     widths = request.start.info.widths if request.start else Widths()
     info = CheckpointInfo(data.train.class_names, request.preprocess, request.true_5x5, widths=widths)
     state = first_state(info, request.config, images_sha256=data.train_sha256, start=request.start)
-    if saved := read_state(request.folder):
-        check_same_training(saved, state, request.folder)
-        state = saved
-    if rank.first:
-        write_run_record(request.folder, RunRecord(str(request.data.resolve()), request.config.seed))
-    checkpoint = train_from(state, data, folder=request.folder, rank=rank, observer=observer, workers=request.workers)
-    if rank.first:
-        write_checkpoint(path, checkpoint)
-        remove_state(request.folder)
+    with alone_in(request.folder, error=ConfigError) if rank.first else nullcontext():
+        _refuse_finished(path)
+        if saved := read_state(request.folder):
+            check_same_training(saved, state, request.folder)
+            state = saved
+        if rank.first:
+            write_run_record(request.folder, RunRecord(str(request.data.resolve()), request.config.seed))
+        trained = train_from(state, data, folder=request.folder, rank=rank, observer=observer, workers=request.workers)
+        if rank.first:
+            write_checkpoint(path, trained)
+            remove_state(request.folder)
     return path
+
+
+def _refuse_finished(path: Path) -> None:
+    if path.exists():
+        raise ConfigError(f"{path} is there already; give another --out")
 
 
 def check_training_data(

@@ -54,7 +54,8 @@ def train_from(
     Returns the checkpoint of the averaged weights; does not write it.
 
     Raises:
-        TrainingError: the loss is not finite.
+        TrainingError: the loss is not finite, or there is not enough memory.
+        DamagedImageError: an image was changed or removed since it was checked.
         StoppedError: the observer asked to stop.
     """
     loop = _Loop(state, data, rank, observer, workers)
@@ -62,14 +63,15 @@ def train_from(
     if rank.first:
         drop_lines_from(metrics, epoch=state.epoch + 1)
     report = None
-    for epoch in range(state.epoch, state.config.epochs):
-        report = loop.run_epoch(epoch, save=lambda s: write_state(folder, s))
-        if rank.first:
-            append_line(metrics, report)
-            write_state(folder, loop.state(epoch + 1, 0))
-            observer.on_epoch(report)
-        if epoch + 1 < state.config.epochs and loop.asked_to_stop():
-            raise _stopped(f"after epoch {epoch + 1} of {state.config.epochs}")
+    with loop.batches:
+        for epoch in range(state.epoch, state.config.epochs):
+            report = loop.run_epoch(epoch, save=lambda s: write_state(folder, s))
+            if rank.first:
+                append_line(metrics, report)
+                write_state(folder, loop.state(epoch + 1, 0))
+                observer.on_epoch(report)
+            if epoch + 1 < state.config.epochs and loop.asked_to_stop():
+                raise _stopped(f"after epoch {epoch + 1} of {state.config.epochs}")
     return loop.checkpoint((report.val_top1, report.val_top5) if report else loop.evaluate())
 
 
@@ -127,7 +129,7 @@ class _Loop:
         self.generator = torch.Generator().manual_seed(state.config.seed)
         if state.generator is not None:
             self.generator.set_state(state.generator)
-        self.info = state.info
+        self.info, self.start = state.info, state.start
         self.model, self.average = (self._network(weights) for weights in (state.weights, state.average))
         make_parallel(self.model, rank, self.generator)
         forward = _Forward(self.model, state.config).train()
@@ -220,6 +222,7 @@ class _Loop:
             average=self.average.state_dict(),
             momentum=self.descent.momentum(),
             generator=self.generator.get_state(),
+            start=self.start,
         )
 
     def checkpoint(self, accuracy: tuple[float, float]) -> Checkpoint:

@@ -21,6 +21,7 @@ from googlenet_edge.workspace import STATE_FILE
 
 METADATA_KEY = "googlenet_edge_training"
 Positive = Annotated[int, Meta(ge=1)]
+_NO_FILE = "weights of no checkpoint"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,8 @@ class TrainingState:
     """A moment of training, between two steps. ``epoch`` and ``step`` count what is done.
 
     ``weights`` are those being trained, ``average`` their moving average, ``momentum`` the optimizer's buffers by
-    parameter name, ``generator`` the state of the random draws of dropout.
+    parameter name, ``generator`` the state of the random draws of dropout. ``start`` is the hash of the checkpoint that
+    it began with; empty where it began at random.
     """
 
     info: CheckpointInfo
@@ -70,6 +72,7 @@ class TrainingState:
     epoch: int = 0
     step: int = 0
     seconds: float = 0.0
+    start: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,7 @@ class _Header:
     epoch: int
     step: int
     seconds: float
+    start: str = ""
 
 
 def first_state(
@@ -104,7 +108,8 @@ def first_state(
             )
         fitting = {n: t for n, t in start.weights.items() if n in weights and weights[n].shape == t.shape}
         weights = {**weights, **fitting}
-    return TrainingState(info, config, images_sha256, weights, weights)
+    began = (start.sha256 or _NO_FILE) if start else ""
+    return TrainingState(info, config, images_sha256, weights, weights, start=began)
 
 
 def write_state(folder: Path, state: TrainingState) -> None:
@@ -156,6 +161,8 @@ def check_same_training(saved: TrainingState, wanted: TrainingState, folder: Pat
             raise TrainingError(f"{folder} was being trained with {f.name} {before}, now it is {now}; {mend}")
     if saved.images_sha256 != wanted.images_sha256:
         raise TrainingError(f"{folder} was being trained on other images; {mend}")
+    if saved.start != wanted.start:
+        raise TrainingError(f"{folder} was being trained from other weights; {mend}")
     if saved.info != wanted.info:
         raise TrainingError(f"{folder} was being trained with other classes, preprocessing or network; {mend}")
 

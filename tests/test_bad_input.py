@@ -96,8 +96,8 @@ def letter_among_images(photos: Path) -> None:
         (no_folder, r"photos is not a folder; expected photos/train/CLASS/\* and photos/val/CLASS/\*"),
         (
             letter_among_images,
-            "photos/train/dog/letter.jpg is not a JPEG, PNG or WebP image; remove it, or leave damaged images out"
-            " with --skip-damaged",
+            "photos/train/dog/letter.jpg is not a JPEG, PNG or WebP image; convert or remove it, or leave damaged"
+            " images out with --skip-damaged",
         ),
     ],
 )
@@ -119,7 +119,7 @@ def test_damaged_image_is_skipped_and_counted_on_demand(tmp_path: Path) -> None:
 def test_image_that_is_none_is_named_by_predict(colours: Path) -> None:
     (colours / "letter.jpg").write_text("Dear dog")
     for name, sentence in (
-        ("letter.jpg", "letter.jpg is not a JPEG, PNG or WebP image; remove it"),
+        ("letter.jpg", "letter.jpg is not a JPEG, PNG or WebP image; convert or remove it"),
         ("absent.jpg", "absent.jpg is missing"),
     ):
         refused_without_a_trace(sentence, "predict", "red.png", name, "--bundle", BUNDLE, cwd=colours)

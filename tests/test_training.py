@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise, product
 from pathlib import Path
@@ -17,6 +19,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from tiny_bundles import write_colour_bundle
 from watching import Watching
 
 from googlenet_edge.augment import (
@@ -31,13 +34,15 @@ from googlenet_edge.augment import (
 from googlenet_edge.checkpoint import Checkpoint, CheckpointInfo, read_checkpoint
 from googlenet_edge.dataset import Checked, check_images, open_dataset
 from googlenet_edge.descent import learning_rate_at
-from googlenet_edge.errors import TrainingError
+from googlenet_edge.engines.bundle import read_bundle
+from googlenet_edge.errors import OutputError, TrainingError
 from googlenet_edge.metrics import drop_lines_from, read_lines
 from googlenet_edge.model import Outputs
 from googlenet_edge.parallel import Rank
 from googlenet_edge.pictograms import write_pictograms
 from googlenet_edge.preprocess import Preprocess
-from googlenet_edge.reports import StoppedError
+from googlenet_edge.reports import StepReport, StoppedError
+from googlenet_edge.train import TrainRequest, train
 from googlenet_edge.training_loop import TrainingData, ema_decay_at, train_from, training_loss
 from googlenet_edge.training_state import TrainConfig, TrainingState, check_same_training, first_state, read_state
 
@@ -152,6 +157,7 @@ def test_training_gives_up_where_the_loss_is_not_finite(data: TrainingData, tmp_
     [
         ({"config": replace(CONFIG, batch_size=8)}, "was being trained with batch_size 16, now it is 8"),
         ({"images_sha256": "other"}, "was being trained on other images"),
+        ({"start": "other"}, "was being trained from other weights"),
         ({"info": CheckpointInfo(("a", "b"), PREPROCESS)}, "with other classes, preprocessing or network"),
     ],
 )
@@ -200,6 +206,54 @@ def test_train_command_survives_ctrl_c_and_sigkill(photos: Path, tmp_path: Path)
     assert alone.returncode == 0, text
     a, b = (read_checkpoint(tmp_path / name / "checkpoint.safetensors") for name in ("run", "alone"))
     assert same(a.weights, b.weights)
+
+
+def damage_images(folder: Path, _: int) -> None:
+    for image in (folder / "photos" / "train").glob("*/*.*"):
+        image.write_bytes(b"Dear dog")
+
+
+def kill_a_loader(_: Path, process: int) -> None:
+    [loader, *_] = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    os.kill(int(loader), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("harm", "sentence"),
+    [
+        (damage_images, r"photos/train/\S+ is not a JPEG, PNG or WebP image; convert or remove it"),
+        (kill_a_loader, r"a process that loads images has ended: killed, or without memory; free some, or load .*"),
+    ],
+)
+def test_train_command_ends_with_one_line_whatever_happens_to_images_and_loaders(
+    photos: Path, tmp_path: Path, harm: Callable[[Path, int], None], sentence: str
+) -> None:
+    shutil.copytree(photos, tmp_path / "photos")
+    process = gnet_edge(tmp_path, *TRAIN, "--epochs", "500", "--workers", "2")
+    wait_for_epoch(process, 1)
+    beside = subprocess.run([*COMMAND, *TRAIN], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert beside.stderr == "gnet-edge: another process writes into run; wait for it, or give another --out\n"
+    harm(tmp_path, process.pid)
+    _, text = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert re.fullmatch(rf"(epoch .*\n)*gnet-edge: {sentence}\n", text), text
+
+
+def test_training_where_memory_ends_says_what_to_give(data: TrainingData, tmp_path: Path) -> None:
+    class Greedy(Watching):
+        def on_step(self, report: StepReport) -> None:
+            torch.empty(1 << 60, dtype=torch.uint8)
+
+    with pytest.raises(TrainingError, match="there is not enough memory; free some, or give a smaller --batch-size"):
+        run(start(data), data, tmp_path / "run", Greedy())
+
+
+def test_training_into_a_bundle_is_refused(photos: Path, tmp_path: Path) -> None:
+    path = write_colour_bundle(tmp_path / "bundle")
+    request = TrainRequest(photos, path, PREPROCESS, CONFIG)
+    with pytest.raises(OutputError, match=r"checkpoint\.safetensors: \S+bundle is a bundle; give another --out"):
+        train(request, observer=Watching(), rank=Rank(0, 1))
+    assert read_bundle(path)
 
 
 def test_torchrun_trains_as_one_process_does(photos: Path, tmp_path: Path) -> None:

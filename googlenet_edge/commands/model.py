@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -61,7 +62,7 @@ def train(
 
     if resize is not None and resize < size:
         raise typer.BadParameter(f"--resize {resize} is below --size {size}, the square that is cut from it")
-    with bar("downloading weights") as progress:
+    with bar("reading weights") if weights else nullcontext() as progress:
         start = read_start(weights, progress=progress) if weights else None
     request = training.TrainRequest(
         data=data,
