@@ -229,7 +229,7 @@ def circumstances_sentence(measurement: Measurement) -> str:
 
 def sensitivity_table(found: Sensitivity) -> Table:
     """The layers of a network, the costliest in accuracy first."""
-    table = _table("layer", "noise when rounded", "flips", "SQNR in float", "time in float", "slower (95 % CI)")
+    table = _wide_table("layer", "noise when rounded", "flips", "SQNR in float", "time in float", "slower (95 % CI)")
     for row in found.layers:
         interval = row.slowdown_interval
         table.add_row(
@@ -254,7 +254,9 @@ def sensitivity_sentence(found: Sensitivity) -> str:
 def slim_table(report: SlimReport) -> Table:
     """The curve of accuracy against measured latency, from the original on."""
     name = f"{report.precision.value} latency"
-    table = _table("", name, "ratio (95 % CI)", "MACs", "weights", "untuned", "fp32 top-1", "95 % interval", "change")
+    table = _wide_table(
+        "", name, "ratio (95 % CI)", "MACs", "weights", "untuned", "fp32 top-1", "95 % interval", "change"
+    )
     first, reference = report.points[0].speed, report.cost
     top1, interval, _ = _accuracy(report.accuracy)
     table.add_row("original", f"{first.original_ms:.2f} ms", "1", "1", "1", "", top1, interval, "")
@@ -285,7 +287,7 @@ def predictions_table(rows: Sequence[tuple[str, Sequence[Prediction]]]) -> Table
 
 def devices_table(devices: Sequence[KnownDevice]) -> Table:
     """The known devices; what this machine is has a star. JetPack: those that run bundles, or else NVIDIA's program."""
-    table = _table("device (* here)", "", "GPU", "INT8", "DLA cores", "memory", "TensorRT", "JetPack")
+    table = _wide_table("device (* here)", "", "GPU", "INT8", "DLA cores", "memory", "TensorRT", "JetPack")
     table.columns[1].justify = "left"
     for device in devices:
         tensorrt = list(device.tensorrt.values())
@@ -332,7 +334,7 @@ def facts_table(facts: dict[str, str]) -> Table:
 
 def changes_table(changes: Cells) -> Table:
     """What changed since a baseline."""
-    table = _table(*changes.head)
+    table = _wide_table(*changes.head)
     for row in changes.rows:
         table.add_row(row.name, *row.cells)
     return table
@@ -344,6 +346,14 @@ def _table(first: str, *others: str) -> Table:
     table.add_column(first, overflow="fold")
     for name in others:
         table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _wide_table(first: str, *others: str) -> Table:
+    """As `_table`, for more than 80 columns of figures: where a terminal is narrower, all wrap by words."""
+    table = _table(first, *others)
+    for column in table.columns:
+        column.no_wrap = False
     return table
 
 

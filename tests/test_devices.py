@@ -55,8 +55,14 @@ def test_devices_say_which_jetpacks_run_bundles() -> None:
     assert cells["nano"] == ["8.2", "trtexec"]
 
 
-def str_of(table: Table) -> str:
-    console = Console(width=120, record=True, file=io.StringIO())
+def test_devices_keep_their_names_on_a_narrow_terminal() -> None:
+    lines = str_of(devices_table(known_devices(None)), width=80).splitlines()
+    assert {device.name for device in known_devices(None)} <= {line.split()[0] for line in lines if line}
+    assert "…" not in "".join(lines)
+
+
+def str_of(table: Table, width: int = 120) -> str:
+    console = Console(width=width, record=True, file=io.StringIO())
     console.print(table)
     return "\n".join(line.rstrip() for line in console.export_text().splitlines())
 
