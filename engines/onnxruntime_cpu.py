@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
@@ -61,9 +59,7 @@ class OnnxRuntimeCpu:
     def __enter__(self) -> OnnxRuntimeCpu:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

@@ -14,7 +14,6 @@ import io
 import logging
 from collections import Counter
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -138,9 +137,7 @@ class OnnxRuntimeGpu:
     def __enter__(self) -> OnnxRuntimeGpu:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from types import TracebackType
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -87,9 +86,7 @@ class Engine(Protocol):
     def __enter__(self) -> Engine:
         """The engine itself; leaving the block closes it."""
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
 
 
 class DeviceStage(Enum):

@@ -8,7 +8,6 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import TracebackType
 
 import numpy as np
 import torch
@@ -139,9 +138,7 @@ class TrainingBatches:
     def __enter__(self) -> TrainingBatches:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         iterator = self._loader._iterator  # a loader has no way to end its processes, which Python waits for at the end
         if iterator is not None and self._loader.num_workers > 0:
             iterator._shutdown_workers()  # type: ignore[attr-defined]
