@@ -9,11 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from googlenet_edge import __version__
-from googlenet_edge.checkpoint import Checkpoint, read_checkpoint
-from googlenet_edge.dataset import Checked
+from googlenet_edge.checkpoint import Checkpoint, CheckpointInfo, read_checkpoint
+from googlenet_edge.dataset import Checked, WhenDamaged, open_dataset
+from googlenet_edge.engines.evaluate import check_same_classes
+from googlenet_edge.engines.recovery import Bars
 from googlenet_edge.engines.source import Origin
 from googlenet_edge.export import check_parity, export
 from googlenet_edge.graph import DEFAULT_OPSET, InferenceGraph
+from googlenet_edge.train import check_training_data
+from googlenet_edge.training_loop import TrainingData
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,4 +59,21 @@ class _CheckpointOrigin(Origin):
             return ()
         return (
             "the validation images are not those of the training; the network may have been trained on some of them",
+        )
+
+
+def images_for(info: CheckpointInfo, folder: Path, *, seed: int, when_damaged: WhenDamaged, bars: Bars) -> TrainingData:
+    """What a checkpoint goes on learning from: the images of a folder, each decoded once, its classes in its order.
+
+    Args:
+        seed: splits a folder that has no ``train`` and ``val``.
+        when_damaged: `refuse_damaged` or `without_damaged`.
+
+    Raises:
+        DataError, DamagedImageError: see `check_same_classes`, `check_training_data`.
+    """
+    check_same_classes(info.class_names, open_dataset(folder, seed=seed).train)
+    with bars("checking images") as progress:
+        return check_training_data(
+            folder, preprocess=info.preprocess, seed=seed, when_damaged=when_damaged, progress=progress
         )

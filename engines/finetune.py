@@ -17,13 +17,13 @@ from googlenet_edge.dataset import check_images, open_dataset, stratified_sample
 from googlenet_edge.distil import DistilConfig
 from googlenet_edge.engines.accuracy import Accuracy, Comparison, Evaluation, compare
 from googlenet_edge.engines.build import CalibrationRequest
+from googlenet_edge.engines.checkpoint_source import images_for
 from googlenet_edge.engines.evaluate import evaluate
 from googlenet_edge.engines.lowering import lower
 from googlenet_edge.engines.predictor import Predictor
 from googlenet_edge.engines.protocol import EngineOptions
 from googlenet_edge.engines.recovery import Bars
 from googlenet_edge.engines.registry import backend_for
-from googlenet_edge.engines.training_images import images_for
 from googlenet_edge.errors import AccuracyError, ConfigError
 from googlenet_edge.export import export
 from googlenet_edge.files import check_writable

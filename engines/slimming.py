@@ -19,6 +19,7 @@ from googlenet_edge.checkpoint import (
 from googlenet_edge.dataset import WhenDamaged, refuse_damaged, stratified_sample
 from googlenet_edge.distil import DistilConfig, distil
 from googlenet_edge.engines.accuracy import Accuracy, Comparison, Evaluation, compare
+from googlenet_edge.engines.checkpoint_source import images_for
 from googlenet_edge.engines.circumstances import Circumstances, read_circumstances
 from googlenet_edge.engines.evaluate import evaluate
 from googlenet_edge.engines.lowering import lower, open_lowered
@@ -26,7 +27,6 @@ from googlenet_edge.engines.recovery import Bars
 from googlenet_edge.engines.registry import backend_for
 from googlenet_edge.engines.stopwatch import Speed, Stopwatch, Target
 from googlenet_edge.engines.timing import Ratio
-from googlenet_edge.engines.training_images import images_for
 from googlenet_edge.errors import ConfigError
 from googlenet_edge.export import export
 from googlenet_edge.files import check_writable, to_json, write_bytes

@@ -59,7 +59,6 @@ NEED_ONNX = {
     "googlenet_edge.engines.slimming",
     "googlenet_edge.engines.source",
     "googlenet_edge.engines.stopwatch",
-    "googlenet_edge.engines.training_images",
 }
 # The only ones that need the extra [openvino].
 NEED_OPENVINO = {"googlenet_edge.engines.openvino_audit", "googlenet_edge.engines.openvino_cpu"}
