@@ -20,12 +20,11 @@ from googlenet_edge.console import bar
 from googlenet_edge.dataset import Progress, open_dataset
 from googlenet_edge.engines.circumstances import read_circumstances
 from googlenet_edge.errors import DataError
-from googlenet_edge.memory import keep_freed_memory
 from googlenet_edge.parallel import Rank
 from googlenet_edge.preprocess import Preprocess
 from googlenet_edge.reports import EpochReport, StepReport, StoppedError
 from googlenet_edge.statistics import median_interval, summarize
-from googlenet_edge.training_loop import TrainingData, train_from
+from googlenet_edge.training_loop import TrainingData, keep_freed_memory, train_from
 from googlenet_edge.training_state import TrainConfig, first_state
 
 LEAST_IMAGES_PER_S = 400

@@ -6,6 +6,7 @@ same draws and so the same result.
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -32,6 +33,7 @@ from googlenet_edge.training_state import TrainConfig, TrainingState, write_stat
 AUX_WEIGHT = 0.3
 EMA_HALF_LIFE_SHARE = 0.02
 EVAL_BATCH = 100
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 _MEND = "start again with a lower --learning-rate and another --out"
 
 
@@ -73,6 +75,18 @@ def train_from(
             if epoch + 1 < state.config.epochs and loop.asked_to_stop():
                 raise _stopped(f"after epoch {epoch + 1} of {state.config.epochs}")
     return loop.checkpoint((report.val_top1, report.val_top5) if report else loop.evaluate())
+
+
+def keep_freed_memory() -> None:
+    """Has glibc keep freed memory for this process (``mallopt``); does nothing with another C library.
+
+    Training frees and takes the same large buffers in every step, and each time the system would have to clear and map
+    their pages again.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(_M_MMAP_MAX, 0)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def training_loss(outputs: Iterable[Tensor], labels: Tensor, *, label_smoothing: float) -> Tensor:

@@ -55,9 +55,9 @@ def train(
     """
     from googlenet_edge import train as training
     from googlenet_edge.augment import Augmentation
-    from googlenet_edge.memory import keep_freed_memory
     from googlenet_edge.parallel import first_tells_of_stop, process_group
     from googlenet_edge.pretrained import read_start
+    from googlenet_edge.training_loop import keep_freed_memory
     from googlenet_edge.training_state import TrainConfig
 
     if resize is not None and resize < size:
@@ -121,7 +121,7 @@ def finetune(
     from googlenet_edge.distil import DistilConfig
     from googlenet_edge.engines import finetune as finetuning
     from googlenet_edge.engines.tables import comparison_sentence, finetune_table
-    from googlenet_edge.memory import keep_freed_memory
+    from googlenet_edge.training_loop import keep_freed_memory
 
     taken = named(workspace.take_checkpoint(checkpoint, workspace.read_settings()))
     request = finetuning.FinetuneRequest(
@@ -180,7 +180,7 @@ def slim(
     from googlenet_edge.engines.registry import backend_for
     from googlenet_edge.engines.stopwatch import Target
     from googlenet_edge.engines.tables import comparison_sentence, slim_table
-    from googlenet_edge.memory import keep_freed_memory
+    from googlenet_edge.training_loop import keep_freed_memory
 
     settings = workspace.read_settings()
     taken = named(workspace.take_checkpoint(checkpoint, settings))
