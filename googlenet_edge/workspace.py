@@ -136,7 +136,7 @@ def take_data(given: Path | None, settings: Settings, run: Path) -> Taken:
     return Taken(Path(record.data), f"{run.name} was trained on it")
 
 
-def beside(folder: Path, ending: str) -> Path:
+def named_after(folder: Path, ending: str) -> Path:
     """Another folder beside one, named after it. ``.`` and ``..`` have no name of their own."""
     named = folder if folder.name.strip(".") else folder.resolve()
     return named.with_name(named.name + ending)

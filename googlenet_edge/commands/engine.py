@@ -154,7 +154,7 @@ def _calibrate_there(bundle: Path, out: Path | None, request: CalibrationRequest
 
     preprocess = calibratable(bundle).manifest.preprocess
     pixels = calibration_pixels(request, preprocess, bars=bar)
-    made = out or workspace.beside(bundle, "-by-tensorrt")
+    made = out or workspace.named_after(bundle, "-by-tensorrt")
     with bar("TensorRT calibrates") as progress:
         calibrate_with_tensorrt(bundle, pixels, made, progress=progress)
     shown(f"scales: those of TensorRT's calibrator on {len(pixels)} images, in {made}")

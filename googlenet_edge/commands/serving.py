@@ -26,7 +26,7 @@ def package(
     from googlenet_edge.engines.package import README, write_package
 
     path = named(workspace.take_bundle(bundle))
-    folder = out or workspace.beside(path, f"-{recipient.value}")
+    folder = out or workspace.named_after(path, f"-{recipient.value}")
     packed = write_package(path, recipient, folder)
     for name in sorted(packed.files):
         shown(f"{len(packed.files[name]):>12,} bytes  {name}")
