@@ -301,26 +301,44 @@ def enlarged(data: bytes, width: int, height: int) -> bytes:
     return data[: frame + 5] + height.to_bytes(2, "big") + width.to_bytes(2, "big") + data[frame + 9 :]
 
 
-@pytest.mark.parametrize("progressive", [False, True], ids=["rows", "coefficients"])
-def test_cpp_lack_of_memory_is_not_blamed_on_the_image(gne_prefix: Path, tmp_path: Path, progressive: bool) -> None:
-    """Of a progressive JPEG libjpeg keeps the coefficients, and fails by itself; of others the rows do not fit."""
+def answers_in_400_mb(prefix: Path, folder: Path, small: bytes) -> subprocess.CompletedProcess[str]:
+    """What libgne says of a JPEG, and of one whose header says that its pixels take 450 MB, none of which is shrunk."""
     made = colour_bundle()
-    large = replace(made.manifest, preprocess=replace(made.manifest.preprocess, resize=4096))  # nothing is shrunk
-    write_bundle(tmp_path / "b", replace(made, manifest=large))
-    small = jpeg(photo(16, 16), progressive=progressive)
+    large = replace(made.manifest, preprocess=replace(made.manifest.preprocess, resize=4096))
+    write_bundle(folder / "b", replace(made, manifest=large))
+    (folder / "0.jpg").write_bytes(small)
+    (folder / "1.jpg").write_bytes(enlarged(small, 15_000, 10_000))
     limit = 400 << 20
-    (tmp_path / "0.jpg").write_bytes(small)
-    (tmp_path / "1.jpg").write_bytes(enlarged(small, 15_000, 10_000))  # 450 MB
-    ended = subprocess.run(
-        [gne_prefix.parent / "build" / "tests" / "answers", *map(tmp_path.joinpath, ("b", "0.jpg", "1.jpg"))],
+    return subprocess.run(
+        [prefix.parent / "build" / "tests" / "answers", *map(folder.joinpath, ("b", "0.jpg", "1.jpg"))],
         env={**os.environ, "GNE_ONNXRUNTIME": str(libgne.wheel_runtime())},
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def lying() -> Image.Exif:
+    """Which says that the rows of the file are columns."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return exif
+
+
+@pytest.mark.parametrize("kind", [{"exif": lying()}, {"progressive": True}], ids=["rows", "coefficients"])
+def test_cpp_lack_of_memory_is_not_blamed_on_the_image(
+    gne_prefix: Path, tmp_path: Path, kind: dict[str, object]
+) -> None:
+    """Of a progressive JPEG libjpeg keeps the coefficients, and fails by itself; a turned one is held as a whole."""
+    ended = answers_in_400_mb(gne_prefix, tmp_path, jpeg(photo(16, 16), **kind))
     assert len(ended.stdout.splitlines()) == 1, "the small one is read"
     assert ended.stderr == "there is not enough memory; free some, or use smaller images\n"
+
+
+def test_cpp_rows_of_an_upright_photo_are_not_all_in_memory(gne_prefix: Path, tmp_path: Path) -> None:
+    ended = answers_in_400_mb(gne_prefix, tmp_path, jpeg(photo(16, 16)))
+    assert (len(ended.stdout.splitlines()), ended.stderr) == (2, "")
 
 
 def with_clang(folder: Path) -> tuple[str, ...]:

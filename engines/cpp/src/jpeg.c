@@ -20,6 +20,13 @@ typedef struct Errors {
   gne_jpeg* image;
 } Errors;
 
+struct gne_jpeg_decoder {
+  struct jpeg_decompress_struct info;
+  struct jpeg_source_mgr source;
+  Errors errors;
+  JSAMPARRAY cmyk; /* one row of such an image; NULL for others */
+};
+
 static void leave(j_common_ptr info, const char* text) {
   Errors* errors = (Errors*)info->err;
   snprintf(errors->image->error, sizeof errors->image->error, "%s", text);
@@ -96,48 +103,33 @@ static unsigned share(unsigned a, unsigned b) {
   return ((product >> 8) + product) >> 8;
 }
 
-/* A row of CMYK, inverted as Adobe writes it → RGB, in place. */
-static void cmyk_to_rgb(uint8_t* row, uint32_t width) {
-  const uint8_t* from = row;
-  for (uint32_t x = 0; x < width; ++x, from += 4) {
-    const unsigned light = from[3];
-    for (int c = 0; c < 3; ++c) *row++ = (uint8_t)(light - share(255u - from[c], light));
+/* A row of CMYK, inverted as Adobe writes it → RGB. */
+static void cmyk_to_rgb(const uint8_t* cmyk, uint8_t* rgb, uint32_t width) {
+  for (uint32_t x = 0; x < width; ++x, cmyk += 4) {
+    const unsigned light = cmyk[3];
+    for (int c = 0; c < 3; ++c) *rgb++ = (uint8_t)(light - share(255u - cmyk[c], light));
   }
 }
 
-static void read_rows(struct jpeg_decompress_struct* info, uint8_t* pixels) {
-  const size_t stride = (size_t)info->output_width * 3;
-  const int is_cmyk = info->out_color_space == JCS_CMYK;
-  JSAMPARRAY wide = NULL;
-  if (is_cmyk) wide = info->mem->alloc_sarray((j_common_ptr)info, JPOOL_IMAGE, info->output_width * 4, 1);
-  while (info->output_scanline < info->output_height) {
-    JSAMPROW row = pixels + info->output_scanline * stride;
-    if (jpeg_read_scanlines(info, is_cmyk ? wide : &row, 1) != 1) leave((j_common_ptr)info, "it is cut off");
-    if (is_cmyk) {
-      cmyk_to_rgb(wide[0], info->output_width);
-      memcpy(row, wide[0], stride);
-    }
-  }
-}
-
-static void decode(struct jpeg_decompress_struct* info, uint32_t least, uint64_t most, gne_jpeg* image) {
+static void start(struct gne_jpeg_decoder* decoder, uint32_t least, uint64_t most) {
+  j_decompress_ptr info = &decoder->info;
   read_header(info, least, most);
   jpeg_start_decompress(info);
-  image->width = info->output_width;
-  image->height = info->output_height;
-  image->pixels = malloc((size_t)image->width * image->height * 3);
-  if (!image->pixels) leave_out_of_memory((j_common_ptr)info);
-  read_rows(info, image->pixels);
-  jpeg_finish_decompress(info); /* stops early where the end marker is missing */
+  if (info->out_color_space == JCS_CMYK) {
+    decoder->cmyk = info->mem->alloc_sarray((j_common_ptr)info, JPOOL_IMAGE, info->output_width * 4, 1);
+  }
 }
 
-typedef struct Decoder {
-  struct jpeg_decompress_struct info;
-  struct jpeg_source_mgr source;
-  Errors errors;
-} Decoder;
+static void read_row(struct gne_jpeg_decoder* decoder, uint8_t* row) {
+  j_decompress_ptr info = &decoder->info;
+  if (jpeg_read_scanlines(info, decoder->cmyk ? decoder->cmyk : &row, 1) != 1) {
+    leave((j_common_ptr)info, "it is cut off");
+  }
+  if (decoder->cmyk) cmyk_to_rgb(decoder->cmyk[0], row, info->output_width);
+  if (is_complete(info)) jpeg_finish_decompress(info); /* stops early where the end marker is missing */
+}
 
-static void set_up(Decoder* decoder, const uint8_t* data, size_t size) {
+static void set_up(struct gne_jpeg_decoder* decoder, const uint8_t* data, size_t size) {
   struct jpeg_source_mgr* source = &decoder->source;
   jpeg_create_decompress(&decoder->info);
   source->next_input_byte = data;
@@ -150,22 +142,38 @@ static void set_up(Decoder* decoder, const uint8_t* data, size_t size) {
   decoder->info.src = source;
 }
 
-int gne_jpeg_decode(const uint8_t* data, size_t size, uint32_t least, uint64_t most, gne_jpeg* image) {
-  Decoder decoder;
+int gne_jpeg_open(const uint8_t* data, size_t size, uint32_t least, uint64_t most, gne_jpeg* image) {
   memset(image, 0, sizeof *image);
-  memset(&decoder, 0, sizeof decoder);
-  decoder.info.err = jpeg_std_error(&decoder.errors.manager);
-  decoder.errors.manager.error_exit = on_error;
-  decoder.errors.manager.emit_message = on_message;
-  decoder.errors.image = image;
-  if (setjmp(decoder.errors.escape)) {
-    jpeg_destroy_decompress(&decoder.info);
-    free(image->pixels);
-    image->pixels = NULL;
+  image->decoder = calloc(1, sizeof *image->decoder);
+  if (!image->decoder) {
+    image->out_of_memory = 1;
     return 0;
   }
-  set_up(&decoder, data, size);
-  decode(&decoder.info, least, most, image);
-  jpeg_destroy_decompress(&decoder.info);
+  Errors* errors = &image->decoder->errors;
+  image->decoder->info.err = jpeg_std_error(&errors->manager);
+  errors->manager.error_exit = on_error;
+  errors->manager.emit_message = on_message;
+  errors->image = image;
+  if (setjmp(errors->escape)) {
+    gne_jpeg_close(image);
+    return 0;
+  }
+  set_up(image->decoder, data, size);
+  start(image->decoder, least, most);
+  image->width = image->decoder->info.output_width;
+  image->height = image->decoder->info.output_height;
   return 1;
+}
+
+int gne_jpeg_read(gne_jpeg* image, uint8_t* row) {
+  if (setjmp(image->decoder->errors.escape)) return 0;
+  read_row(image->decoder, row);
+  return 1;
+}
+
+void gne_jpeg_close(gne_jpeg* image) {
+  if (!image->decoder) return;
+  jpeg_destroy_decompress(&image->decoder->info);
+  free(image->decoder);
+  image->decoder = NULL;
 }

@@ -35,6 +35,7 @@ Filter make_filter(uint32_t input, Span span, uint32_t output) {
     filter.taps.push_back({static_cast<uint32_t>(first), static_cast<uint32_t>(exact.size()), filter.weights.size()});
     for (const double weight : exact) filter.weights.push_back(fixed_point(sum != 0 ? weight / sum : weight));
   }
+  filter.halve();
   return filter;
 }
 
@@ -110,6 +111,7 @@ void resample_centre(Rows& image, uint32_t resize, uint32_t crop, uint8_t* pixel
   const Filter across = make_filter(image.width(), {static_cast<float>(left), static_cast<float>(left + side)}, crop);
   const Filter down = make_filter(image.height(), {static_cast<float>(top), static_cast<float>(top + side)}, crop);
   (is_tall(image, crop) ? down_then_across : across_then_down)(image, across, down, loops, pixels);
+  image.finish();
 }
 
 }  // namespace gne_sdk

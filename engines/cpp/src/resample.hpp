@@ -12,7 +12,7 @@
 
 namespace gne_sdk {
 
-// Gives the rows of an image one after the other as RGB, 3 bytes a pixel.
+// Gives the rows of an image one after the other, from the top, as RGB, 3 bytes a pixel.
 class Rows {
  public:
   Rows(uint32_t width, uint32_t height) : width_(width), height_(height) {}
@@ -24,6 +24,8 @@ class Rows {
   uint32_t height() const { return height_; }
   // Row `y`, of which the pixels `first` to `last` - 1 are going to be read; valid until the next call.
   virtual const uint8_t* row(uint32_t y, uint32_t first, uint32_t last) = 0;
+  // To be called after the last row that is needed: throws where what is below it is damaged.
+  virtual void finish() {}
 
  private:
   uint32_t width_, height_;

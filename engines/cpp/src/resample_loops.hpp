@@ -18,9 +18,20 @@ struct Taps {
   uint32_t last() const { return first + count; }
 };
 
+// `halves`: the weights once more, in two parts for 16-bit multiplications: 4 × weight = high × 2^kLowBits + low, so that
+// a sum has its result in its highest byte. Every output pixel has `fours` times four of the first and four of the
+// second, zeros behind its last. The first `wide` output pixels may read 16 bytes for every four of theirs.
+constexpr int kLowBits = 11;
+
 struct Filter {
   std::vector<Taps> taps;
   std::vector<int32_t> weights;
+  std::vector<int16_t> halves;
+  uint32_t fours = 0;
+  size_t wide = 0;
+
+  // Fills in the last three from the first two.
+  void halve();
 
   uint32_t first() const { return taps.front().first; }
   uint32_t last() const { return taps.back().last(); }
