@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from googlenet_edge.reports import EpochReport, StepReport
 
 PIPED_WIDTH = 160
+_STOPPING = "stopping after this step"
 BUILD_PACKAGES = ("torch", "onnx", "safetensors", "threadpoolctl")
 REPORT_PACKAGES = ("jinja2",)
 T = TypeVar("T")
@@ -162,6 +163,7 @@ class TrainingDisplay:
         if self._stop:  # asked twice: at once, and what was saved before counts
             raise KeyboardInterrupt
         self._stop = True
+        self._progress.update(self._task, description=_STOPPING)
 
     def should_stop(self) -> bool:
         """Whether Ctrl-C was pressed."""
@@ -180,7 +182,7 @@ class TrainingDisplay:
             self._task,
             total=report.epochs * report.steps,
             completed=(report.epoch - 1) * report.steps + report.step,
-            description=f"epoch {report.epoch}/{report.epochs}",
+            description=_STOPPING if self._stop else f"epoch {report.epoch}/{report.epochs}",
             loss=f"{report.loss:.3f}",
             top1=f"{report.top1:.1%}",
             speed=f"{report.images_per_s:.0f}",

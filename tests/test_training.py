@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import os
+import pty
 import re
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise, product
 from pathlib import Path
@@ -206,6 +208,25 @@ def test_train_command_survives_ctrl_c_and_sigkill(photos: Path, tmp_path: Path)
     assert alone.returncode == 0, text
     a, b = (read_checkpoint(tmp_path / name / "checkpoint.safetensors") for name in ("run", "alone"))
     assert same(a.weights, b.weights)
+
+
+def test_ctrl_c_in_a_terminal_is_acknowledged_before_the_step_ends(photos: Path, tmp_path: Path) -> None:
+    shutil.copytree(photos, tmp_path / "photos")
+    terminal, child = pty.openpty()
+    command = ["setsid", "--ctty", *COMMAND, *TRAIN, "--epochs", "500"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdin=child, stdout=child, stderr=child)
+    os.close(child)
+    seen, asked = "", False
+    with suppress(OSError):  # nobody has the other side any more
+        while part := os.read(terminal, 4096).decode(errors="replace"):
+            seen += part
+            if not asked and "epoch   1" in seen:
+                os.write(terminal, b"\x03")
+                asked = True
+    os.close(terminal)
+    assert process.wait() == 1
+    assert "stopping after this step" in seen
+    assert "and was saved" in seen
 
 
 def damage_images(folder: Path, _: int) -> None:
