@@ -17,9 +17,9 @@ from googlenet_edge import __version__
 from googlenet_edge.calibration.choose import Preparation, Trials, trials_of
 from googlenet_edge.calibration.collect import CheckedImages, Runs, Statistics, collect, counted, with_peaks
 from googlenet_edge.calibration.extremes import ChannelExtremes, flat, joined, observations, require_ranges, stacked
-from googlenet_edge.calibration.network import Image
 from googlenet_edge.calibration.ranges import RangeMethod
 from googlenet_edge.calibration.rescale import rescaled_extremes
+from googlenet_edge.calibration.session import Image
 from googlenet_edge.calibration.table import (
     CalibrationTable,
     Choice,

@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 
 from googlenet_edge.calibration.extremes import ChannelExtremes, joined, observations, require_finite, require_ranges
 from googlenet_edge.calibration.histogram import Extremes, Histogram, HistogramCounter, Scratch, extremes
-from googlenet_edge.calibration.network import Network
-from googlenet_edge.calibration.session import side_by_side
+from googlenet_edge.calibration.session import Network, side_by_side
 from googlenet_edge.dataset import Progress
 from googlenet_edge.errors import CalibrationError
 from googlenet_edge.graph import InferenceGraph

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from googlenet_edge.calibration.histogram import Histogram
 from googlenet_edge.calibration.lower import rescaled_by
-from googlenet_edge.calibration.network import Network
+from googlenet_edge.calibration.session import Network
 from googlenet_edge.calibration.table import CalibrationTable
 from googlenet_edge.graph import INPUT, InferenceGraph
 

@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from googlenet_edge.calibration.histogram import Extremes, extremes
-from googlenet_edge.calibration.network import Image, Network
 from googlenet_edge.calibration.placement import measured_tensors
 from googlenet_edge.calibration.ranges import Ranges
-from googlenet_edge.calibration.session import open_session, side_by_side
+from googlenet_edge.calibration.session import Image, Network, open_session, side_by_side
 from googlenet_edge.errors import CalibrationError
 from googlenet_edge.graph import INPUT, OUTPUT, InferenceGraph
 

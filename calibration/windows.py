@@ -13,9 +13,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from googlenet_edge.calibration.extremes import ChannelExtremes, Observer
-from googlenet_edge.calibration.network import Image
 from googlenet_edge.calibration.placement import WITH_WEIGHTS
-from googlenet_edge.calibration.session import side_by_side
+from googlenet_edge.calibration.session import Image, side_by_side
 from googlenet_edge.calibration.surgery import attributes, is_dense_conv
 from googlenet_edge.calibration.triangle import Triangle, triangle_of
 from googlenet_edge.graph import INPUT, InferenceGraph

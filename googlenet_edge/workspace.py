@@ -126,10 +126,12 @@ def take_graph(given: Path | None, runs: Path = RUNS) -> Taken:
     return _newest(runs.glob(f"*/{GRAPH_FILE}"), "graph", mend, runs)
 
 
-def take_data(given: Path | None, settings: Settings, run: Path) -> Taken:
+def take_data(given: Path | None, settings: Settings, run: Path | None) -> Taken:
     """The images to use: those that ``run`` was trained on. Raises `ConfigError` where none are known."""
     if given or settings.data:
         return _given_or_set(given, settings.data)
+    if run is None:
+        raise ConfigError("give --data DIR, a folder with train/CLASS/* and val/CLASS/*, or with CLASS/*")
     record = read_run_record(run)
     if record is None:
         raise ConfigError(f"{run} does not say which images it was trained on; give --data DIR")

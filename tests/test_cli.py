@@ -372,6 +372,13 @@ def test_settings_are_used_and_the_command_line_wins(colours: Path, tmp_path: Pa
     bundle = colours / "runs" / "colours" / "fp32-cpu"
     assert "photos is not a folder" in gnet_edge("eval", bundle, cwd=tmp_path).err
     assert "given is not a folder" in gnet_edge("eval", bundle, "--data", "given", cwd=tmp_path).err
+    assert gnet_edge("train", cwd=tmp_path).err.startswith("using photos (gnet-edge.toml says so)\n")
+
+
+def test_train_without_images_says_how_they_are_given(tmp_path: Path) -> None:
+    refused(
+        gnet_edge("train", cwd=tmp_path), "give --data DIR, a folder with train/CLASS/. and val/CLASS/., or with .*"
+    )
 
 
 def test_real_process_writes_json_that_a_pipe_can_read(colours: Path) -> None:

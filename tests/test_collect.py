@@ -11,8 +11,8 @@ from tiny_graph import SHAPES, TINY, one_by_one, tiny_graph, tiny_images
 
 from googlenet_edge.calibration.collect import Statistics, collect
 from googlenet_edge.calibration.extremes import joined, observations
-from googlenet_edge.calibration.network import Network
 from googlenet_edge.calibration.placement import grids, measured_tensors
+from googlenet_edge.calibration.session import Network
 from googlenet_edge.errors import CalibrationError
 from googlenet_edge.graph import InferenceGraph
 

@@ -28,7 +28,9 @@ from googlenet_edge.target import Device, EngineName, Precision
 
 
 def train(
-    data: Annotated[Path, typer.Option(help="Folder with train/CLASS/* and val/CLASS/*, or with CLASS/*.")],
+    data: Annotated[
+        Path | None, typer.Option(help="train/CLASS/* and val/CLASS/*, or CLASS/*; default: data of gnet-edge.toml.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the results; default: runs/NAME of the data.")] = None,
     epochs: Annotated[int, typer.Option(min=1)] = 30,
     size: Annotated[int, typer.Option(min=32, max=3584, help="Side of the network's input, pixels.")] = 224,
@@ -64,9 +66,10 @@ def train(
         raise typer.BadParameter(f"--resize {resize} is below --size {size}, the square that is cut from it")
     with bar("reading weights") if weights else nullcontext() as progress:
         start = read_start(weights, progress=progress) if weights else None
+    images = named(workspace.take_data(data, workspace.read_settings(), None))
     request = training.TrainRequest(
-        data=data,
-        folder=out or workspace.run_folder_for(data),
+        data=images,
+        folder=out or workspace.run_folder_for(images),
         preprocess=Preprocess(resize or round(size * 8 / 7), size),
         config=TrainConfig(
             epochs=epochs,
