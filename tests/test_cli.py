@@ -262,6 +262,16 @@ def test_eval_compares_bundles_with_the_first(work: Path) -> None:
     assert re.search(r"^runs/photos/int8-cpu: top-1 changes by [+-]\d", outcome.err, re.MULTILINE)
 
 
+def test_eval_of_a_folder_that_is_not_split_says_that_it_judges_a_part(colours: Path, tmp_path: Path) -> None:
+    for colour in ("red", "green", "blue"):
+        (tmp_path / colour).mkdir()
+        for i in range(10):
+            solid(colour).save(tmp_path / colour / f"{i}.png")
+    outcome = done("eval", "--data", tmp_path, "--json", cwd=colours)
+    assert json.loads(outcome.out)[0]["accuracy"]["images"] == 6
+    assert f"judging 6 images of {tmp_path}: the one in five of each class that training leaves out\n" in outcome.err
+
+
 def test_predict_gives_labels_of_every_image(colours: Path) -> None:
     outcome = done("predict", "red.png", "blue.png", "--top-k", "2", "--json", cwd=colours)
     assert "using runs/colours/fp32-cpu (the newest under runs/)\n" in outcome.err
