@@ -255,11 +255,11 @@ def evaluate(
     paths = [named(workspace.take_bundle(path)) for path in bundles or (None,)]
     folder = named(workspace.take_data(data, settings, paths[0].parent))
     images = open_dataset(folder, seed=workspace.split_seed(paths[0].parent)).val
-    if not (folder / "train").is_dir():
-        shown(f"judging {len(images)} images of {folder}: the one in five of each class that training leaves out")
     cores = chosen("--threads", threads, settings.threads, CORES)
     if out:
         workspace.check_result_place(out, workspace.ANSWERS_FILE)
+    if not (folder / "train").is_dir():
+        shown(f"judging {len(images)} images of {folder}: the one in five of each class that training leaves out")
     evaluations = evaluate_bundles(paths, images, streams=cores, bars=bar, engine=engine)
     results = accuracies(paths, evaluations)
     shown(evaluation_table([(r.bundle, r.accuracy) for r in results]))
