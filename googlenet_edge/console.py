@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from googlenet_edge.reports import EpochReport, StepReport
 
 PIPED_WIDTH = 160
-_STOPPING = "stopping after this step"
 BUILD_PACKAGES = ("torch", "onnx", "safetensors", "threadpoolctl")
 REPORT_PACKAGES = ("jinja2",)
+_STOPPING = "stopping after this step"
 T = TypeVar("T")
 
 
@@ -163,7 +163,7 @@ class TrainingDisplay:
         if self._stop:  # asked twice: at once, and what was saved before counts
             raise KeyboardInterrupt
         self._stop = True
-        self._progress.update(self._task, description=_STOPPING)
+        self._progress.tasks[0].description = _STOPPING  # not by update: the signal may have interrupted one
 
     def should_stop(self) -> bool:
         """Whether Ctrl-C was pressed."""

@@ -269,7 +269,7 @@ def test_eval_of_a_folder_that_is_not_split_says_that_it_judges_a_part(colours: 
             solid(colour).save(tmp_path / colour / f"{i}.png")
     outcome = done("eval", "--data", tmp_path, "--json", cwd=colours)
     assert json.loads(outcome.out)[0]["accuracy"]["images"] == 6
-    assert f"judging 6 images of {tmp_path}: the one in five of each class that training leaves out\n" in outcome.err
+    assert f"judging 6 images of {tmp_path}: the one in five of each class that no training on it sees\n" in outcome.err
 
 
 def test_predict_gives_labels_of_every_image(colours: Path) -> None:

@@ -210,7 +210,7 @@ def test_train_command_survives_ctrl_c_and_sigkill(photos: Path, tmp_path: Path)
     assert same(a.weights, b.weights)
 
 
-def test_ctrl_c_in_a_terminal_is_acknowledged_before_the_step_ends(photos: Path, tmp_path: Path) -> None:
+def test_ctrl_c_in_a_terminal_is_acknowledged_in_the_bar(photos: Path, tmp_path: Path) -> None:
     shutil.copytree(photos, tmp_path / "photos")
     terminal, child = pty.openpty()
     command = ["setsid", "--ctty", *COMMAND, *TRAIN, "--epochs", "500"]

@@ -259,7 +259,7 @@ def evaluate(
     if out:
         workspace.check_result_place(out, workspace.ANSWERS_FILE)
     if not (folder / "train").is_dir():
-        shown(f"judging {len(images)} images of {folder}: the one in five of each class that training leaves out")
+        shown(f"judging {len(images)} images of {folder}: the one in five of each class that no training on it sees")
     evaluations = evaluate_bundles(paths, images, streams=cores, bars=bar, engine=engine)
     results = accuracies(paths, evaluations)
     shown(evaluation_table([(r.bundle, r.accuracy) for r in results]))
