@@ -12,7 +12,7 @@ from common import parser, run, show
 
 from googlenet_edge.errors import ConfigError, DataError
 from googlenet_edge.files import new_file
-from googlenet_edge.metrics import read_lines
+from googlenet_edge.reports import read_lines
 
 INK, TRAIN, VAL = "#444444", "#8fa3b8", "#c2410c"
 

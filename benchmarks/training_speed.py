@@ -44,6 +44,9 @@ class Stopwatch:
         self.progress(len(self.ends), self.steps)
         return len(self.ends) >= self.steps
 
+    def on_resume(self, epoch: int, step: int) -> None:
+        """Never reached: every training is new."""
+
     def on_step(self, report: StepReport) -> None:
         """Nothing to note."""
 

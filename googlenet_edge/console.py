@@ -175,6 +175,11 @@ class TrainingDisplay:
             raise KeyboardInterrupt
         self._progress.update(self._task, total=total, completed=done, description="checking images")
 
+    def on_resume(self, epoch: int, step: int) -> None:
+        """Prints where it goes on."""
+        if self._visible:
+            shown(f"going on with epoch {epoch}" + (f" after step {step}" if step else ""))
+
     def on_step(self, report: StepReport) -> None:
         """Moves the bar."""
         minutes, seconds = divmod(round(report.remaining_s), 60)

@@ -1,4 +1,4 @@
-"""What a training tells while it runs, to whom, and how it may be stopped."""
+"""What a training tells while it runs, to whom, what of it stays in ``metrics.jsonl``, and how it may be stopped."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
-from googlenet_edge.errors import TrainingError
+import msgspec
+
+from googlenet_edge.errors import OutputError, TrainingError
+from googlenet_edge.files import write_bytes
 
 STEPS_PER_REPORT = 10
 
@@ -43,6 +47,9 @@ class EpochReport:
 
 class Observer(Protocol):
     """Who is told how training goes, and may ask it to stop after the step at hand."""
+
+    def on_resume(self, epoch: int, step: int) -> None:
+        """Training goes on where it was saved: after ``step`` steps of ``epoch``, counted from 1."""
 
     def on_step(self, report: StepReport) -> None:
         """A few steps are done."""
@@ -123,3 +130,33 @@ class Meter:
 
 def _mean(values: list[float]) -> float:
     return sum(values) / len(values) if values else math.nan
+
+
+def append_line(path: Path, value: Any) -> None:
+    """Adds a dataclass as one line. Raises `OutputError`."""
+    try:
+        with path.open("ab") as file:
+            file.write(msgspec.json.encode(value) + b"\n")
+    except OSError as problem:
+        raise OutputError(f"cannot write {path}: {problem.strerror}; free space or give another --out") from problem
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines as dictionaries; lines that a kill or a power cut damaged are left out."""
+    if not path.is_file():
+        return []
+    return [line for text in path.read_bytes().split(b"\n") if (line := _decoded(text))]
+
+
+def _decoded(text: bytes) -> dict[str, Any] | None:
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except msgspec.DecodeError:
+        return None
+
+
+def drop_lines_from(path: Path, *, epoch: int) -> None:
+    """Removes the lines of ``epoch`` and later ones, which are going to be run again."""
+    if path.is_file():
+        kept = [line for line in read_lines(path) if line.get("epoch", epoch) < epoch]
+        write_bytes(path, b"".join(msgspec.json.encode(line) + b"\n" for line in kept))

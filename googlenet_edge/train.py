@@ -85,6 +85,8 @@ def train(
         if saved := read_state(request.folder):
             check_same_training(saved, state, request.folder)
             state = saved
+            if saved.epoch < saved.config.epochs:
+                observer.on_resume(saved.epoch + 1, saved.step)
         if rank.first:
             write_run_record(request.folder, RunRecord(str(request.data.resolve()), request.config.seed))
         trained = train_from(state, data, folder=request.folder, rank=rank, observer=observer, workers=request.workers)

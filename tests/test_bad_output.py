@@ -310,6 +310,7 @@ def test_kill_while_the_training_state_is_written_loses_one_epoch(tmp_path: Path
     assert next(path.name for path in run.glob(".*")).startswith(".training-state.safetensors.tmp-")
     assert not (run / "checkpoint.safetensors").exists()
     outcome = done("train", *options, cwd=tmp_path)
+    assert "going on with epoch 2\n" in outcome.err
     assert re.findall(r"^epoch +(\d)", outcome.err, re.MULTILINE) == ["2", "3"]
     assert sorted(path.name for path in run.iterdir()) == ["checkpoint.safetensors", "metrics.jsonl", "run.json"]
     assert [json.loads(line)["epoch"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -192,6 +193,28 @@ def test_cpp_one_engine_serves_many_threads(gne: Library, tmp_path: Path) -> Non
     with gne.open(path) as engine, ThreadPoolExecutor(8) as pool:
         together = list(pool.map(engine.run, pixels))
         assert np.array_equal(np.stack(together), np.stack([engine.run(each) for each in pixels]))
+
+
+def counting_runtime(folder: Path) -> ctypes.CDLL:
+    """ONNX Runtime with a function ``most_at_once``: how many inferences were under way together."""
+    real, source = f'-DREAL_RUNTIME="{libgne.wheel_runtime()}"', libgne.CPP / "tests" / "counting_runtime.cpp"
+    include, library = f"-I{libgne.CPP / 'src'}", folder / "counting.so"
+    libgne.done("c++", "-std=c++17", "-shared", "-fPIC", real, include, source, "-o", library)
+    return ctypes.CDLL(str(library))
+
+
+def test_cpp_no_more_inferences_at_once_than_there_are_cores(gne: Library, tmp_path: Path) -> None:
+    path, pixels = whole_bundle(tmp_path / "bundle", "int8"), tiny_pixels(48, crop=64)[:, None]
+    counting, usable = counting_runtime(tmp_path), os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(usable)})
+    try:
+        with gne.open(path, runtime=counting._name) as engine:
+            os.sched_setaffinity(0, usable)  # the threads that compute have them all
+            with ThreadPoolExecutor(8) as pool:
+                list(pool.map(engine.run, pixels))
+    finally:
+        os.sched_setaffinity(0, usable)
+    assert counting.most_at_once() == 1
 
 
 def test_cpp_an_engine_closed_by_one_thread_finishes_what_others_compute(gne: Library, tmp_path: Path) -> None:

@@ -464,6 +464,9 @@ def test_demo_ends_with_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert steps == ["draw", "train", "build", "build", "bench", "evaluate", "predict"]
     assert "report: here/report.html\nbundle: here/int8-cpu\n" in outcome.err
     assert "What int8-cpu answers" in (tmp_path / "here" / "report.html").read_text()
+    (tmp_path / "here" / "checkpoint.safetensors").touch()
+    assert done("demo", "here", cwd=tmp_path).err.startswith("using here/checkpoint.safetensors (trained before)\n")
+    assert steps.count("train") == 1
 
 
 def test_answers_and_measurement_of_real_bundles_make_a_page(built: Built, tmp_path: Path) -> None:

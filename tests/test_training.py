@@ -38,12 +38,11 @@ from googlenet_edge.dataset import Checked, check_images, open_dataset
 from googlenet_edge.descent import learning_rate_at
 from googlenet_edge.engines.bundle import read_bundle
 from googlenet_edge.errors import OutputError, TrainingError
-from googlenet_edge.metrics import drop_lines_from, read_lines
 from googlenet_edge.model import Outputs
 from googlenet_edge.parallel import Rank
 from googlenet_edge.pictograms import write_pictograms
 from googlenet_edge.preprocess import Preprocess
-from googlenet_edge.reports import StepReport, StoppedError
+from googlenet_edge.reports import StepReport, StoppedError, drop_lines_from, read_lines
 from googlenet_edge.train import TrainRequest, train
 from googlenet_edge.training_loop import TrainingData, ema_decay_at, train_from, training_loss
 from googlenet_edge.training_state import TrainConfig, TrainingState, check_same_training, first_state, read_state
@@ -201,6 +200,7 @@ def test_train_command_survives_ctrl_c_and_sigkill(photos: Path, tmp_path: Path)
     third = gnet_edge(tmp_path, *arguments)
     _, text = third.communicate()
     assert third.returncode == 0, text
+    assert text.startswith("going on with epoch 3\n")
     assert "epoch   1" not in text
     assert not list((tmp_path / "run").glob(".*.tmp-*"))
     alone = gnet_edge(tmp_path, *TRAIN[:-1], "alone", "--epochs", "3")

@@ -30,7 +30,9 @@ def demo(
     with bar("drawing pictograms") as progress:
         write_pictograms(images, train_per_class=170, val_per_class=50, progress=progress)
     checkpoint = folder / workspace.CHECKPOINT_FILE
-    if not checkpoint.exists():
+    if checkpoint.exists():
+        shown(f"using {checkpoint} (trained before)")
+    else:
         train(images, folder, epochs, 64, batch_size=32, learning_rate=0.03, min_area=0.7, flip=False)
     for precision in (Precision.FP32, Precision.INT8):
         build(checkpoint, precision, Device.CPU, images)

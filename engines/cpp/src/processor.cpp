@@ -1,7 +1,10 @@
 #include "processor.hpp"
 
+#include <sched.h>
+
 #include <fstream>
 #include <string>
+#include <thread>
 
 namespace gne_sdk {
 
@@ -23,6 +26,12 @@ bool this_processor_saturates_u8s8() {
     if (line.compare(0, 5, "flags") == 0) break;
   }
   return saturates_u8s8(text);
+}
+
+size_t usable_cores() {
+  cpu_set_t cores;
+  const bool told = ::sched_getaffinity(0, sizeof cores, &cores) == 0;  // not where there are more than 1,024
+  return told ? static_cast<size_t>(CPU_COUNT(&cores)) : std::thread::hardware_concurrency();
 }
 
 }  // namespace gne_sdk

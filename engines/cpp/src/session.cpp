@@ -23,7 +23,8 @@ Session::Session(Bytes model, const SessionSettings& settings)
     : api_(ort::load(settings.runtime)),
       env_(nullptr, api_.ReleaseEnv),
       session_(nullptr, api_.ReleaseSession),
-      memory_(nullptr, api_.ReleaseMemoryInfo) {
+      memory_(nullptr, api_.ReleaseMemoryInfo),
+      places_(usable_cores() / settings.threads) {
   ort::Env* env = nullptr;
   check(api_.CreateEnv(ort::kErrorsOnly, "gne", &env), "ONNX Runtime cannot start");
   env_.reset(env);
@@ -123,6 +124,7 @@ void Session::run(const uint8_t* pixels, size_t count, float* logits) const {
   const char *input_name = input_.c_str(), *output_name = output_.c_str();
   const ort::Value* inputs[] = {input.get()};
   ort::Value* outputs[] = {output.get()};
+  const Places::Taken place(places_);
   check(api_.Run(session_.get(), nullptr, &input_name, inputs, 1, &output_name, 1, outputs),
         "ONNX Runtime failed on a batch");
 }

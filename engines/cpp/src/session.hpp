@@ -8,6 +8,7 @@
 #include "bytes.hpp"
 #include "model.hpp"
 #include "onnxruntime.hpp"
+#include "places.hpp"
 
 namespace gne_sdk {
 
@@ -46,6 +47,7 @@ class Session : public Model {
   std::string input_, output_;
   uint32_t crop_ = 0;
   size_t classes_ = 0;
+  mutable Places places_;  // more at once would be no faster, and each needs memory of its own
 };
 
 }  // namespace gne_sdk
