@@ -1,7 +1,6 @@
 // A counting semaphore, as C++20's: so many threads at once, the others wait.
 #pragma once
 
-#include <algorithm>
 #include <condition_variable>
 #include <cstddef>
 #include <mutex>
@@ -10,7 +9,7 @@ namespace gne_sdk {
 
 class Places {
  public:
-  explicit Places(size_t count) : free_(std::max<size_t>(count, 1)) {}
+  explicit Places(size_t count) : free_(count) {}
 
   // A place, from its construction to its end.
   class Taken {

@@ -47,7 +47,7 @@ class Session : public Model {
   std::string input_, output_;
   uint32_t crop_ = 0;
   size_t classes_ = 0;
-  mutable Places places_;  // more at once would be no faster, and each needs memory of its own
+  mutable Places places_;
 };
 
 }  // namespace gne_sdk

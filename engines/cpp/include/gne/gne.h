@@ -4,8 +4,8 @@
  * gne_last_error() says in one sentence what was wrong, where, and what to do.
  *
  * Threads: every function may be called from any thread at any time, also on the same engine. An engine that is closed
- * while another thread computes with it goes on living until that call has returned. On a processor, no more inferences
- * of one engine run at once than the thread that opened it had cores for; the others wait.
+ * while another thread computes with it goes on living until that call has returned. On a processor, one engine
+ * runs no more inferences at once than the thread that opened it had cores for, and one that is ready; others wait.
  *
  * Versions: structs that the caller fills carry their own size, so that a program built with this header works with
  * every later libgne of the same GNE_ABI (the SOVERSION).
