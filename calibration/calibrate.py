@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -14,9 +14,17 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from googlenet_edge import __version__
-from googlenet_edge.calibration.choose import Preparation, Trials, trials_of
+from googlenet_edge.calibration.choose import Preparation, Rare, Trials, runs_of
 from googlenet_edge.calibration.collect import CheckedImages, Runs, Statistics, collect, counted, with_peaks
-from googlenet_edge.calibration.extremes import ChannelExtremes, flat, joined, observations, require_ranges, stacked
+from googlenet_edge.calibration.extremes import (
+    ChannelExtremes,
+    flat,
+    joined,
+    observations,
+    rarest,
+    require_ranges,
+    stacked,
+)
 from googlenet_edge.calibration.ranges import RangeMethod
 from googlenet_edge.calibration.rescale import rescaled_extremes
 from googlenet_edge.calibration.session import Image
@@ -43,6 +51,7 @@ _MOST_HELD_OUT = 32
 _CLOSE_IMAGES = 48
 _COUNTED_IMAGES = 16  # of those
 _MOST_PEAKS = 512  # images
+_RARE_SHARE = 64  # one of so many
 _log = logging.getLogger(__name__)
 
 
@@ -55,7 +64,8 @@ def calibrate(
     those of all images; how values move together is seen on `_CLOSE_IMAGES` of those that were not held out, and how
     they lie between the extremes is counted on `_COUNTED_IMAGES` of these. What so few do not show, the large values of
     the others, is in the peaks: the extremes of every channel on each of `_MOST_PEAKS` images, and those over all.
-    Below `FEWEST_TO_CHOOSE` images nothing is chosen, and ranges are min/max.
+    Of these, one in `_RARE_SHARE`, those that reach furthest, judge range methods beside the held-out ones. Below
+    `FEWEST_TO_CHOOSE` images nothing is chosen, and ranges are min/max.
 
     Args:
         method: take this range method, and neither rescale nor correct anything.
@@ -118,11 +128,13 @@ def _by_trial(graph: InferenceGraph, images: Checked, progress: Progress | None)
     others = images.pixels(measured.take(range(len(close), len(measured))), preprocess)
     close_pixels, held_out_pixels = (list(images.pixels(some, preprocess)) for some in (close, held_out))
     counting = close_pixels[:_COUNTED_IMAGES]
-    runs = Runs(progress, len(images.images) + len(counting) + trials_of(len(held_out)) * len(held_out))
+    rare_count = max(1, min(len(images.images), _MOST_PEAKS) // _RARE_SHARE)
+    runs = Runs(progress, len(images.images) + len(counting) + runs_of(len(held_out), rare_count))
     checked, inputs = CheckedImages(graph), _inputs(graph, chain(close_pixels, others, held_out_pixels))
     seen = _first_pass(graph, runs.each(checked.first_pass(inputs)), close=len(close), measured=len(measured))
     checked.require_content()
     require_ranges({name: channels.whole for name, channels in seen.every.items()})
+    rare = _rare(graph, images, rarest(seen.peaks, rare_count), runs)
     trials = Trials([each[None] for each in held_out_pixels], seen.exact, runs.done)
     found = trials.preparation(graph, seen.measured, seen.moments)
     rounding, every, peaks = _rounding(found), seen.every, seen.peaks
@@ -135,11 +147,27 @@ def _by_trial(graph: InferenceGraph, images: Checked, progress: Progress | None)
     statistics = Statistics(checked.total, with_peaks(histograms, peaks))
     table = make_table(graph, statistics, images_sha256=images.sha256, method=RangeMethod.HEADROOM)
     return replace(
-        trials.method(found, table),
+        trials.method(found, table, rare),
         rescale={name: encode_floats(value) for name, value in found.factors.items()},
         rounding=rounding,
         means={name: encode_floats(value) for name, value in found.means.items()},
         choice=Choice(len(held_out), tuple(trials.tried)),
+    )
+
+
+def _rare(graph: InferenceGraph, images: Checked, numbers: Sequence[int], runs: Runs) -> Rare:
+    """The images of these numbers, in the order in which they were looked at."""
+    measured, held_out = _parted(images.images)
+    paths = [*measured.paths, *held_out.paths]
+    places = {path: place for place, path in enumerate(images.images.paths)}
+    found = images.images.take([places[paths[number]] for number in numbers])
+    pixels = list(images.pixels(found, graph.preprocess))
+    exact = [seen.logits for seen in observations(graph, runs.each(_inputs(graph, pixels)))]
+    return Rare(
+        images=[each[None] for each in pixels],
+        exact=np.concatenate(exact),
+        share=len(found) / min(len(paths), _MOST_PEAKS),
+        held_out=frozenset(number - len(measured) for number in numbers if number >= len(measured)),
     )
 
 

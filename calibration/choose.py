@@ -1,9 +1,12 @@
-"""How to quantize a graph, by trial: what counts is the noise that is left in the logits of held-out images.
+"""How to quantize a graph, by trial: what counts is the noise that is left in the logits of images.
 
 First whether channels are rescaled, then whether weights are rounded together, whether biases are corrected, and the
 range method; each stands on what was taken before it, and must win clearly over doing without. Rescaling is tried with
 weights that are rounded together and biases that are corrected, since it is they that pay for it. All are judged with
 8-bit weights and exact sums, so that the choice is the same on every machine.
+
+Held-out images judge. Range methods may clip, which hurts few images, and those much: where the held-out ones have none
+of them, what clips looks better than it is. So the images that reach furthest judge methods, too.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ from googlenet_edge.calibration.table import CalibrationTable, Trial
 from googlenet_edge.calibration.weights import WeightRange
 from googlenet_edge.calibration.windows import Moments, Windows
 from googlenet_edge.graph import INPUT, OUTPUT, InferenceGraph
-from googlenet_edge.statistics import mean_sqnr_db
+from googlenet_edge.statistics import mean_sqnr_db, noise_shares
 
 STRENGTH = 0.75  # of rescaling; at 1, channels that images seldom reach are clipped
 FEWEST_FOR_METHODS = 8
@@ -43,6 +46,24 @@ CLEARLY_DB = 0.1
 _HEADROOM_DB = 20 * math.log10(1 + HEADROOM)
 
 Done = Callable[[], None]
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rare:
+    """The images that reach furthest. They stand for themselves, the held-out ones for all others.
+
+    Attributes:
+        images: uint8 ``(1, crop, crop, 3)`` each.
+        exact: their logits without any rounding, float32 ``(images, classes)``.
+        share: how many of all images they are.
+        held_out: which of the held-out images are among them, and stand for nothing else.
+    """
+
+    images: Sequence[Pixels]
+    exact: NDArray[np.float32]
+    share: float
+    held_out: frozenset[int]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,9 +91,10 @@ class Preparation:
         return rounding_steps(self.graph, self.ranges, self.moments, weight_range)
 
 
-def trials_of(held_out: int) -> int:
-    """How many runs of each held-out image there are: what was tried already is not run again."""
-    return 2 + 1 + 1 + (len(RangeMethod) if held_out >= FEWEST_FOR_METHODS else 0)
+def runs_of(held_out: int, rare: int) -> int:
+    """How many runs of images there are, the rare ones' exact ones among them: what was tried is not run again."""
+    methods = len(RangeMethod) if held_out >= FEWEST_FOR_METHODS else 0
+    return (2 + 1 + 1) * held_out + methods * (held_out + rare) + rare
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,7 +110,7 @@ class Trials:
     ``exact`` are their logits without any rounding, float32 ``(images, classes)``; ``done`` is told of each run.
     """
 
-    images: Sequence[NDArray[np.uint8]]
+    images: Sequence[Pixels]
     exact: NDArray[np.float32]
     done: Done
     tried: list[Trial] = field(default_factory=list)
@@ -110,10 +132,11 @@ class Trials:
         known = self._better({"no bias correction": replace(found, means={}), "bias correction": found}, known)
         return known.preparation
 
-    def method(self, preparation: Preparation, table: CalibrationTable) -> CalibrationTable:
+    def method(self, preparation: Preparation, table: CalibrationTable, rare: Rare) -> CalibrationTable:
         """The table, which has headroom, by the best range method; as it is where few images are held out.
 
-        Its ranges may be of all images, the held-out ones among them.
+        Its ranges may be of all images, the held-out ones among them. The score is the mean of noise over signal, in
+        dB, in which rare images count for as many as they are.
 
         Where no held-out image needed the headroom, ranges without it score better by `_HEADROOM_DB`. That says nothing
         of the next thousand images, so they must win by twice as much.
@@ -129,7 +152,7 @@ class Trials:
         tables, scores = dict[str, CalibrationTable](), dict[str, float]()
         for found, session in side_by_side(opened, RangeMethod):  # others are made ready while one runs
             name = found.method.value
-            tables[name], scores[name] = found, self._score(session)
+            tables[name], scores[name] = found, self._score_with(rare, session)
         return tables[self._taken(scores, clearly=2 * _HEADROOM_DB)]
 
     def _better(self, ways: Mapping[str, Preparation], known: _Tried | None = None) -> _Tried:
@@ -149,15 +172,24 @@ class Trials:
         return taken
 
     def _score(self, session: onnxruntime.InferenceSession) -> float:
-        def logits(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return mean_sqnr_db(self.exact, self._logits(session, self.images))
+
+    def _score_with(self, rare: Rare, session: onnxruntime.InferenceSession) -> float:
+        usual = [i not in rare.held_out for i in range(len(self.images))]
+        of_usual = noise_shares(self.exact, self._logits(session, self.images))[usual].mean()
+        of_rare = noise_shares(rare.exact, self._logits(session, rare.images)).mean()
+        return float(-10 * np.log10((1 - rare.share) * of_usual + rare.share * of_rare))
+
+    def _logits(self, session: onnxruntime.InferenceSession, images: Sequence[Pixels]) -> NDArray[np.float32]:
+        def logits(pixels: Pixels) -> NDArray[np.float32]:
             found: NDArray[np.float32] = session.run([OUTPUT], {PIXELS: pixels})[0]
             return found
 
         rows = []
-        for row in side_by_side(logits, self.images):
+        for row in side_by_side(logits, images):
             rows.append(row)
             self.done()
-        return mean_sqnr_db(self.exact, np.concatenate(rows))
+        return np.concatenate(rows)
 
 
 def _session(preparation: Preparation, ranges: Mapping[str, Ranges]) -> onnxruntime.InferenceSession:

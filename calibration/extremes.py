@@ -140,6 +140,17 @@ def stacked(rows: Sequence[NDArray[np.float32]], like: Mapping[str, ChannelExtre
     return {n: ChannelExtremes(*pair) for n, pair in zip(like, zip(parts[::2], parts[1::2], strict=True), strict=True)}
 
 
+def rarest(peaks: Mapping[str, ChannelExtremes], count: int) -> list[int]:
+    """The images that come closest to the largest magnitudes of all, in the mean over tensors, the closest first.
+
+    Args:
+        peaks: the extremes of each image, and last those of all of them.
+    """
+    magnitudes = [each.magnitudes.max(axis=1) for each in peaks.values()]
+    shares = np.mean([each[:-1] / each[-1] for each in magnitudes], axis=0, dtype=np.float64)
+    return [int(image) for image in np.argsort(-shares, kind="stable")[:count]]
+
+
 def require_finite(seen: Mapping[str, Extremes]) -> None:
     """Refuses activations that are not finite. Raises `CalibrationError`."""
     for name, found in seen.items():

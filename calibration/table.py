@@ -64,7 +64,7 @@ class TensorCalibration:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A way to quantize, and the signal-to-noise ratio of its logits, in dB: the mean over the held-out images."""
+    """A way to quantize, and the signal-to-noise ratio of its logits, in dB; see `choose`."""
 
     what: str
     sqnr_db: float

@@ -225,9 +225,14 @@ def mean_sqnr_db(exact: NDArray[np.float32], found: NDArray[np.float32]) -> floa
 
     A row counts as 120 dB at most.
     """
+    return float(np.mean(-10 * np.log10(noise_shares(exact, found))))
+
+
+def noise_shares(exact: NDArray[np.float32], found: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Noise over signal of the rows of two arrays ``(rows, values)``: float64 ``(rows,)``, 1e-12 or more."""
     signal = np.square(exact, dtype=np.float64).sum(axis=1) + _NOTHING
-    noise = np.square(found.astype(np.float64) - exact).sum(axis=1)
-    return float(np.mean(10 * np.log10(signal / np.maximum(noise, signal * 1e-12))))
+    shares: NDArray[np.float64] = np.square(found.astype(np.float64) - exact).sum(axis=1) / signal
+    return np.maximum(shares, 1e-12)
 
 
 def _student_t(freedom: float) -> float:

@@ -14,8 +14,11 @@ from threadpoolctl import threadpool_info
 from tiny_graph import CROP, TINY, tiny_graph, tiny_images
 
 from googlenet_edge.calibration import calibrate as calibration
+from googlenet_edge.calibration import choose
 from googlenet_edge.calibration.calibrate import calibrate, table_at
+from googlenet_edge.calibration.choose import Preparation, Rare, Trials
 from googlenet_edge.calibration.lower import lower_int8_cpu
+from googlenet_edge.calibration.pixels import PIXELS
 from googlenet_edge.calibration.ranges import RangeMethod
 from googlenet_edge.calibration.rescale import rescaled_extremes
 from googlenet_edge.calibration.table import (
@@ -98,10 +101,41 @@ def test_calibrate_looks_closer_at_some_images(images: Checked, monkeypatch: pyt
     assert (table.image_count, table.choice.images) == (50, 8)
     pixels = table.tensors["images"].histogram
     assert (pixels.counts.sum(), pixels.peaks.sum()) == (17 * 3 * CROP**2, (27 + 1) * 3 * 2)
-    assert told[-1] == (50 + 17 + 9 * 8,) * 2
+    assert told[-1] == (50 + 17 + 9 * 8 + 6,) * 2  # and the rarest, exactly and by each range method
     backwards = images.images.take(range(50)[::-1])
     for kept in ({}, dict(list(images.kept.items())[20:])):
         assert calibrate(GRAPH, replace(images, images=backwards, kept=kept)) == table
+
+
+@pytest.mark.parametrize("place", ["measured", "held out"])
+def test_calibrate_does_not_clip_a_rare_image_hard_because_others_gain(images: Checked, place: str) -> None:
+    measured, held_out = calibration._parted(images.images)
+    brightest = {"measured": measured.paths[30], "held out": held_out.paths[3]}[place]
+    kept = {path: pixels // 4 + 96 for path, pixels in images.kept.items()}
+    kept[brightest] = (255 * (images.kept[brightest] > 127)).astype(np.uint8)
+    table = calibrate(GRAPH, replace(images, kept=kept))
+    assert table.choice is not None
+    assert table.method is RangeMethod.HEADROOM
+    scores = {trial.what: trial.sqnr_db for trial in table.choice.trials}
+    assert scores["entropy"] < scores["headroom"] - 3
+    assert scores["entropy"] > 20, "it counts as one image in fifty"
+
+
+@pytest.mark.parametrize("rare", ["entropy", "headroom"])
+def test_trials_take_the_method_that_is_exact_on_held_out_images_if_rare_ones_do_not_lose_by_it(
+    images: Checked, rare: str
+) -> None:
+    table = calibrate(GRAPH, images, method=RangeMethod.MINMAX).with_method(RangeMethod.HEADROOM)
+    prepared = Preparation(GRAPH, {}, {})
+    pixels = [each[None] for each in images.kept.values()]
+    exact = {
+        name: np.concatenate([session.run(None, {PIXELS: each})[0] for each in pixels])
+        for name in ("entropy", "headroom")
+        for session in [choose._session(prepared, table.with_method(RangeMethod(name)).ranges)]
+    }
+    rarest = Rare(pixels[10:], exact[rare][10:], 0.5, frozenset())
+    trials = Trials(pixels[:10], exact["entropy"][:10], lambda: None)
+    assert trials.method(prepared, table, rarest).method is RangeMethod(rare)
 
 
 @pytest.mark.parametrize("place", ["close", "other", "held out"])

@@ -203,7 +203,7 @@ def counting_runtime(folder: Path) -> ctypes.CDLL:
     return ctypes.CDLL(str(library))
 
 
-def test_cpp_no_more_inferences_at_once_than_there_are_cores_and_one_that_is_ready(gne: Library, tmp_path: Path) -> None:
+def test_cpp_no_more_inferences_run_at_once_than_on_all_cores_and_one_ready(gne: Library, tmp_path: Path) -> None:
     path, pixels = whole_bundle(tmp_path / "bundle", "int8"), tiny_pixels(48, crop=64)[:, None]
     counting, usable = counting_runtime(tmp_path), os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(usable)})
