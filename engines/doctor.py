@@ -124,6 +124,9 @@ def _integers(processor: Processor) -> Finding:
     if processor.saturates_u8s8:
         says = "no VNNI: 16-bit sums saturate with 8-bit weights, so onnxruntime's int8 models get 7-bit weights here"
         return Finding("int8", State.NOTE, says)
+    if processor.has_int8_tiles:
+        says = "AMX multiplies 8-bit weights, which openvino makes the most of; let a build time both engines"
+        return Finding("int8", State.NOTE, says, "gnet-edge build --precision int8 --engine auto")
     return Finding("int8", State.GOOD, "sums do not saturate, so weights have all 8 bits")
 
 

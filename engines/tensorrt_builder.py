@@ -25,7 +25,6 @@ from googlenet_edge.engines.devices import Typing
 from googlenet_edge.engines.tensorrt_calibrator import cached_calibrator
 from googlenet_edge.engines.tensorrt_layers import Placement, PlanLayer, layers_in_log, placement_in_log
 from googlenet_edge.engines.tensorrt_library import Flavour, Library, errors_in, listening, logger_of, shape_of
-from googlenet_edge.engines.tensorrt_progress import monitor_of
 from googlenet_edge.errors import EngineError
 from googlenet_edge.files import sha256_bytes, to_json
 from googlenet_edge.target import Precision, Unit
@@ -207,7 +206,7 @@ def build_plan(
             config.set_calibration_profile(profile)
             config.int8_calibrator = calibrator  # TensorRT does not keep it alive
         _use_timing_cache(library, config, timing_cache)
-        monitor = monitor_of(library, progress) if progress else None
+        monitor = _monitor_of(library, progress) if progress else None
         if monitor is not None:
             config.progress_monitor = monitor
         data = builder.build_serialized_network(network, config)
@@ -295,3 +294,35 @@ def _use_timing_cache(library: Library, config: tensorrt.IBuilderConfig, stored:
 def _learned(library: Library, config: tensorrt.IBuilderConfig) -> bytes:
     cache = None if library.flavour is Flavour.RTX else config.get_timing_cache()
     return b"" if cache is None else bytes(cache.serialize())
+
+
+def _monitor_of(library: Library, progress: Progress) -> Any:
+    """An ``IProgressMonitor`` that reports the steps of the outermost phase; None where there is no such class."""
+    trt = library.trt
+    if not hasattr(trt, "IProgressMonitor"):
+        return None
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]  # (a class of the module that is there when it runs)
+        """Called by TensorRT, from any of its threads."""
+
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self._outermost, self._steps = "", 0
+
+        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
+            """A phase of so many steps; the outermost has no parent."""
+            if parent is None:
+                self._outermost, self._steps = phase, steps
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            """True for: go on."""
+            if phase == self._outermost:
+                progress(min(step + 1, self._steps), self._steps)
+            return True
+
+        def phase_finish(self, phase: str) -> None:
+            """It may end before its last step."""
+            if phase == self._outermost:
+                progress(self._steps, self._steps)
+
+    return Monitor()

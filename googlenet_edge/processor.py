@@ -27,6 +27,11 @@ class Processor:
         return self.x86 and not self.instructions & _VNNI
 
     @property
+    def has_int8_tiles(self) -> bool:
+        """Whether it multiplies matrices of 8-bit integers tile by tile (Intel AMX)."""
+        return "amx_int8" in self.instructions
+
+    @property
     def computes_bfloat16(self) -> bool:
         """Whether it multiplies bfloat16 in hardware."""
         return bool(self.instructions & _BFLOAT16)

@@ -67,6 +67,14 @@ def test_doctor_says_what_int8_weights_are_on_a_processor_without_vnni(tmp_path:
     assert found.says.startswith("no VNNI: 16-bit sums saturate with 8-bit weights")
 
 
+def test_doctor_tells_a_processor_with_amx_to_try_both_engines(tmp_path: Path) -> None:
+    root = fake_pc(tmp_path)
+    (root / "proc/cpuinfo").write_text("flags\t\t: fpu avx512_vnni amx_tile amx_int8\n")
+    found = findings(root, BUILD)["int8"]
+    assert (found.state, found.mend) == (State.NOTE, "gnet-edge build --precision int8 --engine auto")
+    assert found.says.startswith("AMX multiplies 8-bit weights")
+
+
 def test_doctor_names_a_governor_that_moves_the_clock(tmp_path: Path) -> None:
     root = fake_jetson(tmp_path, ORIN_NANO)
     found = findings(root, BUILD)["clocks"]

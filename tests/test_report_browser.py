@@ -15,8 +15,7 @@ from measured import answered, measured, measured_bundle, on_a_jetson, with_accu
 from test_report import renamed
 
 from googlenet_edge.engines.report.judge import judge
-from googlenet_edge.engines.report.layers import LayerCost, Layers
-from googlenet_edge.engines.report.material import Material, Source
+from googlenet_edge.engines.report.material import LayerCost, Layers, Material, Source
 from googlenet_edge.engines.report.write import write_report
 from googlenet_edge.statistics import Interval
 from googlenet_edge.target import Precision

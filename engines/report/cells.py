@@ -11,8 +11,7 @@ from googlenet_edge.engines.accuracy import Evaluation
 from googlenet_edge.engines.measurement import BatchThroughput, BundleMeasurement, Stage
 from googlenet_edge.engines.protocol import DeviceStage
 from googlenet_edge.engines.report.judge import Matched, Metric
-from googlenet_edge.engines.report.layers import Layers
-from googlenet_edge.engines.report.material import Source
+from googlenet_edge.engines.report.material import Layers, Source
 from googlenet_edge.engines.report.subjects import Subject, shown_name, shown_text
 from googlenet_edge.engines.report.verdict import accuracy_words, change_words, milliseconds
 from googlenet_edge.statistics import FEWEST_FOR_P99_9, Summary, summarize

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,9 +12,34 @@ from googlenet_edge.engines.answers import KIND as ANSWERS
 from googlenet_edge.engines.answers import Answers, parse_answers
 from googlenet_edge.engines.measurement import MAX_BYTES, BundleMeasurement, Measurement, parse_measurement
 from googlenet_edge.engines.report.check import check_measurement
-from googlenet_edge.engines.report.layers import Layers, parse_layers
 from googlenet_edge.errors import ConfigError, DataError
 from googlenet_edge.files import from_json, read_file
+from googlenet_edge.statistics import Interval
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCost:
+    """As `sensitivity.LayerSensitivity`, without the packages that measured it."""
+
+    layer: str
+    noise_share: float
+    flips: int
+    gain_db: float | None
+    extra_ms: float
+    slowdown: float
+    slowdown_interval: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """As `sensitivity.Sensitivity`, the costliest layer first; ``None`` stands for infinite."""
+
+    sqnr_db: float | None
+    flips: int
+    images: int
+    latency_ms: float
+    threads: int
+    layers: tuple[LayerCost, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,3 +139,12 @@ def _shape(bundle: BundleMeasurement) -> tuple[int, int]:
 def _described(bundle: BundleMeasurement) -> str:
     labels = f", labels {bundle.labels_sha256[:8]}" if bundle.labels_sha256 else ""
     return f"{bundle.engine.crop}×{bundle.engine.crop} pixels, {bundle.engine.classes} classes{labels}"
+
+
+def parse_layers(data: bytes, where: str) -> Layers:
+    """Raises `DataError`: damaged, or a figure that cannot be."""
+    found = from_json(data, Layers, where=where, error=DataError)
+    figures = [value for row in found.layers for value in (row.noise_share, row.extra_ms, row.slowdown)]
+    if not all(math.isfinite(value) and abs(value) < 1e9 for value in (found.latency_ms, *figures)):
+        raise DataError(f"{where} cannot be layers of gnet-edge sensitivity: a figure is not finite; measure again")
+    return found
