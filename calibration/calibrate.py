@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -129,12 +129,20 @@ def _by_trial(graph: InferenceGraph, images: Checked, progress: Progress | None)
     close_pixels, held_out_pixels = (list(images.pixels(some, preprocess)) for some in (close, held_out))
     counting = close_pixels[:_COUNTED_IMAGES]
     rare_count = max(1, min(len(images.images), _MOST_PEAKS) // _RARE_SHARE)
+    looked_at = replace(measured, paths=measured.paths + held_out.paths, labels=measured.labels + held_out.labels)
     runs = Runs(progress, len(images.images) + len(counting) + runs_of(len(held_out), rare_count))
     checked, inputs = CheckedImages(graph), _inputs(graph, chain(close_pixels, others, held_out_pixels))
     seen = _first_pass(graph, runs.each(checked.first_pass(inputs)), close=len(close), measured=len(measured))
     checked.require_content()
     require_ranges({name: channels.whole for name, channels in seen.every.items()})
-    rare = _rare(graph, images, rarest(seen.peaks, rare_count), runs)
+    numbers = rarest(seen.peaks, rare_count)
+    rare_pixels = list(images.pixels(looked_at.take(numbers), preprocess))
+    rare = Rare(
+        [each[None] for each in rare_pixels],
+        np.concatenate([each.logits for each in observations(graph, runs.each(_inputs(graph, rare_pixels)))]),
+        share=rare_count / min(len(looked_at), _MOST_PEAKS),
+        held_out=frozenset(number - len(measured) for number in numbers if number >= len(measured)),
+    )
     trials = Trials([each[None] for each in held_out_pixels], seen.exact, runs.done)
     found = trials.preparation(graph, seen.measured, seen.moments)
     rounding, every, peaks = _rounding(found), seen.every, seen.peaks
@@ -152,22 +160,6 @@ def _by_trial(graph: InferenceGraph, images: Checked, progress: Progress | None)
         rounding=rounding,
         means={name: encode_floats(value) for name, value in found.means.items()},
         choice=Choice(len(held_out), tuple(trials.tried)),
-    )
-
-
-def _rare(graph: InferenceGraph, images: Checked, numbers: Sequence[int], runs: Runs) -> Rare:
-    """The images of these numbers, in the order in which they were looked at."""
-    measured, held_out = _parted(images.images)
-    paths = [*measured.paths, *held_out.paths]
-    places = {path: place for place, path in enumerate(images.images.paths)}
-    found = images.images.take([places[paths[number]] for number in numbers])
-    pixels = list(images.pixels(found, graph.preprocess))
-    exact = [seen.logits for seen in observations(graph, runs.each(_inputs(graph, pixels)))]
-    return Rare(
-        images=[each[None] for each in pixels],
-        exact=np.concatenate(exact),
-        share=len(found) / min(len(paths), _MOST_PEAKS),
-        held_out=frozenset(number - len(measured) for number in numbers if number >= len(measured)),
     )
 
 

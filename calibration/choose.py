@@ -5,8 +5,8 @@ range method; each stands on what was taken before it, and must win clearly over
 weights that are rounded together and biases that are corrected, since it is they that pay for it. All are judged with
 8-bit weights and exact sums, so that the choice is the same on every machine.
 
-Held-out images judge. Range methods may clip, which hurts few images, and those much: where the held-out ones have none
-of them, what clips looks better than it is. So the images that reach furthest judge methods, too.
+Held-out images judge. Range methods may clip, which hurts few images, but those badly: where the held-out ones have
+none of them, what clips looks better than it is. So the images that reach furthest judge methods, too.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Rare:
     Attributes:
         images: uint8 ``(1, crop, crop, 3)`` each.
         exact: their logits without any rounding, float32 ``(images, classes)``.
-        share: how many of all images they are.
+        share: the part of all images that they stand for.
         held_out: which of the held-out images are among them, and stand for nothing else.
     """
 
@@ -136,7 +136,7 @@ class Trials:
         """The table, which has headroom, by the best range method; as it is where few images are held out.
 
         Its ranges may be of all images, the held-out ones among them. The score is the mean of noise over signal, in
-        dB, in which rare images count for as many as they are.
+        dB, in which the rare images count for their share.
 
         Where no held-out image needed the headroom, ranges without it score better by `_HEADROOM_DB`. That says nothing
         of the next thousand images, so they must win by twice as much.

@@ -64,7 +64,11 @@ class TensorCalibration:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A way to quantize, and the signal-to-noise ratio of its logits, in dB; see `choose`."""
+    """A way to quantize, and the signal-to-noise ratio of its logits, in dB.
+
+    That is the mean over held-out images of each one's dB; of a range method, the dB of the mean noise over signal, in
+    which rare images count, too (see `choose`).
+    """
 
     what: str
     sqnr_db: float

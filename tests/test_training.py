@@ -34,6 +34,7 @@ from googlenet_edge.augment import (
     to_input,
 )
 from googlenet_edge.checkpoint import Checkpoint, CheckpointInfo, read_checkpoint
+from googlenet_edge.console import TrainingDisplay
 from googlenet_edge.dataset import Checked, check_images, open_dataset
 from googlenet_edge.descent import learning_rate_at
 from googlenet_edge.engines.bundle import read_bundle
@@ -208,6 +209,13 @@ def test_train_command_survives_ctrl_c_and_sigkill(photos: Path, tmp_path: Path)
     assert alone.returncode == 0, text
     a, b = (read_checkpoint(tmp_path / name / "checkpoint.safetensors") for name in ("run", "alone"))
     assert same(a.weights, b.weights)
+
+
+@pytest.mark.parametrize(("step", "more"), [(0, ""), (34, " after step 34")])
+def test_display_says_where_a_training_goes_on(step: int, more: str, capsys: pytest.CaptureFixture[str]) -> None:
+    TrainingDisplay(visible=True).on_resume(8, step)
+    TrainingDisplay(visible=False).on_resume(8, step)
+    assert capsys.readouterr().err == f"going on with epoch 8{more}\n"
 
 
 def test_ctrl_c_in_a_terminal_is_acknowledged_in_the_bar(photos: Path, tmp_path: Path) -> None:

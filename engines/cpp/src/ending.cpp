@@ -1,5 +1,8 @@
 #include "ending.hpp"
 
+#include <unistd.h>
+
+#include <atomic>
 #include <chrono>
 #include <cstdlib>
 
@@ -17,17 +20,24 @@ std::shared_timed_mutex& mutex() {
 }
 
 thread_local bool ending = false;
+std::atomic<bool> over{false};  // the lock alone would not end it: whoever shares it goes before who wants it alone
 
 void stop_computing() {
   ending = true;
+  over = true;
   (void)mutex().try_lock_for(kLongest);  // and it is never given back
 }
 
 }  // namespace
 
-Computing::Computing() {
+void refuse_at_the_end() {
   if (ending) throw Failure(GNE_CLOSED, "the process ends, and nothing is computed any more; classify before");
-  lock_ = std::shared_lock(mutex());
+}
+
+Computing::Computing() : lock_(mutex()) {
+  if (!over) return;
+  lock_.unlock();
+  for (;;) ::pause();
 }
 
 void stop_computing_at_exit() {

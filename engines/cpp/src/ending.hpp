@@ -6,10 +6,12 @@
 
 namespace gne_sdk {
 
+// Throws Failure with GNE_CLOSED in the thread that ends the process, which must not wait for those that wait below.
+void refuse_at_the_end();
+
 // Held while something computes. Once the process ends, other threads wait here until they are gone with it.
 class Computing {
  public:
-  // Throws Failure with GNE_CLOSED in the thread that ends the process.
   Computing();
 
  private:

@@ -8,6 +8,7 @@
 #include "bundle.hpp"
 #include "images.hpp"
 #include "model.hpp"
+#include "places.hpp"
 
 namespace gne_sdk {
 
@@ -38,6 +39,7 @@ class Engine {
   Engine(Bundle&& bundle, std::unique_ptr<Model> model, uint32_t threads);
 
   std::unique_ptr<Model> model_;
+  std::unique_ptr<Places> places_;
   std::vector<std::string> labels_;
   Precision precision_;
   uint32_t crop_, resize_, threads_;

@@ -11,10 +11,6 @@ namespace {
 
 constexpr const char* kLoading = "ONNX Runtime cannot load the model";
 
-// How many inferences may run at once: more would be no faster, and each needs memory of its own. One more than the
-// cores can take is ready where one ends; without it, a core idled for 5 % of the time.
-size_t most_at_once(size_t threads) { return usable_cores() / threads + 1; }
-
 [[noreturn]] void refuse_model() {
   throw Failure(GNE_BAD_BUNDLE,
                 "the model is not one that gnet-edge lowered: expected one input uint8 (N, crop, crop, 3)"
@@ -27,8 +23,7 @@ Session::Session(Bytes model, const SessionSettings& settings)
     : api_(ort::load(settings.runtime)),
       env_(nullptr, api_.ReleaseEnv),
       session_(nullptr, api_.ReleaseSession),
-      memory_(nullptr, api_.ReleaseMemoryInfo),
-      places_(most_at_once(settings.threads)) {
+      memory_(nullptr, api_.ReleaseMemoryInfo) {
   ort::Env* env = nullptr;
   check(api_.CreateEnv(ort::kErrorsOnly, "gne", &env), "ONNX Runtime cannot start");
   env_.reset(env);
@@ -128,7 +123,6 @@ void Session::run(const uint8_t* pixels, size_t count, float* logits) const {
   const char *input_name = input_.c_str(), *output_name = output_.c_str();
   const ort::Value* inputs[] = {input.get()};
   ort::Value* outputs[] = {output.get()};
-  const Places::Taken place(places_);
   check(api_.Run(session_.get(), nullptr, &input_name, inputs, 1, &output_name, 1, outputs),
         "ONNX Runtime failed on a batch");
 }

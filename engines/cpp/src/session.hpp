@@ -8,7 +8,6 @@
 #include "bytes.hpp"
 #include "model.hpp"
 #include "onnxruntime.hpp"
-#include "places.hpp"
 
 namespace gne_sdk {
 
@@ -47,7 +46,6 @@ class Session : public Model {
   std::string input_, output_;
   uint32_t crop_ = 0;
   size_t classes_ = 0;
-  mutable Places places_;
 };
 
 }  // namespace gne_sdk
