@@ -82,12 +82,26 @@ class Outputs(NamedTuple):
     aux2: Tensor
 
 
+class Pointwise(nn.Conv2d):
+    """A 1×1 convolution, trained as the matrix product over channels that it is.
+
+    In channels-last memory that is only another view of ``x`` ``(N, cin, H, W)``, and gradients of matrix products take
+    a processor half the time of those of oneDNN's convolutions, or less.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        return F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1)).permute(0, 3, 1, 2)
+
+
 class ConvBNReLU(nn.Module):
     """Convolution without bias, batch normalization, ReLU: the only layer with weights outside the classifiers."""
 
     def __init__(self, cin: int, cout: int, kernel: int, *, stride: int = 1, padding: int = 0) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(cin, cout, kernel, stride=stride, padding=padding, bias=False)
+        convolution = Pointwise if kernel == 1 else nn.Conv2d
+        self.conv = convolution(cin, cout, kernel, stride=stride, padding=padding, bias=False)
         self.bn = nn.BatchNorm2d(cout, eps=BATCH_NORM_EPSILON)
 
     def forward(self, x: Tensor) -> Tensor:
