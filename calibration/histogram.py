@@ -20,13 +20,6 @@ class Extremes:
     minimum: float
     maximum: float
 
-    def __or__(self, other: Extremes) -> Extremes:
-        """The extremes of both."""
-        return Extremes(
-            float(np.minimum(self.minimum, other.minimum)),  # NumPy's minimum keeps a NaN, Python's may lose it
-            float(np.maximum(self.maximum, other.maximum)),
-        )
-
 
 def extremes(values: NDArray[np.float32]) -> Extremes:
     """The extremes of an array of any shape with at least one element."""

@@ -23,7 +23,7 @@ def jetson_to_build_for(*, set_to: Device | None, root: Path) -> Device:
     if here and here.device:
         return here.device
     if set_to in {profile.device for profile in JETSONS}:
-        return profile_of(set_to).device
+        return set_to
     if here:
         raise _unknown(here)
     raise EngineError(

@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 from googlenet_edge.dataset import Progress
 from googlenet_edge.engines.accuracy import Comparison
 from googlenet_edge.engines.bundle import EngineTrial, Verdict
-from googlenet_edge.engines.protocol import Engine, EngineOptions, EngineSpec
+from googlenet_edge.engines.protocol import EngineOptions, EngineSpec
 from googlenet_edge.engines.registry import Backend
-from googlenet_edge.engines.timing import Clock, Ratio, paired_ratio, warm_turns
-from googlenet_edge.errors import EngineError
+from googlenet_edge.engines.timing import Ratio, paired_ratio, ticker, warm_turns
 from googlenet_edge.statistics import median_interval
 
 _ROUNDS = 20
@@ -48,29 +47,18 @@ def time_engines(
     options: EngineOptions,
     pixels: NDArray[np.uint8],
     progress: Progress,
-    clock: Clock = time.perf_counter,
-) -> tuple[list[Timed], tuple[str, ...]]:
+) -> list[Timed]:
     """Times the inference of ``pixels``, uint8 ``(1, crop, crop, 3)``, on all candidates in turns.
 
-    Also gives a sentence for each that cannot be opened, as one whose package is not installed.
-
     Raises:
-        EngineError: none can.
+        EngineError: one cannot be opened.
     """
-    opened: list[tuple[Backend, Engine]] = []
-    problems: list[EngineError] = []
     with ExitStack() as stack:
-        for candidate in candidates:
-            engine = _tried(candidate, options)
-            if isinstance(engine, EngineError):
-                problems.append(engine)
-            else:
-                opened.append((candidate.backend, stack.enter_context(engine)))
-        if not opened:
-            raise problems[0]
-        rounds = _in_turns([engine for _, engine in opened], pixels, clock=clock, progress=progress)
-    timed = [Timed(backend, engine.spec, tuple(ms)) for (backend, engine), ms in zip(opened, rounds, strict=True)]
-    return timed, tuple(f"not tried: {problem}" for problem in problems)
+        engines = [stack.enter_context(each.backend.open(each.model, options)) for each in candidates]
+        tick = ticker(len(engines) * (1 + _ROUNDS), progress)
+        runs = [partial(engine.run, pixels) for engine in engines]
+        rounds = warm_turns(runs, rounds=_ROUNDS, runs=_RUNS, clock=time.perf_counter, tick=tick)
+    return [Timed(c.backend, e.spec, tuple(ms)) for c, e, ms in zip(candidates, engines, rounds, strict=True)]
 
 
 def choose(
@@ -89,27 +77,6 @@ def choose(
         verdict = Verdict.NOT_FASTER if i in holding else Verdict.INACCURATE
         trials.append(_trial(one, ratio, found, Verdict.TAKEN if i == taken else verdict))
     return tuple(trials)
-
-
-def _tried(candidate: Candidate, options: EngineOptions) -> Engine | EngineError:
-    try:
-        return candidate.backend.open(candidate.model, options)
-    except EngineError as problem:
-        return problem
-
-
-def _in_turns(
-    engines: Sequence[Engine], pixels: NDArray[np.uint8], *, clock: Clock, progress: Progress
-) -> list[list[tuple[float, ...]]]:
-    done = 0
-
-    def tick() -> None:
-        nonlocal done
-        done += 1
-        progress(done, len(engines) * (1 + _ROUNDS))
-
-    runs = [partial(engine.run, pixels) for engine in engines]
-    return warm_turns(runs, rounds=_ROUNDS, runs=_RUNS, clock=clock, tick=tick)
 
 
 def _fastest(ratios: Sequence[Ratio], holding: Sequence[int]) -> int | None:

@@ -28,14 +28,14 @@ from googlenet_edge.engines.measurement import (
 )
 from googlenet_edge.engines.onnxruntime_providers import providers_here
 from googlenet_edge.engines.predictor import Predictor, open_rgb
-from googlenet_edge.engines.registry import engine_here, open_bundle
+from googlenet_edge.engines.registry import backends_for, engine_here, open_bundle
 from googlenet_edge.engines.rounds import BenchPlan, Timings, inference, measure, turn_count
 from googlenet_edge.engines.sensors import Watch, Watched
 from googlenet_edge.engines.sustained import Sustained, sustain
-from googlenet_edge.engines.timing import Clock, Tick
+from googlenet_edge.engines.timing import Clock, Tick, ticker
 from googlenet_edge.errors import ConfigError, EngineError
 from googlenet_edge.files import sha256_bytes
-from googlenet_edge.target import EngineName, Precision
+from googlenet_edge.target import EngineName, Precision, Unit
 
 _BUSY_LOAD = 0.5
 _WIDE_SPREAD = 0.05
@@ -89,7 +89,7 @@ def bench(
         turns = len(subjects) * (plan.cold_starts + turn_count(plan))
         turns += len(subjects) * plan.sustained.window_count if plan.sustained else 0
         watching = Watch(root, clock=clock, hz=plan.energy.hz) if circumstances.jetson else None
-        tick = _ticker(turns + (plan.energy.turn_count(len(subjects)) if watching else 0), progress)
+        tick = ticker(turns + (plan.energy.turn_count(len(subjects)) if watching else 0), progress)
         with watching or nullcontext():
             cold = _cold_starts(paths, image, plan=plan, engine=engine, tick=tick)
             timings = measure(predictors, image, plan=plan, clock=clock, tick=tick, streamed=streamed)
@@ -157,12 +157,20 @@ def generated_jpeg(*, width: int = 640, height: int = 480) -> bytes:
     return file.getvalue()
 
 
+def _engines_here(manifest: Manifest) -> Iterator[EngineName]:
+    """What runs a bundle for TensorRT on a GPU of this machine without it."""
+    known = {backend.name for backend in backends_for(manifest.device)} if manifest.unit is Unit.MAIN else set()
+    for name in providers_here():
+        if name in known and (name, manifest.precision) != (EngineName.ONNXRUNTIME_CUDA, Precision.INT8):
+            yield name
+
+
 def _open(
     path: Path, stack: ExitStack, *, plan: BenchPlan, engine: EngineName | None, progress: Progress | None
 ) -> Subject:
     bundle = read_bundle(path)
     if (engine or engine_here(bundle.manifest)) is EngineName.SIMULATED:
-        here = "".join(f", use --engine {name.value}" for name in providers_here())
+        here = "".join(f", use --engine {name.value}" for name in _engines_here(bundle.manifest))
         raise EngineError(
             f"{path} is for the device {bundle.manifest.device.value} and only simulated here, so its speed"
             f" says nothing; measure it there with --host user@address{here}, or build one for this machine with"
@@ -266,15 +274,3 @@ def _renamed(bundles: Sequence[BundleMeasurement], names: Sequence[str] | None) 
     if names is None:
         return tuple(bundles)
     return tuple(replace(bundle, name=name) for bundle, name in zip(bundles, names, strict=True))
-
-
-def _ticker(total: int, progress: Progress | None) -> Tick:
-    done = 0
-
-    def tick() -> None:
-        nonlocal done
-        done += 1
-        if progress:
-            progress(done, total)
-
-    return tick

@@ -29,9 +29,11 @@ def power_mode(root: Path, name: str) -> Iterator[None]:
         EngineError: there is no such mode, or nvpmodel does not change to it, or back.
     """
     modes, before = _modes(root), read_power_mode(root)
-    if name not in modes or before not in modes:
+    if name not in modes:
         known = ", ".join(modes) or "none"
         raise EngineError(f"this machine has no power mode {name}; nvpmodel knows: {known}")
+    if before not in modes:
+        raise EngineError("the power mode of now cannot be read, so it could not be set back; see: sudo nvpmodel -q")
     with ExitStack() as stack:
         if name != before:
             stack.callback(_set_mode, root, modes, before)

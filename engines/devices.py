@@ -96,12 +96,12 @@ class DeviceProfile:
 
     @property
     def int8(self) -> bool:
-        """Whether it computes in INT8. Of any GPU this is asked again when the GPU is seen."""
+        """Whether it computes in INT8."""
         return has_int8(self.compute_capability)
 
     @property
     def fp16(self) -> bool:
-        """Whether FP16 is faster than FP32, or on a processor, smaller. Of any GPU as `int8`."""
+        """Whether FP16 is faster than FP32, or on a processor, smaller."""
         return has_fp16(self.compute_capability)
 
     @property

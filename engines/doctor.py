@@ -80,12 +80,14 @@ def installed(module: str) -> str | None:
 def examine(root: Path, *, installed: Installed = installed, providers: Providers = providers_here) -> Diagnosis:
     """Looks at the machine whose file system has this root."""
     here = read_circumstances(root)
-    gpu_engines = providers() if _has_gpu(root, here.jetson) else ()
+    has_gpu = _has_gpu(root, here.jetson)
+    gpu_engines = providers() if has_gpu else ()
+    by_tensorrt = (EngineName.TENSORRT,) if has_gpu and installed("tensorrt") and installed("pycuda") else ()
     device = (here.jetson and here.jetson.device) or Device.CPU
     return Diagnosis(
         device=device,
         builds=all(map(installed, _BUILD)),
-        runs=(*(name for name in _RUNTIMES if installed(name.value)), *gpu_engines),
+        runs=(*(name for name in _RUNTIMES if installed(name.value)), *by_tensorrt, *gpu_engines),
         findings=(
             _machine(here),
             *(_jetson(root, here.jetson) if here.jetson else ()),

@@ -67,9 +67,7 @@ def write_package(path: Path, recipient: Recipient, out: Path) -> Package:
         if out.exists() and any(out.iterdir()):
             raise OutputError(f"{out} is not empty; give another --out, or remove it")
         for name, data in packed.files.items():
-            file = folder / name
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(file, data)
+            write_bytes(folder / name, data)
     return packed
 
 

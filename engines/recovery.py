@@ -156,7 +156,7 @@ class Judge:
         candidates = [Candidate(backend, lowered.model) for backend, lowered in ways]
         pixels, options = first_pixels(self.images, self.graph.preprocess, 1), self._timed_options(ways[0][1])
         with self.bars("timing engines") as progress:
-            timed, _ = time_engines(candidates, options=options, pixels=pixels, progress=progress)
+            timed = time_engines(candidates, options=options, pixels=pixels, progress=progress)
         return choose(timed, against_fp32, max_drop_points=self.max_drop_points)
 
     def _timed_options(self, lowered: Lowered) -> EngineOptions:

@@ -127,5 +127,5 @@ def printable(text: str) -> str:
 
 
 def _mending_commands(host: Host) -> dict[str, str]:
-    known = host.bare_address if host.port is None else f"[{host.bare_address}]:{host.port}"
+    known = host.bare_address if host.port in {None, 22} else f"[{host.bare_address}]:{host.port}"
     return {"copy_id": f"ssh-copy-id {host.login}", "forget": f"ssh-keygen -R {shlex.quote(known)}"}

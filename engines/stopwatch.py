@@ -27,7 +27,7 @@ from googlenet_edge.engines.lowering import Lowered, lower, open_lowered
 from googlenet_edge.engines.predictor import Predictor
 from googlenet_edge.engines.recovery import first_pixels
 from googlenet_edge.engines.registry import Backend
-from googlenet_edge.engines.timing import Clock, Ratio, Tick, paired_ratio, warm_turns
+from googlenet_edge.engines.timing import Clock, Ratio, Tick, paired_ratio, ticker, warm_turns
 from googlenet_edge.export import export
 from googlenet_edge.graph import InferenceGraph
 from googlenet_edge.removal import LatencyModel, halved, kept_after, macs_of
@@ -116,13 +116,7 @@ class Stopwatch:
         info = self._original.info
         macs, widths = macs_a_channel_pair(info), convolution_widths(info.widths)
         slim = [slimmed(self._original, kept_after(halved(importance, stage), widths)) for stage in STAGES]
-        done = 0
-
-        def tick() -> None:
-            nonlocal done
-            done += 1
-            progress(done, (1 + len(slim)) * (1 + _ROUNDS))
-
+        tick = ticker((1 + len(slim)) * (1 + _ROUNDS), progress)
         with self._opened(slim) as calls:
             original, *others = self._timed(calls, tick)
         saved_ms = [_fastest_ms(original) - _fastest_ms(rounds) for rounds in others]

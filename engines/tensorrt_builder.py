@@ -156,7 +156,7 @@ def recipe_for(library: Library, request: PlanRequest, *, calibrates: bool = Fal
     if on_dla and (library.flavour is Flavour.RTX or library.version >= (11,)):
         raise EngineError(f"{library} builds for no DLA, TensorRT 8 and 10 do; build for the GPU: leave --dla out")
     if on_dla and request.batches.least != request.batches.most:
-        raise EngineError("a DLA takes one size of batch; give one --batch")
+        raise EngineError("a DLA takes one size of batch")
     if request.targets and library.flavour is not Flavour.RTX:
         raise EngineError(f"{library} builds for the GPU at hand only; build on the device itself")
     if on_dla and request.precision is Precision.INT8:

@@ -69,7 +69,8 @@ def open_tensorrt(profile: DeviceProfile, model: bytes, options: EngineOptions) 
                 unit=options.unit,
                 calibration_cache=options.calibration_cache,
             )
-            folder = plans_folder() / sha256_bytes(model)[:16]
+            hashes = (sha256_bytes(part)[:16] for part in (model, options.calibration_cache) if part)
+            folder = plans_folder() / "-".join(hashes)
             plan = plan_at(folder, library, request, gpu=device.name, build=options.build, progress=options.progress)
             return TensorRtEngine(plan, library=library, device=device, options=options, target=profile.device)
     except BaseException as problem:
@@ -112,7 +113,7 @@ class TensorRtEngine:
             name, version, target, options.threads, crop, classes, streams, unit=plan.record.key.unit
         )
         recording = Recording(wanted=library.flavour is Flavour.TENSORRT)  # RTX changes its kernels while it runs
-        self._idle: LifoQueue[_Worker] = LifoQueue()
+        self._idle: LifoQueue[_Worker | None] = LifoQueue()  # None: closed
         with ExitStack() as made:
             made.callback(self._release)
             for _ in range(streams):
@@ -138,10 +139,11 @@ class TensorRtEngine:
 
     def _each_part(self, pixels: NDArray[np.uint8], run: Callable[[_Worker, NDArray[np.uint8]], T]) -> list[T]:
         """What ``run`` gives for as many images at a time as the plan takes, on a worker that is idle."""
-        if self._closed:
-            raise EngineError("the engine is closed; open the bundle again")
         check_batch(pixels, self._spec)
         worker = self._idle.get()
+        if worker is None:
+            self._idle.put(None)
+            raise EngineError("the engine is closed; open the bundle again")
         try:
             with self._device.current():
                 return [run(worker, pixels[at : at + self._most]) for at in range(0, len(pixels), self._most)]
@@ -161,7 +163,9 @@ class TensorRtEngine:
         self._closed = True
         with self._device.current():
             for _ in range(self._spec.streams):
-                self._idle.get().close()
+                if worker := self._idle.get():
+                    worker.close()
+            self._idle.put(None)  # for who came too late
             self._release()
         self._device.close()
 

@@ -9,7 +9,7 @@ from functools import partial
 
 from googlenet_edge.dataset import Progress
 from googlenet_edge.engines.bundle import Trial
-from googlenet_edge.engines.timing import Clock, paired_ratio, settled, take_turns, timed
+from googlenet_edge.engines.timing import Clock, paired_ratio, settled, take_turns, ticker, timed
 
 ROUNDS = 21
 _WARM_UP_RUNS = 5
@@ -31,14 +31,7 @@ def hold_trial(
     calls = [plain, *candidates.values()]
     one_round_ms = sum(statistics.median(timed(call, _WARM_UP_RUNS, clock)) for call in calls)
     runs = max(1, min(_MOST_RUNS, int(_BUDGET_MS / (ROUNDS * one_round_ms))))
-    done = 0
-
-    def tick() -> None:
-        nonlocal done
-        done += 1
-        if progress:
-            progress(done, ROUNDS * len(calls))
-
+    tick = ticker(ROUNDS * len(calls), progress)
     against, *times = take_turns([partial(settled, call, runs, clock) for call in calls], ROUNDS, tick)
     ratios = [paired_ratio(of_one, against) for of_one in times]
     trials = [Trial(name, found.ratio, found.interval) for name, found in zip(candidates, ratios, strict=True)]

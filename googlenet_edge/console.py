@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from enum import Enum
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -51,9 +51,9 @@ class _Console(Console):
         """See `Console`; every word passes here, those in the cells of tables, too."""
         return super().render_str(printable(text), **options)
 
-
-def _is_terminal(stream: TextIO | None) -> bool:
-    return stream is not None and stream.isatty()  # there is none where a program was started with it closed
+    def on_broken_pipe(self) -> None:
+        """Leaves it to `shown`; rich would end the command, and close stdout before."""
+        raise  # noqa: PLE0704 - rich calls this where it handles the error
 
 
 err = _Console(
@@ -61,7 +61,7 @@ err = _Console(
     highlight=False,
     markup=False,
     soft_wrap=True,
-    width=None if _is_terminal(sys.stderr) else PIPED_WIDTH,
+    width=None if sys.stderr and sys.stderr.isatty() else PIPED_WIDTH,  # none: a program was started with it closed
 )
 
 
@@ -197,7 +197,7 @@ class TrainingDisplay:
     def on_epoch(self, report: EpochReport) -> None:
         """Prints one line."""
         if self._visible:
-            err.print(
+            shown(
                 f"epoch {report.epoch:>3}  loss {report.loss:.3f}  train {report.train_top1:.1%}"
                 f"  val top-1 {report.val_top1:.2%}  {report.images_per_s:.0f} images/s  {report.seconds:.0f} s"
             )

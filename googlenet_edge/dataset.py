@@ -145,7 +145,8 @@ def check_images(
             data = read_image_file(path)
             decoded = decode_rgb(data, short_side=preprocess.resize)
         except DamagedImageError as problem:
-            return "", str(problem).replace("the image", str(path), 1)
+            text = str(problem)
+            return "", f"{path}{text.removeprefix('the image')}" if text.startswith("the image") else text
         if number < most_kept:
             kept[path] = preprocess.pixels(decoded)
         return hashlib.sha256(data).hexdigest(), ""

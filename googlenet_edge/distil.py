@@ -23,15 +23,15 @@ from googlenet_edge.reports import EpochReport, Meter, Observer, StoppedError
 from googlenet_edge.training_loop import TrainingData, evaluate_model, top1_share
 
 _MEND = "start again with a lower --learning-rate"
+_TEMPERATURE = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class DistilConfig:
     """How a student is taught.
 
-    ``learning_rate`` is the peak, ``warmup`` a share of all steps. ``label_share`` (0…1) is the weight of the labels
-    beside the teacher. ``mixed_precision`` acts where the processor is made for it; a student whose own roundings are
-    the point needs it off.
+    ``learning_rate`` is the peak, ``warmup`` a share of all steps. ``mixed_precision`` acts where the processor is made
+    for it; a student whose own roundings are the point needs it off.
     """
 
     epochs: int = 3
@@ -40,18 +40,13 @@ class DistilConfig:
     warmup: float = 0.05
     momentum: float = 0.9
     weight_decay: float = 1e-4
-    label_share: float = 0.1
-    temperature: float = 2.0
     mixed_precision: bool = True
     augmentation: Augmentation = field(default_factory=Augmentation)
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, value in (("learning rate", self.learning_rate), ("temperature", self.temperature)):
-            if not (math.isfinite(value) and value > 0):
-                raise TrainingError(f"the {name} is {value}; it must be above zero")
-        if not 0 <= self.label_share <= 1:
-            raise TrainingError(f"the share of the labels is {self.label_share}; it must be from 0 to 1")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise TrainingError(f"the learning rate is {self.learning_rate}; it must be above zero")
 
 
 def distil(
@@ -85,21 +80,16 @@ def distil(
                 observer.on_epoch(lessons.epoch(epoch))
 
 
-def distillation_loss(
-    student: Tensor, teacher: Tensor, labels: Tensor, *, temperature: float, label_share: float
-) -> Tensor:
-    """T² · KL(teacher ‖ student) of the softened distributions, mixed with the cross-entropy of the labels.
+def distillation_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """T² · KL(teacher ‖ student) of the distributions softened by T = 2.
 
-    Args:
-        student, teacher: logits ``(N, classes)``, of any float type.
-        labels: int64 ``(N,)``.
+    ``student``, ``teacher``: logits ``(N, classes)``, of any float type.
 
     Source: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network" (arXiv 1503.02531), section 2; T²
-    keeps the size of the gradient where the temperature changes.
+    keeps the size of the gradient what it is without softening.
     """
-    found, wanted = (F.log_softmax(logits.float() / temperature, dim=1) for logits in (student, teacher))
-    divergence = F.kl_div(found, wanted, reduction="batchmean", log_target=True) * temperature**2
-    return (1 - label_share) * divergence + label_share * F.cross_entropy(student.float(), labels)
+    found, wanted = (F.log_softmax(logits.float() / _TEMPERATURE, dim=1) for logits in (student, teacher))
+    return F.kl_div(found, wanted, reduction="batchmean", log_target=True) * _TEMPERATURE**2
 
 
 class _Lessons:
@@ -162,14 +152,7 @@ class _Lessons:
             with torch.no_grad():
                 wanted = self.teacher(x)
             found = self.student(x)
-        loss = distillation_loss(
-            found,
-            wanted,
-            labels.to(self.device),
-            temperature=self.config.temperature,
-            label_share=self.config.label_share,
-        )
-        return self.descent.step(number, loss), top1_share(found.detach(), labels)
+        return self.descent.step(number, distillation_loss(found, wanted)), top1_share(found.detach(), labels)
 
 
 def _placed(network: nn.Module, device: torch.device) -> nn.Module:

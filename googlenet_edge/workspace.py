@@ -61,16 +61,16 @@ class RunRecord:
     seed: int
 
 
-def read_settings(path: Path = SETTINGS_FILE) -> Settings:
+def read_settings() -> Settings:
     """The settings of the working folder; all empty where there is no file. Raises `ConfigError`."""
-    if not os.path.lexists(path):
+    if not os.path.lexists(SETTINGS_FILE):
         return Settings()
-    data = read_file(path, limit=1 << 20, error=ConfigError)
+    data = read_file(SETTINGS_FILE, limit=1 << 20, error=ConfigError)
     try:
         return msgspec.toml.decode(data.removeprefix(codecs.BOM_UTF8), type=Settings)
     except (msgspec.DecodeError, ValueError, RecursionError) as problem:
         known = ", ".join(Settings.__struct_fields__)
-        raise ConfigError(f"{path.absolute()} cannot be used: {problem}; it may set {known}") from problem
+        raise ConfigError(f"{SETTINGS_FILE.absolute()} cannot be used: {problem}; it may set {known}") from problem
 
 
 def write_run_record(folder: Path, record: RunRecord) -> None:
@@ -86,12 +86,12 @@ def read_run_record(folder: Path) -> RunRecord | None:
     return from_json(read_file(path, limit=1 << 20, error=ConfigError), RunRecord, where=str(path), error=ConfigError)
 
 
-def run_folder_for(data: Path, runs: Path = RUNS) -> Path:
+def run_folder_for(data: Path) -> Path:
     """The folder of a training on ``data``: one that was interrupted, else the first free of NAME, NAME-2, NAME-3 …"""
     name = data.resolve().name or "run"
     number = 1
     while True:
-        folder = runs / (name if number == 1 else f"{name}-{number}")
+        folder = RUNS / (name if number == 1 else f"{name}-{number}")
         if not (folder / CHECKPOINT_FILE).exists():
             return folder
         number += 1
@@ -110,20 +110,20 @@ class Taken:
     because: str
 
 
-def take_checkpoint(given: Path | None, settings: Settings, runs: Path = RUNS) -> Taken:
+def take_checkpoint(given: Path | None, settings: Settings) -> Taken:
     """The checkpoint to use. Raises `ConfigError` where there is none."""
     mend = "train first with: gnet-edge train --data DIR"
     if given or settings.checkpoint:
         return _existing(_given_or_set(given, settings.checkpoint), mend)
-    return _newest(runs.glob(f"*/{CHECKPOINT_FILE}"), "checkpoint", mend, runs)
+    return _newest(f"*/{CHECKPOINT_FILE}", "checkpoint", mend)
 
 
-def take_graph(given: Path | None, runs: Path = RUNS) -> Taken:
+def take_graph(given: Path | None) -> Taken:
     """The inference graph to use. Raises `ConfigError` where there is none."""
     mend = "export one first with: gnet-edge export"
     if given:
         return _existing(Taken(given, "given"), mend)
-    return _newest(runs.glob(f"*/{GRAPH_FILE}"), "graph", mend, runs)
+    return _newest(f"*/{GRAPH_FILE}", "graph", mend)
 
 
 def take_data(given: Path | None, settings: Settings, run: Path | None) -> Taken:
@@ -184,25 +184,25 @@ def is_bundle(path: Path) -> bool:
     return (path / MANIFEST_FILE).is_file()
 
 
-def take_bundle(given: Path | None, runs: Path = RUNS) -> Taken:
+def take_bundle(given: Path | None) -> Taken:
     """The folder of the bundle to use. Raises `ConfigError` where there is none."""
     mend = "build one first with: gnet-edge build --precision int8"
     if given:
         return _existing(Taken(given, "given"), mend)
-    newest = _newest(runs.glob(f"*/*/{MANIFEST_FILE}"), "bundle", mend, runs)
+    newest = _newest(f"*/*/{MANIFEST_FILE}", "bundle", mend)
     return Taken(newest.path.parent, newest.because)
 
 
-def take_bundles(given: Sequence[Path], runs: Path = RUNS) -> list[Taken]:
+def take_bundles(given: Sequence[Path]) -> list[Taken]:
     """The folders of the bundles to compare: without a word, all of the newest run. Raises `ConfigError`."""
     if given:
         return [take_bundle(path) for path in given]
-    run = take_bundle(None, runs).path.parent
+    run = take_bundle(None).path.parent
     manifests = sorted(path for _, path in _finished(run.glob(f"*/{MANIFEST_FILE}")))
     return [Taken(manifest.parent, "of the newest run") for manifest in manifests]
 
 
-def take_results(given: Sequence[Path], runs: Path = RUNS) -> list[Taken]:
+def take_results(given: Sequence[Path]) -> list[Taken]:
     """The files to report on: without a word, the newest measurement, with the answers beside it.
 
     Raises `ConfigError` where there is none.
@@ -210,7 +210,7 @@ def take_results(given: Sequence[Path], runs: Path = RUNS) -> list[Taken]:
     if given:
         return [Taken(path, "given") for path in given]
     mend = f"measure first with: gnet-edge bench --out runs/NAME/{MEASUREMENT_FILE}"
-    newest = _newest(runs.glob(f"*/{MEASUREMENT_FILE}"), "measurement", mend, runs)
+    newest = _newest(f"*/{MEASUREMENT_FILE}", "measurement", mend)
     answers = newest.path.with_name(ANSWERS_FILE)
     return [newest, *([Taken(answers, "beside it")] if answers.exists() else [])]
 
@@ -231,11 +231,11 @@ def _existing(taken: Taken, mend: str) -> Taken:
     return taken
 
 
-def _newest(found: Iterable[Path], what: str, mend: str, runs: Path) -> Taken:
-    newest = max(_finished(found), default=None)
+def _newest(pattern: str, what: str, mend: str) -> Taken:
+    newest = max(_finished(RUNS.glob(pattern)), default=None)
     if newest is None:
-        raise ConfigError(f"there is no {what} under {runs.absolute()}; {mend}")
-    return Taken(newest[1], f"the newest under {runs}/")
+        raise ConfigError(f"there is no {what} under {RUNS.absolute()}; {mend}")
+    return Taken(newest[1], f"the newest under {RUNS}/")
 
 
 def _finished(found: Iterable[Path]) -> Iterator[tuple[int, Path]]:

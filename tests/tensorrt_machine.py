@@ -42,8 +42,8 @@ class Machine:
         patch.setitem(sys.modules, "pycuda.driver", self.gpu.driver())
         patch.setattr(cuda_graph, "CDLL", self._library)
 
-    def open(self, streams: int = 1) -> TensorRtEngine:
-        options = EngineOptions(streams=streams, precision=Precision.INT8)
+    def open(self, streams: int = 1, *, calibration_cache: bytes = b"") -> TensorRtEngine:
+        options = EngineOptions(streams=streams, precision=Precision.INT8, calibration_cache=calibration_cache)
         return open_tensorrt(profile_of(self.device), b"graph", options)
 
     def refusal(self, streams: int = 1) -> str:

@@ -61,7 +61,7 @@ NEED_ONNX = {
     "googlenet_edge.engines.stopwatch",
 }
 # The only ones that need the extra [openvino].
-NEED_OPENVINO = {"googlenet_edge.engines.openvino_audit", "googlenet_edge.engines.openvino_cpu"}
+NEED_OPENVINO = {"googlenet_edge.engines.openvino_cpu"}
 
 # The only one that needs the extra [report].
 NEED_JINJA2 = {"googlenet_edge.engines.report.html"}

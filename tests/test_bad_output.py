@@ -227,6 +227,18 @@ def test_streams_that_are_closed_cost_no_result(tmp_path: Path, streams: str, co
         assert json.loads(found.stdout)["red.png"][0]["label"] == "red"
 
 
+def test_words_that_nobody_reads_any_more_cost_no_result(tmp_path: Path) -> None:
+    write_colour_bundle(tmp_path / "bundle")
+    solid("red").save(tmp_path / "red.png")
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [str(Path(sys.executable).with_name("gnet-edge")), "predict", "red.png", "--bundle", "bundle", "--json"]
+    found = subprocess.run(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=writer, check=False)
+    os.close(writer)
+    assert found.returncode == 0
+    assert json.loads(found.stdout)["red.png"][0]["label"] == "red"
+
+
 def test_a_name_that_is_no_utf8_is_escaped_in_json_and_in_words(tmp_path: Path) -> None:
     write_colour_bundle(tmp_path / "bundle")
     name = os.fsdecode(b"\xffred\x1b[31m.png")

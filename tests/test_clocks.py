@@ -63,6 +63,15 @@ def test_mode_that_there_is_not_is_answered_with_those_there_are(tmp_path: Path)
         pass
 
 
+def test_mode_that_could_not_be_set_back_is_left_alone(tmp_path: Path) -> None:
+    root = fake_jetson(tmp_path, ORIN_NANO)
+    (root / "usr/sbin/nvpmodel").write_text("#!/bin/sh\nexit 1\n")
+    (root / "var/lib/nvpmodel/status").unlink(missing_ok=True)
+    sentence = "^the power mode of now cannot be read, so it could not be set back; see: sudo nvpmodel -q$"
+    with pytest.raises(EngineError, match=sentence), power_mode(root, "15W"):
+        pass
+
+
 def test_mode_that_needs_a_restart_says_so(tmp_path: Path) -> None:
     root = fake_jetson(tmp_path, ORIN_NANO)
     (root / "usr/sbin/nvpmodel").write_text("#!/bin/sh\n[ \"$1\" = -q ] && echo 'NV Power Mode: 25W'; exit 0\n")

@@ -110,8 +110,10 @@ def written(path: Path, bundle: Bundle, *, plan: bytes = b"colours 32 3 8", **ke
 
 
 def plan_folder(bundle: Path) -> Path:
-    model = sha256_bytes((bundle / "model.onnx").read_bytes())
-    return bundle.parent / "cache" / "gnet-edge" / "plans" / model[:16]
+    """As `open_tensorrt` names it: a bundle for a DLA has a calibration, too."""
+    files = [bundle / name for name in ("model.onnx", "calibration.cache") if (bundle / name).exists()]
+    name = "-".join(sha256_bytes(file.read_bytes())[:16] for file in files)
+    return bundle.parent / "cache" / "gnet-edge" / "plans" / name
 
 
 def compiled(bundle: Bundle, plan: bytes, **changes: object) -> Plan:

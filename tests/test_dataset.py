@@ -137,6 +137,13 @@ def test_check_images_counts_the_damaged_and_leaves_them_out(tmp_path: Path) -> 
         refuse_damaged(checked)
 
 
+def test_check_images_names_a_file_that_has_gone_as_it_is(tmp_path: Path) -> None:
+    root = paint_classes(tmp_path / "the images", cat=2, dog=1)
+    images = open_images(root)
+    images.paths[1].unlink()
+    assert check_images(images, preprocess=PREPROCESS).damaged == (f"{images.paths[1]} is missing",)
+
+
 def test_a_class_of_which_nothing_is_left_is_refused_where_every_class_counts(tmp_path: Path) -> None:
     paint_classes(tmp_path, cat=2)
     (tmp_path / "dog").mkdir()

@@ -117,6 +117,8 @@ def test_doctor_of_a_machine_with_a_gpu_says_which_providers_onnxruntime_has(tmp
     assert findings(root, TENSORRT)["engine onnxruntime-tensorrt"].mend is None
     jetson = fake_jetson(tmp_path / "jetson", ORIN_NANO)
     assert findings(jetson, BUILD)["engine onnxruntime-cuda"].mend is None
+    whole = examine(jetson, installed=TENSORRT.get, providers=lambda: ())
+    assert whole.runs == (EngineName.ONNXRUNTIME, EngineName.OPENVINO, EngineName.TENSORRT)
     without = examine(fake_pc(tmp_path / "plain"), installed=BUILD.get, providers=lambda: tuple(EngineName))
     assert without.runs == (EngineName.ONNXRUNTIME,)
 

@@ -281,6 +281,10 @@ def test_commands_take_the_engine(machine: Machine, tmp_path: Path, monkeypatch:
     monkeypatch.setattr("googlenet_edge.engines.bench.providers_here", lambda: (ON_TENSORRT,))
     hint = "b is .+ with --host user@address, use --engine onnxruntime-tensorrt, or build one .+"
     refused_without_a_trace(hint, "bench", "b", cwd=work)
+    monkeypatch.setattr("googlenet_edge.engines.bench.providers_here", lambda: (ON_CUDA,))
+    write_bundle(work / "int8", gpu_bundle(Precision.INT8))
+    no_hint = "int8 is .+ with --host user@address, or build one .+"
+    refused_without_a_trace(no_hint, "bench", "int8", cwd=work)
 
 
 def test_providers_are_looked_for_beside_the_runtime_and_nothing_is_loaded(

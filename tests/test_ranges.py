@@ -89,13 +89,6 @@ def test_histogram_magnitudes_hold_every_value_once() -> None:
     assert np.array_equal(after_relu.magnitudes(), after_relu.counts)
 
 
-def test_extremes_keep_a_nan_from_either_side() -> None:
-    bad = extremes(np.array([1.0, np.nan], dtype=np.float32))
-    good = Extremes(0.0, 1.0)
-    for both in (bad | good, good | bad):
-        assert np.isnan([both.minimum, both.maximum]).all()
-
-
 @given(SEEDS, st.sampled_from(RangeMethod), st.sampled_from([relu_like, two_sided]))
 @settings(max_examples=40, deadline=None)
 def test_ranges_lie_inside_the_extremes_and_hold_zero(seed: int, method: RangeMethod, values: object) -> None:

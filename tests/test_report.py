@@ -107,6 +107,12 @@ def test_page_says_what_was_not_measured(folder: Path) -> None:
     assert "<img" not in page
 
 
+def test_page_says_how_to_repeat_each_measurement_with_its_threads() -> None:
+    four = replace(INT8, engine=replace(INT8.engine, threads=4))
+    repeat = page_of(material(measured(INT8), measured(four))).repeat
+    assert ["--threads 1 " in repeat[0], "--threads 4 " in repeat[1]] == [True, True]
+
+
 def test_page_holds_everything_that_is_there(folder: Path) -> None:
     (folder / "layers.json").write_text(json.dumps(LAYERS))
     done("report", "measurement.json", "answers.json", "layers.json", cwd=folder)

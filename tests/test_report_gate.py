@@ -132,6 +132,17 @@ def test_judge_calls_no_difference_what_two_processes_differ_by() -> None:
     assert changes_of(still, replace(still, latency=scaled(still.latency, 1.018)))[Metric.P50][1] is True
 
 
+def test_judge_keeps_a_change_inside_its_interval_however_large() -> None:
+    """From one device to a much faster one, as `--force` compares."""
+    [pair] = judge(material(one(BUNDLE)), material(one(measured_bundle("runs/signs/int8-cpu", factor=0.01))))
+    found = {change.metric: change for change in pair.changes}
+    for metric, expected in ((Metric.P50, -99), (Metric.THROUGHPUT, 9900)):
+        change, interval = found[metric].change, found[metric].interval
+        assert change == pytest.approx(expected)
+        assert interval is not None
+        assert -100 < interval.low <= change <= interval.high
+
+
 FP32 = measured_bundle("runs/signs/fp32-cpu", Precision.FP32)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import subprocess
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -103,6 +104,12 @@ def test_ssh_messages_become_what_to_do(said: str, sentence: str) -> None:
     why = why_no_connection(JETSON, 255, said, python="python3") or ""
     assert why.startswith("me@10.0.0.7:2222 cannot be reached: ")
     assert sentence in why
+
+
+def test_a_key_on_the_usual_port_is_forgotten_by_the_name_that_openssh_keeps_it_under() -> None:
+    changed = "@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @"
+    why = why_no_connection(replace(JETSON, port=22), 255, changed, python="python3") or ""
+    assert "ssh-keygen -R 10.0.0.7, and accept" in why
 
 
 @given(st.text())

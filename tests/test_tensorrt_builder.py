@@ -109,7 +109,7 @@ def test_the_plan_says_what_is_on_the_dla() -> None:
     ("version", "request_", "sentence"),
     [
         ("11.4.0", ON_DLA, "tensorrt 11.4.0 builds for no DLA, TensorRT 8 and 10 do; build for the GPU"),
-        ("8.6.2", replace(ON_DLA, batches=Batches(1, 4, 4)), "a DLA takes one size of batch; give one --batch"),
+        ("8.6.2", replace(ON_DLA, batches=Batches(1, 4, 4)), "a DLA takes one size of batch"),
         ("8.6.2", replace(ON_DLA, calibration_cache=b""), "INT8 on a DLA needs the calibration cache of the bundle"),
         ("10.3.0", replace(REQUEST, targets=("SM86",)), "builds for the GPU at hand only; build on the device itself"),
     ],

@@ -156,6 +156,15 @@ def test_the_plan_is_built_once_for_a_model(machine: Machine) -> None:
     assert plan.read_bytes() == b"plan of 10.3.0"
 
 
+def test_two_calibrations_of_a_model_keep_a_plan_each(machine: Machine) -> None:
+    """A bundle for a DLA, and its copy that TensorRT calibrated, have the same model and are measured in turns."""
+    for cache in (b"ours", b"TensorRT's"):
+        machine.open(calibration_cache=cache).close()
+    machine.script.build_fails_with = "it must not be built again"
+    for cache in (b"ours", b"TensorRT's"):
+        machine.open(calibration_cache=cache).close()
+
+
 def test_a_plan_of_an_older_tensorrt_is_built_again(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     machine.open().close()
     Machine(monkeypatch, "10.16.1").open().close()

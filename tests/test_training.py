@@ -43,7 +43,7 @@ from googlenet_edge.model import Outputs
 from googlenet_edge.parallel import Rank
 from googlenet_edge.pictograms import write_pictograms
 from googlenet_edge.preprocess import Preprocess
-from googlenet_edge.reports import StepReport, StoppedError, drop_lines_from, read_lines
+from googlenet_edge.reports import EpochReport, StepReport, StoppedError, drop_lines_from, read_lines
 from googlenet_edge.train import TrainRequest, train
 from googlenet_edge.training_loop import TrainingData, ema_decay_at, train_from, training_loss
 from googlenet_edge.training_state import TrainConfig, TrainingState, check_same_training, first_state, read_state
@@ -215,6 +215,15 @@ def test_display_says_where_a_training_goes_on(step: int, more: str, capsys: pyt
     TrainingDisplay(visible=True).on_resume(8, step)
     TrainingDisplay(visible=False).on_resume(8, step)
     assert capsys.readouterr().err == f"going on with epoch 8{more}\n"
+
+
+def test_display_that_cannot_be_written_ends_no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    report = EpochReport(1, 2.0, 0.5, 0.5, 1.0, learning_rate=0.1, images_per_s=9.0, seconds=1.0)
+    full = Path("/dev/full").open("w", buffering=1, encoding="utf-8")  # noqa: SIM115  (closing it fails)
+    monkeypatch.setattr(sys, "stderr", full)
+    TrainingDisplay(visible=True).on_epoch(report)
+    with pytest.raises(OSError, match="No space left"):
+        full.close()
 
 
 def test_ctrl_c_in_a_terminal_is_acknowledged_in_the_bar(photos: Path, tmp_path: Path) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import fields
 from importlib.resources import files
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined, select_autoescape
-from markupsafe import Markup
+from jinja2 import Environment, StrictUndefined
 
 from googlenet_edge import __version__
+from googlenet_edge.engines.report.judge import RUN_TO_RUN_PERCENT
 from googlenet_edge.engines.report.page import Page
 
 _FOLDER = files("googlenet_edge.engines.report")
@@ -16,18 +16,8 @@ _FOLDER = files("googlenet_edge.engines.report")
 
 def to_html(page: Page) -> bytes:
     """UTF-8. The drawings are SVG that `plots` made of numbers and escaped words; everything else is escaped here."""
-    environment = Environment(
-        loader=FunctionLoader(_template),
-        autoescape=select_autoescape(default=True, default_for_string=True),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["drawing"] = Markup
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template, style = ((_FOLDER / name).read_text(encoding="utf-8") for name in ("page.html", "page.css"))
     values = {field.name: getattr(page, field.name) for field in fields(page)}
-    style = Markup((_FOLDER / "page.css").read_text(encoding="utf-8"))
-    return environment.get_template("page.html").render(values, style=style, version=__version__).encode()
-
-
-def _template(name: str) -> str:
-    return (_FOLDER / name).read_text(encoding="utf-8")
+    wider = RUN_TO_RUN_PERCENT
+    return environment.from_string(template).render(values, style=style, version=__version__, wider=wider).encode()

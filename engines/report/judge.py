@@ -248,7 +248,8 @@ def _took_turns(one: Subject, other: Subject) -> bool:
 
 def _widened(ratio: Interval) -> Interval:
     """Of a ratio within both runs → of the change in percent, with what two processes differ by."""
-    return Interval(100 * (ratio.low - 1) - RUN_TO_RUN_PERCENT, 100 * (ratio.high - 1) + RUN_TO_RUN_PERCENT)
+    share = RUN_TO_RUN_PERCENT / 100
+    return Interval(100 * (ratio.low * (1 - share) - 1), 100 * (ratio.high * (1 + share) - 1))
 
 
 def _without_zero(interval: Interval) -> bool:

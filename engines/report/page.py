@@ -95,7 +95,6 @@ class Circumstance:
 class Page:
     """Everything on the page. What is empty was not measured."""
 
-    title: str
     about: str
     verdict: Verdict
     warnings: tuple[str, ...]
@@ -121,9 +120,7 @@ class Page:
 def page_of(material: Material, matched: Sequence[Matched] = ()) -> Page:
     """The page about ``material``; ``matched`` is its comparison with a baseline, where there is one."""
     subjects = subjects_of(material)
-    first = material.sources[0].measurement
     return Page(
-        title=" and ".join(dict.fromkeys(subject.label for subject in subjects[:2])),
         about=_about(material.sources),
         verdict=verdict_of(subjects, matched),
         warnings=_warnings(material.sources),
@@ -143,11 +140,11 @@ def page_of(material: Material, matched: Sequence[Matched] = ()) -> Page:
         answers=tuple(_answered(pair, subjects) for pair in pairs_of(material.answers)),
         circumstances=tuple(Circumstance(shown_text(s.name), cells.circumstances_table(s)) for s in material.sources),
         lineage=cells.lineage_table(subjects),
-        repeat=repeat_commands(material, first.bundles[0].engine.threads),
+        repeat=repeat_commands(material),
     )
 
 
-def repeat_commands(material: Material, threads: int) -> tuple[str, ...]:
+def repeat_commands(material: Material) -> tuple[str, ...]:
     """What to type to measure the same again, quoted for a shell."""
     found = []
     for number, source in enumerate(material.sources, start=1):
@@ -156,7 +153,7 @@ def repeat_commands(material: Material, threads: int) -> tuple[str, ...]:
         streams = max((batch.streams for bundle in bundles for batch in bundle.throughput), default=1)
         rounds = len(bundles[0].latency.rounds_ms)
         found.append(
-            f"gnet-edge bench {names} --threads {threads} --streams {streams} --rounds {rounds}"
+            f"gnet-edge bench {names} --threads {bundles[0].engine.threads} --streams {streams} --rounds {rounds}"
             f" --out measurement{_suffix(number)}.json"
         )
     for number, about in enumerate(material.answers, start=1):

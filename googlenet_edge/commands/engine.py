@@ -343,7 +343,6 @@ def bench(
     """
     from googlenet_edge.engines.bench import bench as run
     from googlenet_edge.engines.measurement import write_measurement
-    from googlenet_edge.engines.registry import backend_for
     from googlenet_edge.engines.remote_worker import Clocks, RemotePlan
     from googlenet_edge.engines.rounds import BenchPlan
     from googlenet_edge.engines.tables import circumstances_sentence, latency_table, resources_table, stages_table
@@ -355,8 +354,6 @@ def bench(
     settings = workspace.read_settings()
     remote = away.destination(host, python, keep, device=device, settings=settings)
     wish = away.device_there(device, settings) if remote else machine.device_for_bench(device, settings)
-    if not remote:
-        backend_for(wish)
     paths = _to_measure(bundles or [], on_processor=not remote and wish is Device.CPU and engine is None)
     cores = chosen("--threads", threads, settings.threads, 1)
     photo = read_image_file(image) if image else None

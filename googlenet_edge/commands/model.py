@@ -135,7 +135,6 @@ def finetune(
             epochs=epochs,
             batch_size=batch_size,
             learning_rate=learning_rate,
-            label_share=0.0,
             weight_decay=0.0,
             mixed_precision=False,
             seed=seed,
@@ -197,9 +196,7 @@ def slim(
             backend_for(Device.CPU, engine),
             chosen("--threads", threads, settings.threads, 1),
         ),
-        config=DistilConfig(
-            epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, label_share=0.0, seed=seed
-        ),
+        config=DistilConfig(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed),
         seed=workspace.split_seed(taken.parent),
         when_damaged=when_damaged(skip_damaged),
         streams=CORES,

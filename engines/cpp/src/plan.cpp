@@ -59,10 +59,10 @@ Record record_of(Bytes text) {
           root.at("size").integer(1, kMaxPlanBytes)};
 }
 
-// Of no bytes where the bundle has no cache.
+// Empty where the bundle has no cache.
 std::string calibration_sha256(const Manifest& manifest) {
   const auto cache = manifest.files.find(kCalibration);
-  return cache == manifest.files.end() ? sha256({}) : cache->second.sha256;
+  return cache == manifest.files.end() ? "" : cache->second.sha256;
 }
 
 Record read_record(const std::string& file, const std::string& bundle) {
@@ -80,7 +80,9 @@ Record read_record(const std::string& file, const std::string& bundle) {
 Plan read_plan(const Manifest& manifest, const std::string& bundle, const std::string& library,
                const std::string& gpu) {
   const std::string& model = manifest.files.find("model.onnx")->second.sha256;
-  const std::string folder = plans_folder() + "/" + model.substr(0, kFolderDigits);
+  const std::string calibration = calibration_sha256(manifest);
+  std::string folder = plans_folder() + "/" + model.substr(0, kFolderDigits);
+  if (!calibration.empty()) folder += "-" + calibration.substr(0, kFolderDigits);
   const std::string file = folder + "/engine.plan";
   const Record record = read_record(folder + "/plan.json", bundle);
   const auto same = [&](const char* what, const std::string& found, const std::string& wanted) {
@@ -89,7 +91,7 @@ Plan read_plan(const Manifest& manifest, const std::string& bundle, const std::s
   same("the library", record.library, library);
   same("the GPU", record.gpu, gpu);
   same("the model", record.model_sha256, model);
-  same("the calibration", record.calibration_sha256, calibration_sha256(manifest));
+  same("the calibration", record.calibration_sha256, calibration.empty() ? sha256({}) : calibration);
   same("the precision", record.precision, name_of(manifest.precision));
   same("the unit", record.unit, manifest.unit);
   Plan plan;
