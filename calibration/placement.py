@@ -94,21 +94,15 @@ def grids(graph: onnx.GraphProto, float_nodes: AbstractSet[str] = NO_NODES) -> d
     return found
 
 
-def integer_nodes(graph: onnx.GraphProto, float_nodes: AbstractSet[str] = NO_NODES) -> list[onnx.NodeProto]:
-    """The nodes that are to run on integers."""
+def staying_float(graph: onnx.GraphProto, float_nodes: AbstractSet[str]) -> frozenset[str]:
+    """The names of the nodes that do not run on integers."""
     quantized = _quantized(graph, float_nodes)
 
-    def on_integers(node: onnx.NodeProto) -> bool:
-        if _role(node, float_nodes) is Role.COPIES:
-            return node.output[0] in quantized
-        return _role(node, float_nodes) is Role.COMPUTES
+    def in_float(node: onnx.NodeProto) -> bool:
+        role = _role(node, float_nodes)
+        return role is Role.FLOAT or (role is Role.COPIES and node.output[0] not in quantized)
 
-    return [node for node in graph.node if on_integers(node)]
-
-
-def staying_float(graph: onnx.GraphProto, float_nodes: AbstractSet[str] = NO_NODES) -> frozenset[str]:
-    """The names of all other nodes."""
-    return frozenset(node.name for node in graph.node) - {node.name for node in integer_nodes(graph, float_nodes)}
+    return frozenset(node.name for node in graph.node if in_float(node))
 
 
 def without_rule(graph: onnx.GraphProto) -> list[onnx.NodeProto]:

@@ -11,9 +11,7 @@ from enum import Enum
 
 from googlenet_edge.errors import EngineError
 from googlenet_edge.target import Device, Precision, Unit
-
-Version = tuple[int, ...]
-"""Major and minor, such as ``(10, 3)``."""
+from googlenet_edge.tensorrt_version import Version
 
 ComputeCapability = tuple[int, int]
 """The generation of an NVIDIA GPU, such as ``(8, 7)``."""
@@ -52,7 +50,6 @@ class JetPack:
 
     name: str
     tensorrt: Version
-    cuda: str
     python: str
 
     @property
@@ -153,14 +150,14 @@ def _other(device: Device, title: str, platform: Platform, workspace_mib: int) -
 
 
 # fmt: off
-#                name       TensorRT  CUDA    Python
-_46  = JetPack("4.6",     (8, 2),   "10.2", "3.6")
-_51  = JetPack("5.1",     (8, 5),   "11.4", "3.8")
-_60  = JetPack("6.0",     (8, 6),   "12.2", "3.10")
-_61  = JetPack("6.1–6.2", (10, 3),  "12.6", "3.10")
-_70  = JetPack("7.0–7.1", (10, 13), "13",   "3.12")
-_72  = JetPack("7.2",     (10, 16), "13",   "3.12")
-_722 = JetPack("7.2.2",   (11, 4),  "13",   "3.12")
+#                name       TensorRT  Python
+_46  = JetPack("4.6",     (8, 2),   "3.6")
+_51  = JetPack("5.1",     (8, 5),   "3.8")
+_60  = JetPack("6.0",     (8, 6),   "3.10")
+_61  = JetPack("6.1–6.2", (10, 3),  "3.10")
+_70  = JetPack("7.0–7.1", (10, 13), "3.12")
+_72  = JetPack("7.2",     (10, 16), "3.12")
+_722 = JetPack("7.2.2",   (11, 4),  "3.12")
 
 JETPACKS = (_46, _51, _60, _61, _70, _72, _722)
 

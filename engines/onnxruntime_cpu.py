@@ -32,19 +32,14 @@ class OnnxRuntimeCpu:
         self._session: onnxruntime.InferenceSession | None = session
         self._input, self._output, crop, classes = interface_of(session)
         name, version = self._name.value, onnxruntime.__version__
-        self._spec = EngineSpec(name, version, Device.CPU, options.threads, crop, classes, options.streams)
-
-    @property
-    def spec(self) -> EngineSpec:
-        """What this engine is."""
-        return self._spec
+        self.spec = EngineSpec(name, version, Device.CPU, options.threads, crop, classes, options.streams)
 
     def run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See `Engine.run`."""
         session = self._session
         if session is None:
             raise EngineError("the engine is closed; open the bundle again")
-        check_batch(pixels, self._spec)
+        check_batch(pixels, self.spec)
         try:
             (logits,) = session.run([self._output], {self._input: pixels})
         except Exception as problem:  # as above

@@ -99,7 +99,7 @@ class OnnxRuntimeGpu:
         self._input, self._output, crop, classes = interface_of(session)
         places = _places(session)
         _log.info("%s computes %s", opening.provider.name, places or "the model")
-        self._spec = EngineSpec(
+        self.spec = EngineSpec(
             backend=opening.provider.engine.value,
             version=onnxruntime.__version__,
             device=profile.device,
@@ -110,17 +110,12 @@ class OnnxRuntimeGpu:
             nodes=places,
         )
 
-    @property
-    def spec(self) -> EngineSpec:
-        """What this engine is."""
-        return self._spec
-
     def run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See `Engine.run`. At most `MOST_IMAGES` at a time, which is what a plan takes."""
         session = self._session
         if session is None:
             raise EngineError("the engine is closed; open the bundle again")
-        check_batch(pixels, self._spec)
+        check_batch(pixels, self.spec)
         try:
             parts = [
                 session.run([self._output], {self._input: pixels[at : at + MOST_IMAGES]})[0]

@@ -37,19 +37,14 @@ class OpenVinoCpu:
         self._own: _RequestOfThread | None = _RequestOfThread(compiled)
         version = openvino.__version__.partition("-")[0]
         name = EngineName.OPENVINO.value
-        self._spec = EngineSpec(name, version, Device.CPU, options.threads, crop, classes, options.streams)
-
-    @property
-    def spec(self) -> EngineSpec:
-        """What this engine is."""
-        return self._spec
+        self.spec = EngineSpec(name, version, Device.CPU, options.threads, crop, classes, options.streams)
 
     def run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See `Engine.run`."""
         own = self._own
         if own is None:
             raise EngineError("the engine is closed; open the bundle again")
-        check_batch(pixels, self._spec)
+        check_batch(pixels, self.spec)
         try:
             return np.concatenate([own.infer(image) for image in np.split(pixels, len(pixels))])
         except RuntimeError as problem:

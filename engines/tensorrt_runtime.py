@@ -109,7 +109,7 @@ class TensorRtEngine:
         version = ".".join(map(str, library.version))
         self.plan = replace(plan, data=b"")  # TensorRT has its own copy
         name = EngineName.TENSORRT.value
-        self._spec = EngineSpec(
+        self.spec = EngineSpec(
             name, version, target, options.threads, crop, classes, streams, unit=plan.record.key.unit
         )
         recording = Recording(wanted=library.flavour is Flavour.TENSORRT)  # RTX changes its kernels while it runs
@@ -123,11 +123,6 @@ class TensorRtEngine:
             made.pop_all()  # all are there: they live until `close`
         self._closed = False
 
-    @property
-    def spec(self) -> EngineSpec:
-        """What this engine is."""
-        return self._spec
-
     def run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See `Engine.run`."""
         return np.concatenate(self._each_part(pixels, _Worker.run))
@@ -139,7 +134,7 @@ class TensorRtEngine:
 
     def _each_part(self, pixels: NDArray[np.uint8], run: Callable[[_Worker, NDArray[np.uint8]], T]) -> list[T]:
         """What ``run`` gives for as many images at a time as the plan takes, on a worker that is idle."""
-        check_batch(pixels, self._spec)
+        check_batch(pixels, self.spec)
         worker = self._idle.get()
         if worker is None:
             self._idle.put(None)
@@ -162,7 +157,7 @@ class TensorRtEngine:
             return
         self._closed = True
         with self._device.current():
-            for _ in range(self._spec.streams):
+            for _ in range(self.spec.streams):
                 if worker := self._idle.get():
                     worker.close()
             self._idle.put(None)  # for who came too late

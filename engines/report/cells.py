@@ -8,13 +8,13 @@ from enum import Enum
 from statistics import median
 
 from googlenet_edge.engines.accuracy import Evaluation
-from googlenet_edge.engines.measurement import BatchThroughput, BundleMeasurement, Stage
+from googlenet_edge.engines.measurement import BatchThroughput, BundleMeasurement, Stage, samples
 from googlenet_edge.engines.protocol import DeviceStage
 from googlenet_edge.engines.report.judge import Matched, Metric
 from googlenet_edge.engines.report.material import Layers, Source
 from googlenet_edge.engines.report.subjects import Subject, shown_name, shown_text
 from googlenet_edge.engines.report.verdict import accuracy_words, change_words, milliseconds
-from googlenet_edge.statistics import FEWEST_FOR_P99_9, Summary, summarize
+from googlenet_edge.statistics import FEWEST_FOR_P99_9, Summary
 
 NOT_MEASURED = "not measured"
 
@@ -171,13 +171,13 @@ def tail_words(latency: Summary) -> str:
 
 def images_per_s(batch: BatchThroughput) -> float:
     """From the samples: the file's own figure is not needed."""
-    return 1e3 * batch.batch / summarize([time for times in batch.latency.rounds_ms for time in times]).p50
+    return 1e3 * batch.batch / samples(batch.latency.rounds_ms).summary_ms.p50
 
 
 def stage_ms(bundle: BundleMeasurement, stage: Stage | DeviceStage) -> float | None:
     """The median of a stage, in milliseconds."""
     found = bundle.stages.get(stage) if isinstance(stage, Stage) else bundle.device_stages.get(stage)
-    return summarize([time for times in found.rounds_ms for time in times]).p50 if found else None
+    return samples(found.rounds_ms).summary_ms.p50 if found else None
 
 
 def _stage_cell(ms: float | None) -> str:

@@ -18,7 +18,6 @@ from googlenet_edge.engines.report.telemetry import Telemetry, telemetry_of
 from googlenet_edge.engines.report.verdict import Verdict, milliseconds, verdict_of
 from googlenet_edge.errors import DamagedImageError
 from googlenet_edge.statistics import median_interval
-from googlenet_edge.target import Precision
 
 MOST_MISTAKES = 24
 
@@ -275,7 +274,7 @@ def _answered(pair: Pair, subjects: Sequence[Subject]) -> Answered:
     labels = {subject.bundle.model_sha256: subject.label for subject in subjects}
     return Answered(
         candidate=labels.get(pair.candidate.model_sha256, shown_text(pair.candidate.bundle)),
-        reference=labels.get(pair.reference.model_sha256, _precision_words(pair.reference.precision)),
+        reference=labels.get(pair.reference.model_sha256, pair.reference.precision.value.upper()),
         images=len(about.images),
         confusion=plots.confusion(evaluation.confusion, names) if small else "",
         confused=cells.confused_table(evaluation),
@@ -283,10 +282,6 @@ def _answered(pair: Pair, subjects: Sequence[Subject]) -> Answered:
         gained=int((right & ~expected).sum()),
         mistakes=_mistakes(about, pair, lost[:MOST_MISTAKES]),
     )
-
-
-def _precision_words(precision: Precision) -> str:
-    return precision.value.upper()
 
 
 def _mistakes(about: Answers, pair: Pair, images: Sequence[int]) -> tuple[Mistake, ...]:

@@ -91,7 +91,7 @@ def by_round(rounds_ms: Sequence[Sequence[float]], *, colour: int) -> str:
     span = max(float(high.max() - low.min()), 1e-3 * float(high.max()))
     y = Scale(float(low.min()) - 0.05 * span, float(high.max()) + 0.05 * span, 82, 24)
     frame = Frame(Scale(0.5, len(table) + 0.5, 52, WIDTH - 8), y)
-    parts = [*y_axis(frame, "ms, round by round", most=4)]
+    parts = y_axis(frame, "ms, round by round")
     for number, (bottom, median, top) in enumerate(zip(low.tolist(), middle.tolist(), high.tolist(), strict=True), 1):
         x = frame.x(number)
         parts.append(line((x, frame.y(bottom)), (x, frame.y(top)), kind=f"range {_hue(colour)}"))

@@ -8,9 +8,9 @@ from pathlib import PurePath
 
 from googlenet_edge.engines.accuracy import Accuracy, Comparison, compare
 from googlenet_edge.engines.answers import Answers, BundleAnswers
-from googlenet_edge.engines.measurement import BundleMeasurement, LatencyRatio, latency_ratio
+from googlenet_edge.engines.measurement import BundleMeasurement, LatencyRatio, latency_ratio, samples
 from googlenet_edge.engines.report.material import Material, Source
-from googlenet_edge.statistics import Summary, summarize
+from googlenet_edge.statistics import Summary
 from googlenet_edge.target import Precision
 
 _LONGEST_NAME = 60
@@ -94,15 +94,13 @@ def _subject(label: str, source: Source, bundle: BundleMeasurement, answers: Seq
         label=label,
         source=source,
         bundle=bundle,
-        latency_ms=summarize([time for times in bundle.latency.rounds_ms for time in times]),
+        latency_ms=samples(bundle.latency.rounds_ms).summary_ms,
         ratio=latency_ratio(bundle, reference) if paired and bundle is not reference else None,
         accuracy=evaluation.accuracy if evaluation else bundle.accuracy,
-        comparison=_comparison(pair) if pair else bundle.against_fp32,
+        comparison=compare(*map(pair.answers.evaluation, (pair.reference, pair.candidate)))
+        if pair
+        else bundle.against_fp32,
     )
-
-
-def _comparison(pair: Pair) -> Comparison:
-    return compare(pair.answers.evaluation(pair.reference), pair.answers.evaluation(pair.candidate))
 
 
 def _labels(measured: Sequence[tuple[Source, BundleMeasurement]]) -> list[str]:

@@ -114,9 +114,9 @@ def x_axis(frame: Frame, words: str, *, named: Mapping[float, str] | None = None
     return parts
 
 
-def y_axis(frame: Frame, words: str, *, most: int = 4) -> list[str]:
+def y_axis(frame: Frame, words: str) -> list[str]:
     """Lines across, their values on the left, and above them what they measure."""
-    places = ticks(frame.y.low, frame.y.high, most=most)
+    places = ticks(frame.y.low, frame.y.high, most=4)
     step = places[1] - places[0] if len(places) > 1 else 1.0
     parts = [text(frame.x.start, frame.y.end - 8, words, kind="unit", anchor="start")]
     for value in places:
