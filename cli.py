@@ -16,10 +16,12 @@ from googlenet_edge.commands.report import report
 from googlenet_edge.commands.serving import package
 from googlenet_edge.console import run_command
 
-MODEL: tuple[Callable[..., None], ...] = (demo, train, finetune, slim, prune, export)
-ENGINE: tuple[Callable[..., None], ...] = (calibrate, build, sensitivity, evaluate, predict, inspect, bench)
-RESULT: tuple[Callable[..., None], ...] = (report, package)
-MACHINE: tuple[Callable[..., None], ...] = (devices, doctor)
+VERBS: dict[str, tuple[Callable[..., None], ...]] = {
+    "The model": (demo, train, finetune, slim, prune, export),
+    "The engine": (calibrate, build, sensitivity, evaluate, predict, inspect, bench),
+    "What comes of it": (report, package),
+    "The machine": (devices, doctor),
+}
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
 
 
@@ -37,12 +39,7 @@ def _all(version: Annotated[bool, typer.Option("--version", callback=_print_vers
     """
 
 
-for panel, verbs in (
-    ("The model", MODEL),
-    ("The engine", ENGINE),
-    ("What comes of it", RESULT),
-    ("The machine", MACHINE),
-):
+for panel, verbs in VERBS.items():
     for verb in verbs:
         app.command("eval" if verb is evaluate else verb.__name__, rich_help_panel=panel)(verb)
 

@@ -23,10 +23,9 @@ from torch import Tensor, nn
 from googlenet_edge.calibration.pixels import absorb_normalization
 from googlenet_edge.calibration.placement import WITH_WEIGHTS, data_inputs, grids
 from googlenet_edge.calibration.ranges import U8_STEPS, Ranges, u8_grid
-from googlenet_edge.calibration.surgery import attributes
 from googlenet_edge.calibration.weights import MAX_BIAS, WeightRange
 from googlenet_edge.errors import LoweringError
-from googlenet_edge.graph import INPUT, OUTPUT, InferenceGraph
+from googlenet_edge.graph import INPUT, OUTPUT, InferenceGraph, attributes_of
 
 _PASS_ON = ("MaxPool", "Concat", "Flatten")
 """Operators that give no new values: what was on a grid still is."""
@@ -178,7 +177,7 @@ def _operator(
     grid: Mapping[str, _Grid],
     weight_range: WeightRange,
 ) -> nn.Module:
-    written = attributes(node)
+    written = attributes_of(node)
     stride, padding = tuple(written.get("strides", (1, 1))), tuple(written.get("pads", (0, 0, 0, 0))[:2])
     if node.op_type in WITH_WEIGHTS:
         data, weight, bias = node.input

@@ -34,7 +34,6 @@ from googlenet_edge.calibration.placement import NO_NODES, WITH_WEIGHTS, grids
 from googlenet_edge.calibration.ranges import s8_scale
 from googlenet_edge.calibration.surgery import (
     Index,
-    attributes,
     cast,
     copy_for_surgery,
     dequantized_constant,
@@ -45,7 +44,7 @@ from googlenet_edge.calibration.surgery import (
 from googlenet_edge.calibration.table import CalibrationTable
 from googlenet_edge.calibration.weights import WeightRange, quantize_per_channel
 from googlenet_edge.errors import LoweringError
-from googlenet_edge.graph import INPUT, OUTPUT, InferenceGraph
+from googlenet_edge.graph import INPUT, OUTPUT, InferenceGraph, attributes_of
 
 OPSETS = {13: 7, 17: 8, 19: 9}
 """The opsets that can be asked for, each with its IR version. The operators used mean the same in all of them."""
@@ -237,7 +236,7 @@ def _with_dla_head(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _is_plain_head(index: Index, nodes: tuple[onnx.NodeProto, ...]) -> bool:
     kinds = tuple(node.op_type for node in nodes) == ("GlobalAveragePool", "Flatten", "Gemm")
-    transposed = attributes(nodes[-1]) == {"transB": 1}
+    transposed = attributes_of(nodes[-1]) == {"transB": 1}
     return kinds and transposed and all(index.only_reader(node.output[0]) for node in nodes[:-1])
 
 

@@ -11,7 +11,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from googlenet_edge.calibration.surgery import Index, attributes, copy_for_surgery, is_plain_conv, set_nodes
+from googlenet_edge.calibration.surgery import Index, copy_for_surgery, is_plain_conv, set_nodes
+from googlenet_edge.graph import attributes_of
 
 
 def merge_pointwise(model: onnx.ModelProto) -> onnx.ModelProto | None:
@@ -71,7 +72,7 @@ def _groups(index: Index) -> list[list[_Branch]]:
 
 def _branch(index: Index, conv: onnx.NodeProto) -> _Branch | None:
     """The branch that a node begins, where it is a 1×1 convolution that can be merged."""
-    if not is_plain_conv(conv, stride=1) or any(attributes(conv).get("pads", [])) or len(conv.input) != 3:
+    if not is_plain_conv(conv, stride=1) or any(attributes_of(conv).get("pads", [])) or len(conv.input) != 3:
         return None
     weight, bias = (index.stored(name) for name in conv.input[1:])
     relu = index.only_reader(conv.output[0])
@@ -102,7 +103,7 @@ class _Writer:
         factors = self._factors(group)
         parts = [[branch.conv.input[place] for branch in group] for place in (1, 2)]
         weight, bias = (self._joined(p, f"{name}.{w}", factors) for p, w in zip(parts, ("weight", "bias"), strict=True))
-        whole = self._node("Conv", [first.conv.input[0], weight, bias], name, **attributes(first.conv))
+        whole = self._node("Conv", [first.conv.input[0], weight, bias], name, **attributes_of(first.conv))
         whole = self._node("Relu", [whole], f"{name}.relu")
         if first.quantize:
             whole = self._node("QuantizeLinear", [whole, *first.quantize.input[1:]], f"{name}.quantized")
@@ -125,7 +126,7 @@ class _Writer:
         for place, column in enumerate(zip(*(maker.input for maker in makers if maker), strict=True)):
             scaling = factors if place == scale_place else [1] * len(parts)
             inputs.append(self._constant(f"{name}.{place}", self._concatenated(column, scaling)))
-        return self._node(makers[0].op_type, inputs, name, **attributes(makers[0]))
+        return self._node(makers[0].op_type, inputs, name, **attributes_of(makers[0]))
 
     def _concatenated(self, constants: Sequence[str], factors: Sequence[float]) -> NDArray[Any]:
         arrays = [self._index.array(constant) for constant in constants]

@@ -13,13 +13,13 @@ from onnx import helper, numpy_helper
 from googlenet_edge.calibration.pixels import PIXELS
 from googlenet_edge.calibration.surgery import (
     Index,
-    attributes,
     copy_for_surgery,
     is_plain_conv,
     set_attributes,
     set_nodes,
     set_value,
 )
+from googlenet_edge.graph import attributes_of
 
 _BETWEEN = {"Cast", "Sub", "Div", "QuantizeLinear", "DequantizeLinear"}  # the planes of pixels and the convolution
 
@@ -40,7 +40,7 @@ def space_to_depth(model: onnx.ModelProto) -> onnx.ModelProto | None:
     height, width = (side.dim_value for side in changed.graph.input[0].type.tensor_type.shape.dim[1:3])
     if stem is None or height % 2 or width % 2:
         return None
-    written, kernel = attributes(stem.conv), numpy_helper.to_array(stem.weight)
+    written, kernel = attributes_of(stem.conv), numpy_helper.to_array(stem.weight)
     top, left, bottom, right = written.get("pads", [0] * 4)
     rows, columns = _pairs(height, kernel.shape[2], top, bottom), _pairs(width, kernel.shape[3], left, right)
     squares = _kernel_of_squares(kernel, rows, columns)

@@ -12,6 +12,7 @@ from onnx import helper, numpy_helper
 
 from googlenet_edge import __version__
 from googlenet_edge.errors import LoweringError
+from googlenet_edge.graph import attributes_of, live
 
 _HALF_MAX = float(np.finfo(np.float16).max)
 _STORAGE = {"DequantizeLinear", "Cast"}  # between a stored weight and its use
@@ -47,11 +48,6 @@ class Index:
         return numpy_helper.to_array(self.constants[constant])
 
 
-def attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    """A node's attributes that are written down."""
-    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-
-
 def set_attributes(node: onnx.NodeProto, values: dict[str, Any]) -> None:
     """Replaces all attributes of a node."""
     del node.attribute[:]
@@ -65,12 +61,12 @@ def set_value(constant: onnx.TensorProto, value: NDArray[Any]) -> None:
 
 def is_plain_conv(node: onnx.NodeProto, *, stride: int) -> bool:
     """Whether a node is a dense convolution with one stride."""
-    return is_dense_conv(node) and set(attributes(node).get("strides", [1])) == {stride}
+    return is_dense_conv(node) and set(attributes_of(node).get("strides", [1])) == {stride}
 
 
 def is_dense_conv(node: onnx.NodeProto) -> bool:
     """Whether a node is a convolution with explicit padding, no groups and no dilation."""
-    found = attributes(node)
+    found = attributes_of(node)
     dense = found.get("group", 1) == 1 and set(found.get("dilations", [1])) == {1}
     padding_is_explicit = found.get("auto_pad", b"NOTSET") == b"NOTSET"
     return node.op_type == "Conv" and dense and padding_is_explicit
@@ -86,12 +82,9 @@ def copy_for_surgery(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def set_nodes(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto], constants: Sequence[onnx.TensorProto]) -> None:
     """Gives a graph other nodes and more constants, without those whose results nothing reads."""
-    needed = {output.name for output in graph.output}
-    kept: list[onnx.NodeProto] = []
-    for node in reversed(nodes):
-        if needed.intersection(node.output):
-            needed.update(node.input)
-            kept.insert(0, node)
+    outputs = {output.name for output in graph.output}
+    kept = live(nodes, outputs)
+    needed = outputs.union(*(node.input for node in kept))
     read = [constant for constant in (*graph.initializer, *constants) if constant.name in needed]
     changed = onnx.GraphProto(node=kept, initializer=read)
     del graph.node[:], graph.initializer[:]

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from googlenet_edge.calibration.extremes import ChannelExtremes, Observer
 from googlenet_edge.calibration.placement import WITH_WEIGHTS
 from googlenet_edge.calibration.session import Image, side_by_side
-from googlenet_edge.calibration.surgery import attributes, is_dense_conv
+from googlenet_edge.calibration.surgery import is_dense_conv
 from googlenet_edge.calibration.triangle import Triangle, triangle_of
-from googlenet_edge.graph import INPUT, InferenceGraph
+from googlenet_edge.graph import INPUT, InferenceGraph, attributes_of
 
 _PER_IMAGE = 32
 _MOST_VALUES = 4608  # of a window: 512 channels of 3×3
@@ -92,7 +92,7 @@ def windows_of(node: onnx.NodeProto, weights: Mapping[str, NDArray[np.float32]])
         return None
     if not kernel:
         return Windows(node.input[0])
-    written = attributes(node)
+    written = attributes_of(node)
     strides, pads = written.get("strides", (1, 1)), written.get("pads", (0, 0, 0, 0))
     return Windows(node.input[0], (kernel[0], kernel[1]), tuple(strides), tuple(pads))
 

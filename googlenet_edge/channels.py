@@ -56,9 +56,7 @@ def channels_read(sources: Iterable[str], widths: Mapping[str, int]) -> int:
     return sum(widths[source] for source in sources) or 3
 
 
-def _readers() -> dict[str, tuple[str, ...]]:
-    return {name: tuple(reader for reader, sources in SOURCES.items() if name in sources) for name in SOURCES}
-
-
-READERS: Mapping[str, tuple[str, ...]] = _readers()
+READERS: Mapping[str, tuple[str, ...]] = {
+    name: tuple(reader for reader, sources in SOURCES.items() if name in sources) for name in SOURCES
+}
 """For each convolution, those that read it."""

@@ -14,16 +14,14 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
-from googlenet_edge import __version__
 from googlenet_edge.checkpoint import Checkpoint, build_model
 from googlenet_edge.errors import GraphError
-from googlenet_edge.graph import DEFAULT_OPSET, INPUT, OPSETS, OUTPUT, InferenceGraph
+from googlenet_edge.graph import DEFAULT_OPSET, INPUT, OPSETS, OUTPUT, InferenceGraph, inference_model
 from googlenet_edge.model import BATCH_NORM_EPSILON, ConvBNReLU, GoogLeNet, Inception
 
-IR_VERSION = 8
 PARITY_TOLERANCE = 1e-4
 
 
@@ -36,14 +34,7 @@ def export(checkpoint: Checkpoint, *, opset: int = DEFAULT_OPSET) -> InferenceGr
     if opset not in OPSETS:
         raise GraphError(f"opset {opset} is not supported; use 17, or 13 for TensorRT up to 8.2")
     model = build_model(checkpoint)
-    graph = _Writer().network(model, crop=checkpoint.info.preprocess.crop)
-    onnx_model = helper.make_model(
-        graph,
-        opset_imports=[helper.make_opsetid("", opset)],
-        ir_version=IR_VERSION,
-        producer_name="googlenet-edge",
-        producer_version=__version__,
-    )
+    onnx_model = _Writer().network(model, crop=checkpoint.info.preprocess.crop, opset=opset)
     onnx.checker.check_model(onnx_model, full_check=True)
     return InferenceGraph(onnx_model, checkpoint.info.class_names, checkpoint.info.preprocess, checkpoint.sha256)
 
@@ -111,15 +102,13 @@ class _Writer:
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     weights: list[onnx.TensorProto] = field(default_factory=list)
 
-    def network(self, model: GoogLeNet, *, crop: int) -> onnx.GraphProto:
+    def network(self, model: GoogLeNet, *, crop: int, opset: int) -> onnx.ModelProto:
         x = INPUT
         for name, module in model.named_children():  # in the order of the forward pass
             x = self._layer(name, module, x)
         x = self._node("Flatten", [x], "flatten", axis=1)
-        x = self._classifier("fc", model.fc, x)
-        images = helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["N", 3, crop, crop])
-        logits = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["N", model.fc.out_features])
-        return helper.make_graph(self.nodes, "googlenet", [images], [logits], self.weights)
+        self._classifier("fc", model.fc, x)
+        return inference_model(self.nodes, self.weights, crop=crop, classes=model.fc.out_features, opset=opset)
 
     def _layer(self, name: str, module: nn.Module, x: str) -> str:
         match module:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
-from onnx import numpy_helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from googlenet_edge import __version__
 from googlenet_edge.errors import GraphError
 from googlenet_edge.files import from_versioned_json, read_file, sha256_bytes, to_json, write_bytes
 from googlenet_edge.preprocess import Preprocess
@@ -24,6 +26,7 @@ SCHEMA = 1
 MAX_BYTES = 512 << 20
 DEFAULT_OPSET = 17
 OPSETS = (13, DEFAULT_OPSET)
+IR_VERSION = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,3 +109,33 @@ def read_graph(path: Path) -> InferenceGraph:
     data, where = texts[METADATA_KEY].encode(), f"the metadata of {path}"
     metadata = from_versioned_json(data, GraphMetadata, schema=SCHEMA, where=where, error=GraphError)
     return InferenceGraph(model, metadata.class_names, metadata.preprocess, metadata.parent_sha256)
+
+
+def inference_model(
+    nodes: Sequence[NodeProto], weights: Sequence[TensorProto], *, crop: int, classes: int, opset: int = DEFAULT_OPSET
+) -> onnx.ModelProto:
+    """A model as `InferenceGraph` holds it, not checked."""
+    images = helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["N", 3, crop, crop])
+    logits = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["N", classes])
+    return helper.make_model(
+        helper.make_graph(nodes, "googlenet", [images], [logits], weights),
+        opset_imports=[helper.make_opsetid("", opset)],
+        ir_version=IR_VERSION,
+        producer_name="googlenet-edge",
+        producer_version=__version__,
+    )
+
+
+def attributes_of(node: NodeProto) -> dict[str, Any]:
+    """A node's attributes that are written down."""
+    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
+def live(nodes: Sequence[NodeProto], outputs: Collection[str]) -> tuple[NodeProto, ...]:
+    """The nodes that ``outputs`` depend on, in their order."""
+    wanted, kept = set(outputs), []
+    for node in reversed(nodes):
+        if wanted.intersection(node.output):
+            wanted.update(node.input)
+            kept.append(node)
+    return tuple(reversed(kept))

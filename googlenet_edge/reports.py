@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -77,12 +76,10 @@ class EpochMeans:
 class Meter:
     """Keeps what the steps of a training came to, and how fast they go."""
 
-    def __init__(
-        self, *, epochs: int, steps: int, batch_size: int, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, *, epochs: int, steps: int, batch_size: int) -> None:
         """``steps`` are those of an epoch; time counts from now."""
-        self._epochs, self._steps, self._batch_size, self._clock = epochs, steps, batch_size, clock
-        self._started = self._epoch_started = clock()
+        self._epochs, self._steps, self._batch_size = epochs, steps, batch_size
+        self._started = self._epoch_started = time.monotonic()
         self._epoch = self._done = 0
         self._losses: list[float] = []
         self._hits: list[float] = []
@@ -90,7 +87,7 @@ class Meter:
     def begin(self, epoch: int) -> None:
         """An epoch, counted from 0, begins."""
         self._epoch, self._losses, self._hits = epoch, [], []
-        self._epoch_started = self._clock()
+        self._epoch_started = time.monotonic()
 
     def add(self, loss: float, top1: float) -> None:
         """A step is done."""
@@ -118,14 +115,14 @@ class Meter:
 
     def means(self) -> EpochMeans:
         """Of the epoch so far."""
-        seconds = self._clock() - self._epoch_started
+        seconds = time.monotonic() - self._epoch_started
         rate = len(self._losses) * self._batch_size / seconds if self._losses else 0.0
         return EpochMeans(_mean(self._losses), _mean(self._hits), rate)
 
     @property
     def seconds(self) -> float:
         """Since the meter was made."""
-        return self._clock() - self._started
+        return time.monotonic() - self._started
 
 
 def _mean(values: list[float]) -> float:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from googlenet_edge.checkpoint import Checkpoint, CheckpointInfo, write_checkpoint
 from googlenet_edge.dataset import (
+    Checked,
+    ImageSet,
     Progress,
     WhenDamaged,
     check_images,
@@ -116,16 +118,14 @@ def check_training_data(
     dataset = open_dataset(folder, seed=seed)
     total = len(dataset.train) + len(dataset.val)
 
-    def second_part(done: int, _: int) -> None:
-        if progress:
-            progress(len(dataset.train) + done, total)
+    def checked(images: ImageSet, *, before: int) -> Checked:
+        def told(done: int, _: int) -> None:
+            if progress:
+                progress(before + done, total)
 
-    def first_part(done: int, _: int) -> None:
-        if progress:
-            progress(done, total)
+        found = check_images(images, preprocess=preprocess, progress=told)
+        require_every_class(when_damaged(found))
+        return found
 
-    train_set = check_images(dataset.train, preprocess=preprocess, progress=first_part)
-    require_every_class(when_damaged(train_set))
-    val_set = check_images(dataset.val, preprocess=preprocess, progress=second_part)
-    require_every_class(when_damaged(val_set))
+    train_set, val_set = checked(dataset.train, before=0), checked(dataset.val, before=len(dataset.train))
     return TrainingData(train_set.images, val_set.images, train_set.sha256, val_set.sha256, preprocess)

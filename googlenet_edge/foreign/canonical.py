@@ -18,9 +18,9 @@ from onnx import NodeProto, helper
 
 from googlenet_edge.errors import GraphError
 from googlenet_edge.foreign.file import label, why
-from googlenet_edge.foreign.network import Network, live
+from googlenet_edge.foreign.network import Network
 from googlenet_edge.foreign.runtime import Arrays
-from googlenet_edge.graph import INPUT, OUTPUT
+from googlenet_edge.graph import INPUT, OUTPUT, attributes_of, live
 
 _SPATIAL = {2, 3}  # the axes of height and width
 
@@ -84,7 +84,7 @@ class _Rewriter:
     def result(self) -> tuple[list[NodeProto], Arrays]:
         """See `rewrite`."""
         last = self._tensor[self._network.output]
-        nodes = list(live(self._nodes, last))
+        nodes = list(live(self._nodes, {last}))
         for node in nodes:
             if node.name in self._layers:
                 self._finish(node)
@@ -101,7 +101,7 @@ class _Rewriter:
 
     def conv(self, node: NodeProto) -> bool:
         weight = self._constant_weight(node, dimensions=4)
-        attributes = _attributes(node)
+        attributes = attributes_of(node)
         window = _Window.of(attributes, kernel=weight.shape[2:])
         self._emit(
             node,
@@ -117,7 +117,7 @@ class _Rewriter:
         return True
 
     def gemm(self, node: NodeProto) -> bool:
-        attributes = _attributes(node)
+        attributes = attributes_of(node)
         weight = self._constant_weight(node, dimensions=2)
         if attributes.get("transA", 0):
             raise self._refused(node, "transposes its input")
@@ -161,7 +161,7 @@ class _Rewriter:
         return True
 
     def max_pool(self, node: NodeProto) -> bool:
-        attributes = _attributes(node)
+        attributes = attributes_of(node)
         window = _Window.of(attributes, kernel=attributes["kernel_shape"])
         if len(window.kernel) != 2 or any(self._readers[name] for name in node.output[1:]):
             raise self._refused(node, "is no pooling of images")
@@ -182,11 +182,11 @@ class _Rewriter:
             raise self._refused(node, "joins a constant")
         if constants:
             return False  # a shape, which whoever reads it does without
-        self._emit(node, "Concat", inputs=node.input, axis=_attributes(node)["axis"])
+        self._emit(node, "Concat", inputs=node.input, axis=attributes_of(node)["axis"])
         return True
 
     def average_pool(self, node: NodeProto) -> bool:
-        attributes = _attributes(node)
+        attributes = attributes_of(node)
         whole = tuple(attributes.get("kernel_shape", ())) == self._shape(node)[2:]
         if not whole or any(attributes.get("pads", ())) or attributes.get("auto_pad", b"NOTSET") != b"NOTSET":
             return False
@@ -194,7 +194,7 @@ class _Rewriter:
         return True
 
     def reduce_mean(self, node: NodeProto) -> bool:
-        attributes = _attributes(node)
+        attributes = attributes_of(node)
         given = self._network.weights.get(node.input[1]) if len(node.input) > 1 else attributes.get("axes")
         axes = [] if given is None else [int(axis) for axis in given]
         if len(self._shape(node)) != 4 or {axis % 4 for axis in axes} != _SPATIAL:
@@ -319,7 +319,7 @@ def _scale_and_shift(
     """(scale, shift), both float64 ``(channels,)``, where that is all that a node does to its input; else nothing."""
     channels, dimensions = weight_shape[0], len(weight_shape)
     if node.op_type == "BatchNormalization":
-        return _batch_normalization(_attributes(node), *constants)
+        return _batch_normalization(attributes_of(node), *constants)
     [constant] = constants
     value = _by_channel(constant, channels, dimensions)
     if value is None:
@@ -357,10 +357,6 @@ def _by_channel(constant: NDArray[Any], channels: int, dimensions: int) -> NDArr
     if aligned.size != aligned.shape[1] or aligned.size not in (1, channels):
         return None
     return np.broadcast_to(aligned.ravel().astype(np.float64), channels)
-
-
-def _attributes(node: NodeProto) -> dict[str, Any]:
-    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
 # What each operator becomes; a rule that says False, like an operator without one, leaves the node as it is.

@@ -17,12 +17,11 @@ from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
 
 from googlenet_edge.errors import GraphError
 from googlenet_edge.files import read_file, sha256_bytes
-from googlenet_edge.graph import MAX_BYTES
+from googlenet_edge.graph import IR_VERSION, MAX_BYTES
 
 OLDEST_OPSET = 8
 MAX_SIDE = 4096
 _MAX_ELEMENTS = 1 << 28  # of one tensor: a gigabyte
-_IR_VERSION = 8
 NO_OPERATION = ("Identity", "Dropout")
 _ONNX_ERRORS = (
     DecodeError,
@@ -180,7 +179,7 @@ def _modernized(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
     """The model in the words of opset 8, for ONNX Runtime, which knows no older one."""
     newer = onnx.ModelProto()
     newer.CopyFrom(model)
-    newer.ir_version = _IR_VERSION
+    newer.ir_version = IR_VERSION
     del newer.opset_import[:]
     newer.opset_import.append(helper.make_opsetid("", OLDEST_OPSET))
     for node in newer.graph.node:

@@ -11,8 +11,9 @@ from onnx import NodeProto
 
 from googlenet_edge.errors import GraphError
 from googlenet_edge.foreign.file import ForeignFile, label
-from googlenet_edge.foreign.network import Network, live
+from googlenet_edge.foreign.network import Network
 from googlenet_edge.foreign.runtime import Original
+from googlenet_edge.graph import live
 from googlenet_edge.preprocess import Channels, Preprocess
 
 _LINEAR_TOLERANCE = 1e-5
@@ -74,7 +75,7 @@ def _front(network: Network) -> _Front | None:
     if convolution is None:
         return None
     tensor = convolution.input[0]
-    nodes = live(network.nodes, tensor)
+    nodes = live(network.nodes, {tensor})
     inside = {network.input}.union(*(node.output for node in nodes))
     readers = [n for n in network.nodes if inside.intersection(n.input) and not inside.intersection(n.output)]
     return _Front(nodes, convolution, tensor) if readers == [convolution] and tensor in inside else None

@@ -5,19 +5,16 @@ from __future__ import annotations
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper
 
-from googlenet_edge import __version__
 from googlenet_edge.errors import GraphError
 from googlenet_edge.foreign.canonical import rewrite
 from googlenet_edge.foreign.file import ForeignFile, why
 from googlenet_edge.foreign.front import InputFormat, random_pixels, without_front
 from googlenet_edge.foreign.network import read_network
 from googlenet_edge.foreign.runtime import Original, open_session, run_session
-from googlenet_edge.graph import INPUT, OUTPUT, InferenceGraph
+from googlenet_edge.graph import DEFAULT_OPSET, INPUT, OUTPUT, InferenceGraph, inference_model
 
-OPSET = 17
-IR_VERSION = 8
 TOLERANCE = 1e-4
 _RANDOM_IMAGES = 4
 
@@ -35,27 +32,14 @@ def import_graph(file: ForeignFile, *, class_names: tuple[str, ...], images: Inp
         raise GraphError(f"{file.path} has {file.classes} classes and {len(class_names)} labels; give one for each")
     network, preprocess = without_front(file, read_network(file), images)
     nodes, weights = rewrite(network)
-    sides = [3, file.crop, file.crop]
-    graph = helper.make_graph(
-        nodes,
-        "googlenet",
-        [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["N", *sides])],
-        [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["N", file.classes])],
-        [numpy_helper.from_array(value, name) for name, value in weights.items()],
-    )
-    model = helper.make_model(
-        graph,
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=IR_VERSION,
-        producer_name="googlenet-edge",
-        producer_version=__version__,
-    )
+    constants = [numpy_helper.from_array(value, name) for name, value in weights.items()]
+    model = inference_model(nodes, constants, crop=file.crop, classes=file.classes)
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError) as problem:
         raise GraphError(
-            f"{file.path} is of opset {file.opset}, and not all of it fits opset {OPSET} ({why(problem)}); convert it"
-            f" with onnx.version_converter, or export it with opset {OPSET}"
+            f"{file.path} is of opset {file.opset}, and not all of it fits opset {DEFAULT_OPSET} ({why(problem)});"
+            f" convert it with onnx.version_converter, or export it with opset {DEFAULT_OPSET}"
         ) from problem
     return InferenceGraph(model, class_names, preprocess, file.sha256)
 

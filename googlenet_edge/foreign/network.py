@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +11,7 @@ from onnx import NodeProto, helper, numpy_helper
 from googlenet_edge.errors import GraphError
 from googlenet_edge.foreign.file import NO_OPERATION, ForeignFile
 from googlenet_edge.foreign.runtime import Arrays, open_session, run_session
+from googlenet_edge.graph import live
 
 
 @dataclass(frozen=True)
@@ -50,20 +50,10 @@ def read_network(file: ForeignFile) -> Network:
         else:
             nodes.append(node)
     output = same.get(file.logits, file.logits)
-    network = Network(live(nodes, output), weights, file.shapes, file.input, output, str(file.path))
+    network = Network(live(nodes, {output}), weights, file.shapes, file.input, output, str(file.path))
     if not any(file.input in node.input for node in network.nodes):
         raise GraphError(f"{file.path} gives scores that do not depend on the images; export it again")
     return network
-
-
-def live(nodes: Sequence[NodeProto], output: str) -> tuple[NodeProto, ...]:
-    """The nodes that ``output`` depends on, in their order."""
-    wanted, kept = {output}, []
-    for node in reversed(nodes):
-        if wanted.intersection(node.output):
-            wanted.update(node.input)
-            kept.append(node)
-    return tuple(reversed(kept))
 
 
 def _computed(file: ForeignFile, weights: Arrays) -> Arrays:
