@@ -82,7 +82,8 @@ def examine(root: Path, *, installed: Installed = installed, providers: Provider
     here = read_circumstances(root)
     has_gpu = _has_gpu(root, here.jetson)
     gpu_engines = providers() if has_gpu else ()
-    by_tensorrt = (EngineName.TENSORRT,) if has_gpu and installed("tensorrt") and installed("pycuda") else ()
+    has_tensorrt = installed("tensorrt") or installed("tensorrt_rtx")
+    by_tensorrt = (EngineName.TENSORRT,) if has_gpu and has_tensorrt and installed("pycuda") else ()
     device = (here.jetson and here.jetson.device) or Device.CPU
     return Diagnosis(
         device=device,

@@ -157,10 +157,12 @@ class TensorRtEngine:
             return
         self._closed = True
         with self._device.current():
-            for _ in range(self.spec.streams):
-                if worker := self._idle.get():
-                    worker.close()
-            self._idle.put(None)  # for who came too late
+            try:
+                for _ in range(self.spec.streams):
+                    if worker := self._idle.get():
+                        worker.close()
+            finally:
+                self._idle.put(None)  # for who came too late
             self._release()
         self._device.close()
 

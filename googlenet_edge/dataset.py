@@ -143,10 +143,12 @@ def check_images(
         number, path = numbered
         try:
             data = read_image_file(path)
+        except DamagedImageError as problem:
+            return "", str(problem)
+        try:
             decoded = decode_rgb(data, short_side=preprocess.resize)
         except DamagedImageError as problem:
-            text = str(problem)
-            return "", f"{path}{text.removeprefix('the image')}" if text.startswith("the image") else text
+            return "", f"{path}{str(problem).removeprefix('the image')}"
         if number < most_kept:
             kept[path] = preprocess.pixels(decoded)
         return hashlib.sha256(data).hexdigest(), ""

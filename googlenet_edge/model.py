@@ -85,14 +85,14 @@ class Outputs(NamedTuple):
 class Pointwise(nn.Conv2d):
     """A 1×1 convolution, trained as the matrix product over channels that it is.
 
-    In channels-last memory that is only another view of ``x`` ``(N, cin, H, W)``, and gradients of matrix products take
-    a processor half the time of those of oneDNN's convolutions, or less.
+    In channels-last memory that is only another view of ``x`` ``(N, cin, H, W)`` and of the weight, and its gradients
+    take less time: on a processor with AMX, those of the weight half of it to a tenth.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
-        return F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1)).permute(0, 3, 1, 2)
+        return F.linear(x.permute(0, 2, 3, 1), self.weight.permute(0, 2, 3, 1).flatten(1)).permute(0, 3, 1, 2)
 
 
 class ConvBNReLU(nn.Module):

@@ -39,7 +39,7 @@ def gradients(rank: Rank) -> dict[str, Tensor]:
     """float64 gradients and buffers after a step on this rank's share of a fixed batch."""
     model = GoogLeNet(CONFIG)
     model.load_state_dict(made_weights(CONFIG, seed=1))
-    model.double().train()
+    model.to(memory_format=torch.channels_last).double().train()  # type: ignore[call-overload]  # as it is trained
     make_parallel(model, rank, torch.Generator().manual_seed(5))
     random = torch.Generator().manual_seed(1)
     images = torch.rand(BATCH, 3, 32, 32, generator=random, dtype=torch.float64) * 2 - 1

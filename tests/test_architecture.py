@@ -75,7 +75,6 @@ KEEPERS: dict[str, set[str]] = {
     "openvino": NEED_OPENVINO,
     "typer": {"googlenet_edge.cli", "googlenet_edge.commands"},
     "jinja2": NEED_JINJA2,
-    "markupsafe": NEED_JINJA2,
     "rich": {"googlenet_edge.console", "googlenet_edge.engines.tables"},
     "pickle": set(),
     "calibration": set(),

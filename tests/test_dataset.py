@@ -137,9 +137,9 @@ def test_check_images_counts_the_damaged_and_leaves_them_out(tmp_path: Path) -> 
         refuse_damaged(checked)
 
 
-def test_check_images_names_a_file_that_has_gone_as_it_is(tmp_path: Path) -> None:
-    root = paint_classes(tmp_path / "the images", cat=2, dog=1)
-    images = open_images(root)
+def test_check_images_names_a_file_that_has_gone_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    images = open_images(paint_classes(Path("the images"), cat=2, dog=1))
     images.paths[1].unlink()
     assert check_images(images, preprocess=PREPROCESS).damaged == (f"{images.paths[1]} is missing",)
 
