@@ -100,7 +100,7 @@ class ConvBNReLU(nn.Module):
 
     def __init__(self, cin: int, cout: int, kernel: int, *, stride: int = 1, padding: int = 0) -> None:
         super().__init__()
-        convolution = Pointwise if kernel == 1 else nn.Conv2d
+        convolution = Pointwise if (kernel, stride, padding) == (1, 1, 0) else nn.Conv2d
         self.conv = convolution(cin, cout, kernel, stride=stride, padding=padding, bias=False)
         self.bn = nn.BatchNorm2d(cout, eps=BATCH_NORM_EPSILON)
 

@@ -119,6 +119,8 @@ def test_doctor_of_a_machine_with_a_gpu_says_which_providers_onnxruntime_has(tmp
     assert findings(jetson, BUILD)["engine onnxruntime-cuda"].mend is None
     whole = examine(jetson, installed=TENSORRT.get, providers=lambda: ())
     assert whole.runs == (EngineName.ONNXRUNTIME, EngineName.OPENVINO, EngineName.TENSORRT)
+    by_rtx = examine(root, installed={**BUILD, "tensorrt_rtx": "1.7.1", "pycuda": "2025.1"}.get, providers=lambda: ())
+    assert by_rtx.runs == (EngineName.ONNXRUNTIME, EngineName.TENSORRT)
     without = examine(fake_pc(tmp_path / "plain"), installed=BUILD.get, providers=lambda: tuple(EngineName))
     assert without.runs == (EngineName.ONNXRUNTIME,)
 
