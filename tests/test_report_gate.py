@@ -337,6 +337,7 @@ def test_gate_writes_the_page_before_it_fails(old: Path) -> None:
     gate(old, measured_bundle("runs/signs/int8-cpu", factor=1.5), "p50>+5%", "-o", "page.html")(gnet_edge)
     page = (old.parent / "page.html").read_text()
     assert "int8-cpu is worse than its baseline: p50 +50.0 %." in page
+    assert "and are 1.75 % wider on either side" in page
 
 
 @pytest.mark.parametrize(
