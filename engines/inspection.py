@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+from msgspec import Raw
+
 from googlenet_edge.channels import stage_of
 from googlenet_edge.engines.bundle import read_bundle
 from googlenet_edge.errors import DataError
+from googlenet_edge.files import from_json, read_file
 from googlenet_edge.preprocess import Preprocess
 from googlenet_edge.target import EngineName, Unit
 
@@ -115,8 +118,11 @@ def _graph(path: Path) -> Facts:
 
 
 def _table(path: Path) -> Facts:
-    from googlenet_edge.calibration.table import read_table  # noqa: PLC0415  (onnx, only where it is needed)
+    from googlenet_edge.calibration.table import MAX_BYTES, read_table  # noqa: PLC0415  (onnx, only where needed)
 
+    found = from_json(read_file(path, limit=MAX_BYTES, error=DataError), dict[str, Raw], where=str(path), error=DataError)
+    if "graph_sha256" not in found:
+        raise DataError(f"{path} is no calibration table; a measurement is shown by: gnet-edge report {path}")
     table = read_table(path)
     facts = {
         "kind": "calibration table",

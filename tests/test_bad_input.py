@@ -267,6 +267,9 @@ def test_bad_table_is_refused(work: Path, tmp_path: Path) -> None:
     )
     table.write_bytes(whole[:-100])
     refused_without_a_trace("bad.json cannot be read: Input data was truncated", "inspect", "bad.json", cwd=tmp_path)
+    table.write_text('{"circumstances": {}, "schema": 1}')
+    sentence = "bad.json is no calibration table; a measurement is shown by: gnet-edge report bad.json"
+    refused_without_a_trace(sentence, "inspect", "bad.json", cwd=tmp_path)
 
 
 @pytest.mark.parametrize(
