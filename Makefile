@@ -22,7 +22,7 @@ demo: $(VENV)/.build-installed
 	$(BIN)/gnet-edge demo
 
 test: $(VENV)/.dev-installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.dev-installed $(VENV)/pyright/.installed
 	$(BIN)/ruff check .

@@ -40,19 +40,39 @@ for i in "${!bundles[@]}"; do
   step "inspect-$i" gnet-edge inspect "${bundles[$i]}" --json
   step "build-$i" gnet-edge build "${bundles[$i]}" --json
 done
+sleep 60 # until the load average of the last minute is not that of the builds
 step bench gnet-edge bench "${bundles[@]}" --json
 [ "$minutes" = 0 ] || step sustained gnet-edge bench "${bundles[-1]}" --sustained "${minutes}m" --fps 30 --json
 [ -z "$data" ] || step eval gnet-edge eval "${bundles[@]}" --data "$data" --json
 
 trtexec=${TRTEXEC:-/usr/src/tensorrt/bin/trtexec}
 if [ -x "$trtexec" ]; then
-  for i in "${!bundles[@]}"; do
-    flag=$(python3 - "${bundles[$i]}/manifest.json" <<'P'
+  for i in "${!bundles[@]}"; do # built as gnet-edge builds it
+    flags=$(python3 - "${bundles[$i]}" <<'P'
 import json, sys
-print({"int8": "--int8", "fp16": "--fp16"}.get(json.load(open(sys.argv[1]))["precision"], "--noTF32"))
+from pathlib import Path
+try:
+    import tensorrt
+    major = int(tensorrt.__version__.split(".")[0])
+except ImportError:
+    major = 10
+bundle = Path(sys.argv[1])
+manifest = json.loads((bundle / "manifest.json").read_text())
+dla, int8 = manifest["unit"] == "dla", manifest["precision"] == "int8"
+flags = ["--noTF32"]
+if dla or major < 10:
+    flags += ["--int8"] if int8 else []
+    flags += ["--fp16"] if manifest["precision"] != "fp32" else []
+elif major == 10:
+    flags += ["--stronglyTyped"]
+if dla:
+    flags += ["--useDLACore=0", "--allowGPUFallback"]
+    flags += [f"--calib={bundle / 'calibration.cache'}"] if int8 else []
+print("\n".join(flags))
 P
     )
-    step "trtexec-$i" "$trtexec" --onnx="${bundles[$i]}/model.onnx" "$flag" --useCudaGraph
+    mapfile -t flags <<< "$flags"
+    step "trtexec-$i" "$trtexec" --onnx="${bundles[$i]}/model.onnx" "${flags[@]}" --useCudaGraph
   done
 fi
 

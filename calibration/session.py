@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from googlenet_edge.calibration.placement import measured_tensors
 from googlenet_edge.dataset import in_threads
 from googlenet_edge.graph import INPUT, InferenceGraph
-from googlenet_edge.processor import read_processor
+from googlenet_edge.processor import read_processor, usable_cores
 
 _ERRORS_ONLY = 3
 _MOST_STREAMS = 4  # each holds the activations of an image
@@ -49,7 +48,7 @@ def open_session(
 
 def side_by_side(function: Callable[[Item], Result], images: Iterable[Item]) -> Iterator[Result]:
     """``map`` over images, as many at a time as there are cores, at most 4; in their order."""
-    return in_threads(function, images, workers=min(_MOST_STREAMS, len(os.sched_getaffinity(0))))
+    return in_threads(function, images, workers=min(_MOST_STREAMS, usable_cores()))
 
 
 class Network:

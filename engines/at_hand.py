@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from googlenet_edge.engines.devices import JETSONS, profile_of
+from googlenet_edge.engines.devices import JETSON_DEVICES, JETSONS, profile_of
 from googlenet_edge.engines.jetson import Jetson, read_jetson
 from googlenet_edge.errors import EngineError
 from googlenet_edge.target import Device
@@ -22,7 +22,7 @@ def jetson_to_build_for(*, set_to: Device | None, root: Path) -> Device:
     here = read_jetson(root)
     if here and here.device:
         return here.device
-    if set_to in {profile.device for profile in JETSONS}:
+    if set_to in JETSON_DEVICES:
         return set_to
     if here:
         raise _unknown(here)
@@ -34,7 +34,7 @@ def jetson_to_build_for(*, set_to: Device | None, root: Path) -> Device:
 
 def device_to_measure(wish: Device, *, root: Path) -> Device:
     """The device to measure on, which is this machine. Raises `EngineError` where that is another one."""
-    if wish is not Device.JETSON and wish not in {profile.device for profile in JETSONS}:
+    if wish is not Device.JETSON and wish not in JETSON_DEVICES:
         return wish
     here = read_jetson(root)
     if here is None:

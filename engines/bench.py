@@ -17,6 +17,7 @@ from googlenet_edge.dataset import Progress
 from googlenet_edge.engines.bundle import LABELS, MODEL, Manifest, read_bundle
 from googlenet_edge.engines.circumstances import Circumstances, read_circumstances
 from googlenet_edge.engines.cold_start import ColdStart, cold_start
+from googlenet_edge.engines.devices import JETSON_DEVICES, profile_of
 from googlenet_edge.engines.energy import Energy, Stretch, energy_of, take_stretches
 from googlenet_edge.engines.jetson import ROOT
 from googlenet_edge.engines.measurement import (
@@ -35,7 +36,7 @@ from googlenet_edge.engines.sustained import Sustained, sustain
 from googlenet_edge.engines.timing import Clock, Tick, ticker
 from googlenet_edge.errors import ConfigError, EngineError
 from googlenet_edge.files import sha256_bytes
-from googlenet_edge.target import EngineName, Precision, Unit
+from googlenet_edge.target import Device, EngineName, Precision, Unit
 
 _BUSY_LOAD = 0.5
 _WIDE_SPREAD = 0.05
@@ -63,6 +64,7 @@ def bench(
     clock: Clock = time.perf_counter,
     progress: Progress | None = None,
     root: Path = ROOT,
+    circumstances: Circumstances | None = None,
 ) -> Measurement:
     """Measures bundles side by side; on a Jetson also power, energy and heat.
 
@@ -71,6 +73,7 @@ def bench(
         engine: the runtime for all of them; by default for each the one for which it was built.
         names: what the measurement calls the bundles; by default their paths.
         root: where this machine describes itself.
+        circumstances: those before the measurement; by default of now.
 
     Raises:
         BundleError, EngineError: a bundle cannot be opened or run.
@@ -79,7 +82,7 @@ def bench(
     """
     if not paths or len(set(paths)) < len(paths):
         raise ConfigError("give one or more bundles to measure, each once")
-    circumstances = read_circumstances(root)  # before the load that the benchmark itself makes
+    circumstances = circumstances or read_circumstances(root)  # before the load that the benchmark itself makes
     image = generated_jpeg() if image is None else image
     with ExitStack() as stack:
         subjects = [_open(path, stack, plan=plan, engine=engine, progress=progress) for path in paths]
@@ -118,12 +121,13 @@ def doubts(
     if circumstances.load_average is not None and circumstances.load_average > _BUSY_LOAD:
         load = f"load average {circumstances.load_average:.2f}"
         found.append(f"the machine was busy before the start ({load}); close other programs and measure again")
-    if circumstances.governor not in (None, "performance"):
+    if circumstances.governor not in (None, "performance") and not circumstances.cpu_clock_is_fixed:
         found.append(f"the clock governor is {circumstances.governor!r}; set 'performance' for steady clocks")
     gpu = circumstances.jetson.gpu_clock if circumstances.jetson else None
     if gpu and not gpu.locked:
         found.append(f"the GPU's clock moves from {gpu.low_mhz} to {gpu.high_mhz} MHz; fix it with: sudo jetson_clocks")
     found += _doubts_of_sensors(watched) if watched else ()
+    found += _elsewhere(circumstances, bundles)
     for bundle in bundles:
         spread = bundle.latency.summary_ms.spread
         if not bundle.warm_up.steady:
@@ -136,6 +140,15 @@ def doubts(
             slower, seconds = bundle.sustained.slowdown - 1, bundle.sustained.plan.seconds
             found.append(f"{bundle.name} became {slower:.0%} slower within {seconds:g} s; cool the device")
     return tuple(found)
+
+
+def _elsewhere(circumstances: Circumstances, bundles: Sequence[BundleMeasurement]) -> Iterator[str]:
+    """Bundles for a Jetson that this machine is not, as far as it says what it is."""
+    here = circumstances.jetson.device if circumstances.jetson else Device.CPU
+    for bundle in bundles:
+        if bundle.engine.device in JETSON_DEVICES and here not in (None, bundle.engine.device):
+            is_not = "is no Jetson" if circumstances.jetson is None else f"is a {profile_of(here).title}"
+            yield f"{bundle.name} is for the {profile_of(bundle.engine.device).title}, and this machine {is_not}"
 
 
 def _doubts_of_sensors(watched: Watched) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from googlenet_edge.engines.jetson import Jetson, read_jetson
+from googlenet_edge.processor import usable_cores
 
 _PACKAGES = ("googlenet-edge", "onnxruntime", "openvino", "numpy", "pillow")
 _GOVERNOR = "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"
@@ -40,6 +40,12 @@ class Circumstances:
     jetson: Jetson | None = None
     gpu: str | None = None
 
+    @property
+    def cpu_clock_is_fixed(self) -> bool:
+        """Whether it cannot move, whatever the governor is: after ``jetson_clocks``."""
+        clock = self.jetson.cpu_clock if self.jetson else None
+        return clock is not None and clock.locked
+
 
 def read_circumstances(root: Path = Path("/")) -> Circumstances:
     """Those of this moment, on this machine."""
@@ -47,7 +53,7 @@ def read_circumstances(root: Path = Path("/")) -> Circumstances:
     return Circumstances(
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         cpu_model=_field(root / "proc/cpuinfo", "model name") or _text(root / "proc/device-tree/model"),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=usable_cores(),
         governor=_text(root / _GOVERNOR),
         load_average=_load_average(root),
         memory_mb=_kibibytes_to_mb(_field(root / "proc/meminfo", "MemTotal")),

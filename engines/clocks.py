@@ -5,20 +5,57 @@ NVIDIA's order: ``nvpmodel`` first, which sets the limits, then ``jetson_clocks`
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NoReturn
 
-from googlenet_edge.engines.jetson import read_power_mode
+from googlenet_edge.engines.jetson import ROOT, read_power_mode
 from googlenet_edge.errors import EngineError
 
 _NVPMODEL = Path("usr/sbin/nvpmodel")
 _JETSON_CLOCKS = Path("usr/bin/jetson_clocks")
 _TIMEOUT_S = 60.0
+_ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C, a polite end, and an SSH connection that was lost."""
+
+
+@contextmanager
+def held(root: Path, mode: str | None, *, fixed: bool) -> Iterator[None]:
+    """A Jetson in a power mode, where one is named, and with its clocks fixed, where that is wanted.
+
+    Both are set back however the block ends, `_ENDINGS` included, and none of these interrupts that. Main thread only.
+
+    Raises:
+        EngineError: as `power_mode` and `fixed_clocks` do.
+    """
+    blocks = [power_mode(root, mode)] if mode else []
+    blocks += [fixed_clocks(root)] if fixed else []
+    with ExitStack() as stack:
+        for number in _ENDINGS if blocks else ():
+            before = signal.getsignal(number)
+            stack.callback(signal.signal, number, before or signal.SIG_DFL)
+            if number != signal.SIGINT and before is not signal.SIG_IGN:  # which nohup has of SIGHUP
+                signal.signal(number, _end)
+        for block in blocks:
+            stack.enter_context(block)
+            stack.callback(_ignore_endings)
+        yield
+
+
+def _ignore_endings() -> None:
+    for number in _ENDINGS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _end(number: int, _: object) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 @contextmanager
@@ -51,12 +88,12 @@ def fixed_clocks(root: Path) -> Iterator[None]:
     folder = Path(tempfile.mkdtemp(prefix="gnet-edge-clocks-"))
     stored = folder / "clocks"  # a new name: for one that exists, jetson_clocks asks whether it may overwrite it
     try:
-        _run(root / _JETSON_CLOCKS, "--store", str(stored))
+        _run(root, _JETSON_CLOCKS, "--store", str(stored))
     except EngineError:
         shutil.rmtree(folder)
         raise
     try:
-        _run(root / _JETSON_CLOCKS)
+        _run(root, _JETSON_CLOCKS)
         yield
     finally:
         _restore(root, stored)
@@ -65,7 +102,7 @@ def fixed_clocks(root: Path) -> Iterator[None]:
 
 def _restore(root: Path, stored: Path) -> None:
     try:
-        _run(root / _JETSON_CLOCKS, "--restore", str(stored))
+        _run(root, _JETSON_CLOCKS, "--restore", str(stored))
     except EngineError as problem:
         raise EngineError(f"the clocks are still fixed: {problem}; sudo jetson_clocks --restore {stored}") from problem
 
@@ -81,21 +118,26 @@ def _modes(root: Path) -> dict[str, int]:
 
 
 def _set_mode(root: Path, modes: dict[str, int], name: str) -> None:
-    _run(root / _NVPMODEL, "-m", str(modes[name]))
+    _run(root, _NVPMODEL, "-m", str(modes[name]))
     if read_power_mode(root) != name:
         raise EngineError(
             f"the power mode did not change to {name}, which may need a restart; run: sudo nvpmodel -m {modes[name]}"
         )
 
 
-def _run(command: Path, *arguments: str) -> None:
-    words = [str(command), *arguments]
+def _run(root: Path, tool: Path, *arguments: str) -> None:
+    """One of NVIDIA's tools, which need root: through sudo, as far as that asks for no password."""
+    as_root = ("sudo", "-n") if root == ROOT and os.geteuid() else ()
+    words = [*as_root, str(root / tool), *arguments]
+    if not (root / tool).exists():
+        raise EngineError(f"{root / tool} is missing; clocks can be set on a Jetson only")
     try:
         done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=_TIMEOUT_S, check=False)
-    except FileNotFoundError as problem:
-        raise EngineError(f"{command} is missing; clocks can be set on a Jetson only") from problem
     except (OSError, subprocess.TimeoutExpired) as problem:
-        raise EngineError(f"{command.name} cannot be run ({problem})") from problem
-    if done.returncode:
-        said = (done.stderr + done.stdout).decode(errors="replace").split("\n")[0].strip()
-        raise EngineError(f"{command.name} failed ({said or f'code {done.returncode}'}); it needs root, so use sudo")
+        raise EngineError(f"{tool.name} cannot be run ({problem})") from problem
+    said = (done.stderr + b"\n" + done.stdout).decode(errors="replace").strip()
+    failed = re.search(r"^Error.*", said, re.MULTILINE)  # with which jetson_clocks ends, too, as if all were well
+    if done.returncode or failed:
+        reason = failed[0] if failed else said.split("\n")[0].strip() or f"code {done.returncode}"
+        mend = f"; it needs root: let sudo run {root / tool} without a password" if os.geteuid() else ""
+        raise EngineError(f"{tool.name} failed ({reason}){mend}")

@@ -54,8 +54,10 @@ class CudaDevice:
 
     @property
     def name(self) -> str:
-        """Such as ``Orin, compute capability 8.7``: what a plan is built for."""
-        return f"{self._device.name()}, compute capability {'.'.join(map(str, self._device.compute_capability()))}"
+        """Such as ``Orin, 8 SMs, compute capability 8.7``: what a plan is built for; every Orin calls itself that."""
+        count = self._device.get_attribute(self.driver.device_attribute.MULTIPROCESSOR_COUNT)
+        capability = ".".join(map(str, self._device.compute_capability()))
+        return f"{self._device.name()}, {count} SMs, compute capability {capability}"
 
     @contextmanager
     def current(self) -> Iterator[None]:

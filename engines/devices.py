@@ -178,6 +178,7 @@ PROFILES = (
 # fmt: on
 
 JETSONS = tuple(profile for profile in PROFILES if profile.platform is Platform.JETSON)
+JETSON_DEVICES = frozenset(profile.device for profile in JETSONS)
 
 
 def profile_of(device: Device) -> DeviceProfile:

@@ -119,7 +119,10 @@ def _governor(here: Circumstances) -> Finding:
         return Finding("clocks", State.NOTE, "the processor's clock governor is hidden, as in a virtual machine")
     if here.governor == "performance":
         return Finding("clocks", State.GOOD, "the processor's clock governor is performance")
-    mend = "echo performance | sudo tee /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor"
+    if here.cpu_clock_is_fixed:
+        return Finding("clocks", State.GOOD, "the processor's clock is fixed")
+    by_hand = "echo performance | sudo tee /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor"
+    mend = "sudo jetson_clocks" if here.jetson else by_hand
     return Finding("clocks", State.NOTE, f"the governor {here.governor} moves the clock, so figures vary", mend)
 
 

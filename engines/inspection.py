@@ -120,7 +120,9 @@ def _graph(path: Path) -> Facts:
 def _table(path: Path) -> Facts:
     from googlenet_edge.calibration.table import MAX_BYTES, read_table  # noqa: PLC0415  (onnx, only where needed)
 
-    found = from_json(read_file(path, limit=MAX_BYTES, error=DataError), dict[str, Raw], where=str(path), error=DataError)
+    found = from_json(
+        read_file(path, limit=MAX_BYTES, error=DataError), dict[str, Raw], where=str(path), error=DataError
+    )
     if "graph_sha256" not in found:
         raise DataError(f"{path} is no calibration table; a measurement is shown by: gnet-edge report {path}")
     table = read_table(path)

@@ -58,20 +58,24 @@ _NAMES = {
 _JETPACKS = {
     "32.6": "4.6",
     "32.7": "4.6",
+    "35.1": "5.0.2",
     "35.2": "5.1",
     "35.3": "5.1.1",
     "35.4": "5.1.2",
     "35.5": "5.1.3",
-    "35.6": "5.1.4",
+    "35.6.0": "5.1.4",
+    "35.6.1": "5.1.5",
     "36.3": "6.0",
-    "36.4": "6.1",
+    "36.4.0": "6.1",
     "36.4.3": "6.2",
     "36.4.4": "6.2.1",
+    "36.4.7": "6.2.1",
+    "36.5": "6.2.2",
     "38.2": "7.0",
     "38.4": "7.1",
     "39.2": "7.2",
 }
-"""The JetPack of a release of Jetson Linux, where the package that names it is not installed; the longest that fits."""
+"""The JetPack of a release of Jetson Linux, where the package that names it is not installed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +112,7 @@ class Jetson:
 
 def read_jetson(root: Path = ROOT) -> Jetson | None:
     """The Jetson whose file system has this root; None where the machine is none."""
-    if not _is_tegra(root):
+    if not is_jetson(root):
         return None
     packages = _packages(root)
     l4t = _l4t(root, packages)
@@ -127,7 +131,7 @@ def read_jetson(root: Path = ROOT) -> Jetson | None:
 
 def detect(root: Path = ROOT) -> Device | None:
     """Which Jetson this is; None for another machine, or a module that this version does not know."""
-    if not _is_tegra(root):
+    if not is_jetson(root):
         return None
     tree = _compatible(root)
     for part, device in _MODULES.items():
@@ -167,7 +171,8 @@ def run_tool(command: Path, *arguments: str) -> str | None:
     return done.stdout[:_MOST_TEXT_BYTES].decode(errors="replace")
 
 
-def _is_tegra(root: Path) -> bool:
+def is_jetson(root: Path = ROOT) -> bool:
+    """Whether this is the file system of a Jetson, of whatever kind."""
     return "nvidia,tegra" in _compatible(root) or (root / "etc/nv_tegra_release").is_file()
 
 
@@ -217,8 +222,7 @@ def _l4t(root: Path, packages: Mapping[str, str]) -> str | None:
 
 
 def _jetpack_of(l4t: str | None) -> str | None:
-    fitting = [release for release in _JETPACKS if f"{l4t}.".startswith(f"{release}.")]
-    return _JETPACKS[max(fitting, key=len)] if fitting else None
+    return next((jetpack for release, jetpack in _JETPACKS.items() if f"{l4t}.".startswith(f"{release}.")), None)
 
 
 @dataclass(frozen=True, slots=True)

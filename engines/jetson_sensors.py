@@ -19,6 +19,8 @@ _ZONES = "sys/devices/virtual/thermal/thermal_zone*"
 _COUNTERS = "sys/class/hwmon/hwmon*"
 _CHANNELS = 3  # of an INA3221, without the sums behind them
 _WHOLE = ("VIN", "VDD_IN", "POM_5V_IN")
+_PART_OF = {"VDDQ_VDD2_1V8AO": "VIN_SYS_5V0"}
+"""Rails of an AGX Orin: that of its memory is fed by, and so measured in, the other."""
 _NO_SENSOR = {"PMIC-Die"}  # the driver says 50 or 100 °C, whatever it is
 _THROTTLES = {1: "under-voltage", 2: "average over-current", 3: "instantaneous over-current"}
 
@@ -40,7 +42,8 @@ class Sensor:
 class Sensors:
     """All of a machine: ``power`` in mW, ``temperatures`` in °C.
 
-    ``total`` names the rails whose sum is the power of the whole module: the one at its input, else all.
+    ``total`` names the rails whose sum is the power of the whole module: the one at its input, else all, but for those
+    that are part of another.
     """
 
     power: tuple[Sensor, ...]
@@ -84,7 +87,7 @@ def find_sensors(root: Path) -> Sensors:
     power = _distinct([*_ina238(root), *_ina3221(root), *_ina3221x(root)])
     names = [sensor.name for sensor in power]
     whole = next((name for name in _WHOLE if name in names), None)
-    return Sensors(power, _distinct(list(_zones(root))), (whole,) if whole else tuple(names))
+    return Sensors(power, _distinct(list(_zones(root))), (whole,) if whole else _added(names))
 
 
 def read_throttle_events(root: Path) -> dict[str, int]:
@@ -96,6 +99,10 @@ def read_throttle_events(root: Path) -> dict[str, int]:
                 with suppress(ValueError):
                     found[cause] = int(_text(folder / f"oc{number}_event_cnt"))
     return {cause: count for cause, count in found.items() if count >= 0}
+
+
+def _added(names: list[str]) -> tuple[str, ...]:
+    return tuple(name for name in names if _PART_OF.get(name) not in names)
 
 
 def _now(file: BinaryIO) -> int:

@@ -11,6 +11,7 @@ from googlenet_edge.dataset import Progress
 from googlenet_edge.engines.bundle import Bundle, Manifest
 from googlenet_edge.engines.devices import profile_of
 from googlenet_edge.engines.golden import check_golden
+from googlenet_edge.engines.jetson import is_jetson
 from googlenet_edge.engines.onnxruntime_providers import GPU_PROVIDERS, GpuProvider
 from googlenet_edge.engines.protocol import Engine, EngineOptions
 from googlenet_edge.errors import BundleError, EngineError
@@ -119,11 +120,14 @@ def engine_named(name: EngineName | str) -> EngineName:
 
 
 def engine_here(manifest: Manifest) -> EngineName:
-    """The runtime for which a bundle was built; where it was only simulated, TensorRT if that is installed here."""
+    """The runtime for which a bundle was built; where it was only simulated, TensorRT if that is installed here.
+
+    On a Jetson, too, where it is not: there a simulation is not what anybody means, and the error says what is missing.
+    """
     if manifest.engine is not EngineName.SIMULATED:
         return manifest.engine
     needed = ("tensorrt_rtx" if manifest.device is Device.RTX else "tensorrt", "pycuda")
-    return EngineName.TENSORRT if all(map(find_spec, needed)) else EngineName.SIMULATED
+    return EngineName.TENSORRT if is_jetson() or all(map(find_spec, needed)) else EngineName.SIMULATED
 
 
 def open_bundle(

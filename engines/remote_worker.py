@@ -10,8 +10,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -21,7 +20,8 @@ from googlenet_edge.dataset import Progress
 from googlenet_edge.engines.at_hand import device_to_measure
 from googlenet_edge.engines.bench import bench
 from googlenet_edge.engines.bundle import read_bundle
-from googlenet_edge.engines.clocks import fixed_clocks, power_mode
+from googlenet_edge.engines.circumstances import read_circumstances
+from googlenet_edge.engines.clocks import held
 from googlenet_edge.engines.devices import profile_of
 from googlenet_edge.engines.jetson import ROOT
 from googlenet_edge.engines.measurement import Measurement, write_measurement
@@ -85,15 +85,16 @@ def run(request: Request, *, say: Say, root: Path = ROOT) -> Measurement:
     device = device_to_measure(wish.device, root=root)
     backend_for(device, wish.engine)
     paths = [Path(bundle) for bundle in request.bundles]
-    build_plans(paths, engine=wish.engine, say=say)
-    plan = BenchPlan(
-        threads=wish.threads,
-        streams=wish.streams or len(os.sched_getaffinity(0)),
-        rounds=wish.rounds,
-        sustained=wish.sustained,
-    )
     image = Path(request.image).read_bytes()
-    with _held(wish, root):
+    with held(root, wish.power_mode, fixed=wish.clocks is Clocks.FIXED):
+        circumstances = read_circumstances(root)  # before the load that compiling makes
+        build_plans(paths, engine=wish.engine, say=say)
+        plan = BenchPlan(
+            threads=wish.threads,
+            streams=wish.streams or circumstances.cores,
+            rounds=wish.rounds,
+            sustained=wish.sustained,
+        )
         say("step", message="measuring")
         return bench(
             paths,
@@ -103,18 +104,8 @@ def run(request: Request, *, say: Say, root: Path = ROOT) -> Measurement:
             engine=wish.engine,
             progress=_reporting(say),
             root=root,
+            circumstances=circumstances,
         )
-
-
-@contextmanager
-def _held(wish: RemotePlan, root: Path) -> Iterator[None]:
-    """A Jetson in a power mode, and its clocks fixed; both are set back when the agent interrupts, too."""
-    with ExitStack() as stack:
-        if wish.power_mode:
-            stack.enter_context(power_mode(root, wish.power_mode))
-        if wish.clocks is Clocks.FIXED:
-            stack.enter_context(fixed_clocks(root))
-        yield
 
 
 def build_plans(paths: Sequence[Path], *, engine: EngineName | None, say: Say) -> None:

@@ -85,7 +85,8 @@ class PlanRequest:
 class PlanKey:
     """All that a plan depends on: one that was built for another key must not be loaded.
 
-    ``gpu`` names the GPU that it was built on, such as ``Orin, compute capability 8.7``; empty where there was none.
+    ``gpu`` names the GPU that it was built on, such as ``Orin, 8 SMs, compute capability 8.7``; empty where there was
+    none.
     """
 
     library: str
@@ -243,6 +244,7 @@ def _configure(library: Library, recipe: Recipe, config: tensorrt.IBuilderConfig
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if library.flavour is Flavour.RTX or library.version >= _FIRST_WITH_LEVELS:
         config.builder_optimization_level = request.level
+    config.clear_flag(trt.BuilderFlag.TF32)  # on unless it is cleared; float32 means float32
     for name in _precision_flags(recipe, request.precision):
         config.set_flag(getattr(trt.BuilderFlag, name))
     if request.unit is Unit.DLA:

@@ -54,10 +54,12 @@ class Placement:
 def layers_in_log(lines: Iterable[str]) -> tuple[PlanLayer, ...]:
     """The layers that a verbose build with detailed profiling prints; none where it prints none.
 
-    Layers that only wait for or signal other streams, or compute shapes, are left out.
+    TensorRT for RTX writes ``Datatype: Int8, Format: …`` and lists constants. TensorRT writes ``Format/Datatype: Half``
+    or "Row major Int8 format", then the parameters of its kernel, and for some layers no tactic. Layers that only wait
+    for or signal other streams, or compute shapes, are left out.
     """
-    found = [_LINE.match(line) for message in lines for line in message.split("\n")]
-    layers = [_layer_of(match) for match in found if match]
+    found = [(line, _LINE.match(line)) for message in lines for line in message.split("\n")]
+    layers = [_layer_of(line, match) for line, match in found if match]
     return tuple(layer for layer in layers if layer.kind not in _NO_WORK)
 
 
@@ -69,10 +71,11 @@ def placement_in_log(lines: Iterable[str]) -> Placement:
 
 _NO_WORK = {"wait", "signal", "shape_call"}
 _LINE = re.compile(
-    r"Name: (?P<name>.*?), LayerType: (?P<kind>\w+), Inputs: \[(?P<inputs>.*?)\], Constants: \[.*?"
-    r"Outputs: \[(?P<outputs>.*)\], TacticName: (?P<tactic>.*?), .*Metadata: ?(?P<nodes>.*)$"
+    r"Name: (?P<name>.*?), LayerType: (?P<kind>\w+), Inputs: \[(?P<inputs>.*?)\], (Constants: \[.*?\], )?"
+    r"Outputs: \[(?P<outputs>.*?)\], (ParameterType|Tactic(Name|Value)):"
 )
-_TENSOR = re.compile(r"{ Name: (?P<name>.*?), .*?Datatype: (?P<type>\w+)")
+_TACTIC = re.compile(r"TacticName: (.*?),")
+_TENSOR = re.compile(r"{ Name: (?P<name>.*?), .*?Datatype: (?P<type>[^,}]+)")
 _NODE = re.compile(r"\[ONNX Layer: (.*?)\]")
 _TYPES = {
     "uint8": NumberType.UINT8,  # before int8, which is part of it
@@ -84,12 +87,14 @@ _TYPES = {
 }
 
 
-def _layer_of(match: re.Match[str]) -> PlanLayer:
+def _layer_of(line: str, match: re.Match[str]) -> PlanLayer:
     def tensors(side: str) -> tuple[Tensor, ...]:
         return tuple(Tensor(t["name"], _type(t["type"])) for t in _TENSOR.finditer(match[side]))
 
-    nodes = tuple(_NODE.findall(match["nodes"]))
-    return PlanLayer(match["name"], match["kind"], tensors("inputs"), tensors("outputs"), match["tactic"], nodes)
+    tactic, nodes = _TACTIC.search(line), tuple(_NODE.findall(line))
+    return PlanLayer(
+        match["name"], match["kind"], tensors("inputs"), tensors("outputs"), tactic[1] if tactic else "", nodes
+    )
 
 
 def _type(text: str) -> NumberType:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +36,11 @@ class Processor:
     def computes_bfloat16(self) -> bool:
         """Whether it multiplies bfloat16 in hardware."""
         return bool(self.instructions & _BFLOAT16)
+
+
+def usable_cores() -> int:
+    """The cores that this process may use now, where the system tells; else all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def read_processor(cpuinfo: Path = CPUINFO) -> Processor:

@@ -58,11 +58,15 @@ class Gpu:
     def driver(self) -> Any:
         """``pycuda.driver``."""
         device = SimpleNamespace(
-            name=lambda: "Orin", compute_capability=lambda: (8, 7), retain_primary_context=self._retain
+            name=lambda: "Orin",
+            compute_capability=lambda: (8, 7),
+            get_attribute={"multiprocessors": 8}.__getitem__,
+            retain_primary_context=self._retain,
         )
         device_class = SimpleNamespace(count=lambda: self.devices)
         return SimpleNamespace(
             init=lambda: None,
+            device_attribute=SimpleNamespace(MULTIPROCESSOR_COUNT="multiprocessors"),
             Device=_Callable(lambda index: device, count=device_class.count),
             Context=SimpleNamespace(pop=self._pop),
             Stream=self._stream,

@@ -36,6 +36,7 @@ class Script:
     network_flags: int | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     flags: list[str] = field(default_factory=list)
+    cleared: list[str] = field(default_factory=list)
     shapes: tuple[tuple[int, ...], ...] = ()
     timing_caches: list[bytes] = field(default_factory=list)
     calibration: bytes | None = None
@@ -59,7 +60,7 @@ def fake_tensorrt(version: str, script: Script, *, rtx: bool = False) -> Any:
     trt.NetworkDefinitionCreationFlag = _enum(
         *(() if typed_only else ("EXPLICIT_BATCH",)), *(("STRONGLY_TYPED",) if typed_only or number >= (10,) else ())
     )
-    trt.BuilderFlag = _enum("DEBUG", "GPU_FALLBACK", *(() if typed_only else ("FP16", "INT8")))
+    trt.BuilderFlag = _enum("DEBUG", "GPU_FALLBACK", "TF32", *(() if typed_only else ("FP16", "INT8")))
     trt.MemoryPoolType = _enum("WORKSPACE")
     trt.ProfilingVerbosity = _enum("LAYER_NAMES_ONLY", "DETAILED")
     trt.DeviceType = _enum("GPU", "DLA")
@@ -155,6 +156,9 @@ class _Config:
 
     def set_flag(self, flag: Any) -> None:
         self._script.flags.append(flag.name)
+
+    def clear_flag(self, flag: Any) -> None:
+        self._script.cleared.append(flag.name)
 
     def set_compute_capability(self, capability: Any, index: int) -> None:
         self._script.settings[f"compute capability {index}"] = capability.name

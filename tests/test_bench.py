@@ -18,6 +18,7 @@ from tiny_bundles import COLOURS, PREPROCESS, write_colour_bundle
 from googlenet_edge.engines import sustained
 from googlenet_edge.engines.bench import bench, doubts, generated_jpeg, ratios
 from googlenet_edge.engines.circumstances import Circumstances, peak_memory_mb, read_circumstances
+from googlenet_edge.engines.clocks import fixed_clocks
 from googlenet_edge.engines.cold_start import ColdStart, cold_start
 from googlenet_edge.engines.energy import EnergyPlan
 from googlenet_edge.engines.jetson import read_jetson
@@ -355,6 +356,19 @@ def test_doubts_name_the_cause_and_what_to_do() -> None:
     assert governor == "the clock governor is 'powersave'; set 'performance' for steady clocks"
     assert cold == "a was not steady after 200 runs; quiet or cool the machine"
     assert spread == "a varied by 67% (middle half of its runs); measure again with more rounds"
+
+
+def test_doubts_say_of_a_fixed_clock_that_nothing_moves_and_of_another_jetson_that_it_is_one(tmp_path: Path) -> None:
+    root = fake_jetson(tmp_path, ORIN_NANO)
+    with fixed_clocks(root):
+        here = replace(read_circumstances(root), load_average=0.1)
+    steady = measured("a", [(1.0, 1.01)] * 6)
+    assert here.governor == "schedutil"
+    assert doubts(here, [steady]) == ()
+    other = replace(steady, engine=replace(steady.engine, device=Device.AGX_ORIN))
+    is_for = "a is for the Jetson AGX Orin, and this machine is"
+    assert doubts(here, [other]) == (f"{is_for} a Jetson Orin Nano",)
+    assert doubts(QUIET, [other]) == (f"{is_for} no Jetson",)
 
 
 def fake_root(tmp_path: Path, files: dict[str, str]) -> Path:

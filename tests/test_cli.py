@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -347,16 +346,6 @@ def test_bench_on_a_jetson_shows_what_its_sensors_said(
     after = read_jetson(machine.ROOT)
     assert after is not None
     assert (after.power_mode, after.gpu_clock) == ("25W", Clock(306, 306, 918)), "set back"
-
-
-def test_bench_that_is_ended_sets_the_clocks_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "ROOT", fake_jetson(tmp_path, ORIN_NANO))
-    with pytest.raises(SystemExit), machine.held("15W", lock_clocks=True):
-        signal.raise_signal(signal.SIGTERM)
-    after = read_jetson(machine.ROOT)
-    assert after is not None
-    assert (after.power_mode, after.gpu_clock) == ("25W", Clock(306, 306, 918))
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_bench_cannot_set_the_clocks_of_another_machine(

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from fake_jetson import ORIN_NANO, XAVIER_NX, fake_jetson, fake_pc
+from ssh_device import wait_until
 
-from googlenet_edge.engines.clocks import fixed_clocks, power_mode
+from googlenet_edge.engines.clocks import fixed_clocks, held, power_mode
 from googlenet_edge.engines.jetson import Clock, read_jetson, read_power_mode
 from googlenet_edge.errors import EngineError
 
@@ -48,6 +53,60 @@ def test_clocks_and_mode_are_set_back_whatever_happens(
     assert list(temporaries.iterdir()) == []
 
 
+BUSY = """
+import sys, time
+from pathlib import Path
+from googlenet_edge.engines.clocks import held
+with held(Path(sys.argv[1]), "15W", fixed=True):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_process_that_is_ended_sets_clocks_and_mode_back_first(ending: signal.Signals, tmp_path: Path) -> None:
+    """Not even a second signal keeps it from that: NVIDIA's tool waits for it here."""
+    root, waits = fake_jetson(tmp_path / "root", ORIN_NANO), tmp_path / "waits"
+    tool = root / "usr/bin/jetson_clocks"
+    real = tool.rename(tool.with_name("real"))
+    wait = f"touch {waits}; read go < {tmp_path}/go"
+    tool.write_text(f'#!/bin/sh\n[ "$1" != --restore ] || {{ {wait}; }}\nexec {real} "$@"\n')
+    tool.chmod(0o755)
+    os.mkfifo(tmp_path / "go")
+    with subprocess.Popen([sys.executable, "-c", BUSY, root], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        assert (gpu_clock(root), read_power_mode(root)) == (Clock(306, 918, 918), "15W")
+        process.send_signal(ending)
+        wait_until(waits.exists)
+        process.send_signal(ending)
+        (tmp_path / "go").write_text("go\n")
+    assert process.returncode != 0
+    assert (gpu_clock(root), read_power_mode(root)) == (Clock(306, 306, 918), "25W")
+
+
+def test_signal_that_was_ignored_before_is_ignored_still(tmp_path: Path) -> None:
+    """As by nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with held(fake_jetson(tmp_path, ORIN_NANO), "15W", fixed=False):
+            signal.raise_signal(signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_failure_that_jetson_clocks_does_not_tell_by_its_code_is_one(tmp_path: Path, temporaries: Path) -> None:
+    root = fake_jetson(tmp_path / "root", ORIN_NANO)
+    with (root / "usr/bin/jetson_clocks").open("a") as tool:
+        tool.write("\n[ \"$1\" != --restore ] || echo 'Error: Failed to restore GPU frequency!'; exit 0\n")
+    sentence = r"^the clocks are still fixed: jetson_clocks failed \(Error: Failed to restore GPU frequency!\).*; sudo "
+    with pytest.raises(EngineError, match=sentence), fixed_clocks(root):
+        pass
+    assert list(temporaries.iterdir()), "what it needs is still there"
+
+
 def test_mode_that_is_set_already_is_left_alone(tmp_path: Path) -> None:
     root = fake_jetson(tmp_path, XAVIER_NX)
     (root / "usr/sbin/nvpmodel").write_text("#!/bin/sh\n[ \"$1\" = -q ] && echo 'NV Power Mode: MODE_15W_6CORE'\n")
@@ -83,7 +142,7 @@ def test_mode_that_needs_a_restart_says_so(tmp_path: Path) -> None:
 def test_clocks_without_root_or_without_a_jetson_are_refused(tmp_path: Path, temporaries: Path) -> None:
     root = fake_jetson(tmp_path / "root", ORIN_NANO)
     (root / "usr/bin/jetson_clocks").write_text("#!/bin/sh\necho 'Error: Please run as root' >&2; exit 1\n")
-    sentence = r"^jetson_clocks failed \(Error: Please run as root\); it needs root, so use sudo$"
+    sentence = r"^jetson_clocks failed \(Error: Please run as root\)"
     with pytest.raises(EngineError, match=sentence), fixed_clocks(root):
         pass
     (root / "usr/bin/jetson_clocks").unlink()

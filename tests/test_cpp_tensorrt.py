@@ -17,7 +17,7 @@ from libgne import BAD_BUNDLE, BAD_RUNTIME, CPP, Engine, Failed, Library, done
 from tiny_bundles import colour_bundle
 
 from googlenet_edge.engines.bundle import Bundle, read_bundle, write_bundle
-from googlenet_edge.engines.devices import profile_of
+from googlenet_edge.engines.devices import JETSONS
 from googlenet_edge.engines.tensorrt_builder import Batches, Plan, PlanKey
 from googlenet_edge.engines.tensorrt_layers import Placement
 from googlenet_edge.engines.tensorrt_plans import PLAN, RECORD, write_plan
@@ -27,7 +27,8 @@ from googlenet_edge.files import sha256_bytes
 from googlenet_edge.target import Device, Precision, Unit
 
 FAKE = CPP / "tests" / "fake_tensorrt"
-ORIN = "Orin, compute capability 8.7"
+CANNOT_COMPILE = [p.device for p in JETSONS if not any(jetpack.runs_bundles for jetpack in p.jetpacks)]
+ORIN = "Orin, 8 SMs, compute capability 8.7"
 WARNINGS = ("-std=c++17", "-Wall", "-Wextra", "-Wpedantic", "-Werror")
 
 
@@ -176,7 +177,7 @@ def test_cpp_plugin_puts_a_dla_bundle_on_the_core_that_it_was_compiled_for(orin:
         assert orin.dla_core == -1
 
 
-WITHOUT_PLUGIN = {Device.CPU, Device.JETSON, Device.RTX, Device.NANO, Device.TX2}
+WITHOUT_PLUGIN = {Device.CPU, Device.JETSON, Device.RTX, *CANNOT_COMPILE}
 
 
 @pytest.mark.parametrize("device", [device for device in Device if device not in WITHOUT_PLUGIN])
@@ -192,15 +193,14 @@ def test_cpp_refuses_a_bundle_for_tensorrt_for_rtx(orin: Orin, tmp_path: Path) -
     )
 
 
-@pytest.mark.parametrize("device", [Device.NANO, Device.TX2])
-def test_cpp_refuses_a_bundle_for_a_jetson_whose_tensorrt_is_too_old(
+@pytest.mark.parametrize("device", CANNOT_COMPILE)
+def test_cpp_refuses_a_bundle_for_a_jetson_that_cannot_compile_its_plan(
     orin: Orin, tmp_path: Path, device: Device
 ) -> None:
-    assert all(jetpack.tensorrt < (8, 5) for jetpack in profile_of(device).jetpacks)
     path = written(tmp_path / "other", for_device(device))
     assert orin.refusal(path, status=BAD_BUNDLE) == (
-        f"{path} is built for the device {device.value}, whose TensorRT 8.2 is too old for libgne, 8.5 is the oldest"
-        " that it uses; pack it with gnet-edge package --for deepstream, for trtexec on the device"
+        f"{path} is built for the device {device.value}, whose last JetPack is too old for gnet-edge to compile plans"
+        " on it; pack it with gnet-edge package --for deepstream, for trtexec on the device"
     )
 
 

@@ -14,6 +14,7 @@ from command import done
 from fake_jetson import AGX_ORIN, NANO, ORIN_NANO, XAVIER_NX, break_file, fake_jetson, fake_pc
 
 from googlenet_edge.commands import machine
+from googlenet_edge.engines.clocks import fixed_clocks
 from googlenet_edge.engines.doctor import Finding, State, examine, installed
 from googlenet_edge.target import Device, EngineName
 
@@ -79,6 +80,10 @@ def test_doctor_names_a_governor_that_moves_the_clock(tmp_path: Path) -> None:
     root = fake_jetson(tmp_path, ORIN_NANO)
     found = findings(root, BUILD)["clocks"]
     assert (found.state, found.says) == (State.NOTE, "the governor schedutil moves the clock, so figures vary")
+    assert found.mend == "sudo jetson_clocks"
+    with fixed_clocks(root):
+        found = findings(root, BUILD)["clocks"]
+        assert (found.state, found.says) == (State.GOOD, "the processor's clock is fixed")
     (root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").write_text("performance\n")
     assert findings(root, BUILD)["clocks"].mend is None
 

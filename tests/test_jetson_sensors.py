@@ -37,7 +37,7 @@ def values(sensors: tuple[Sensor, ...]) -> dict[str, float | None]:
         (
             "agx-orin",
             {"VDD_GPU_SOC": 3189.76, "VDD_CPU_CV": 797.44, "VIN_SYS_5V0": 3974.4, "VDDQ_VDD2_1V8AO": 596.16},
-            ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0", "VDDQ_VDD2_1V8AO"),
+            ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"),
         ),
     ],
 )

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from command import Built, copy_of, done, refused_without_a_trace
+from command import Built, copy_of, done, gnet_edge, refused, refused_without_a_trace
 from numpy.typing import NDArray
 from tiny_graph import table_of, tiny_graph, tiny_pixels
 
 from googlenet_edge.calibration.lower_tensorrt import lower_int8_tensorrt
+from googlenet_edge.engines import registry
 from googlenet_edge.engines.bundle import read_bundle
 from googlenet_edge.engines.devices import PROFILES
 from googlenet_edge.engines.lowering import lower
@@ -83,6 +85,17 @@ def test_a_bundle_for_a_jetson_predicts_here_and_says_that_it_is_simulated(
     assert caplog.messages == [sentence]
     done("predict", str(photo), "--bundle", BUNDLE, "--engine", "simulated", cwd=work)
     assert caplog.messages == [sentence], "not where it was asked for"
+
+
+@pytest.mark.parametrize("command", [("predict", "photo.jpg", "--bundle"), ("bench",)])
+def test_a_bundle_is_not_simulated_unasked_on_a_jetson(
+    command: tuple[str, ...], work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "is_jetson", lambda: True)
+    photo = next(path for path in sorted((work / "photos" / "val").rglob("*")) if path.is_file())
+    shutil.copy(photo, work / "photo.jpg")
+    sentence = r"tensorrt cannot be loaded \(No module named 'tensorrt'\); .*"
+    refused(gnet_edge(*command, BUNDLE, cwd=work), sentence)
 
 
 def test_a_bundle_for_a_jetson_is_not_timed_here(work: Path) -> None:

@@ -49,7 +49,7 @@ NAMES = {
          "NetworkDefinitionCreationFlag", "ProfilingVerbosity", "Runtime", "__version__"), ALWAYS,
     ) | {"ComputeCapability": "RTX", "IProgressMonitor": "9 to 11", "IInt8EntropyCalibrator2": "8.5 to 10"},
     "NetworkDefinitionCreationFlag": {"EXPLICIT_BATCH": "8.5 to 10", "STRONGLY_TYPED": "9 to 11"},
-    "BuilderFlag": {"GPU_FALLBACK": ALWAYS},
+    "BuilderFlag": {"GPU_FALLBACK": ALWAYS, "TF32": ALWAYS},
     "DataType": {"FLOAT": ALWAYS, "UINT8": ALWAYS},
     "DeviceType": {"DLA": ALWAYS},
     "MemoryPoolType": {"WORKSPACE": ALWAYS},
@@ -59,7 +59,8 @@ NAMES = {
         ("build_serialized_network", "create_builder_config", "create_network", "create_optimization_profile"), ALWAYS
     ),
     "IBuilderConfig": dict.fromkeys(
-        ("DLA_core", "add_optimization_profile", "create_timing_cache", "default_device_type", "get_timing_cache",
+        ("DLA_core", "add_optimization_profile", "clear_flag", "create_timing_cache", "default_device_type",
+         "get_timing_cache",
          "profiling_verbosity", "set_flag", "set_memory_pool_limit", "set_timing_cache"), ALWAYS,
     ) | {
         "builder_optimization_level": "8.6 to 11", "progress_monitor": "9 to 11",

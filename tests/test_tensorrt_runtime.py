@@ -196,7 +196,7 @@ def test_tensorrt_for_rtx_that_loads_no_plan_on_this_gpu_names_the_other_tensorr
     rtx.wrong.loads = False
     assert rtx.refusal() == (
         "tensorrt_rtx 1.7.1 does not load the plan: the engine plan file is not compatible with this GPU; it may not"
-        " support this GPU (Orin, compute capability 8.7); build the bundle for --device cuda"
+        " support this GPU (Orin, 8 SMs, compute capability 8.7); build the bundle for --device cuda"
     )
 
 

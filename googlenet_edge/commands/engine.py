@@ -35,6 +35,7 @@ from googlenet_edge.commands.options import (
 )
 from googlenet_edge.console import bar, chosen, named, shown
 from googlenet_edge.errors import ConfigError
+from googlenet_edge.processor import usable_cores
 from googlenet_edge.target import Device, EngineChoice, Precision, Unit
 
 if TYPE_CHECKING:
@@ -342,6 +343,7 @@ def bench(
     gnet-edge bench --device jetson --host me@jetson.local
     """
     from googlenet_edge.engines.bench import bench as run
+    from googlenet_edge.engines.clocks import held
     from googlenet_edge.engines.measurement import write_measurement
     from googlenet_edge.engines.remote_worker import Clocks, RemotePlan
     from googlenet_edge.engines.rounds import BenchPlan
@@ -362,8 +364,8 @@ def bench(
         there = RemotePlan(wish, engine, cores, streams, rounds, lasting, power_mode, clocks)
         measurement = away.measured_there(paths, remote, plan=there, image=photo)
     else:
-        plan = BenchPlan(threads=cores, streams=streams or CORES, rounds=rounds, sustained=lasting)
-        with machine.held(power_mode, lock_clocks), bar("measuring") as progress:
+        with held(machine.ROOT, power_mode, fixed=lock_clocks), bar("measuring") as progress:
+            plan = BenchPlan(threads=cores, streams=streams or usable_cores(), rounds=rounds, sustained=lasting)
             measurement = run(paths, plan=plan, image=photo, engine=engine, progress=progress, root=machine.ROOT)
     for table in (latency_table(measurement), resources_table(measurement), stages_table(measurement)):
         shown(table)

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import re
-import signal
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -91,26 +88,6 @@ def show_sustained(measurement: Measurement) -> None:
 
     if any(bundle.sustained for bundle in measurement.bundles):
         shown(sustained_table(measurement))
-
-
-@contextmanager
-def held(power_mode: str | None, lock_clocks: bool) -> Iterator[None]:
-    """Has a Jetson in a power mode, and its clocks fixed, and sets both back: after Ctrl-C and SIGTERM, too."""
-    from googlenet_edge.engines import clocks
-
-    with ExitStack() as stack:
-        if power_mode or lock_clocks:
-            before = signal.signal(signal.SIGTERM, _end)
-            stack.callback(signal.signal, signal.SIGTERM, before)
-        if power_mode:
-            stack.enter_context(clocks.power_mode(ROOT, power_mode))
-        if lock_clocks:
-            stack.enter_context(clocks.fixed_clocks(ROOT))
-        yield
-
-
-def _end(number: int, _: object) -> NoReturn:
-    raise SystemExit(128 + number)
 
 
 def show_sensors(measurement: Measurement) -> None:

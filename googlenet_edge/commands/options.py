@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +13,7 @@ from googlenet_edge.calibration.ranges import RangeMethod
 from googlenet_edge.console import chosen, leave_out_damaged, named, write_json
 from googlenet_edge.dataset import WhenDamaged, refuse_damaged
 from googlenet_edge.preprocess import Channels, Preprocess
+from googlenet_edge.processor import usable_cores
 from googlenet_edge.target import EngineName
 from googlenet_edge.workspace import MOST_THREADS
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from googlenet_edge.engines.build import CalibrationRequest
     from googlenet_edge.engines.source import Source
 
-CORES = len(os.sched_getaffinity(0))
+CORES = usable_cores()
 
 DataOption = Annotated[Path | None, typer.Option(help="Images; default: those of the training.")]
 SeedOption = Annotated[int, typer.Option(min=0, max=2**32 - 1)]

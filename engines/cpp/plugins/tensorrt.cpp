@@ -79,7 +79,7 @@ std::string library_name() {
 std::string gpu_name() {
   cudaDeviceProp properties{};
   check(cudaGetDeviceProperties(&properties, 0), "CUDA finds no GPU");
-  return std::string(properties.name) + ", compute capability " + std::to_string(properties.major) + "." +
+  return std::string(properties.name) + ", " + std::to_string(properties.multiProcessorCount) + " SMs, compute capability " + std::to_string(properties.major) + "." +
          std::to_string(properties.minor);
 }
 

@@ -15,9 +15,8 @@
 namespace gne_sdk {
 namespace {
 
-constexpr std::string_view kTensorRt[] = {"agx-orin",  "agx-thor", "agx-xavier", "cuda",
-                                          "orin-nano", "orin-nx",  "xavier-nx"};
-constexpr std::string_view kTooOld[] = {"nano", "tx2"};  // JetPack 4.6 is their last
+constexpr std::string_view kTensorRt[] = {"agx-orin", "agx-thor", "cuda", "orin-nano", "orin-nx"};
+constexpr std::string_view kNoPlans[] = {"agx-xavier", "nano", "tx2", "xavier-nx"};  // JetPack 5 and 4.6 are their last
 
 template <size_t N>
 bool is_one_of(const std::string_view (&devices)[N], const std::string& device) {
@@ -35,10 +34,10 @@ std::unique_ptr<Model> open_model(const Bundle& bundle, const EngineOptions& opt
     return std::make_unique<Session>(bundle.model, settings);
   }
   if (is_one_of(kTensorRt, device)) return open_plan(bundle, options.runtime);
-  if (is_one_of(kTooOld, device)) {
+  if (is_one_of(kNoPlans, device)) {
     throw Failure(GNE_BAD_BUNDLE, bundle.where + " is built for the device " + device +
-                                      ", whose TensorRT 8.2 is too old for libgne, 8.5 is the oldest that it uses; pack"
-                                      " it with gnet-edge package --for deepstream, for trtexec on the device");
+                                      ", whose last JetPack is too old for gnet-edge to compile plans on it; pack it"
+                                      " with gnet-edge package --for deepstream, for trtexec on the device");
   }
   throw Failure(GNE_BAD_BUNDLE, bundle.where + " is built for the device " + device +
                                     ", which this libgne does not know; build it for cpu, cuda or a Jetson");

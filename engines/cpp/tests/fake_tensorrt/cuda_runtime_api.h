@@ -13,7 +13,7 @@ using cudaStream_t = CUstream_st*;
 
 struct cudaDeviceProp {
   char name[256];
-  int major, minor;
+  int major, minor, multiProcessorCount;
 };
 
 cudaError_t cudaSetDevice(int device);

@@ -152,7 +152,7 @@ cudaError_t cudaSetDevice(int) { return fails("device") ? cudaErrorNoDevice : cu
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
   if (fails("device")) return cudaErrorNoDevice;
   std::strcpy(properties->name, "Orin");
-  properties->major = 8, properties->minor = 7;
+  properties->major = 8, properties->minor = 7, properties->multiProcessorCount = 8;
   return cudaSuccess;
 }
 
