@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -30,14 +30,14 @@ from googlenet_edge.dataset import (
     sample_beside,
     stratified_sample,
 )
-from googlenet_edge.engines.bundle import Bundle, Lineage, Manifest, check_place, write_bundle
+from googlenet_edge.engines.bundle import Bundle, Lineage, Manifest, check_place, read_manifest, write_bundle
 from googlenet_edge.engines.devices import profile_of, refuse_impossible
 from googlenet_edge.engines.evaluate import check_classes
 from googlenet_edge.engines.recovery import Bars, Judge, Judged, first_pixels, within_budget
 from googlenet_edge.engines.registry import Backend, backend_for, backends_for, default_to_build_with
 from googlenet_edge.engines.sensitivity import DEFAULT_IMAGES, Probe, Sensitivity, rank_layers, try_layers
 from googlenet_edge.engines.source import Origin, Source
-from googlenet_edge.errors import GraphError, OutputError
+from googlenet_edge.errors import BundleError, GraphError, OutputError
 from googlenet_edge.files import sha256_bytes, to_json
 from googlenet_edge.graph import InferenceGraph, read_graph, write_graph
 from googlenet_edge.preprocess import Preprocess
@@ -92,6 +92,14 @@ class BuildReport:
     bundle: str
     manifest: Manifest
     reused: tuple[str, ...]
+
+
+def network_of(path: Path) -> str | None:
+    """The hash of the checkpoint, or else of the graph, that the bundle at a path was built from, if one is there."""
+    with suppress(BundleError):
+        lineage = read_manifest(path).lineage
+        return lineage.checkpoint or lineage.graph
+    return None
 
 
 def build(request: BuildRequest, *, bars: Bars) -> BuildReport:
@@ -181,7 +189,7 @@ def _of_table(graph: InferenceGraph, table: CalibrationTable | None, val: ImageS
     return tuple(str(each) for each in (table.choice, few, doubt) if each)
 
 
-def export_checked(source: Source, data: Path, out: Path, *, seed: int) -> float:
+def export_checked(source: Source, out: Path, request: CalibrationRequest) -> float:
     """Makes the graph of a source and checks it on validation images before it is written.
 
     Returns the largest difference from the logits of the source, relative to the largest logit.
@@ -189,8 +197,11 @@ def export_checked(source: Source, data: Path, out: Path, *, seed: int) -> float
     Raises:
         CheckpointError, DataError, GraphError, OutputError: see there.
     """
-    images = open_dataset(data, seed=seed).val
-    graph, difference = _made(source.open(images.class_names), images)
+    images = open_dataset(request.data, seed=request.seed).val
+    origin = source.open(images.class_names)
+    some = stratified_sample(images, _PARITY_IMAGES, seed=request.seed)
+    checked = request.when_damaged(check_images(some, preprocess=origin.preprocess))
+    graph, difference = _made(origin, checked)
     write_graph(out, graph)
     return difference
 

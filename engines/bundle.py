@@ -25,6 +25,7 @@ from googlenet_edge.errors import BundleError, OutputError
 from googlenet_edge.files import (
     check_writable,
     from_versioned_json,
+    is_name,
     new_folder,
     read_file,
     sha256_bytes,
@@ -197,6 +198,8 @@ def _read_verified(path: Path) -> Bundle:
         raise BundleError(
             f"{path} has labels or golden vectors that do not fit it ({problem}); build it again"
         ) from problem
+    if b"location" in contents[MODEL]:  # the key of ONNX's external data; no other word in a lowered model has it
+        raise BundleError(f"{path / MODEL} keeps weights in another file, which no hash covers; build the bundle again")
     if _needs_cache(manifest) and not contents[CACHE]:
         raise BundleError(f"{path / CACHE} is empty, and a DLA quantizes by it; build the bundle again")
     return Bundle(manifest, class_names, contents[MODEL], golden, str(path), contents.get(CACHE, b""))
@@ -273,7 +276,7 @@ def _refuse_foreign_folder(path: Path) -> None:
 
 def _labels_text(class_names: tuple[str, ...]) -> bytes:
     for name in class_names:
-        if not name or not name.isprintable():
+        if not is_name(name):
             raise BundleError(f"the class name {name!r} cannot be a line of {LABELS}; rename the class folder")
     return "".join(f"{name}\n" for name in class_names).encode()
 

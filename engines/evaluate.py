@@ -95,7 +95,8 @@ def check_classes(labels: tuple[str, ...], images: ImageSet) -> None:
     """Raises `DataError` where there is no image, or one of a class that is not among the labels."""
     if not len(images):
         raise DataError(f"{images.root} has no image to evaluate")
-    unknown = [name for name in images.class_names if name not in set(labels)]
+    known = set(labels)
+    unknown = [name for name in images.class_names if name not in known]
     if unknown:
         raise DataError(
             f"{images.root} has classes that are none of the model's {len(labels)}: {_some(unknown)} (the model's are"

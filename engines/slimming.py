@@ -37,7 +37,14 @@ from googlenet_edge.slim import convolution_widths, importance_on, slimmed
 from googlenet_edge.statistics import Interval
 from googlenet_edge.target import Device, EngineName, Precision
 from googlenet_edge.training_loop import TrainingData
-from googlenet_edge.workspace import CHECKPOINT_FILE, SLIM_FILE, RunRecord, slim_folder, write_run_record
+from googlenet_edge.workspace import (
+    CHECKPOINT_FILE,
+    SLIM_FILE,
+    RunRecord,
+    refuse_inside_bundle,
+    slim_folder,
+    write_run_record,
+)
 
 IMPORTANCE_IMAGES = 512
 TOLERANCE = 0.01
@@ -314,6 +321,7 @@ def _check_possible(request: SlimRequest) -> None:
         if not (math.isfinite(speedup) and speedup > 1):
             raise ConfigError(f"a speed-up of {speedup:g} makes nothing faster; give --speedup above 1, such as 1.5")
         path = slim_folder(request.out, speedup) / CHECKPOINT_FILE
+        refuse_inside_bundle(path)
         if path.exists() and path.samefile(request.checkpoint):
             raise ConfigError(f"{path} is the checkpoint to slim, which is kept; give another --out")
         check_writable(path)

@@ -14,6 +14,7 @@ from googlenet_edge.errors import CheckpointError
 from googlenet_edge.files import from_versioned_json, sha256_file, to_json, write_bytes
 from googlenet_edge.model import GoogLeNet, GoogLeNetConfig, Widths
 from googlenet_edge.preprocess import Preprocess
+from googlenet_edge.workspace import STATE_FILE
 
 METADATA_KEY = "googlenet_edge"
 SCHEMA = 1
@@ -82,6 +83,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: missing, damaged, of another architecture, with NaN or infinity, or of a newer version.
     """
     metadata, weights = read_safetensors(path)
+    if path.name == STATE_FILE:
+        raise CheckpointError(f"{path} is a training that is not finished; go on with it by the same gnet-edge train")
     if METADATA_KEY not in metadata:
         raise CheckpointError(f"{path} was not written by gnet-edge train; it has no class names and no preprocessing")
     data, where = metadata[METADATA_KEY].encode(), f"the metadata of {path}"

@@ -15,14 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from googlenet_edge.errors import DamagedImageError, DataError
+from googlenet_edge.files import is_name
 from googlenet_edge.images import decode_rgb, read_image_file
 from googlenet_edge.preprocess import Preprocess
+from googlenet_edge.processor import usable_cores
 
 Progress = Callable[[int, int], None]
 
 VAL_SHARE = 0.2
 _NOT_IMAGES = {"thumbs.db", "desktop.ini"}
-_WORKERS = 2
+_WORKERS = max(2, min(8, usable_cores()))
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -92,7 +94,10 @@ def open_dataset(root: Path, *, seed: int = 0) -> Dataset:
     if not (root / "train").is_dir():
         return _split(open_images(root), seed)
     if not (root / "val").is_dir():
-        raise DataError(f"{root} has train/ and no val/; add {root}/val/CLASS/*, or put the classes directly in {root}")
+        raise DataError(
+            f"{root} has train/ and no val/; add {root}/val/CLASS/*, or put the classes directly in {root}, and call"
+            " none of them train"
+        )
     train, val = open_images(root / "train"), open_images(root / "val")
     if train.class_names != val.class_names:
         different = sorted(set(train.class_names) ^ set(val.class_names))
@@ -105,7 +110,7 @@ def open_images(folder: Path) -> ImageSet:
     try:
         return _listed(folder)
     except OSError as problem:
-        raise DataError(f"{problem.filename} cannot be read: {problem.strerror}; change its permissions") from problem
+        raise DataError(f"{problem.filename} cannot be read: {problem.strerror}; mend or remove it") from problem
 
 
 def _listed(folder: Path) -> ImageSet:
@@ -114,13 +119,20 @@ def _listed(folder: Path) -> ImageSet:
         found = f"only the class {classes[0].name!r}" if classes else "no class folder"
         raise DataError(f"{folder} has {found}; expected at least two folders, one a class, with images in them")
     for name in (c.name for c in classes):
-        if not name.isprintable():  # nor is a name that is no UTF-8
+        if not is_name(name):
             raise DataError(f"{folder} has the class folder {name!r}, whose name cannot be shown; rename it")
     paths: list[Path] = []
     labels: list[int] = []
     for label, class_folder in enumerate(classes):
         with os.scandir(class_folder) as entries:  # several times as quick as Path.iterdir, which asks for each file
-            names = sorted(entry.name for entry in entries if entry.is_file() and _may_be_image(entry.name))
+            visible = [entry for entry in entries if _may_be_image(entry.name)]
+        for entry in visible:
+            if entry.is_dir() and any(_may_be_image(inner.name) for inner in os.scandir(entry)):
+                raise DataError(
+                    f"{entry.path} is a folder in the folder of a class; move its images up, or let its name begin with"
+                    " a dot"
+                )
+        names = sorted(entry.name for entry in visible if entry.is_file() or entry.is_symlink())  # or leads nowhere
         if not names:
             raise DataError(f"{class_folder} has no image; add some, or remove the folder")
         paths += [class_folder / name for name in names]
@@ -194,7 +206,7 @@ def require_every_class(images: ImageSet) -> None:
 def load_pixels(
     images: ImageSet, preprocess: Preprocess, *, kept: Mapping[Path, NDArray[np.uint8]] | None = None
 ) -> Iterator[NDArray[np.uint8]]:
-    """uint8 ``(crop, crop, 3)`` for every image in order, decoded ahead by two threads in bounded memory.
+    """uint8 ``(crop, crop, 3)`` for every image in order, decoded ahead by a few threads in bounded memory.
 
     Those that are ``kept`` are not decoded again.
     """
@@ -248,9 +260,12 @@ def _split(images: ImageSet, seed: int) -> Dataset:
     def rank(i: int) -> str:
         return hashlib.sha256(f"{seed}/".encode() + os.fsencode(images.paths[i].relative_to(images.root))).hexdigest()
 
+    by_class: list[list[int]] = [[] for _ in images.class_names]
+    for i, label in enumerate(images.labels):
+        by_class[label].append(i)
     val: list[int] = []
-    for label, name in enumerate(images.class_names):
-        members = sorted((i for i, y in enumerate(images.labels) if y == label), key=rank)
+    for name, members in zip(images.class_names, by_class, strict=True):
+        members.sort(key=rank)
         if len(members) < 2:
             raise DataError(f"{images.root / name} has one image; at least two are needed to split train from val")
         val += members[: max(1, round(VAL_SHARE * len(members)))]

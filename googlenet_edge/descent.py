@@ -73,6 +73,16 @@ class Descent:
         found = {n: state[p].get("momentum_buffer") for n, p in self._model.named_parameters() if p in state}
         return {name: buffer for name, buffer in found.items() if buffer is not None}
 
+    def scaling(self) -> dict[str, int | float]:
+        """The state of loss scaling; empty where there is none."""
+        state: dict[str, int | float] = self._scaler.state_dict()
+        return state
+
+    def load_scaling(self, state: dict[str, int | float]) -> None:
+        """Goes on from what `scaling` gave."""
+        if state:
+            self._scaler.load_state_dict(state)
+
     def load_momentum(self, momentum: dict[str, Tensor]) -> None:
         """Each buffer in the memory format of its parameter, which the fused optimizer takes for granted."""
         for name, parameter in self._model.named_parameters():

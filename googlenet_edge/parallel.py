@@ -35,7 +35,7 @@ class Rank:
 @contextmanager
 def process_group() -> Iterator[Rank]:
     """This process's rank, as ``torchrun`` tells it; alone where there is no torchrun."""
-    if "WORLD_SIZE" not in os.environ:
+    if not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
         yield Rank()
         return
     cuda = torch.cuda.is_available()

@@ -24,5 +24,6 @@ def gradient_scaler(device: torch.device, *, wanted: bool) -> torch.amp.GradScal
 @functools.cache
 def _reduced_dtype(device_type: str) -> torch.dtype | None:
     if device_type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        ampere = torch.version.hip is not None or torch.cuda.get_device_capability() >= (8, 0)
+        return torch.bfloat16 if ampere else torch.float16  # which torch.cuda.is_bf16_supported() is not about
     return torch.bfloat16 if read_processor().computes_bfloat16 else None

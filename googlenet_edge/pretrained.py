@@ -105,7 +105,7 @@ def _from_pth(path: Path) -> Checkpoint:
     info = CheckpointInfo(names, Preprocess(), true_5x5=tuple(kernel) == (5,), aux_heads=aux_heads)
     check_same_tensors(weights, expected_tensors(info), str(path))
     check_finite(weights, path)
-    return Checkpoint(info, weights)
+    return Checkpoint(info, weights, sha256_file(path))
 
 
 def _missing_counters(weights: dict[str, Tensor]) -> list[str]:

@@ -80,13 +80,15 @@ class Meter:
         """``steps`` are those of an epoch; time counts from now."""
         self._epochs, self._steps, self._batch_size = epochs, steps, batch_size
         self._started = self._epoch_started = time.monotonic()
-        self._epoch = self._done = 0
+        self._epoch = self._done = self._before = 0
+        self._sums = 0.0, 0.0
         self._losses: list[float] = []
         self._hits: list[float] = []
 
-    def begin(self, epoch: int) -> None:
-        """An epoch, counted from 0, begins."""
+    def begin(self, epoch: int, *, step: int = 0, sums: tuple[float, float] = (0.0, 0.0)) -> None:
+        """An epoch, counted from 0, begins, or goes on after ``step`` steps that came to ``sums``."""
         self._epoch, self._losses, self._hits = epoch, [], []
+        self._before, self._sums = step, sums
         self._epoch_started = time.monotonic()
 
     def add(self, loss: float, top1: float) -> None:
@@ -117,7 +119,14 @@ class Meter:
         """Of the epoch so far."""
         seconds = time.monotonic() - self._epoch_started
         rate = len(self._losses) * self._batch_size / seconds if self._losses else 0.0
-        return EpochMeans(_mean(self._losses), _mean(self._hits), rate)
+        steps = self._before + len(self._losses)
+        loss, hits = self.sums
+        return EpochMeans(loss / steps, hits / steps, rate) if steps else EpochMeans(math.nan, math.nan, rate)
+
+    @property
+    def sums(self) -> tuple[float, float]:
+        """The losses and the shares of right answers of the epoch's steps, added up."""
+        return self._sums[0] + sum(self._losses), self._sums[1] + sum(self._hits)
 
     @property
     def seconds(self) -> float:

@@ -17,8 +17,9 @@ from googlenet_edge.dataset import (
     refuse_damaged,
     require_every_class,
 )
+from googlenet_edge.descent import batch_size_for
 from googlenet_edge.errors import ConfigError
-from googlenet_edge.files import alone_in
+from googlenet_edge.files import alone_in, check_writable
 from googlenet_edge.model import Widths
 from googlenet_edge.parallel import Rank
 from googlenet_edge.preprocess import Preprocess
@@ -71,7 +72,9 @@ def train(
     """
     path = request.folder / CHECKPOINT_FILE
     refuse_inside_bundle(path)
+    _refuse_among_images(request)
     _refuse_finished(path)
+    check_writable(path)
     data = check_training_data(
         request.data,
         preprocess=request.preprocess,
@@ -81,7 +84,10 @@ def train(
     )
     widths = request.start.info.widths if request.start else Widths()
     info = CheckpointInfo(data.train.class_names, request.preprocess, request.true_5x5, widths=widths)
-    state = first_state(info, request.config, images_sha256=data.train_sha256, start=request.start)
+    batch_size = batch_size_for(request.config.batch_size, len(data.train), processes=rank.world)
+    state = first_state(
+        info, request.config, images_sha256=data.train_sha256, batch_size=batch_size, start=request.start
+    )
     with alone_in(request.folder, error=ConfigError) if rank.first else nullcontext():
         _refuse_finished(path)
         if saved := read_state(request.folder):
@@ -96,6 +102,16 @@ def train(
             write_checkpoint(path, trained)
             remove_state(request.folder)
     return path
+
+
+def _refuse_among_images(request: TrainRequest) -> None:
+    """There the folder of the results would be taken for a class of images."""
+    split = request.data / "train", request.data / "val"
+    for images in split if split[0].is_dir() else (request.data,):
+        if request.folder.resolve().is_relative_to(images.resolve()):
+            raise ConfigError(
+                f"{request.folder} is inside of {images}, where each folder is a class of images; give another --out"
+            )
 
 
 def _refuse_finished(path: Path) -> None:

@@ -151,7 +151,8 @@ class _Loop:
         self.steps = len(data.train) // self.batch_size
         self.descent = Descent(self.model, state.config, steps=self._total, device=self.device, mend=_MEND)
         self.descent.load_momentum(state.momentum)
-        self.first_step, self.seconds_before = state.step, state.seconds
+        self.descent.load_scaling(state.scaling)
+        self.first_step, self.first_sums, self.seconds_before = state.step, state.sums, state.seconds
         self.meter = Meter(epochs=state.config.epochs, steps=self.steps, batch_size=self.batch_size)
         config = state.config
         self.batches = TrainingBatches(
@@ -170,13 +171,13 @@ class _Loop:
 
     def run_epoch(self, epoch: int, *, save: Callable[[TrainingState], None]) -> EpochReport:
         """All steps of one epoch, then the evaluation of the averaged weights."""
-        first = self.first_step
-        self.first_step = 0
+        first, sums = self.first_step, self.first_sums
+        self.first_step, self.first_sums = 0, (0.0, 0.0)
         plan = Epoch(
             len(self.data.train), self.batch_size, self.config.seed, epoch, first, self.rank.index, self.rank.world
         )
         self.model.train()
-        self.meter.begin(epoch)
+        self.meter.begin(epoch, step=first, sums=sums)
         for step, (pixels, colours, labels) in enumerate(self.batches.of(plan), start=first):
             loss, logits = self._step(epoch * self.steps + step, pixels, colours, labels)
             self.meter.add(loss, top1_share(logits, labels))
@@ -236,6 +237,9 @@ class _Loop:
             momentum=self.descent.momentum(),
             generator=self.generator.get_state(),
             start=self.start,
+            batch_size=self.batch_size,
+            scaling=self.descent.scaling(),
+            sums=self.meter.sums if step else (0.0, 0.0),
         )
 
     def checkpoint(self, accuracy: tuple[float, float]) -> Checkpoint:

@@ -59,7 +59,8 @@ class TrainingState:
 
     ``weights`` are those being trained, ``average`` their moving average, ``momentum`` the optimizer's buffers by
     parameter name, ``generator`` the state of the random draws of dropout. ``start`` is the hash of the checkpoint that
-    it began with; empty where it began at random.
+    it began with; empty where it began at random. ``batch_size`` is that of all processes as it came to be, ``scaling``
+    the state of loss scaling, ``sums`` the losses and the shares of right answers of the epoch's steps, added up.
     """
 
     info: CheckpointInfo
@@ -73,6 +74,9 @@ class TrainingState:
     step: int = 0
     seconds: float = 0.0
     start: str = ""
+    batch_size: int = 0
+    scaling: dict[str, int | float] = field(default_factory=dict)
+    sums: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +90,18 @@ class _Header:
     step: int
     seconds: float
     start: str = ""
+    batch_size: int = 0
+    scaling: dict[str, int | float] = field(default_factory=dict)
+    sums: tuple[float, float] = (0.0, 0.0)
 
 
 def first_state(
-    info: CheckpointInfo, config: TrainConfig, *, images_sha256: str, start: Checkpoint | None = None
+    info: CheckpointInfo,
+    config: TrainConfig,
+    *,
+    images_sha256: str,
+    batch_size: int = 0,
+    start: Checkpoint | None = None,
 ) -> TrainingState:
     """The state before the first step: seeded random weights, or those of ``start`` as far as they fit.
 
@@ -109,7 +121,7 @@ def first_state(
         fitting = {n: t for n, t in start.weights.items() if n in weights and weights[n].shape == t.shape}
         weights = {**weights, **fitting}
     began = (start.sha256 or _NO_FILE) if start else ""
-    return TrainingState(info, config, images_sha256, weights, weights, start=began)
+    return TrainingState(info, config, images_sha256, weights, weights, start=began, batch_size=batch_size)
 
 
 def write_state(folder: Path, state: TrainingState) -> None:
@@ -159,6 +171,11 @@ def check_same_training(saved: TrainingState, wanted: TrainingState, folder: Pat
         before, now = getattr(saved.config, f.name), getattr(wanted.config, f.name)
         if before != now:
             raise TrainingError(f"{folder} was being trained with {f.name} {before}, now it is {now}; {mend}")
+    if saved.batch_size != wanted.batch_size:
+        raise TrainingError(
+            f"{folder} was being trained in batches of {saved.batch_size}, in as many processes they are of"
+            f" {wanted.batch_size}; start as many as before, or {mend.partition('or ')[2]}"
+        )
     if saved.images_sha256 != wanted.images_sha256:
         raise TrainingError(f"{folder} was being trained on other images; {mend}")
     if saved.start != wanted.start:

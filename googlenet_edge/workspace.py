@@ -31,6 +31,7 @@ STATE_FILE = "training-state.safetensors"
 RUN_FILE = "run.json"
 SETTINGS_FILE = Path("gnet-edge.toml")
 MOST_THREADS = 256
+_SLIM = "slim-{}"
 _USUAL_NAMES = {
     *(CHECKPOINT_FILE, PRUNED_FILE, FINETUNED_FILE, STATE_FILE, GRAPH_FILE, TABLE_FILE),
     *(SLIM_FILE, MANIFEST_FILE, MEASUREMENT_FILE, ANSWERS_FILE, RUN_FILE),
@@ -86,9 +87,14 @@ def read_run_record(folder: Path) -> RunRecord | None:
     return from_json(read_file(path, limit=1 << 20, error=ConfigError), RunRecord, where=str(path), error=ConfigError)
 
 
+def run_name(data: Path) -> str:
+    """What a training on images is called; what begins with a dot would be hidden."""
+    return data.resolve().name.lstrip(".") or "run"
+
+
 def run_folder_for(data: Path) -> Path:
     """The folder of a training on ``data``: one that was interrupted, else the first free of NAME, NAME-2, NAME-3 …"""
-    name = data.resolve().name or "run"
+    name = run_name(data)
     number = 1
     while True:
         folder = RUNS / (name if number == 1 else f"{name}-{number}")
@@ -99,7 +105,7 @@ def run_folder_for(data: Path) -> Path:
 
 def slim_folder(folder: Path, speedup: float) -> Path:
     """Where the network goes that was slimmed for a speed-up."""
-    return folder / f"slim-{speedup:g}"
+    return folder / _SLIM.format(f"{speedup:g}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +141,7 @@ def take_data(given: Path | None, settings: Settings, run: Path | None) -> Taken
     record = read_run_record(run)
     if record is None:
         raise ConfigError(f"{run} does not say which images it was trained on; give --data DIR")
-    return Taken(Path(record.data), f"{run.name} was trained on it")
+    return Taken(Path(record.data), f"{run.resolve().name} was trained on it")
 
 
 def named_after(folder: Path, ending: str) -> Path:
@@ -174,7 +180,7 @@ def check_result_place(path: Path, usual: str) -> None:
 
 def refuse_inside_bundle(path: Path) -> None:
     """A file more, and a bundle is not what its manifest says. Raises `OutputError`."""
-    for folder in path.absolute().parents:
+    for folder in Path(os.path.realpath(path)).parents:
         if is_bundle(folder) and (folder / MODEL_FILE).exists():  # others have a manifest.json, too
             raise OutputError(f"cannot write {path}: {folder} is a bundle; give another --out")
 
@@ -189,7 +195,7 @@ def take_bundle(given: Path | None) -> Taken:
     mend = "build one first with: gnet-edge build --precision int8"
     if given:
         return _existing(Taken(given, "given"), mend)
-    newest = _newest(f"*/*/{MANIFEST_FILE}", "bundle", mend)
+    newest = _newest(f"*/*/{MANIFEST_FILE}", "bundle", mend, f"*/{_SLIM.format('*')}/*/{MANIFEST_FILE}")
     return Taken(newest.path.parent, newest.because)
 
 
@@ -231,8 +237,8 @@ def _existing(taken: Taken, mend: str) -> Taken:
     return taken
 
 
-def _newest(pattern: str, what: str, mend: str) -> Taken:
-    newest = max(_finished(RUNS.glob(pattern)), default=None)
+def _newest(pattern: str, what: str, mend: str, *deeper: str) -> Taken:
+    newest = max((each for one in (pattern, *deeper) for each in _finished(RUNS.glob(one))), default=None)
     if newest is None:
         raise ConfigError(f"there is no {what} under {RUNS.absolute()}; {mend}")
     return Taken(newest[1], f"the newest under {RUNS}/")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
-from command import Built, Outcome, copy_of, done, refused, refused_without_a_trace
+from command import Built, Outcome, copy_of, done, gnet_edge, refused, refused_without_a_trace
 from fake_jetson import fake_pc
 from PIL import Image
 from safetensors.torch import save_file
@@ -114,6 +115,21 @@ def test_damaged_image_is_skipped_and_counted_on_demand(tmp_path: Path) -> None:
     record = read_checkpoint(tmp_path / "runs/photos/checkpoint.safetensors").info.training
     assert record is not None
     assert record.images == 4
+
+
+def test_damaged_image_is_skipped_in_evaluation_and_export_on_demand(work: Path, tmp_path: Path) -> None:
+    folder = copy_of(work, tmp_path / "work")
+    letter = next((folder / "photos" / "val").iterdir()) / "letter.jpg"
+    letter.write_text("Dear dog")
+    done("build", "--precision", "fp32", "--skip-damaged", cwd=folder)
+    outcome = gnet_edge("eval", cwd=folder)
+    assert outcome.code == 1
+    assert "letter.jpg is not a JPEG, PNG or WebP image; convert or remove it" in outcome.err
+    assert "left out 1 damaged of" in done("eval", "--skip-damaged", cwd=folder).err
+    for image in (folder / "photos" / "val").glob("*/*"):
+        image.write_text("Dear cat")
+    sentence = "photos/val has only damaged images; replace them"
+    assert sentence in gnet_edge("export", "--skip-damaged", cwd=folder).err
 
 
 def test_image_that_is_none_is_named_by_predict(colours: Path) -> None:
@@ -356,6 +372,12 @@ def test_loss_of_accuracy_above_max_drop_leaves_the_old_bundle(work: Path, monke
 
 
 # Settings, devices and what is not there
+
+
+@pytest.mark.parametrize("file", [".", "absent.onnx"])
+def test_network_of_somebody_else_that_is_no_file_is_named(work: Path, file: str) -> None:
+    sentence = f"{re.escape(file)} is no file; give somebody else's network in ONNX with --onnx FILE"
+    refused_without_a_trace(sentence, "build", "--onnx", file, cwd=work)
 
 
 def test_load_too_short_to_warm_anything_is_refused(colours: Path) -> None:

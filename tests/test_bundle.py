@@ -13,7 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_bundles import COLOURS, PREPROCESS, colour_bundle, with_golden_logits, write_colour_bundle
+from tiny_bundles import (
+    COLOURS,
+    PREPROCESS,
+    colour_bundle,
+    with_golden_logits,
+    with_weights_elsewhere,
+    write_colour_bundle,
+)
 
 from googlenet_edge.engines.accuracy import Accuracy, Comparison
 from googlenet_edge.engines.bundle import SCHEMA, Bundle, FileRecord, _seal, read_bundle, write_bundle
@@ -149,13 +156,24 @@ def test_bundle_never_follows_a_file_name_of_its_manifest(path: Path, name: str)
     assert repr(name) in str(caught.value)
 
 
-@pytest.mark.parametrize("labels", [b"\x1b[31mred\ngreen\nblue\n", b"red\n\nblue\n", b"\xef\xbb\xbfred\ngreen\nblue\n"])
-def test_bundle_with_labels_that_no_build_writes_is_refused(path: Path, labels: bytes) -> None:
+@pytest.mark.parametrize("first", ["\x1b[31mred", "", "\ufeffred", "\u202ered"])
+def test_bundle_with_labels_that_no_build_writes_is_refused(path: Path, first: str) -> None:
+    labels = f"{first}\ngreen\nblue\n".encode()
     files = read_bundle(path).manifest.files
     forge(path, files={**files, "labels.txt": FileRecord(len(labels), sha256_bytes(labels))})
     (path / "labels.txt").write_bytes(labels)
     with pytest.raises(BundleError, match=r"the class name '.*' cannot be a line of labels\.txt"):
         read_bundle(path)
+
+
+def test_bundle_with_weights_outside_of_it_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime would read them, from wherever the program was started."""
+    monkeypatch.chdir(tmp_path)
+    bundle = colour_bundle()
+    write_bundle(tmp_path / "b", replace(bundle, model=with_weights_elsewhere(bundle.model, "weights.bin")))
+    sentence = r"b/model\.onnx keeps weights in another file, which no hash covers; build the bundle again$"
+    with pytest.raises(BundleError, match=sentence):
+        read_bundle(tmp_path / "b")
 
 
 def test_bundle_with_a_crop_that_does_not_fit_its_golden_vectors_is_refused(path: Path) -> None:

@@ -29,6 +29,7 @@ from googlenet_edge.engines.energy import EnergyPlan
 from googlenet_edge.engines.jetson import Clock, read_jetson
 from googlenet_edge.engines.measurement import read_measurement
 from googlenet_edge.target import Device
+from googlenet_edge.workspace import RunRecord, write_run_record
 
 COMMANDS = (
     "demo",
@@ -217,6 +218,8 @@ def test_changed_image_makes_a_new_table_and_changed_weights_all_anew(built: Bui
     write_checkpoint(path, checkpoint)
     outcome = done("build", "--json", cwd=work)
     assert json.loads(outcome.out)["reused"] == []
+    assert "in the place of one of another network: runs/photos/int8-cpu; --out names a place for each\n" in outcome.err
+    assert "in the place of" not in done("build", cwd=work).err
 
 
 # Single steps
@@ -268,7 +271,17 @@ def test_eval_of_a_folder_that_is_not_split_says_that_it_judges_a_part(colours: 
             solid(colour).save(tmp_path / colour / f"{i}.png")
     outcome = done("eval", "--data", tmp_path, "--json", cwd=colours)
     assert json.loads(outcome.out)[0]["accuracy"]["images"] == 6
-    assert f"judging 6 images of {tmp_path}: the one in five of each class that no training on it sees\n" in outcome.err
+    judging = f"judging 6 images of {tmp_path}: the one in five of each class"
+    assert f"{judging} of a split that may not be the training's, so that some of them may have been" in outcome.err
+    record = colours / "runs" / "colours" / "run.json"
+    write_run_record(record.parent, RunRecord(str(tmp_path.resolve()), seed=3))
+    try:
+        assert f"{judging} that no training on it sees\n" in done("eval", cwd=colours).err
+        (colours / "latest").symlink_to("runs/colours/fp32-cpu")
+        assert f"{judging} that no training on it sees\n" in done("eval", "latest", cwd=colours).err
+    finally:
+        record.unlink()
+        (colours / "latest").unlink(missing_ok=True)
 
 
 def test_predict_gives_labels_of_every_image(colours: Path) -> None:

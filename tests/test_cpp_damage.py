@@ -21,7 +21,15 @@ import pytest
 from jpegs import jpeg, photo
 from libgne import CPP, Engine, Library, done
 from PIL import Image
-from tiny_bundles import COLOUR_NET, colour_bundle, onnx_bytes, solid, with_golden_logits, write_colour_bundle
+from tiny_bundles import (
+    COLOUR_NET,
+    colour_bundle,
+    onnx_bytes,
+    solid,
+    with_golden_logits,
+    with_weights_elsewhere,
+    write_colour_bundle,
+)
 
 import googlenet_edge
 from googlenet_edge.engines.bundle import write_bundle
@@ -153,9 +161,9 @@ ODD: dict[str, tuple[Callable[[Path], object], str]] = {
     **{
         f"label {label!a}": (
             functools.partial(relabel, first=label),
-            "has an empty label, or one with a control character; build it again",
+            "has an empty label, or one with a character that steers or cannot be seen; build it again",
         )
-        for label in ("", "a\0", "\x1b[2J", "a\x7f", "a\x9b2J")
+        for label in ("", "a\0", "\x1b[2J", "a\x7f", "a\x9b2J", *"\u200b\u202e\u2028\ufeff\U000e0041")
     },
     "files": (lambda b: forge(b, files={}), "lists the wrong files; build the bundle again"),
     "up and away": (lambda b: forge(b, files={"../x": {"size": 1, "sha256": "a" * 64}}), "lists the wrong files"),
@@ -172,11 +180,22 @@ def test_cpp_says_what_is_odd_about_a_bundle(
 
 
 def test_cpp_takes_labels_of_all_letters(gne: Library, bundle: Path) -> None:
-    relabel(bundle, "µ-Gänseblümchen 雛菊")
+    relabel(bundle, "µ-Gänseblümchen\u00a0雛菊 \u200d\U0001fae8 \uf8ff")
     pixels = np.full((40, 40, 3), (255, 0, 0), np.uint8)
     with gne.open(bundle) as engine:
         [(label, _, _)] = engine.classify("frame", ctypes.byref(libgne.interleaved(pixels)), k=1)
-    assert label == "µ-Gänseblümchen 雛菊"
+    assert label == "µ-Gänseblümchen\u00a0雛菊 \u200d\U0001fae8 \uf8ff"
+
+
+def test_cpp_refuses_a_model_with_weights_outside_of_the_bundle(
+    gne: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    bundle = colour_bundle()
+    write_bundle(tmp_path / "b", replace(bundle, model=with_weights_elsewhere(bundle.model, "weights.bin")))
+    assert refusal(gne, tmp_path / "b") == (
+        f"{tmp_path}/b/model.onnx keeps weights in another file, which no hash covers; build the bundle again"
+    )
 
 
 def test_cpp_refuses_a_model_that_computes_something_else_here(gne: Library, tmp_path: Path) -> None:

@@ -89,6 +89,19 @@ def test_dataset_does_not_see_hidden_files_and_junk(tmp_path: Path) -> None:
     assert relative(open_images(tmp_path)) == ["cat/000.png", "cat/001.png", "dog/000.png", "dog/001.png"]
 
 
+def test_dataset_leaves_no_image_out_in_silence(tmp_path: Path) -> None:
+    paint_classes(tmp_path, cat=2, dog=2)
+    (tmp_path / "dog" / "gone.png").symlink_to("/nowhere/gone.png")
+    images = open_images(tmp_path)
+    assert relative(images)[-1] == "dog/gone.png"
+    assert check_images(images, preprocess=PREPROCESS).damaged == (f"{tmp_path}/dog/gone.png is missing",)
+    (tmp_path / "cat" / "2025").mkdir()
+    (tmp_path / "cat" / "2025" / "1.png").touch()
+    sentence = "cat/2025 is a folder in the folder of a class; move its images up, or let its name begin with a dot$"
+    with pytest.raises(DataError, match=sentence):
+        open_images(tmp_path)
+
+
 def test_dataset_names_what_is_wrong_with_its_folders(tmp_path: Path) -> None:
     paint_classes(tmp_path / "train", cat=2, dog=2)
     with pytest.raises(DataError, match=r"has train/ and no val/; add .*val/CLASS/\*, or put the classes directly in"):

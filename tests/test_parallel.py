@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 
 import parallel_gradients
+import pytest
 import torch
 from safetensors.torch import load_file
 
-from googlenet_edge.parallel import BatchDropout, Rank
+from googlenet_edge.parallel import BatchDropout, Rank, process_group
 
 
 def test_two_gloo_processes_give_the_gradients_of_one_and_the_first_tells_of_a_stop(tmp_path: Path) -> None:
@@ -35,6 +36,15 @@ def test_two_gloo_processes_give_the_gradients_of_one_and_the_first_tells_of_a_s
     for name, expected in one.items():
         difference = (two[name] - expected).double().norm()
         assert difference <= 1e-11 * expected.double().norm(), name
+
+
+def test_process_group_is_one_process_where_a_cluster_sets_a_variable_of_torchrun(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.delenv("RANK", raising=False)
+    with process_group() as rank:
+        assert rank == Rank()
 
 
 def test_dropout_masks_of_all_processes_are_the_rows_of_one_mask() -> None:

@@ -239,8 +239,8 @@ def test_total_of_a_module_is_missing_where_a_rail_is(tmp_path: Path) -> None:
     root = fake_jetson(tmp_path, AGX_ORIN)
     with Watch(root, clock=time.perf_counter) as watch:
         pass
-    assert total_power(watch.watched())[0] == pytest.approx(3189.76 + 797.44 + 3974.4 + 596.16)
-    break_file(root / "sys/bus/i2c/drivers/ina3221/1-0041/hwmon/hwmon1/curr2_input")
+    assert total_power(watch.watched())[0] == pytest.approx(3189.76 + 797.44 + 3974.4)
+    break_file(root / "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon0/curr1_input")
     with Watch(root, clock=time.perf_counter) as watch:
         pass
     assert set(total_power(watch.watched())) == {None}

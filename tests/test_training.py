@@ -20,10 +20,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from command import refused_without_a_trace
 from PIL import Image
 from tiny_bundles import write_colour_bundle
 from watching import Watching
 
+from googlenet_edge import descent, precision
 from googlenet_edge.augment import (
     Augmentation,
     Epoch,
@@ -114,6 +116,7 @@ def test_average_forgets_its_beginning_and_settles() -> None:
 def test_training_stopped_at_any_step_ends_as_if_it_never_was(data: TrainingData, tmp_path: Path) -> None:
     """Weights, metrics and draws of dropout, bit for bit."""
     whole = run(start(data), data, tmp_path / "whole", Watching())
+    metrics = [(line["loss"], line["train_top1"]) for line in read_lines(tmp_path / "whole" / "metrics.jsonl")]
     for stop_after in (1, 3, 4):  # within the first epoch, at its end, within the second
         folder = tmp_path / f"stopped-{stop_after}"
         with pytest.raises(StoppedError, match="was saved; the same command goes on from there"):
@@ -122,7 +125,43 @@ def test_training_stopped_at_any_step_ends_as_if_it_never_was(data: TrainingData
         assert saved is not None
         resumed = run(saved, data, folder, Watching())
         assert same(resumed.weights, whole.weights)
-        assert [line["epoch"] for line in read_lines(folder / "metrics.jsonl")] == [1, 2]
+        lines = read_lines(folder / "metrics.jsonl")
+        assert [line["epoch"] for line in lines] == [1, 2]
+        for line, figures in zip(lines, metrics, strict=True):
+            assert (line["loss"], line["train_top1"]) == pytest.approx(figures)
+
+
+def test_training_with_loss_scaling_goes_on_with_its_scale(
+    data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU without bfloat16; the scale doubles after every second step here."""
+    made = []
+
+    def scaler(device: torch.device, *, wanted: bool) -> torch.amp.GradScaler:
+        del wanted
+        made.append(torch.amp.GradScaler(device.type, init_scale=4.0, growth_interval=2))
+        return made[-1]
+
+    monkeypatch.setattr(descent, "gradient_scaler", scaler)
+    whole = run(start(data), data, tmp_path / "whole", Watching())
+    with pytest.raises(StoppedError):
+        run(start(data), data, tmp_path / "run", Watching(3))
+    saved = read_state(tmp_path / "run")
+    assert saved is not None
+    assert same(run(saved, data, tmp_path / "run", Watching()).weights, whole.weights)
+    assert [each.get_scale() for each in made] == [32.0, 8.0, 32.0]
+
+
+@pytest.mark.parametrize(("capability", "dtype"), [((7, 5), torch.float16), ((8, 0), torch.bfloat16)])
+def test_gpus_that_only_emulate_bfloat16_get_float16(
+    capability: tuple[int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    precision._reduced_dtype.cache_clear()
+    try:
+        assert precision._reduced_dtype("cuda") is dtype
+    finally:
+        precision._reduced_dtype.cache_clear()
 
 
 def test_training_of_one_step_an_epoch_can_be_stopped(data: TrainingData, tmp_path: Path) -> None:
@@ -158,6 +197,10 @@ def test_training_gives_up_where_the_loss_is_not_finite(data: TrainingData, tmp_
     ("change", "sentence"),
     [
         ({"config": replace(CONFIG, batch_size=8)}, "was being trained with batch_size 16, now it is 8"),
+        (
+            {"batch_size": 15},
+            r"in batches of 0, in as many processes they are of 15; start as many as before, or start",
+        ),
         ({"images_sha256": "other"}, "was being trained on other images"),
         ({"start": "other"}, "was being trained from other weights"),
         ({"info": CheckpointInfo(("a", "b"), PREPROCESS)}, "with other classes, preprocessing or network"),
@@ -283,6 +326,19 @@ def test_training_where_memory_ends_says_what_to_give(data: TrainingData, tmp_pa
 
     with pytest.raises(TrainingError, match="there is not enough memory; free some, or give a smaller --batch-size"):
         run(start(data), data, tmp_path / "run", Greedy())
+
+
+@pytest.mark.parametrize("out", ["photos/model", "photos/train/model"])
+def test_training_into_a_class_of_images_is_refused(photos: Path, tmp_path: Path, out: str) -> None:
+    shutil.copytree(photos, tmp_path / "photos")
+    if out == "photos/model":  # a folder that is to be split
+        for name in ("val", "train"):
+            shutil.copytree(tmp_path / "photos" / name, tmp_path / "split", dirs_exist_ok=True)
+        shutil.rmtree(tmp_path / "photos")
+        (tmp_path / "split").rename(tmp_path / "photos")
+    images = out.rpartition("/")[0]
+    sentence = f"{out} is inside of {images}, where each folder is a class of images; give another --out"
+    refused_without_a_trace(sentence, "train", "--data", "photos", "--out", out, cwd=tmp_path)
 
 
 def test_training_into_a_bundle_is_refused(photos: Path, tmp_path: Path) -> None:

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from googlenet_edge.errors import ConfigError
+from googlenet_edge.errors import ConfigError, OutputError
 from googlenet_edge.target import Device, EngineChoice, Precision
 from googlenet_edge.workspace import (
     RunRecord,
     Settings,
     read_run_record,
     read_settings,
+    refuse_inside_bundle,
     run_folder_for,
     split_seed,
     take_bundle,
@@ -122,6 +123,25 @@ def test_graph_and_bundle_are_the_newest() -> None:
     assert take_graph(None).path == graph
     assert take_bundle(None).path == manifest.parent
     assert take_bundle(Path("runs/b/int8-cpu")).because == "given"
+
+
+def test_bundle_of_a_slimmed_network_can_be_the_newest() -> None:
+    touch("runs/a/int8-cpu/manifest.json")
+    newest = touch("runs/a/slim-1.5/int8-cpu/manifest.json", age=10)
+    assert take_bundle(None).path == newest.parent
+    assert [each.path for each in take_bundles([])] == [newest.parent]
+
+
+@pytest.mark.parametrize(("path", "inside"), [("../m.json", False), ("../b/m.json", True), ("m.json", True)])
+def test_bundle_is_guarded_by_where_a_path_leads(path: str, inside: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = touch("runs/b/manifest.json").parent
+    touch("runs/b/model.onnx")
+    monkeypatch.chdir(bundle)
+    if inside:
+        with pytest.raises(OutputError, match="runs/b is a bundle; give another --out"):
+            refuse_inside_bundle(Path(path))
+    else:
+        refuse_inside_bundle(Path(path))
 
 
 @pytest.mark.parametrize("given", [None, Path("absent")])

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx.external_data_helper
+import onnx.numpy_helper
 import onnx.parser
 import pytest
 from numpy.typing import NDArray
@@ -49,6 +51,17 @@ def onnx_bytes(text: str) -> bytes:
     model = onnx.parser.parse_model(text)
     onnx.checker.check_model(model, full_check=True)
     return model.SerializeToString(deterministic=True)
+
+
+def with_weights_elsewhere(model: bytes, place: str) -> bytes:
+    """The model with its first weights moved into a file beside wherever it is read, or at another place."""
+    moved = onnx.load_model_from_string(model)
+    weights = moved.graph.initializer[0]
+    weights.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weights), weights.name))
+    onnx.external_data_helper.set_external_data(weights, place)
+    Path(place).write_bytes(weights.raw_data)
+    weights.ClearField("raw_data")
+    return moved.SerializeToString()
 
 
 def solid(colour: str | tuple[int, int, int], size: tuple[int, int] = (48, 40)) -> Image.Image:

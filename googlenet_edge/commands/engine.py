@@ -32,40 +32,17 @@ from googlenet_edge.commands.options import (
     calibration_request,
     output,
     source_of,
+    when_damaged,
 )
 from googlenet_edge.console import bar, chosen, named, shown
 from googlenet_edge.errors import ConfigError
 from googlenet_edge.processor import usable_cores
 from googlenet_edge.target import Device, EngineChoice, Precision, Unit
 
+_MAYBE_SEEN = "of a split that may not be the training's, so that some of them may have been learnt from"
+
 if TYPE_CHECKING:
     from googlenet_edge.engines.build import BuildReport, CalibrationRequest
-
-
-def calibrate(
-    graph: Annotated[Path | None, typer.Argument(help="Default: the newest under runs/.")] = None,
-    data: DataOption = None,
-    images: ImagesOption = None,
-    method: MethodOption = None,
-    out: Annotated[Path | None, typer.Option(help=f"Default: {workspace.TABLE_FILE} beside it.")] = None,
-    skip_damaged: SkipOption = False,
-) -> None:
-    """Measure the ranges of all activations on training images.
-
-    Example:
-    gnet-edge calibrate runs/photos/googlenet.onnx --method entropy
-    """
-    from googlenet_edge.engines.build import calibrate_file
-    from googlenet_edge.engines.tables import trials_table
-
-    taken = named(workspace.take_graph(graph))
-    request = calibration_request(taken, data, images, method, skip_damaged)
-    path = workspace.result_place(out, beside=taken, usual=workspace.TABLE_FILE)
-    table = calibrate_file(taken, path, request, bars=bar)
-    if table.choice:
-        shown(trials_table(table.choice))
-    shown(f"{len(table.tensors)} tensors on {table.image_count} images, method {table.method.value}")
-    shown(f"table: {path}")
 
 
 def build(
@@ -109,6 +86,8 @@ def build(
     if checkpoint and workspace.is_bundle(checkpoint):
         settled = {
             **{"--precision": precision, "--device": device, "--max-drop": max_drop, "--engine": engine, "--dla": dla},
+            **{"--onnx": onnx, "--labels": labels, "--size": size, "--resize": resize, "--mean": mean, "--std": std},
+            **{"--bgr": bgr, "--threads": threads},
             **({} if data else {"--out": out, "--calibration-images": images, "--method": method}),
         }
         _refuse_what_a_bundle_has(checkpoint, [n for n, value in settled.items() if value not in (None, False)])
@@ -121,6 +100,7 @@ def build(
     source = source_of(checkpoint, onnx, AboutOnnx(labels, size, resize, mean, std, bgr), settings)
     precision = chosen("--precision", precision, settings.precision, Precision.INT8)
     device = machine.device_for_build(device, settings)
+    _refuse_what_would_be_ignored(device, engine, precision, bool(method or images))
     request = building.BuildRequest(
         source=source,
         out=out or source.folder / f"{precision.value}-{device.value}{'-dla' if dla else ''}",
@@ -128,16 +108,27 @@ def build(
         device=device,
         max_drop_points=chosen("--max-drop", max_drop, settings.max_drop, 1.0),
         threads=chosen("--threads", threads, settings.threads, CORES),
-        engine=engine
-        if device is not Device.CPU
-        else chosen("--engine", engine, settings.engine, EngineChoice.ONNXRUNTIME),
+        engine=chosen("--engine", engine, settings.engine, EngineChoice.ONNXRUNTIME) if device is Device.CPU else None,
         timed_threads=threads or settings.threads or 1,
         unit=Unit.DLA if dla else Unit.MAIN,
         calibration=calibration_request(source.folder / workspace.GRAPH_FILE, data, images, method, skip_damaged),
     )
+    before = building.network_of(request.out)
     report = building.build(request, bars=bar)
     _show_built(report)
+    if before not in (None, building.network_of(request.out)):
+        shown(f"in the place of one of another network: {report.bundle}; --out names a place for each")
     output(report, as_json)
+
+
+def _refuse_what_would_be_ignored(
+    device: Device, engine: EngineChoice | None, precision: Precision, calibrated: bool
+) -> None:
+    """Raises `typer.BadParameter`."""
+    if engine and device is not Device.CPU:
+        raise typer.BadParameter(f"--engine is about a processor; what runs on {device.value} is chosen where it runs")
+    if precision is not Precision.INT8 and calibrated:
+        raise typer.BadParameter(f"--method and --calibration-images are about int8, not {precision.value}")
 
 
 def _refuse_what_a_bundle_has(bundle: Path, given: list[str]) -> None:
@@ -239,6 +230,7 @@ def evaluate(
     engine: EngineOption = None,
     threads: ThreadsOption = None,
     out: Annotated[Path | None, typer.Option(help="JSON file for every answer, for a report; default: none.")] = None,
+    skip_damaged: SkipOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Accuracy of bundles on the validation images; each is compared with the first.
@@ -247,20 +239,28 @@ def evaluate(
     gnet-edge eval runs/photos/fp32-cpu runs/photos/int8-cpu
     gnet-edge eval --out answers.json
     """
-    from googlenet_edge.dataset import open_dataset
+    from googlenet_edge.dataset import check_images, open_dataset
     from googlenet_edge.engines.answers import collect_answers, write_answers
+    from googlenet_edge.engines.bundle import read_manifest
     from googlenet_edge.engines.evaluate import accuracies, evaluate_bundles
     from googlenet_edge.engines.tables import comparison_sentence, evaluation_table
 
     settings = workspace.read_settings()
     paths = [named(workspace.take_bundle(path)) for path in bundles or (None,)]
-    folder = named(workspace.take_data(data, settings, paths[0].parent))
-    images = open_dataset(folder, seed=workspace.split_seed(paths[0].parent)).val
+    run = paths[0].resolve().parent
+    folder = named(workspace.take_data(data, settings, run))
+    images = open_dataset(folder, seed=workspace.split_seed(run)).val
     cores = chosen("--threads", threads, settings.threads, CORES)
     if out:
         workspace.check_result_place(out, workspace.ANSWERS_FILE)
     if not (folder / "train").is_dir():
-        shown(f"judging {len(images)} images of {folder}: the one in five of each class that no training on it sees")
+        record = workspace.read_run_record(run)
+        unseen = "that no training on it sees" if record and Path(record.data) == folder.resolve() else _MAYBE_SEEN
+        shown(f"judging {len(images)} images of {folder}: the one in five of each class {unseen}")
+    if skip_damaged:
+        with bar("checking images") as progress:
+            checked = check_images(images, preprocess=read_manifest(paths[0]).preprocess, progress=progress)
+        images = when_damaged(skip_damaged)(checked)
     evaluations = evaluate_bundles(paths, images, streams=cores, bars=bar, engine=engine)
     results = accuracies(paths, evaluations)
     shown(evaluation_table([(r.bundle, r.accuracy) for r in results]))

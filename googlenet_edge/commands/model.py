@@ -1,4 +1,4 @@
-"""Commands that make a model: train, finetune, slim, prune, export."""
+"""Commands that make a model: train, finetune, slim, prune, export, calibrate."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def train(
     images = named(workspace.take_data(data, workspace.read_settings(), None))
     request = training.TrainRequest(
         data=images,
-        folder=out or workspace.run_folder_for(images),
+        folder=out or _told_run_folder(images),
         preprocess=Preprocess(resize or round(size * 8 / 7), size),
         config=TrainConfig(
             epochs=epochs,
@@ -95,6 +95,14 @@ def train(
         )
         if rank.first:
             shown(f"checkpoint: {path}")
+
+
+def _told_run_folder(images: Path) -> Path:
+    """Where a training goes if nobody says: said aloud where another one on these images is finished."""
+    folder, first = workspace.run_folder_for(images), workspace.RUNS / workspace.run_name(images)
+    if folder != first:
+        shown(f"the training in {first} is finished; this one goes to {folder}")
+    return folder
 
 
 def finetune(
@@ -244,6 +252,7 @@ def export(
     data: DataOption = None,
     opset: Annotated[int, typer.Option(help="17, or 13 for TensorRT up to 8.2.")] = 17,
     out: Annotated[Path | None, typer.Option(help=f"Default: {workspace.GRAPH_FILE} beside it.")] = None,
+    skip_damaged: SkipOption = False,
 ) -> None:
     """Write one ONNX file, and check it against PyTorch on real images.
 
@@ -255,8 +264,34 @@ def export(
 
     settings = workspace.read_settings()
     taken = named(workspace.take_checkpoint(checkpoint, settings))
-    images = named(workspace.take_data(data, settings, taken.parent))
     path = workspace.result_place(out, beside=taken, usual=workspace.GRAPH_FILE)
-    difference = export_checked(CheckpointSource(taken, opset), images, path, seed=workspace.split_seed(taken.parent))
+    request = calibration_request(taken, data, None, None, skip_damaged)
+    difference = export_checked(CheckpointSource(taken, opset), path, request)
     shown(f"largest difference from PyTorch: {difference:.1e} of the largest logit")
     shown(f"graph: {path}")
+
+
+def calibrate(
+    graph: Annotated[Path | None, typer.Argument(help="Default: the newest under runs/.")] = None,
+    data: DataOption = None,
+    images: ImagesOption = None,
+    method: MethodOption = None,
+    out: Annotated[Path | None, typer.Option(help=f"Default: {workspace.TABLE_FILE} beside it.")] = None,
+    skip_damaged: SkipOption = False,
+) -> None:
+    """Measure the ranges of all activations on training images.
+
+    Example:
+    gnet-edge calibrate runs/photos/googlenet.onnx --method entropy
+    """
+    from googlenet_edge.engines.build import calibrate_file
+    from googlenet_edge.engines.tables import trials_table
+
+    taken = named(workspace.take_graph(graph))
+    request = calibration_request(taken, data, images, method, skip_damaged)
+    path = workspace.result_place(out, beside=taken, usual=workspace.TABLE_FILE)
+    table = calibrate_file(taken, path, request, bars=bar)
+    if table.choice:
+        shown(trials_table(table.choice))
+    shown(f"{len(table.tensors)} tensors on {table.image_count} images, method {table.method.value}")
+    shown(f"table: {path}")

@@ -12,6 +12,7 @@ from googlenet_edge import workspace
 from googlenet_edge.calibration.ranges import RangeMethod
 from googlenet_edge.console import chosen, leave_out_damaged, named, write_json
 from googlenet_edge.dataset import WhenDamaged, refuse_damaged
+from googlenet_edge.errors import ConfigError
 from googlenet_edge.preprocess import Channels, Preprocess
 from googlenet_edge.processor import usable_cores
 from googlenet_edge.target import EngineName
@@ -91,6 +92,8 @@ def source_of(checkpoint: Path | None, onnx: Path | None, about: AboutOnnx, sett
         return CheckpointSource(named(workspace.take_checkpoint(checkpoint, settings)))
     if checkpoint is not None:
         raise typer.BadParameter("give a checkpoint or --onnx, not both")
+    if not onnx.is_file():
+        raise ConfigError(f"{onnx} is no file; give somebody else's network in ONNX with --onnx FILE")
     default = Preprocess()
     return OnnxSource(
         onnx,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from googlenet_edge.errors import GraphError
-from googlenet_edge.files import read_file
+from googlenet_edge.files import is_name, read_file
 
 _MAX_BYTES = 1 << 20
 
@@ -19,7 +19,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
         raise GraphError(f"{path} is no text in UTF-8 ({problem.reason}); expected one label a line") from problem
     lines: dict[str, int] = {}
     for number, name in enumerate(labels, start=1):
-        if not name or not name.isprintable():
+        if not is_name(name):
             raise GraphError(f"{path} has no label in line {number} ({name!r}); expected one label a line")
         if name in lines:
             raise GraphError(f"{path} has the label {name!r} in lines {lines[name]} and {number}; make them differ")

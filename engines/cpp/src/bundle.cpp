@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <cstring>
 #include <set>
+#include <utility>
 
 #include "failure.hpp"
 #include "files.hpp"
@@ -84,12 +85,23 @@ double logit_tolerance(const Manifest& manifest) {
   return 0;
 }
 
-// The first 32 characters of ASCII, its last, and the 32 after it, which UTF-8 writes with 0xc2: a terminal obeys them.
-bool has_control_character(std::string_view text) {
-  for (size_t i = 0; i < text.size(); ++i) {
-    const auto byte = static_cast<unsigned char>(text[i]);
-    if (byte < 0x20 || byte == 0x7f) return true;
-    if (byte == 0xc2 && i + 1 < text.size() && static_cast<unsigned char>(text[i + 1]) < 0xa0) return true;
+// What steers a terminal, turns text around or is not seen; as in files.py.
+constexpr std::pair<uint32_t, uint32_t> kUnseen[] = {{0, 0x1f},          {0x7f, 0x9f},       {0xad, 0xad},
+                                                     {0x61c, 0x61c},     {0x200b, 0x200b},   {0x200e, 0x200f},
+                                                     {0x2028, 0x202e},   {0x2060, 0x206f},   {0xfeff, 0xfeff},
+                                                     {0xfff9, 0xfffb},   {0xe0000, 0xe0fff}};
+
+// The text is UTF-8.
+bool has_unseen(std::string_view text) {
+  for (size_t at = 0; at < text.size();) {
+    const uint32_t lead = static_cast<unsigned char>(text[at]);
+    const size_t length = lead < 0x80 ? 1 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
+    uint32_t code = length == 1 ? lead : lead & (0x7fu >> length);
+    for (size_t i = 1; i < length; ++i) code = code << 6 | (static_cast<unsigned char>(text[at + i]) & 0x3fu);
+    for (const auto& [first, last] : kUnseen) {
+      if (first <= code && code <= last) return true;
+    }
+    at += length;
   }
   return false;
 }
@@ -110,8 +122,8 @@ std::vector<std::string> read_labels(Bytes text, const std::string& where) {
   for (size_t end = 0; end != std::string_view::npos;) {
     end = rest.find('\n');
     const std::string_view line = rest.substr(0, end);
-    if (line.empty() || has_control_character(line)) {
-      refuse(where + " has an empty label, or one with a control character; build it again");
+    if (line.empty() || has_unseen(line)) {
+      refuse(where + " has an empty label, or one with a character that steers or cannot be seen; build it again");
     }
     labels.emplace_back(line);
     if (end != std::string_view::npos) rest.remove_prefix(end + 1);
@@ -146,6 +158,9 @@ Bundle read_bundle(const std::string& folder) {
   bundle.golden =
       read_golden(read_recorded(folder, kGolden, bundle.manifest), bundle.manifest.crop, bundle.labels.size(), folder);
   bundle.model = read_recorded(folder, kModel, bundle.manifest);
+  if (Bytes(bundle.model).text().find("location") != std::string_view::npos) {  // the key of ONNX's external data
+    refuse(folder + "/" + kModel + " keeps weights in another file, which no hash covers; build the bundle again");
+  }
   if (quantized_by_cache(bundle.manifest) && read_recorded(folder, kCache, bundle.manifest).empty()) {
     refuse(folder + "/" + kCache + " is empty, and a DLA quantizes by it; build the bundle again");
   }
