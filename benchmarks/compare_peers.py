@@ -26,7 +26,7 @@ from googlenet_edge.console import shown
 from googlenet_edge.dataset import ImageSet
 from googlenet_edge.engines.accuracy import Evaluation, compare
 from googlenet_edge.engines.circumstances import read_circumstances
-from googlenet_edge.engines.logits import ranking
+from googlenet_edge.engines.predictor import ranking
 from googlenet_edge.files import check_writable, sha256_file
 from googlenet_edge.processor import read_processor
 from googlenet_edge.statistics import sqnr_db

@@ -23,8 +23,8 @@ from googlenet_edge.console import bar
 from googlenet_edge.dataset import Checked, ImageSet, check_images, load_pixels, open_dataset, stratified_sample
 from googlenet_edge.engines.accuracy import Comparison, Evaluation, compare
 from googlenet_edge.engines.circumstances import read_circumstances
-from googlenet_edge.engines.logits import ranking
 from googlenet_edge.engines.lowering import Lowered, lower, open_lowered
+from googlenet_edge.engines.predictor import ranking
 from googlenet_edge.engines.registry import SIMULATION, Backend, backend_for
 from googlenet_edge.errors import DataError
 from googlenet_edge.export import export

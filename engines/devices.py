@@ -24,7 +24,6 @@ _OPSET = 17
 _OLD_OPSET = 13  # all that TensorRT 8.2 reads
 _FIRST_WITH_OPSET: Version = (8, 5)
 _FIRST_WITH_BYTES: Version = (8, 5)  # unsigned ones as input
-_FIRST_STRONGLY_TYPED: Version = (10,)
 
 
 class Platform(Enum):
@@ -33,15 +32,6 @@ class Platform(Enum):
     PROCESSOR = "processor"
     JETSON = "Jetson"
     GPU = "GPU"
-
-
-class Typing(Enum):
-    """How TensorRT is told the precision."""
-
-    FLAGS = "flags"
-    """``BuilderFlag.FP16`` and ``INT8`` allow it, and TensorRT decides layer by layer."""
-    STRONG = "strong"
-    """The types in the ONNX graph are the precision: the only way from TensorRT 11 on, and in TensorRT for RTX."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,11 +183,6 @@ def profile_of(device: Device) -> DeviceProfile:
 def jetpack_with(tensorrt: str) -> JetPack | None:
     """The JetPack that brings a version of TensorRT such as ``10.3.0.30``; None where it is not known."""
     return next((jetpack for jetpack in JETPACKS if f"{tensorrt}.".startswith(f"{jetpack.tensorrt_name}.")), None)
-
-
-def typing_of(tensorrt: Version) -> Typing:
-    """How a TensorRT of this version is best told the precision; where both are possible, by types."""
-    return Typing.STRONG if tensorrt >= _FIRST_STRONGLY_TYPED else Typing.FLAGS
 
 
 def refuse_impossible(profile: DeviceProfile, precision: Precision, unit: Unit = Unit.MAIN) -> None:

@@ -12,8 +12,7 @@ import numpy as np
 
 from googlenet_edge.dataset import ImageSet, Progress
 from googlenet_edge.engines.accuracy import Accuracy, Comparison, Evaluation, compare
-from googlenet_edge.engines.logits import ranking
-from googlenet_edge.engines.predictor import Predictor, load_predictor
+from googlenet_edge.engines.predictor import Predictor, load_predictor, ranking
 from googlenet_edge.errors import DataError
 from googlenet_edge.target import EngineName
 

@@ -13,7 +13,6 @@ from PIL import Image
 
 from googlenet_edge.dataset import Progress, in_threads
 from googlenet_edge.engines.bundle import read_bundle
-from googlenet_edge.engines.logits import ranking, softmax
 from googlenet_edge.engines.protocol import Engine
 from googlenet_edge.engines.registry import engine_named, open_bundle
 from googlenet_edge.errors import DataError, EngineError
@@ -158,3 +157,14 @@ def _from_pixels(pixels: NDArray[np.uint8]) -> Image.Image:
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.size == 0:
         raise DataError(f"an array image is {pixels.dtype} {pixels.shape}, expected RGB pixels uint8 (H, W, 3)")
     return Image.fromarray(pixels)
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Logits ``(..., classes)`` → probabilities of the same shape, each row summing to 1."""
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True), dtype=np.float64)
+    return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True))
+
+
+def ranking(logits: NDArray[np.float32], count: int) -> NDArray[np.intp]:
+    """Indices ``(N, count)`` of the largest logits ``(N, classes)``, best first; of equals the lowest index leads."""
+    return np.argsort(-logits, axis=-1, kind="stable")[..., :count]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -15,10 +16,13 @@ from googlenet_edge.dataset import Progress
 from googlenet_edge.engines.bundle import Trial
 from googlenet_edge.engines.lowering import Lowered, audited, rewritten
 from googlenet_edge.engines.protocol import Engine, EngineOptions
-from googlenet_edge.engines.timing import Clock
-from googlenet_edge.engines.trial import hold_trial
+from googlenet_edge.engines.timing import Clock, paired_ratio, settled, take_turns, ticker, timed
 from googlenet_edge.target import EngineName
 
+ROUNDS = 21
+_WARM_UP_RUNS = 5
+_MOST_RUNS = 10
+_BUDGET_MS = 3000.0
 _SQUARES, _MERGED, _SIGNED = Rewrite.SPACE_TO_DEPTH, Rewrite.MERGED_POINTWISE, Rewrite.SIGNED_PIXELS
 _WORTH_TRYING = {
     EngineName.ONNXRUNTIME: ((_SQUARES,), (_MERGED,), (_SQUARES, _MERGED)),
@@ -86,3 +90,26 @@ def _sentence(trial: Trial) -> str:
     interval = f"95 % interval {trial.interval.low:.3f} to {trial.interval.high:.3f}"
     verdict = "taken" if trial.taken else "not taken"
     return f"rewrite {trial.name}: {trial.ratio:.3f} of the plain model's time here ({interval}), {verdict}"
+
+
+def hold_trial(
+    plain: Callable[[], object],
+    candidates: Mapping[str, Callable[[], object]],
+    *,
+    clock: Clock,
+    progress: Progress | None = None,
+) -> tuple[Trial, ...]:
+    """Times all calls in interleaved rounds, in about three seconds; slow calls are run once a round and take longer.
+
+    At most one candidate is taken: of those whose whole interval lies below 1, the one with the smallest ratio.
+    """
+    calls = [plain, *candidates.values()]
+    one_round_ms = sum(statistics.median(timed(call, _WARM_UP_RUNS, clock)) for call in calls)
+    runs = max(1, min(_MOST_RUNS, int(_BUDGET_MS / (ROUNDS * one_round_ms))))
+    tick = ticker(ROUNDS * len(calls), progress)
+    against, *times = take_turns([partial(settled, call, runs, clock) for call in calls], ROUNDS, tick)
+    ratios = [paired_ratio(of_one, against) for of_one in times]
+    trials = [Trial(name, found.ratio, found.interval) for name, found in zip(candidates, ratios, strict=True)]
+    winners = [trial for trial in trials if trial.interval.high < 1]
+    best = min(winners, key=lambda trial: trial.ratio, default=None)
+    return tuple(replace(trial, taken=trial is best) for trial in trials)

@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 
 from googlenet_edge.dataset import Checked
 from googlenet_edge.errors import GraphError, OutputError
-from googlenet_edge.foreign.file import ForeignFile, read_foreign
+from googlenet_edge.foreign.file import ForeignFile, read_foreign, read_labels
 from googlenet_edge.foreign.front import ChannelOrder, InputFormat
 from googlenet_edge.foreign.imported import check_import, import_graph
-from googlenet_edge.foreign.labels import read_labels
 from googlenet_edge.graph import InferenceGraph
 from googlenet_edge.preprocess import Channels, Preprocess
 from googlenet_edge.workspace import GRAPH_FILE

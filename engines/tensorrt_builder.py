@@ -21,8 +21,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from googlenet_edge.dataset import Progress
-from googlenet_edge.engines.devices import Typing
-from googlenet_edge.engines.tensorrt_calibrator import cached_calibrator
+from googlenet_edge.engines.tensorrt_calibrator import calibrator_of
 from googlenet_edge.engines.tensorrt_layers import Placement, PlanLayer, layers_in_log, placement_in_log
 from googlenet_edge.engines.tensorrt_library import Flavour, Library, errors_in, listening, logger_of, shape_of
 from googlenet_edge.errors import EngineError
@@ -166,7 +165,7 @@ def recipe_for(library: Library, request: PlanRequest, *, calibrates: bool = Fal
                 "INT8 on a DLA needs the calibration cache of the bundle, and it has none; build it again"
             )
         return Recipe.CALIBRATED
-    return Recipe.FLAGGED if on_dla or library.typing is Typing.FLAGS else Recipe.TYPED
+    return Recipe.FLAGGED if on_dla or not library.strongly_typed else Recipe.TYPED
 
 
 def build_plan(
@@ -183,7 +182,7 @@ def build_plan(
     Args:
         gpu: the name of the GPU at hand, for the key.
         timing_cache: from an earlier plan of the same TensorRT on the same device; makes the build faster.
-        calibrator: in the place of the request's calibration cache; see `image_calibrator`.
+        calibrator: in the place of the request's calibration cache; see `calibrator_of`.
 
     Raises:
         EngineError: TensorRT refuses the graph or cannot build it; with its own words.
@@ -203,7 +202,7 @@ def build_plan(
         profile = _profile(builder, network, request.batches)
         config.add_optimization_profile(profile)
         if recipe is Recipe.CALIBRATED:
-            calibrator = calibrator or cached_calibrator(library, cache_for(library.version, request.calibration_cache))
+            calibrator = calibrator or calibrator_of(library, cache_for(library.version, request.calibration_cache))
             config.set_calibration_profile(profile)
             config.int8_calibrator = calibrator  # TensorRT does not keep it alive
         _use_timing_cache(library, config, timing_cache)

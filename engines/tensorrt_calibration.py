@@ -22,7 +22,7 @@ from googlenet_edge.engines.golden import Golden
 from googlenet_edge.engines.protocol import EngineOptions
 from googlenet_edge.engines.simulated import Simulated
 from googlenet_edge.engines.tensorrt_builder import PlanRequest, build_plan
-from googlenet_edge.engines.tensorrt_calibrator import Upload, image_calibrator
+from googlenet_edge.engines.tensorrt_calibrator import Upload, calibrator_of
 from googlenet_edge.engines.tensorrt_library import Flavour, load_library
 from googlenet_edge.errors import EngineError
 
@@ -94,7 +94,7 @@ def _cache_of(bundle: Bundle, pixels: NDArray[np.uint8], progress: Progress | No
         upload = Upload(device.driver, pixels.shape[1])
         made.callback(upload.close)
         made.push(_release_frames)
-        calibrator = image_calibrator(library, pixels, upload=upload)
+        calibrator = calibrator_of(library, pixels=pixels, upload=upload)
         build_plan(library, request, gpu=device.name, calibrator=calibrator, progress=progress)
         cache: bytes = calibrator.written
     if not cache:

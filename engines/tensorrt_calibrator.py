@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -9,33 +10,6 @@ from numpy.typing import NDArray
 
 from googlenet_edge.engines.cuda_device import Buffer, new_stream
 from googlenet_edge.engines.tensorrt_library import Library
-
-
-def cached_calibrator(library: Library, cache: bytes) -> Any:
-    """An ``IInt8EntropyCalibrator2`` that knows all scales already, and so gives no images."""
-    trt = library.trt
-
-    class CachedCalibrator(trt.IInt8EntropyCalibrator2):  # type: ignore[misc, name-defined]  # (a class of the module at hand)
-        """Called by TensorRT while it builds."""
-
-        def __init__(self) -> None:
-            trt.IInt8EntropyCalibrator2.__init__(self)
-
-        def get_batch_size(self) -> int:
-            """Of the images that there are not."""
-            return 1
-
-        def get_batch(self, _names: list[str]) -> None:
-            """None: there are no more images."""
-
-        def read_calibration_cache(self) -> bytes:
-            """The scales."""
-            return cache
-
-        def write_calibration_cache(self, _cache: bytes) -> None:
-            """They are kept already."""
-
-    return CachedCalibrator()
 
 
 class Upload:
@@ -59,8 +33,12 @@ class Upload:
         self._stream = None
 
 
-def image_calibrator(library: Library, pixels: NDArray[np.uint8], *, upload: Upload) -> Any:
-    """An ``IInt8EntropyCalibrator2`` that gives images, one at a time, and keeps in ``written`` what TensorRT found.
+def calibrator_of(
+    library: Library, cache: bytes = b"", *, pixels: Iterable[NDArray[np.uint8]] = (), upload: Upload | None = None
+) -> Any:
+    """An ``IInt8EntropyCalibrator2``: it knows the scales of ``cache`` already, or gives images, one at a time.
+
+    What TensorRT found is kept in ``written``.
 
     Args:
         pixels: uint8 ``(N, crop, crop, 3)``.
@@ -68,13 +46,13 @@ def image_calibrator(library: Library, pixels: NDArray[np.uint8], *, upload: Upl
     """
     trt = library.trt
 
-    class ImageCalibrator(trt.IInt8EntropyCalibrator2):  # type: ignore[misc, name-defined]  # (a class of the module at hand)
+    class Calibrator(trt.IInt8EntropyCalibrator2):  # type: ignore[misc, name-defined]  # (a class of the module at hand)
         """Called by TensorRT while it builds."""
 
         def __init__(self) -> None:
             trt.IInt8EntropyCalibrator2.__init__(self)
             self.written = b""
-            self._given = 0
+            self._images = iter(pixels)
 
         def get_batch_size(self) -> int:
             """What a DLA takes."""
@@ -82,16 +60,15 @@ def image_calibrator(library: Library, pixels: NDArray[np.uint8], *, upload: Upl
 
         def get_batch(self, _names: list[str]) -> list[int] | None:
             """The address of the next image on the device, or none when all were given."""
-            if self._given == len(pixels):
-                return None
-            self._given += 1
-            return [upload(pixels[self._given - 1])]
+            image = next(self._images, None)
+            return [upload(image)] if upload and image is not None else None
 
-        def read_calibration_cache(self) -> None:
-            """None: everything is to be measured."""
+        def read_calibration_cache(self) -> bytes | None:
+            """The scales, or none: everything is to be measured."""
+            return cache or None
 
         def write_calibration_cache(self, cache: bytes) -> None:
             """What was found."""
             self.written = bytes(cache)
 
-    return ImageCalibrator()
+    return Calibrator()

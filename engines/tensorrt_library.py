@@ -18,7 +18,6 @@ from enum import Enum
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from googlenet_edge.engines.devices import Typing, typing_of
 from googlenet_edge.errors import EngineError
 from googlenet_edge.tensorrt_version import Version
 
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _OLDEST: Version = (8, 5)
+_FIRST_STRONGLY_TYPED: Version = (10,)
 
 
 class Flavour(Enum):
@@ -61,9 +61,12 @@ class Library:
         return tensorrt if TYPE_CHECKING else self.module
 
     @property
-    def typing(self) -> Typing:
-        """How it is told the precision."""
-        return Typing.STRONG if self.flavour is Flavour.RTX else typing_of(self.version)
+    def strongly_typed(self) -> bool:
+        """Whether the types in the graph are the precision, as it is best told: from 11 on, and for RTX, it must be.
+
+        Before, ``BuilderFlag.FP16`` and ``INT8`` allow it, and TensorRT decides layer by layer.
+        """
+        return self.flavour is Flavour.RTX or self.version >= _FIRST_STRONGLY_TYPED
 
 
 def load_library(flavour: Flavour) -> Library:

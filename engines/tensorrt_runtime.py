@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from googlenet_edge.engines.cuda_device import Buffer, CudaDevice, Timeline, load_driver, new_stream
 from googlenet_edge.engines.cuda_graph import Graph, GraphDriver, Recording
-from googlenet_edge.engines.devices import DeviceProfile, Typing
+from googlenet_edge.engines.devices import DeviceProfile
 from googlenet_edge.engines.protocol import DeviceStage, EngineOptions, EngineSpec, check_batch
 from googlenet_edge.engines.tensorrt_builder import Batches, PlanRequest
 from googlenet_edge.engines.tensorrt_library import (
@@ -104,7 +104,7 @@ class TensorRtEngine:
                 raise EngineError(f"{library} does not load the plan: {errors_in(lines)}; {_way_out(library, plan)}")
         crop, classes = _interface(self._engine, library)
         self._most = int(self._engine.get_tensor_profile_shape(_PIXELS, 0)[2][0])
-        shared = library.typing is Typing.STRONG  # before, contexts cannot share an optimization profile
+        shared = library.strongly_typed  # before, contexts cannot share an optimization profile
         streams = options.streams if shared else 1
         version = ".".join(map(str, library.version))
         self.plan = replace(plan, data=b"")  # TensorRT has its own copy

@@ -11,15 +11,14 @@ from rich.table import Table
 from googlenet_edge.engines.devices import (
     PROFILES,
     Platform,
-    Typing,
     has_fp16,
     has_int8,
     known_devices,
     profile_of,
     refuse_impossible,
-    typing_of,
 )
 from googlenet_edge.engines.tables import devices_table
+from googlenet_edge.engines.tensorrt_library import Flavour, Library
 from googlenet_edge.errors import EngineError
 from googlenet_edge.target import Device, Precision, Unit
 
@@ -67,12 +66,10 @@ def str_of(table: Table, width: int = 120) -> str:
     return "\n".join(line.rstrip() for line in console.export_text().splitlines())
 
 
-@pytest.mark.parametrize(
-    ("tensorrt", "typing"),
-    [((8, 2), Typing.FLAGS), ((8, 6, 2), Typing.FLAGS), ((10, 3), Typing.STRONG), ((11, 4), Typing.STRONG)],
-)
-def test_precision_is_told_by_types_where_flags_go_away(tensorrt: tuple[int, ...], typing: Typing) -> None:
-    assert typing_of(tensorrt) is typing
+@pytest.mark.parametrize(("tensorrt", "typed"), [((8, 5), False), ((8, 6, 2), False), ((10, 3), True), ((11, 4), True)])
+def test_precision_is_told_by_types_where_flags_go_away(tensorrt: tuple[int, ...], typed: bool) -> None:
+    assert Library(Flavour.TENSORRT, tensorrt, None).strongly_typed is typed
+    assert Library(Flavour.RTX, (1, 4), None).strongly_typed
 
 
 def test_precision_of_a_gpu_follows_from_its_compute_capability() -> None:

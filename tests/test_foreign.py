@@ -27,7 +27,7 @@ from foreign_models import (
 from numpy.typing import NDArray
 from onnx import numpy_helper, parser
 
-from googlenet_edge.engines.logits import softmax
+from googlenet_edge.engines.predictor import softmax
 from googlenet_edge.errors import GraphError
 from googlenet_edge.foreign.file import read_foreign
 from googlenet_edge.foreign.front import ChannelOrder, InputFormat

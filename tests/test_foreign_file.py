@@ -13,8 +13,7 @@ from foreign_models import CLASSES, SIDE, Maker, caffe_style, model_of, saved, t
 from onnx import TensorProto, helper, numpy_helper
 
 from googlenet_edge.errors import GraphError
-from googlenet_edge.foreign.file import read_foreign
-from googlenet_edge.foreign.labels import read_labels
+from googlenet_edge.foreign.file import read_foreign, read_labels
 
 
 def refused(path: Path, sentence: str, *, size: int | None = None) -> None:

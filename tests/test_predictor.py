@@ -20,8 +20,7 @@ from tiny_bundles import COLOURS, solid, write_colour_bundle
 
 import googlenet_edge
 from googlenet_edge import EngineName
-from googlenet_edge.engines.logits import ranking
-from googlenet_edge.engines.predictor import Predictor, open_rgb, rank
+from googlenet_edge.engines.predictor import Predictor, open_rgb, rank, ranking
 from googlenet_edge.errors import BundleError, DamagedImageError, DataError, EngineError
 
 

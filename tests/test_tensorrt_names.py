@@ -23,8 +23,7 @@ GUARDS = {
     "unit",
     "targets",
     "FLAGS",
-    "cached_calibrator",
-    "image_calibrator",
+    "calibrator_of",
 }
 """Words by which a function, or who calls it, tells versions apart."""
 

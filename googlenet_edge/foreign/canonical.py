@@ -18,8 +18,7 @@ from onnx import NodeProto, helper
 
 from googlenet_edge.errors import GraphError
 from googlenet_edge.foreign.file import label, why
-from googlenet_edge.foreign.network import Network
-from googlenet_edge.foreign.runtime import Arrays
+from googlenet_edge.foreign.network import Arrays, Network
 from googlenet_edge.graph import INPUT, OUTPUT, attributes_of, live
 
 _SPATIAL = {2, 3}  # the axes of height and width

@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
 
 from googlenet_edge.errors import GraphError
-from googlenet_edge.files import read_file, sha256_bytes
+from googlenet_edge.files import is_name, read_file, sha256_bytes
 from googlenet_edge.graph import IR_VERSION, MAX_BYTES
 
 OLDEST_OPSET = 8
@@ -297,3 +297,23 @@ def _names(values: Iterable[onnx.ValueInfoProto]) -> str:
 
 def _shape_text(shape: tuple[int | None, ...] | None) -> str:
     return "a shape that is not known" if shape is None else f"({', '.join(str(s or '?') for s in shape)})"
+
+
+_MAX_BYTES = 1 << 20
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """The lines of a text file, in the order of the classes. Raises `GraphError`."""
+    data = read_file(path, limit=_MAX_BYTES, error=GraphError)
+    try:
+        labels = tuple(line.strip() for line in data.decode("utf-8-sig").rstrip().split("\n"))
+    except UnicodeDecodeError as problem:
+        raise GraphError(f"{path} is no text in UTF-8 ({problem.reason}); expected one label a line") from problem
+    lines: dict[str, int] = {}
+    for number, name in enumerate(labels, start=1):
+        if not is_name(name):
+            raise GraphError(f"{path} has no label in line {number} ({name!r}); expected one label a line")
+        if name in lines:
+            raise GraphError(f"{path} has the label {name!r} in lines {lines[name]} and {number}; make them differ")
+        lines[name] = number
+    return labels

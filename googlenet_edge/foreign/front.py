@@ -11,8 +11,7 @@ from onnx import NodeProto
 
 from googlenet_edge.errors import GraphError
 from googlenet_edge.foreign.file import ForeignFile, label
-from googlenet_edge.foreign.network import Network
-from googlenet_edge.foreign.runtime import Original
+from googlenet_edge.foreign.network import Network, Original
 from googlenet_edge.graph import live
 from googlenet_edge.preprocess import Channels, Preprocess
 

@@ -11,8 +11,7 @@ from googlenet_edge.errors import GraphError
 from googlenet_edge.foreign.canonical import rewrite
 from googlenet_edge.foreign.file import ForeignFile, why
 from googlenet_edge.foreign.front import InputFormat, random_pixels, without_front
-from googlenet_edge.foreign.network import read_network
-from googlenet_edge.foreign.runtime import Original, open_session, run_session
+from googlenet_edge.foreign.network import Original, open_session, read_network, run_session
 from googlenet_edge.graph import DEFAULT_OPSET, INPUT, OUTPUT, InferenceGraph, inference_model
 
 TOLERANCE = 1e-4

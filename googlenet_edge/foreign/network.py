@@ -1,17 +1,26 @@
-"""A foreign network in memory, without what does nothing: Dropout, Identity, and what depends on constants alone."""
+"""A foreign network in memory, without what does nothing: Dropout, Identity, and what depends on constants alone.
+
+And how ONNX Runtime runs one: its errors become clear ones.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
+from numpy.typing import NDArray
 from onnx import NodeProto, helper, numpy_helper
 
 from googlenet_edge.errors import GraphError
-from googlenet_edge.foreign.file import NO_OPERATION, ForeignFile
-from googlenet_edge.foreign.runtime import Arrays, open_session, run_session
+from googlenet_edge.foreign.file import NO_OPERATION, ForeignFile, why
 from googlenet_edge.graph import live
+
+Arrays = dict[str, NDArray[Any]]
+
+_SILENT = 4
 
 
 @dataclass(frozen=True)
@@ -79,3 +88,46 @@ def _computed(file: ForeignFile, weights: Arrays) -> Arrays:
     session = open_session(model, str(file.path))
     values = zip(names, run_session(session, names, {}, str(file.path)), strict=True)
     return {name: value for name, value in values if isinstance(value, np.ndarray)}
+
+
+def open_session(model: onnx.ModelProto, where: str) -> onnxruntime.InferenceSession:
+    """ONNX Runtime on the CPU, silent. Raises `GraphError`."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _SILENT
+    try:
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as problem:  # the runtime's own errors have no common base
+        raise GraphError(f"ONNX Runtime cannot run {where} ({why(problem)}); export it again") from problem
+
+
+def run_session(
+    session: onnxruntime.InferenceSession, outputs: list[str], feed: Arrays, where: str
+) -> list[NDArray[Any]]:
+    """The outputs of one run. Raises `GraphError`."""
+    try:
+        found: list[NDArray[Any]] = session.run(outputs, feed)
+    except Exception as problem:  # as above
+        raise GraphError(f"ONNX Runtime cannot run {where} ({why(problem)}); export it again") from problem
+    return found
+
+
+class Original:
+    """A file up to one of its tensors, run on one image after the other."""
+
+    def __init__(self, file: ForeignFile, tensor: str) -> None:
+        """Loads the file. Raises `GraphError`."""
+        model = onnx.ModelProto()
+        model.CopyFrom(file.model)
+        del model.graph.output[:]
+        model.graph.output.append(onnx.ValueInfoProto(name=tensor))
+        self._file, self._tensor = file, tensor
+        self._session = open_session(model, str(file.path))
+
+    def run(self, images: NDArray[np.float32]) -> NDArray[np.float64]:
+        """What the tensor is: float32 ``(N, 3, crop, crop)`` → float64 ``(N, …)``. Raises `GraphError`."""
+        rows = []
+        for image in images:
+            feed = {self._file.input: np.repeat(image[None], self._file.batch, axis=0)}
+            [found] = run_session(self._session, [self._tensor], feed, str(self._file.path))
+            rows.append(found[:1].astype(np.float64))
+        return np.concatenate(rows)

@@ -1,4 +1,4 @@
-// What logits mean: probabilities, and the order of the classes; the same rules as googlenet_edge/engines/logits.py.
+// What logits mean: probabilities, and the order of the classes; the same rules as googlenet_edge/engines/predictor.py.
 #pragma once
 
 #include <cstddef>
