@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from googlenet_edge.dataset import Progress
-from googlenet_edge.engines.tensorrt_calibrator import calibrator_of
 from googlenet_edge.engines.tensorrt_layers import Placement, PlanLayer, layers_in_log, placement_in_log
 from googlenet_edge.engines.tensorrt_library import Flavour, Library, errors_in, listening, logger_of, shape_of
 from googlenet_edge.errors import EngineError
@@ -295,6 +295,44 @@ def _use_timing_cache(library: Library, config: tensorrt.IBuilderConfig, stored:
 def _learned(library: Library, config: tensorrt.IBuilderConfig) -> bytes:
     cache = None if library.flavour is Flavour.RTX else config.get_timing_cache()
     return b"" if cache is None else bytes(cache.serialize())
+
+
+def calibrator_of(library: Library, cache: bytes = b"", *, images: Iterable[int] = ()) -> Any:
+    """An ``IInt8EntropyCalibrator2``: it knows the scales of ``cache`` already, or gives images, one at a time.
+
+    What TensorRT found is kept in ``written``.
+
+    Args:
+        images: where on the device the next one is, uint8 ``(1, crop, crop, 3)``.
+    """
+    trt = library.trt
+
+    class Calibrator(trt.IInt8EntropyCalibrator2):  # type: ignore[misc, name-defined]  # (a class of the module at hand)
+        """Called by TensorRT while it builds."""
+
+        def __init__(self) -> None:
+            trt.IInt8EntropyCalibrator2.__init__(self)
+            self.written = b""
+            self._images = iter(images)
+
+        def get_batch_size(self) -> int:
+            """What a DLA takes."""
+            return 1
+
+        def get_batch(self, _names: list[str]) -> list[int] | None:
+            """The address of the next image on the device, or none when all were given."""
+            image = next(self._images, None)
+            return None if image is None else [image]
+
+        def read_calibration_cache(self) -> bytes | None:
+            """The scales, or none: everything is to be measured."""
+            return cache or None
+
+        def write_calibration_cache(self, cache: bytes) -> None:
+            """What was found."""
+            self.written = bytes(cache)
+
+    return Calibrator()
 
 
 def _monitor_of(library: Library, progress: Progress) -> Any:

@@ -10,19 +10,19 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from googlenet_edge.dataset import Progress
 from googlenet_edge.engines.bundle import Bundle, read_bundle, write_bundle
-from googlenet_edge.engines.cuda_device import CudaDevice, load_driver
+from googlenet_edge.engines.cuda_device import Buffer, CudaDevice, load_driver, new_stream
 from googlenet_edge.engines.devices import profile_of
 from googlenet_edge.engines.golden import Golden
 from googlenet_edge.engines.protocol import EngineOptions
 from googlenet_edge.engines.simulated import Simulated
-from googlenet_edge.engines.tensorrt_builder import PlanRequest, build_plan
-from googlenet_edge.engines.tensorrt_calibrator import Upload, calibrator_of
+from googlenet_edge.engines.tensorrt_builder import PlanRequest, build_plan, calibrator_of
 from googlenet_edge.engines.tensorrt_library import Flavour, load_library
 from googlenet_edge.errors import EngineError
 
@@ -75,6 +75,27 @@ def calibrate_with_tensorrt(
     return made
 
 
+class Upload:
+    """Brings one image at a time to the device. Made, used and closed while the device is current."""
+
+    def __init__(self, driver: Any, crop: int) -> None:
+        """Raises `EngineError` where there is no memory."""
+        self._stream = new_stream(driver)
+        self._buffer = Buffer(driver, (1, crop, crop, 3), np.uint8)
+
+    def __call__(self, image: NDArray[np.uint8]) -> int:
+        """uint8 ``(crop, crop, 3)`` → where it is on the device, once it is there."""
+        self._buffer.host[:1] = image
+        self._buffer.to_device(self._stream, 1)
+        self._stream.synchronize()
+        return self._buffer.address
+
+    def close(self) -> None:
+        """Gives the memory back."""
+        self._buffer.free()
+        self._stream = None
+
+
 def _release_frames(_: object, __: object, trace: TracebackType | None) -> None:
     """What a failed build holds must go before the device does."""
     if trace:
@@ -94,7 +115,7 @@ def _cache_of(bundle: Bundle, pixels: NDArray[np.uint8], progress: Progress | No
         upload = Upload(device.driver, pixels.shape[1])
         made.callback(upload.close)
         made.push(_release_frames)
-        calibrator = calibrator_of(library, pixels=pixels, upload=upload)
+        calibrator = calibrator_of(library, images=map(upload, pixels))
         build_plan(library, request, gpu=device.name, calibrator=calibrator, progress=progress)
         cache: bytes = calibrator.written
     if not cache:

@@ -1,15 +1,20 @@
-"""Stochastic gradient descent as every training here does it: Nesterov momentum, a warm-up, then half a cosine."""
+"""Stochastic gradient descent as every training here does it: Nesterov momentum, a warm-up, then half a cosine.
+
+In mixed precision where the processor is made for it.
+"""
 
 from __future__ import annotations
 
+import functools
 import math
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from googlenet_edge.errors import TrainingError
-from googlenet_edge.precision import gradient_scaler
+from googlenet_edge.processor import read_processor
 
 
 class DescentConfig(Protocol):
@@ -121,3 +126,22 @@ def _optimizer(model: nn.Module, config: DescentConfig) -> torch.optim.SGD:
         nesterov=True,
         fused=True,
     )
+
+
+def autocast(device: torch.device, *, wanted: bool) -> AbstractContextManager[object]:
+    """bfloat16 on processors and GPUs that compute in it, float16 on other GPUs, float32 elsewhere or if not wanted."""
+    dtype = _reduced_dtype(device.type) if wanted else None
+    return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+
+
+def gradient_scaler(device: torch.device, *, wanted: bool) -> torch.amp.GradScaler:
+    """Loss scaling, which only float16 needs; elsewhere it does nothing."""
+    return torch.amp.GradScaler(device.type, enabled=wanted and _reduced_dtype(device.type) is torch.float16)
+
+
+@functools.cache
+def _reduced_dtype(device_type: str) -> torch.dtype | None:
+    if device_type == "cuda":
+        ampere = torch.version.hip is not None or torch.cuda.get_device_capability() >= (8, 0)
+        return torch.bfloat16 if ampere else torch.float16  # which torch.cuda.is_bf16_supported() is not about
+    return torch.bfloat16 if read_processor().computes_bfloat16 else None

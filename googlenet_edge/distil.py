@@ -16,9 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from googlenet_edge.augment import Augmentation, Epoch, TrainingBatches, to_input
-from googlenet_edge.descent import Descent, batch_size_for, learning_rate_at
+from googlenet_edge.descent import Descent, autocast, batch_size_for, learning_rate_at
 from googlenet_edge.errors import TrainingError
-from googlenet_edge.precision import autocast
 from googlenet_edge.reports import EpochReport, Meter, Observer, StoppedError
 from googlenet_edge.training_loop import TrainingData, evaluate_model, top1_share
 

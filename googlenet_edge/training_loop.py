@@ -21,10 +21,9 @@ from torch.nn.parallel import DistributedDataParallel
 from googlenet_edge.augment import Epoch, TrainingBatches, to_input
 from googlenet_edge.checkpoint import Checkpoint, TrainingRecord
 from googlenet_edge.dataset import ImageSet, load_pixels
-from googlenet_edge.descent import Descent, batch_size_for, learning_rate_at
+from googlenet_edge.descent import Descent, autocast, batch_size_for, learning_rate_at
 from googlenet_edge.model import GoogLeNet
 from googlenet_edge.parallel import Rank, any_rank, make_parallel, mean_of_ranks
-from googlenet_edge.precision import autocast
 from googlenet_edge.preprocess import Preprocess
 from googlenet_edge.reports import EpochReport, Meter, Observer, StoppedError, append_line, drop_lines_from
 from googlenet_edge.training_state import TrainConfig, TrainingState, write_state

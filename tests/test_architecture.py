@@ -35,7 +35,6 @@ NEED_TORCH = {
     "googlenet_edge.export",
     "googlenet_edge.model",
     "googlenet_edge.parallel",
-    "googlenet_edge.precision",
     "googlenet_edge.pretrained",
     "googlenet_edge.prune",
     "googlenet_edge.slim",

@@ -25,7 +25,7 @@ from PIL import Image
 from tiny_bundles import write_colour_bundle
 from watching import Watching
 
-from googlenet_edge import descent, precision
+from googlenet_edge import descent
 from googlenet_edge.augment import (
     Augmentation,
     Epoch,
@@ -157,11 +157,11 @@ def test_gpus_that_only_emulate_bfloat16_get_float16(
     capability: tuple[int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
-    precision._reduced_dtype.cache_clear()
+    descent._reduced_dtype.cache_clear()
     try:
-        assert precision._reduced_dtype("cuda") is dtype
+        assert descent._reduced_dtype("cuda") is dtype
     finally:
-        precision._reduced_dtype.cache_clear()
+        descent._reduced_dtype.cache_clear()
 
 
 def test_training_of_one_step_an_epoch_can_be_stopped(data: TrainingData, tmp_path: Path) -> None:
