@@ -225,19 +225,10 @@ def _jetpack_of(l4t: str | None) -> str | None:
     return next((jetpack for release, jetpack in _JETPACKS.items() if f"{l4t}.".startswith(f"{release}.")), None)
 
 
-@dataclass(frozen=True, slots=True)
-class _CudaVersion:
-    version: str
-
-
-@dataclass(frozen=True, slots=True)
-class _CudaFile:
-    cuda: _CudaVersion
-
-
 def _cuda(root: Path) -> str | None:
-    with suppress(msgspec.MsgspecError):
-        return msgspec.json.decode(_text(root / "usr/local/cuda/version.json") or "", type=_CudaFile).cuda.version
+    with suppress(msgspec.MsgspecError, KeyError):
+        parts = msgspec.json.decode(_text(root / "usr/local/cuda/version.json") or "", type=dict[str, dict[str, str]])
+        return parts["cuda"]["version"]
     found = re.match(r"CUDA Version ([\d.]+)", _text(root / "usr/local/cuda/version.txt") or "")
     return found[1] if found else None
 
