@@ -91,9 +91,10 @@ def test_cpp_pkg_config_knows_where_it_was_installed(gne_prefix: Path, tmp_path:
     assert all(folder.resolve().is_relative_to(prefix) for folder in folders)
 
 
-def test_cpp_a_program_may_end_while_its_threads_compute(gne_prefix: Path, bundle: Path, red: Path) -> None:
+@pytest.mark.parametrize("how", ["run", "open"])
+def test_cpp_a_program_may_end_while_its_threads_work(gne_prefix: Path, bundle: Path, red: Path, how: str) -> None:
     for _ in range(8):
-        command = [gne_prefix.parent / "build" / "tests" / "leave", bundle, red]
+        command = [gne_prefix.parent / "build" / "tests" / "leave", bundle, red, how]
         ended = subprocess.run(command, env=with_runtime(), capture_output=True, text=True, timeout=60, check=False)
         said = "the process ends, and nothing is computed any more; classify before\n"
         assert (ended.returncode, ended.stdout, ended.stderr) == (0, said, "")
