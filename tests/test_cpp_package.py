@@ -37,11 +37,11 @@ def with_runtime(prefix: Path | None = None) -> dict[str, str]:
     return {**os.environ, "GNE_ONNXRUNTIME": str(libgne.wheel_runtime()), **found}
 
 
-def compiled(compiler: str, *sources: Path, prefix: Path, out: Path) -> Path:
+def compiled(compiler: str, source: Path, *, prefix: Path, out: Path, flags: tuple[str, ...] = ()) -> Path:
     """A program, built with the flags that pkg-config tells."""
     environment = {**os.environ, "PKG_CONFIG_PATH": str(prefix / "lib" / "pkgconfig")}
-    flags = done("pkg-config", "--cflags", "--libs", "gne", env=environment).split()
-    done(compiler, *WARNINGS, *sources, "-o", out, *flags)
+    found = done("pkg-config", "--cflags", "--libs", "gne", env=environment).split()
+    done(compiler, *WARNINGS, *flags, source, "-o", out, *found)
     return out
 
 
@@ -52,6 +52,13 @@ def test_cpp_c_program_is_refused_what_makes_no_sense(
     shown = done(program, bundle, red, env=with_runtime(gne_prefix)).splitlines()
     with googlenet_edge.load(bundle) as predictor:
         assert shown == [f"{p.label} {p.index} {p.probability:.9f}" for p in predictor.predict(red)]
+
+
+def test_cpp_a_thread_is_cancelled_after_a_call_and_not_within(
+    gne_prefix: Path, bundle: Path, red: Path, tmp_path: Path
+) -> None:
+    program = compiled("cc", CPP / "tests" / "cancel.c", prefix=gne_prefix, out=tmp_path / "cancel", flags=("-pthread",))
+    assert done(program, bundle, red, env=with_runtime(gne_prefix)).splitlines() == ["GNE_OK"] * 3
 
 
 def test_cpp_cpp_program_owns_moves_and_throws(gne_prefix: Path, bundle: Path, red: Path, tmp_path: Path) -> None:
@@ -142,9 +149,10 @@ def test_cpp_example_camera_plays_as_many_frames_as_it_is_told(examples: Path, b
 def test_cpp_example_camera_fails_where_no_frame_is_whole(examples: Path, bundle: Path, tmp_path: Path) -> None:
     solid("red").save(tmp_path / "whole.jpg")
     (tmp_path / "0.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:300])
-    command = [examples / "camera", bundle, tmp_path, "1000", "1"]
+    (tmp_path / "1.jpg").touch()
+    command = [examples / "camera", bundle, tmp_path, "1000", "2"]
     ended = subprocess.run(command, env=with_runtime(), capture_output=True, text=True, check=False)
-    assert (ended.returncode, ended.stdout) == (1, "damaged frames: 1\n")
+    assert (ended.returncode, ended.stdout) == (1, "damaged frames: 2\n")
 
 
 def test_cpp_example_camera_goes_on_after_a_damaged_file(examples: Path, bundle: Path, tmp_path: Path) -> None:
