@@ -195,6 +195,20 @@ def test_cpp_refuses_what_is_no_model(gne: Library, tmp_path: Path) -> None:
     assert caught.value.status == libgne.BAD_RUNTIME
 
 
+def test_cpp_prints_nothing_about_a_model_that_fails(
+    gne: Library, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It takes the row of an image that is not in the batch."""
+    rows = "at = Cast <to = 7> (largest) row = Gather (flat, at) rows = Add (flat, row) logits = Gemm"
+    fails = COLOUR_NET.replace("logits = Gemm", f"largest = ReduceMax <keepdims = 0> (images) {rows}")
+    model = onnx_bytes(fails.replace("(flat, fc_weight", "(rows, fc_weight"))
+    write_bundle(tmp_path / "b", replace(colour_bundle(), model=model))
+    with pytest.raises(libgne.Failed, match="ONNX Runtime failed on a batch .*Gather") as caught, gne.open(tmp_path / "b"):
+        pass
+    assert caught.value.status == libgne.BAD_RUNTIME
+    assert capfd.readouterr() == ("", "")
+
+
 def test_cpp_refuses_a_model_of_another_kind(gne: Library, tmp_path: Path) -> None:
     model = onnx_bytes(COLOUR_NET.replace("Cast <to = 1> (planes)", "Identity (planes)").replace("uint8[", "float["))
     write_bundle(tmp_path / "b", replace(colour_bundle(), model=model))
