@@ -179,6 +179,18 @@ def test_cpp_takes_labels_of_all_letters(gne: Library, bundle: Path) -> None:
     assert label == "µ-Gänseblümchen 雛菊"
 
 
+@pytest.mark.parametrize(("name", "most"), [("model.onnx", 1 << 30), ("golden.bin", 1 << 30), ("labels.txt", 1 << 24)])
+def test_cpp_reads_no_file_that_is_larger_than_any_bundle_has(
+    gne: Library, bundle: Path, name: str, most: int
+) -> None:
+    os.truncate(bundle / name, most + 1)  # it takes no room on the disk
+    files = json.loads((bundle / "manifest.json").read_text())["files"]
+    forge(bundle, files={**files, name: {"size": most + 1, "sha256": "0" * 64}})
+    assert refusal(gne, bundle) == (
+        f"{bundle / name} has {most + 1} bytes where at most {most} are expected; it is not what it should be"
+    )
+
+
 def test_cpp_refuses_a_model_that_computes_something_else_here(gne: Library, tmp_path: Path) -> None:
     bundle = colour_bundle()
     write_bundle(tmp_path / "b", with_golden_logits(bundle, bundle.golden.logits + 0.01))
