@@ -18,7 +18,7 @@ import fuzz_seeds
 import libgne
 import numpy as np
 import pytest
-from jpegs import jpeg, photo
+from jpegs import jpeg, photo, with_scans
 from libgne import CPP, Engine, Library, done
 from PIL import Image
 from tiny_bundles import COLOUR_NET, colour_bundle, onnx_bytes, solid, with_golden_logits, write_colour_bundle
@@ -168,9 +168,7 @@ def test_cpp_takes_labels_of_all_letters(gne: Library, bundle: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "most"), [("model.onnx", 1 << 30), ("golden.bin", 1 << 30), ("labels.txt", 1 << 24)])
-def test_cpp_reads_no_file_that_is_larger_than_any_bundle_has(
-    gne: Library, bundle: Path, name: str, most: int
-) -> None:
+def test_cpp_reads_no_file_that_is_larger_than_any_bundle_has(gne: Library, bundle: Path, name: str, most: int) -> None:
     os.truncate(bundle / name, most + 1)  # it takes no room on the disk
     files = json.loads((bundle / "manifest.json").read_text())["files"]
     forge(bundle, files={**files, name: {"size": most + 1, "sha256": "0" * 64}})
@@ -203,7 +201,10 @@ def test_cpp_prints_nothing_about_a_model_that_fails(
     fails = COLOUR_NET.replace("logits = Gemm", f"largest = ReduceMax <keepdims = 0> (images) {rows}")
     model = onnx_bytes(fails.replace("(flat, fc_weight", "(rows, fc_weight"))
     write_bundle(tmp_path / "b", replace(colour_bundle(), model=model))
-    with pytest.raises(libgne.Failed, match="ONNX Runtime failed on a batch .*Gather") as caught, gne.open(tmp_path / "b"):
+    with (
+        pytest.raises(libgne.Failed, match="ONNX Runtime failed on a batch .*Gather") as caught,
+        gne.open(tmp_path / "b"),
+    ):
         pass
     assert caught.value.status == libgne.BAD_RUNTIME
     assert capfd.readouterr() == ("", "")
@@ -307,6 +308,17 @@ def test_cpp_reads_jpegs_whose_end_marker_is_missing_as_python_does(gne: Library
                 assert found == expected, (name, width)
                 decoded += found != b"refused"
     assert (decoded > 0) == (kind != "progressive"), "a progressive one is read to its end before its first row"
+
+
+def test_cpp_reads_100_scans_of_a_jpeg_as_python_does_and_refuses_more(gne: Library, bundle: Path) -> None:
+    """A scan takes the time of all pixels, and a few bytes: so a small file could take hours."""
+    with gne.open(bundle) as engine, googlenet_edge.load(bundle) as predictor:
+        found, expected = read_by_both(engine, predictor, with_scans(100))
+        assert found == expected != b"refused"
+        with pytest.raises(libgne.Failed) as caught:
+            engine.pixels_of_jpeg(with_scans(101))
+    sentence = "the image cannot be decoded: it has more than 100 scans; replace or remove it"
+    assert (caught.value.status, str(caught.value)) == (libgne.BAD_IMAGE, sentence)
 
 
 def enlarged(data: bytes, width: int, height: int) -> bytes:

@@ -57,7 +57,9 @@ def test_cpp_c_program_is_refused_what_makes_no_sense(
 def test_cpp_a_thread_is_cancelled_after_a_call_and_not_within(
     gne_prefix: Path, bundle: Path, red: Path, tmp_path: Path
 ) -> None:
-    program = compiled("cc", CPP / "tests" / "cancel.c", prefix=gne_prefix, out=tmp_path / "cancel", flags=("-pthread",))
+    program = compiled(
+        "cc", CPP / "tests" / "cancel.c", prefix=gne_prefix, out=tmp_path / "cancel", flags=("-pthread",)
+    )
     assert done(program, bundle, red, env=with_runtime(gne_prefix)).splitlines() == ["GNE_OK"] * 3
 
 
