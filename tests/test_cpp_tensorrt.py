@@ -155,6 +155,24 @@ def test_cpp_plugin_computes_batches_of_any_size_and_gives_everything_back(orin:
     assert orin.alive == before
 
 
+def test_cpp_plugin_leaves_the_callers_device_as_it_is(orin: Orin, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = ctypes.CDLL(str(orin.stand_in))
+    fake.fake_choose(1)
+    try:
+        with orin.open() as engine:
+            assert np.allclose(engine.run(images(3)), expected(images(3)), atol=1e-4)
+            assert fake.fake_device() == 1
+            monkeypatch.setenv("FAKE_TENSORRT", "enqueue")
+            with pytest.raises(Failed):
+                engine.run(images(3))
+            assert fake.fake_device() == 1
+        assert fake.fake_device() == 1
+        orin.refusal()
+        assert fake.fake_device() == 1
+    finally:
+        fake.fake_choose(0)
+
+
 def test_cpp_plugin_gives_many_threads_their_own_logits(orin: Orin) -> None:
     pixels = images(64)[:, None]
     with orin.open() as engine, ThreadPoolExecutor(8) as threads:
