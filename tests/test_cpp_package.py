@@ -204,16 +204,58 @@ def test_cpp_example_camera_counts_a_frame_that_cannot_be_decoded_and_goes_on(
 
 @pytest.mark.parametrize(
     ("fault", "seen"),
-    [("interrupt", ["1  red", "3  green", "1 frames came"]), ("torn", ["5  blue", "0 frames came"])],
+    [
+        ("interrupt", ["1  red", "3  green", "1 frames came", "2 frames, p50 "]),
+        ("torn", ["5  blue", "2 frames came", "damaged frames: 2", "1 frames, p50 "]),
+        ("uncounted", ["0  red", "0  green", "0  blue", "0 frames came", "3 frames, p50 "]),
+    ],
 )
-def test_cpp_example_camera_stops_at_ctrl_c_and_leaves_damaged_frames_out(
+def test_cpp_example_camera_stops_at_ctrl_c_and_counts_what_the_driver_says_of_frames(
     examples: Path, bundle: Path, webcam: dict[str, str], fault: str, seen: list[str]
 ) -> None:
     environment = with_runtime() | webcam | {"FAKE_V4L2_FORMAT": "NV12", "FAKE_V4L2_FAULT": fault}
-    frames = ["1"] if fault == "torn" else []
-    *shown, last = done(examples / "camera", bundle, "/dev/null", "30", *frames, env=environment).splitlines()
+    frames = [] if fault == "interrupt" else ["3"]
+    shown = done(examples / "camera", bundle, "/dev/null", "30", *frames, env=environment).splitlines()
     assert [line[: len(start)] for line, start in zip(shown, seen, strict=True)] == seen
-    assert last.startswith(f"{len(seen) - 1} frames, p50 ")
+
+
+def test_cpp_example_camera_counts_from_now_where_the_drivers_clock_is_another(
+    examples: Path, bundle: Path, webcam: dict[str, str]
+) -> None:
+    environment = with_runtime() | webcam | {"FAKE_V4L2_FAULT": "clock"}
+    first, *_ = done(examples / "camera", bundle, "/dev/null", "30", "1", env=environment).splitlines()
+    assert re.fullmatch(r"1  red  \d+ %  \d+\.\d ms", first)
+
+
+@pytest.mark.parametrize(
+    ("colours", "seen"),
+    [
+        ("8 0 0", "green"),  # sRGB, whose default is BT.601
+        ("8 2 0", "red"),  # sRGB, but BT.709
+        ("3 0 0", "red"),  # Rec. 709
+        ("3 1 2", "green"),  # Rec. 709, but BT.601, of limited range
+        ("8 4 0", "red"),  # xvYCC of BT.709
+        ("8 0 1", "of full range, and libgne takes limited range"),
+        ("7 0 0", "of full range, and libgne takes limited range"),  # as in a JPEG
+        ("10 0 0", "that is neither BT.601 nor BT.709"),  # BT.2020
+    ],
+)
+def test_cpp_example_camera_takes_the_colours_of_nv12_as_the_driver_says(
+    examples: Path, bundle: Path, webcam: dict[str, str], colours: str, seen: str
+) -> None:
+    """A colour that is a little more red in BT.709 and a little more green in BT.601."""
+    frames = bundle.parent
+    for number in range(2):
+        (frames / f"{number}.nv12").write_bytes(bytes([120]) * (64 * 48) + bytes([68, 136]) * (32 * 24))
+    driver = {"FAKE_V4L2_FORMAT": "NV12", "FAKE_V4L2_COLOURS": colours, "FAKE_V4L2_FRAMES": str(frames)}
+    command = [examples / "camera", bundle, "/dev/null", "30", "1"]
+    ended = subprocess.run(
+        command, env=with_runtime() | webcam | driver, capture_output=True, text=True, timeout=60, check=False
+    )
+    if seen in {"red", "green"}:
+        assert ended.stdout.startswith(f"1  {seen}  "), ended
+    else:
+        assert (ended.returncode, ended.stderr) == (1, f"camera: /dev/null gives NV12 {seen}; convert the frames\n")
 
 
 @pytest.mark.parametrize(
@@ -223,6 +265,7 @@ def test_cpp_example_camera_stops_at_ctrl_c_and_leaves_damaged_frames_out(
         ("none", "/dev/null is no V4L2 device: Inappropriate ioctl for device"),
         ("capability", "/dev/null is no camera with mapped buffers"),
         ("format", "/dev/null gives neither MJPEG nor NV12"),
+        ("used", "/dev/null is used by another program: Device or resource busy"),
         ("busy", "/dev/null has no mapped buffers: Device or resource busy"),
         ("gone", "/dev/null is gone or stopped"),
         ("silent", "/dev/null gave no frame for 5 seconds"),

@@ -80,8 +80,8 @@ std::string library_name() {
 std::string gpu_name() {
   cudaDeviceProp properties{};
   check(cudaGetDeviceProperties(&properties, kDevice), "CUDA finds no GPU");
-  return std::string(properties.name) + ", " + std::to_string(properties.multiProcessorCount) + " SMs, compute capability " + std::to_string(properties.major) + "." +
-         std::to_string(properties.minor);
+  return std::string(properties.name) + ", " + std::to_string(properties.multiProcessorCount) +
+         " SMs, compute capability " + std::to_string(properties.major) + "." + std::to_string(properties.minor);
 }
 
 // Makes the GPU the current device of this thread; at its end the caller's own is that again.

@@ -1,5 +1,5 @@
-/* cancel BUNDLE IMAGE.jpg: a thread that is to be cancelled opens, classifies and closes, all of which succeed, and ends
- * after that. */
+/* cancel BUNDLE IMAGE.jpg: a thread that is to be cancelled opens, classifies and closes, all of which succeed, and
+ * ends after that. */
 #include <pthread.h>
 #include <stdio.h>
 
