@@ -53,7 +53,7 @@ Session::Owned<ort::SessionOptions> Session::make_options(const SessionSettings&
   check(api_.SetSessionLogSeverityLevel(options, ort::kFatalOnly), kLoading);
   check(api_.SetIntraOpNumThreads(options, static_cast<int>(settings.threads)), kLoading);
   check(api_.SetInterOpNumThreads(options, 1), kLoading);
-  if (settings.weight_bits == 8 && this_processor_saturates_u8s8()) {
+  if (settings.weight_bits == 8 && saturates_u8s8()) {
     check(api_.AddSessionConfigEntry(options, "session.x64quantprecision", "1"), kLoading);
   }
   return owned;
