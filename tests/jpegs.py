@@ -28,6 +28,13 @@ def jpeg(image: Image.Image, **options: object) -> bytes:
     return file.getvalue()
 
 
+def with_scans(count: int) -> bytes:
+    """A progressive JPEG whose last scan comes again until there are so many."""
+    data = jpeg(photo(64, 48), progressive=True)
+    last = data.rindex(b"\xff\xda")
+    return data[:last] + data[last:-2] * (count - data.count(b"\xff\xda") + 1) + data[-2:]
+
+
 def shapes() -> Iterator[tuple[int, int]]:
     """70 sizes: thin and small ones, those at which decoding begins to shrink, and random ones."""
     yield from [

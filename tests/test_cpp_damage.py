@@ -18,7 +18,7 @@ import fuzz_seeds
 import libgne
 import numpy as np
 import pytest
-from jpegs import jpeg, photo
+from jpegs import jpeg, photo, with_scans
 from libgne import CPP, Engine, Library, done
 from PIL import Image
 from tiny_bundles import (
@@ -84,14 +84,6 @@ def forge(bundle: Path, **changes: object) -> None:
     (bundle / "manifest.json").write_bytes(sealed({**manifest, **changes}))
 
 
-def forge_text(bundle: Path, old: str, new: str) -> None:
-    """Writes other text into the manifest, which may be no JSON of Python's, and the hash that fits."""
-    text, digest = (bundle / "manifest.json").read_text().replace(old, new).rsplit('"sha256": "', 1)
-    unsealed = text + '"sha256": "' + digest[64:]
-    seal = sha256_bytes(unsealed.encode())
-    (bundle / "manifest.json").write_text(text + '"sha256": "' + seal + digest[64:])
-
-
 def relabel(bundle: Path, first: str) -> None:
     """Writes another first label, and the hashes that fit."""
     _, *others = (bundle / "labels.txt").read_text().splitlines()
@@ -146,15 +138,6 @@ ODD: dict[str, tuple[Callable[[Path], object], str]] = {
     "schema of a float": (lambda b: forge(b, schema=2.5), "2.5 is not a whole number"),
     "device": (lambda b: forge(b, device="jetson"), "is built for the device jetson, which this libgne does not know"),
     "precision": (lambda b: forge(b, precision="int4"), 'the precision "int4" is unknown'),
-    "engine": (lambda b: forge(b, engine="nonsense"), 'the engine "nonsense" is unknown'),
-    "no mean": (lambda b: forge(b, preprocess={"resize": 36, "crop": 32}), '"mean" is missing'),
-    "std of zero": (
-        lambda b: forge(b, preprocess={**WHOLE, "std": [1, 0, 1]}),
-        "the std of the channels is impossible",
-    ),
-    "two means": (lambda b: forge(b, preprocess={**WHOLE, "mean": [1, 2]}), "the mean of the channels is impossible"),
-    "infinite mean": (lambda b: forge_text(b, "127.5", "1e999"), "1e999 is too large"),
-    "mean of text": (lambda b: forge(b, preprocess={**WHOLE, "mean": ["1", 1, 1]}), "a value is not a number"),
     "crop": (lambda b: forge(b, preprocess={"resize": 36, "crop": 37}), "37 is not a whole number of 1 to 36"),
     "crop of the model": (lambda b: forge(b, preprocess={**WHOLE, "crop": 16}), "golden vectors that do not fit"),
     "no weight bits": (lambda b: forge(b, weight_bits=None), "a value is not a number"),
@@ -179,6 +162,11 @@ def test_cpp_says_what_is_odd_about_a_bundle(
     assert not opens_in_python(bundle)
 
 
+def test_cpp_opens_a_bundle_whatever_the_members_say_that_it_does_not_use(gne: Library, bundle: Path) -> None:
+    forge(bundle, engine="of a later version", preprocess={"resize": 36, "crop": 32, "mean": "unknown"}, lineage=None)
+    assert opens(gne, bundle)
+
+
 def test_cpp_takes_labels_of_all_letters(gne: Library, bundle: Path) -> None:
     relabel(bundle, "µ-Gänseblümchen\u00a0雛菊 \u200d\U0001fae8 \uf8ff")
     pixels = np.full((40, 40, 3), (255, 0, 0), np.uint8)
@@ -198,6 +186,16 @@ def test_cpp_refuses_a_model_with_weights_outside_of_the_bundle(
     )
 
 
+@pytest.mark.parametrize(("name", "most"), [("model.onnx", 1 << 30), ("golden.bin", 1 << 30), ("labels.txt", 1 << 24)])
+def test_cpp_reads_no_file_that_is_larger_than_any_bundle_has(gne: Library, bundle: Path, name: str, most: int) -> None:
+    os.truncate(bundle / name, most + 1)  # it takes no room on the disk
+    files = json.loads((bundle / "manifest.json").read_text())["files"]
+    forge(bundle, files={**files, name: {"size": most + 1, "sha256": "0" * 64}})
+    assert refusal(gne, bundle) == (
+        f"{bundle / name} has {most + 1} bytes where at most {most} are expected; it is not what it should be"
+    )
+
+
 def test_cpp_refuses_a_model_that_computes_something_else_here(gne: Library, tmp_path: Path) -> None:
     bundle = colour_bundle()
     write_bundle(tmp_path / "b", with_golden_logits(bundle, bundle.golden.logits + 0.01))
@@ -212,6 +210,23 @@ def test_cpp_refuses_what_is_no_model(gne: Library, tmp_path: Path) -> None:
     with pytest.raises(libgne.Failed, match="ONNX Runtime cannot load the model") as caught, gne.open(tmp_path / "b"):
         pass
     assert caught.value.status == libgne.BAD_RUNTIME
+
+
+def test_cpp_prints_nothing_about_a_model_that_fails(
+    gne: Library, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It takes the row of an image that is not in the batch."""
+    rows = "at = Cast <to = 7> (largest) row = Gather (flat, at) rows = Add (flat, row) logits = Gemm"
+    fails = COLOUR_NET.replace("logits = Gemm", f"largest = ReduceMax <keepdims = 0> (images) {rows}")
+    model = onnx_bytes(fails.replace("(flat, fc_weight", "(rows, fc_weight"))
+    write_bundle(tmp_path / "b", replace(colour_bundle(), model=model))
+    with (
+        pytest.raises(libgne.Failed, match="ONNX Runtime failed on a batch .*Gather") as caught,
+        gne.open(tmp_path / "b"),
+    ):
+        pass
+    assert caught.value.status == libgne.BAD_RUNTIME
+    assert capfd.readouterr() == ("", "")
 
 
 def test_cpp_refuses_a_model_of_another_kind(gne: Library, tmp_path: Path) -> None:
@@ -233,7 +248,7 @@ def test_cpp_opens_no_forged_manifest_that_python_refuses(gne: Library, bundle: 
     """Values of every kind in the place of every member that libgne reads."""
     values = (None, True, -1, 0, 2, 8.0, 1e400, 2**70, "", "cpu", "ü", [], {}, {"resize": 36, "crop": 33})
     whole = (bundle / "manifest.json").read_bytes()
-    for member in ("precision", "device", "engine", "preprocess", "weight_bits", "files"):
+    for member in ("precision", "device", "preprocess", "weight_bits", "files"):
         for value in values:
             (bundle / "manifest.json").write_bytes(whole)
             forge(bundle, **{member: value})
@@ -312,6 +327,17 @@ def test_cpp_reads_jpegs_whose_end_marker_is_missing_as_python_does(gne: Library
                 assert found == expected, (name, width)
                 decoded += found != b"refused"
     assert (decoded > 0) == (kind != "progressive"), "a progressive one is read to its end before its first row"
+
+
+def test_cpp_reads_100_scans_of_a_jpeg_as_python_does_and_refuses_more(gne: Library, bundle: Path) -> None:
+    """A scan takes the time of all pixels, and a few bytes: so a small file could take hours."""
+    with gne.open(bundle) as engine, googlenet_edge.load(bundle) as predictor:
+        found, expected = read_by_both(engine, predictor, with_scans(100))
+        assert found == expected != b"refused"
+        with pytest.raises(libgne.Failed) as caught:
+            engine.pixels_of_jpeg(with_scans(101))
+    sentence = "the image cannot be decoded: it has more than 100 scans; replace or remove it"
+    assert (caught.value.status, str(caught.value)) == (libgne.BAD_IMAGE, sentence)
 
 
 def enlarged(data: bytes, width: int, height: int) -> bytes:

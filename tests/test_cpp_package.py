@@ -37,11 +37,11 @@ def with_runtime(prefix: Path | None = None) -> dict[str, str]:
     return {**os.environ, "GNE_ONNXRUNTIME": str(libgne.wheel_runtime()), **found}
 
 
-def compiled(compiler: str, *sources: Path, prefix: Path, out: Path) -> Path:
+def compiled(compiler: str, source: Path, *, prefix: Path, out: Path, flags: tuple[str, ...] = ()) -> Path:
     """A program, built with the flags that pkg-config tells."""
     environment = {**os.environ, "PKG_CONFIG_PATH": str(prefix / "lib" / "pkgconfig")}
-    flags = done("pkg-config", "--cflags", "--libs", "gne", env=environment).split()
-    done(compiler, *WARNINGS, *sources, "-o", out, *flags)
+    found = done("pkg-config", "--cflags", "--libs", "gne", env=environment).split()
+    done(compiler, *WARNINGS, *flags, source, "-o", out, *found)
     return out
 
 
@@ -52,6 +52,15 @@ def test_cpp_c_program_is_refused_what_makes_no_sense(
     shown = done(program, bundle, red, env=with_runtime(gne_prefix)).splitlines()
     with googlenet_edge.load(bundle) as predictor:
         assert shown == [f"{p.label} {p.index} {p.probability:.9f}" for p in predictor.predict(red)]
+
+
+def test_cpp_a_thread_is_cancelled_after_a_call_and_not_within(
+    gne_prefix: Path, bundle: Path, red: Path, tmp_path: Path
+) -> None:
+    program = compiled(
+        "cc", CPP / "tests" / "cancel.c", prefix=gne_prefix, out=tmp_path / "cancel", flags=("-pthread",)
+    )
+    assert done(program, bundle, red, env=with_runtime(gne_prefix)).splitlines() == ["GNE_OK"] * 3
 
 
 def test_cpp_cpp_program_owns_moves_and_throws(gne_prefix: Path, bundle: Path, red: Path, tmp_path: Path) -> None:
@@ -91,9 +100,10 @@ def test_cpp_pkg_config_knows_where_it_was_installed(gne_prefix: Path, tmp_path:
     assert all(folder.resolve().is_relative_to(prefix) for folder in folders)
 
 
-def test_cpp_a_program_may_end_while_its_threads_compute(gne_prefix: Path, bundle: Path, red: Path) -> None:
+@pytest.mark.parametrize("how", ["run", "open"])
+def test_cpp_a_program_may_end_while_its_threads_work(gne_prefix: Path, bundle: Path, red: Path, how: str) -> None:
     for _ in range(8):
-        command = [gne_prefix.parent / "build" / "tests" / "leave", bundle, red]
+        command = [gne_prefix.parent / "build" / "tests" / "leave", bundle, red, how]
         ended = subprocess.run(command, env=with_runtime(), capture_output=True, text=True, timeout=60, check=False)
         said = "the process ends, and nothing is computed any more; classify before\n"
         assert (ended.returncode, ended.stdout, ended.stderr) == (0, said, "")
@@ -141,9 +151,10 @@ def test_cpp_example_camera_plays_as_many_frames_as_it_is_told(examples: Path, b
 def test_cpp_example_camera_fails_where_no_frame_is_whole(examples: Path, bundle: Path, tmp_path: Path) -> None:
     solid("red").save(tmp_path / "whole.jpg")
     (tmp_path / "0.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:300])
-    command = [examples / "camera", bundle, tmp_path, "1000", "1"]
+    (tmp_path / "1.jpg").touch()
+    command = [examples / "camera", bundle, tmp_path, "1000", "2"]
     ended = subprocess.run(command, env=with_runtime(), capture_output=True, text=True, check=False)
-    assert (ended.returncode, ended.stdout) == (1, "damaged frames: 1\n")
+    assert (ended.returncode, ended.stdout) == (1, "damaged frames: 2\n")
 
 
 def test_cpp_example_camera_goes_on_after_a_damaged_file(examples: Path, bundle: Path, tmp_path: Path) -> None:
@@ -193,16 +204,58 @@ def test_cpp_example_camera_counts_a_frame_that_cannot_be_decoded_and_goes_on(
 
 @pytest.mark.parametrize(
     ("fault", "seen"),
-    [("interrupt", ["1  red", "3  green", "1 frames came"]), ("torn", ["5  blue", "0 frames came"])],
+    [
+        ("interrupt", ["1  red", "3  green", "1 frames came", "2 frames, p50 "]),
+        ("torn", ["5  blue", "2 frames came", "damaged frames: 2", "1 frames, p50 "]),
+        ("uncounted", ["0  red", "0  green", "0  blue", "0 frames came", "3 frames, p50 "]),
+    ],
 )
-def test_cpp_example_camera_stops_at_ctrl_c_and_leaves_damaged_frames_out(
+def test_cpp_example_camera_stops_at_ctrl_c_and_counts_what_the_driver_says_of_frames(
     examples: Path, bundle: Path, webcam: dict[str, str], fault: str, seen: list[str]
 ) -> None:
     environment = with_runtime() | webcam | {"FAKE_V4L2_FORMAT": "NV12", "FAKE_V4L2_FAULT": fault}
-    frames = ["1"] if fault == "torn" else []
-    *shown, last = done(examples / "camera", bundle, "/dev/null", "30", *frames, env=environment).splitlines()
+    frames = [] if fault == "interrupt" else ["3"]
+    shown = done(examples / "camera", bundle, "/dev/null", "30", *frames, env=environment).splitlines()
     assert [line[: len(start)] for line, start in zip(shown, seen, strict=True)] == seen
-    assert last.startswith(f"{len(seen) - 1} frames, p50 ")
+
+
+def test_cpp_example_camera_counts_from_now_where_the_drivers_clock_is_another(
+    examples: Path, bundle: Path, webcam: dict[str, str]
+) -> None:
+    environment = with_runtime() | webcam | {"FAKE_V4L2_FAULT": "clock"}
+    first, *_ = done(examples / "camera", bundle, "/dev/null", "30", "1", env=environment).splitlines()
+    assert re.fullmatch(r"1  red  \d+ %  \d+\.\d ms", first)
+
+
+@pytest.mark.parametrize(
+    ("colours", "seen"),
+    [
+        ("8 0 0", "green"),  # sRGB, whose default is BT.601
+        ("8 2 0", "red"),  # sRGB, but BT.709
+        ("3 0 0", "red"),  # Rec. 709
+        ("3 1 2", "green"),  # Rec. 709, but BT.601, of limited range
+        ("8 4 0", "red"),  # xvYCC of BT.709
+        ("8 0 1", "of full range, and libgne takes limited range"),
+        ("7 0 0", "of full range, and libgne takes limited range"),  # as in a JPEG
+        ("10 0 0", "that is neither BT.601 nor BT.709"),  # BT.2020
+    ],
+)
+def test_cpp_example_camera_takes_the_colours_of_nv12_as_the_driver_says(
+    examples: Path, bundle: Path, webcam: dict[str, str], colours: str, seen: str
+) -> None:
+    """A colour that is a little more red in BT.709 and a little more green in BT.601."""
+    frames = bundle.parent
+    for number in range(2):
+        (frames / f"{number}.nv12").write_bytes(bytes([120]) * (64 * 48) + bytes([68, 136]) * (32 * 24))
+    driver = {"FAKE_V4L2_FORMAT": "NV12", "FAKE_V4L2_COLOURS": colours, "FAKE_V4L2_FRAMES": str(frames)}
+    command = [examples / "camera", bundle, "/dev/null", "30", "1"]
+    ended = subprocess.run(
+        command, env=with_runtime() | webcam | driver, capture_output=True, text=True, timeout=60, check=False
+    )
+    if seen in {"red", "green"}:
+        assert ended.stdout.startswith(f"1  {seen}  "), ended
+    else:
+        assert (ended.returncode, ended.stderr) == (1, f"camera: /dev/null gives NV12 {seen}; convert the frames\n")
 
 
 @pytest.mark.parametrize(
@@ -212,6 +265,7 @@ def test_cpp_example_camera_stops_at_ctrl_c_and_leaves_damaged_frames_out(
         ("none", "/dev/null is no V4L2 device: Inappropriate ioctl for device"),
         ("capability", "/dev/null is no camera with mapped buffers"),
         ("format", "/dev/null gives neither MJPEG nor NV12"),
+        ("used", "/dev/null is used by another program: Device or resource busy"),
         ("busy", "/dev/null has no mapped buffers: Device or resource busy"),
         ("gone", "/dev/null is gone or stopped"),
         ("silent", "/dev/null gave no frame for 5 seconds"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ import libgne
 import numpy as np
 import pytest
 from libgne import BAD_BUNDLE, BAD_RUNTIME, CPP, Engine, Failed, Library, done
-from tiny_bundles import colour_bundle
+from tiny_bundles import colour_bundle, solid
 
 from googlenet_edge.engines.bundle import Bundle, read_bundle, write_bundle
 from googlenet_edge.engines.devices import JETSONS
@@ -154,11 +155,48 @@ def test_cpp_plugin_computes_batches_of_any_size_and_gives_everything_back(orin:
     assert orin.alive == before
 
 
+def test_cpp_plugin_leaves_the_callers_device_as_it_is(orin: Orin, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = ctypes.CDLL(str(orin.stand_in))
+    fake.fake_choose(1)
+    try:
+        with orin.open() as engine:
+            assert np.allclose(engine.run(images(3)), expected(images(3)), atol=1e-4)
+            assert fake.fake_device() == 1
+            monkeypatch.setenv("FAKE_TENSORRT", "enqueue")
+            with pytest.raises(Failed):
+                engine.run(images(3))
+            assert fake.fake_device() == 1
+        assert fake.fake_device() == 1
+        orin.refusal()
+        assert fake.fake_device() == 1
+    finally:
+        fake.fake_choose(0)
+
+
 def test_cpp_plugin_gives_many_threads_their_own_logits(orin: Orin) -> None:
     pixels = images(64)[:, None]
     with orin.open() as engine, ThreadPoolExecutor(8) as threads:
         found = np.concatenate(list(threads.map(engine.run, pixels)))
     assert np.allclose(found, expected(pixels[:, 0]), atol=1e-4)
+
+
+def end_of_a_program(orin: Orin, gne_prefix: Path, image: Path, how: str) -> None:
+    """The end of a program whose last engine is closed after TensorRT's own state has gone."""
+    solid("red").save(image)
+    places = {"GNE_TENSORRT": str(orin.plugin), "LD_LIBRARY_PATH": str(orin.stand_in.parent)}
+    done(gne_prefix.parent / "build" / "tests" / "leave", orin.bundle, image, how, env={**os.environ, **places})
+
+
+def test_cpp_an_engine_that_is_closed_after_its_runtime_has_ended_is_left_as_it_is(
+    orin: Orin, gne_prefix: Path, tmp_path: Path
+) -> None:
+    end_of_a_program(orin, gne_prefix, tmp_path / "red.jpg", "run")
+
+
+def test_cpp_a_forked_process_ends_without_waiting_for_threads_that_it_has_not(
+    orin: Orin, gne_prefix: Path, tmp_path: Path
+) -> None:
+    end_of_a_program(orin, gne_prefix, tmp_path / "red.jpg", "fork")
 
 
 def test_cpp_plugin_is_found_by_the_environment(orin: Orin, monkeypatch: pytest.MonkeyPatch) -> None:

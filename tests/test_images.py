@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from jpegs import jpeg, photo, with_scans
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -185,6 +186,20 @@ def test_images_decompression_bomb_is_refused_by_its_header(bomb: Any, tmp_path:
     with pytest.raises(DamagedImageError) as caught:
         decode_rgb(path, short_side=256)
     assert str(caught.value) == (f"{path} has 20000×20000 pixels; at most 150 megapixels are decoded. Make it smaller")
+
+
+def test_images_jpeg_of_too_many_scans_is_refused() -> None:
+    assert decode_rgb(with_scans(100), short_side=16).size == (64, 48)
+    with pytest.raises(DamagedImageError) as caught:
+        decode_rgb(with_scans(101), short_side=16)
+    assert str(caught.value) == "the image cannot be decoded: it has more than 100 scans; replace or remove it"
+
+
+def test_images_what_looks_like_scans_in_a_note_or_behind_a_jpeg_is_not_counted() -> None:
+    odd_length = jpeg(photo(64, 48), progressive=True, comment=b"\xff\xda" * 200 + b".")
+    fills, restarts = b"\xff" * 3, b"\xff\xd0"
+    whole = odd_length[:-2] + restarts + fills + odd_length[-2:] + b"\xff\xda" * 200
+    assert decode_rgb(whole, short_side=16).size == (64, 48)
 
 
 def test_images_webp_bomb_is_refused() -> None:

@@ -51,6 +51,8 @@ struct Tally {
   unsigned damaged = 0;
 };
 
+std::size_t seen(const Tally& tally) { return tally.latencies_ms.size() + tally.damaged; }
+
 // Lets `classify` use a frame; one that cannot be decoded is counted, and the next one may be whole.
 template <typename Classify>
 void try_frame(Tally& tally, Classify classify) {
@@ -95,7 +97,7 @@ void stop_at_interrupt() {
 gne::prediction best_of(const gne::engine& engine, const v4l2::Camera& camera, const v4l2::Frame& frame) {
   if (camera.jpeg()) return engine.classify_jpeg(frame.bytes, frame.size, 1).front();
   const v4l2_pix_format& shape = camera.shape();
-  const gne_format format = shape.colorspace == V4L2_COLORSPACE_REC709 ? GNE_NV12_BT709 : GNE_NV12;
+  const gne_format format = camera.bt709() ? GNE_NV12_BT709 : GNE_NV12;
   const std::uint8_t* chroma = frame.bytes + std::size_t{shape.bytesperline} * shape.height;
   return engine
       .classify(gne::nv12(format, shape.width, shape.height, frame.bytes, shape.bytesperline, chroma,
@@ -112,15 +114,20 @@ Tally watch(const gne::engine& engine, const char* path, double fps, long frames
   Tally tally;
   std::uint32_t expected = 0, missed = 0;
   const auto use = [&](const v4l2::Frame& frame) {
-    if (tally.damaged || !tally.latencies_ms.empty()) missed += frame.sequence - expected;
+    const auto more = static_cast<std::int32_t>(frame.sequence - expected);  // below 0 where the driver does not count
+    if (seen(tally) && more > 0) missed += static_cast<std::uint32_t>(more);
     expected = frame.sequence + 1;
+    if (!frame.whole) {
+      ++tally.damaged;
+      return;
+    }
     try_frame(tally, [&] {
       const auto best = best_of(engine, camera, frame);
       tally.latencies_ms.push_back(Milliseconds(Clock::now() - frame.taken).count());
       show(std::to_string(frame.sequence), best, tally.latencies_ms.back());
     });
   };
-  while (!stopped && static_cast<long>(tally.latencies_ms.size()) + tally.damaged < frames && camera.with_next(use)) {
+  while (!stopped && static_cast<long>(seen(tally)) < frames && camera.with_next(use)) {
   }
   std::printf("%u frames came while others were computed, or were lost\n", missed);
   return tally;

@@ -26,7 +26,8 @@ namespace v4l2 {
 struct Frame {
   const std::uint8_t* bytes;
   std::size_t size;
-  std::uint32_t sequence;                       // counts all frames, also those that were lost
+  bool whole;                                   // else the driver says that it is damaged, or bytes are missing
+  std::uint32_t sequence;                       // counts all frames, also those that were lost; some drivers leave it 0
   std::chrono::steady_clock::time_point taken;  // when the driver had it
 };
 
@@ -55,6 +56,12 @@ class Camera {
   bool jpeg() const { return shape_.pixelformat != V4L2_PIX_FMT_NV12; }
   const v4l2_pix_format& shape() const { return shape_; }
 
+  // Whether the colours of an NV12 frame are those of BT.709, else of BT.601.
+  bool bt709() const {
+    const std::uint32_t encoding = encoding_of(shape_);
+    return encoding == V4L2_YCBCR_ENC_709 || encoding == V4L2_YCBCR_ENC_XV709;
+  }
+
   // Gives the newest frame to `use`; older ones that nobody had time for go back unseen. False after a signal.
   template <typename Use>
   bool with_next(Use use) {
@@ -67,10 +74,8 @@ class Camera {
     }
     const auto& place = *buffers_.at(newest.index);
     if (newest.bytesused > place.size) throw std::runtime_error(path_ + " says that a frame is larger than its buffer");
-    const std::chrono::microseconds taken(newest.timestamp.tv_sec * 1000000LL + newest.timestamp.tv_usec);
-    if (!(newest.flags & V4L2_BUF_FLAG_ERROR) && newest.bytesused >= least_bytes()) {  // else the frame is damaged
-      use(Frame{place.bytes, newest.bytesused, newest.sequence, std::chrono::steady_clock::time_point(taken)});
-    }
+    const bool whole = !(newest.flags & V4L2_BUF_FLAG_ERROR) && newest.bytesused >= least_bytes();
+    use(Frame{place.bytes, newest.bytesused, whole, newest.sequence, time_of(newest)});
     ask(VIDIOC_QBUF, &newest, "takes no buffer back");
     return true;
   }
@@ -128,8 +133,14 @@ class Camera {
       format.fmt.pix.height = 720;
       format.fmt.pix.pixelformat = wanted;
       format.fmt.pix.field = V4L2_FIELD_NONE;
-      if (control(VIDIOC_S_FMT, &format) < 0 || format.fmt.pix.pixelformat != wanted) continue;
+      format.fmt.pix.priv = V4L2_PIX_FMT_PRIV_MAGIC;  // so that ycbcr_enc and quantization mean something
+      if (control(VIDIOC_S_FMT, &format) < 0) {
+        if (errno == EBUSY) fail("is used by another program");
+        continue;
+      }
+      if (format.fmt.pix.pixelformat != wanted) continue;
       shape_ = format.fmt.pix;
+      if (!jpeg()) check_colours();
       v4l2_streamparm rate{};
       rate.type = V4L2_BUF_TYPE_VIDEO_CAPTURE;
       rate.parm.capture.timeperframe = {1000, static_cast<std::uint32_t>(std::lround(1000 * fps))};
@@ -137,6 +148,31 @@ class Camera {
       return;
     }
     throw std::runtime_error(path_ + " gives neither MJPEG nor NV12");
+  }
+
+  // libgne knows two ways to write colours in NV12, both with Y of 16 to 235. A JPEG says itself what it has.
+  void check_colours() const {
+    const std::uint32_t encoding = encoding_of(shape_), colours = shape_.colorspace;
+    std::uint32_t range = shape_.quantization;
+    if (range == V4L2_QUANTIZATION_DEFAULT) range = V4L2_MAP_QUANTIZATION_DEFAULT(false, colours, encoding);
+    if (range == V4L2_QUANTIZATION_FULL_RANGE) {
+      throw std::runtime_error(path_ + " gives NV12 of full range, and libgne takes limited range; convert the frames");
+    }
+    if (!bt709() && encoding != V4L2_YCBCR_ENC_601 && encoding != V4L2_YCBCR_ENC_XV601) {
+      throw std::runtime_error(path_ + " gives NV12 that is neither BT.601 nor BT.709; convert the frames");
+    }
+  }
+
+  static std::uint32_t encoding_of(const v4l2_pix_format& shape) {
+    if (shape.ycbcr_enc != V4L2_YCBCR_ENC_DEFAULT) return shape.ycbcr_enc;
+    return V4L2_MAP_YCBCR_ENC_DEFAULT(shape.colorspace);
+  }
+
+  // When the driver had a frame: its own time where it is of the clock that steady_clock is, else now.
+  static std::chrono::steady_clock::time_point time_of(const v4l2_buffer& buffer) {
+    const bool steady = (buffer.flags & V4L2_BUF_FLAG_TIMESTAMP_MASK) == V4L2_BUF_FLAG_TIMESTAMP_MONOTONIC;
+    const std::chrono::microseconds taken(buffer.timestamp.tv_sec * 1000000LL + buffer.timestamp.tv_usec);
+    return steady ? std::chrono::steady_clock::time_point(taken) : std::chrono::steady_clock::now();
   }
 
   void map_buffers() {

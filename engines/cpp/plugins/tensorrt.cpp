@@ -17,6 +17,7 @@
 namespace {
 
 constexpr const char *kPixels = "pixels", *kLogits = "logits";
+constexpr int kDevice = 0;
 
 using Problem = std::runtime_error;
 
@@ -78,10 +79,28 @@ std::string library_name() {
 
 std::string gpu_name() {
   cudaDeviceProp properties{};
-  check(cudaGetDeviceProperties(&properties, 0), "CUDA finds no GPU");
-  return std::string(properties.name) + ", " + std::to_string(properties.multiProcessorCount) + " SMs, compute capability " + std::to_string(properties.major) + "." +
-         std::to_string(properties.minor);
+  check(cudaGetDeviceProperties(&properties, kDevice), "CUDA finds no GPU");
+  return std::string(properties.name) + ", " + std::to_string(properties.multiProcessorCount) +
+         " SMs, compute capability " + std::to_string(properties.major) + "." + std::to_string(properties.minor);
 }
+
+// Makes the GPU the current device of this thread; at its end the caller's own is that again.
+class OnDevice {
+ public:
+  OnDevice() {
+    constexpr const char* kNone = "CUDA finds no GPU";
+    check(cudaGetDevice(&before_), kNone);
+    if (before_ != kDevice) check(cudaSetDevice(kDevice), kNone);
+  }
+  OnDevice(const OnDevice&) = delete;
+  OnDevice& operator=(const OnDevice&) = delete;
+  ~OnDevice() {
+    if (before_ != kDevice) cudaSetDevice(before_);
+  }
+
+ private:
+  int before_ = kDevice;
+};
 
 struct FreeDevice {
   void operator()(void* memory) const { cudaFree(memory); }
@@ -117,7 +136,6 @@ class Buffer {
 class Engine {
  public:
   Engine(const void* plan, size_t size, int dla_core) {
-    check(cudaSetDevice(0), "CUDA finds no GPU");
     runtime_.reset(nvinfer1::createInferRuntime(logger()));
     if (!runtime_) fail("does not start");
     if (dla_core >= 0) runtime_->setDLACore(dla_core);
@@ -139,7 +157,6 @@ class Engine {
 
   void run(const uint8_t* pixels, size_t count, float* logits) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    check(cudaSetDevice(0), "CUDA finds no GPU");
     std::memcpy(pixels_->host(), pixels, count * image_bytes());
     try {
       enqueue(count);
@@ -223,6 +240,7 @@ int identify(char* library, char* gpu, char* error) noexcept {
 
 int open(const void* plan, size_t size, int dla_core, gne_plugin_shape* shape, void** engine, char* error) noexcept {
   return guarded(error, [&] {
+    const OnDevice on_device;  // what was made is given back while it lives, where the rest fails
     auto made = std::make_unique<Engine>(plan, size, dla_core);
     *shape = made->shape();
     *engine = made.release();
@@ -230,10 +248,19 @@ int open(const void* plan, size_t size, int dla_core, gne_plugin_shape* shape, v
 }
 
 int run(void* engine, const uint8_t* pixels, size_t count, float* logits, char* error) noexcept {
-  return guarded(error, [&] { static_cast<Engine*>(engine)->run(pixels, count, logits); });
+  return guarded(error, [&] {
+    const OnDevice on_device;
+    static_cast<Engine*>(engine)->run(pixels, count, logits);
+  });
 }
 
-void close(void* engine) noexcept { delete static_cast<Engine*>(engine); }
+void close(void* engine) noexcept {
+  char error[GNE_PLUGIN_TEXT];  // nobody is there to read it: without a GPU nothing can be given back
+  guarded(error, [&] {
+    const OnDevice on_device;
+    delete static_cast<Engine*>(engine);
+  });
+}
 
 }  // namespace
 

@@ -1,4 +1,6 @@
 // The C boundary: checks what a caller can get wrong, and turns every exception into a status and a sentence.
+#include <pthread.h>
+
 #include <algorithm>
 #include <cstring>
 #include <new>
@@ -23,8 +25,22 @@ gne_status fail(gne_status status, const char* text) noexcept {
   return status;
 }
 
+// While it lives, pthread_cancel ends the thread later: it unwinds by an exception that nobody may keep, and that could
+// leave a runtime's locks taken.
+class Uncancelled {
+ public:
+  Uncancelled() { ::pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before_); }
+  Uncancelled(const Uncancelled&) = delete;
+  Uncancelled& operator=(const Uncancelled&) = delete;
+  ~Uncancelled() { ::pthread_setcancelstate(before_, nullptr); }
+
+ private:
+  int before_ = PTHREAD_CANCEL_ENABLE;
+};
+
 template <typename Call>
 gne_status guarded(Call call) noexcept {
+  const Uncancelled uncancelled;
   try {
     last_error[0] = '\0';
     call();
@@ -44,6 +60,12 @@ gne_status guarded(Call call) noexcept {
 
 void check_pointer(const void* pointer, const char* name) {
   if (!pointer) refuse(std::string(name) + " is NULL; give a pointer");
+}
+
+// An empty vector's pointer may be NULL: as an image it is a damaged one.
+Bytes bytes_of(const uint8_t* data, size_t size) {
+  if (size) check_pointer(data, "data");
+  return {data, size};
 }
 
 // A struct of the caller's has its size. None was ever shorter than today; a later gne.h's may be longer.
@@ -75,12 +97,19 @@ EngineOptions read_options(const gne_options* given) {
   return {options.threads, options.runtime ? options.runtime : ""};
 }
 
-std::vector<uint8_t> pixels_buffer(const Engine& engine) { return std::vector<uint8_t>(engine.pixel_bytes()); }
-
-void classify(const Engine& engine, const std::vector<uint8_t>& pixels, size_t k, gne_prediction* predictions) {
-  std::vector<float> logits(engine.labels().size());
-  engine.run(pixels.data(), 1, logits.data());
-  engine.rank(logits.data(), k, predictions);
+// The k best classes of what `fill` makes the pixels of.
+template <typename Fill>
+gne_status classify(const gne_engine* engine, size_t k, gne_prediction* predictions, Fill fill) noexcept {
+  return guarded([&] {
+    const auto opened = find_handle(engine);
+    check_pointer(predictions, "predictions");
+    opened->check_k(k);
+    std::vector<uint8_t> pixels(opened->pixel_bytes());
+    fill(*opened, pixels.data());
+    std::vector<float> logits(opened->labels().size());
+    opened->run(pixels.data(), 1, logits.data());
+    opened->rank(logits.data(), k, predictions);
+  });
 }
 
 void check_room(const Engine& engine, const uint8_t* pixels, size_t size) {
@@ -154,38 +183,22 @@ gne_status gne_label(const gne_engine* engine, size_t index, const char** label)
 }
 
 gne_status gne_classify_file(const gne_engine* engine, const char* path, size_t k, gne_prediction* predictions) {
-  return guarded([&] {
-    const auto opened = find_handle(engine);
+  return classify(engine, k, predictions, [&](const Engine& opened, uint8_t* pixels) {
     check_pointer(path, "path");
-    check_pointer(predictions, "predictions");
-    opened->check_k(k);
-    auto pixels = pixels_buffer(*opened);
-    opened->pixels_of(read_file(path, kMaxFileBytes, GNE_BAD_IMAGE), path, pixels.data());
-    classify(*opened, pixels, k, predictions);
+    opened.pixels_of(read_file(path, kMaxFileBytes, GNE_BAD_IMAGE), path, pixels);
   });
 }
 
 gne_status gne_classify_jpeg(const gne_engine* engine, const uint8_t* data, size_t size, size_t k,
                              gne_prediction* predictions) {
-  return guarded([&] {
-    const auto opened = find_handle(engine);
-    check_pointer(data, "data");
-    check_pointer(predictions, "predictions");
-    opened->check_k(k);
-    auto pixels = pixels_buffer(*opened);
-    opened->pixels_of(Bytes(data, size), "the image", pixels.data());
-    classify(*opened, pixels, k, predictions);
+  return classify(engine, k, predictions, [&](const Engine& opened, uint8_t* pixels) {
+    opened.pixels_of(bytes_of(data, size), "the image", pixels);
   });
 }
 
 gne_status gne_classify_frame(const gne_engine* engine, const gne_frame* frame, size_t k, gne_prediction* predictions) {
-  return guarded([&] {
-    const auto opened = find_handle(engine);
-    check_pointer(predictions, "predictions");
-    opened->check_k(k);
-    auto pixels = pixels_buffer(*opened);
-    opened->pixels_of(known_part(frame, "frame"), pixels.data());
-    classify(*opened, pixels, k, predictions);
+  return classify(engine, k, predictions, [&](const Engine& opened, uint8_t* pixels) {
+    opened.pixels_of(known_part(frame, "frame"), pixels);
   });
 }
 
@@ -193,9 +206,9 @@ gne_status gne_pixels_of_jpeg(const gne_engine* engine, const uint8_t* data, siz
                               size_t pixels_size) {
   return guarded([&] {
     const auto opened = find_handle(engine);
-    check_pointer(data, "data");
+    const Bytes jpeg = bytes_of(data, size);
     check_room(*opened, pixels, pixels_size);
-    opened->pixels_of(Bytes(data, size), "the image", pixels);
+    opened->pixels_of(jpeg, "the image", pixels);
   });
 }
 

@@ -19,7 +19,7 @@ namespace {
 
 constexpr const char *kManifest = "manifest.json", *kModel = "model.onnx", *kLabels = "labels.txt",
                      *kGolden = "golden.bin", *kCache = kCalibration;
-constexpr uint64_t kMaxManifestBytes = 1 << 20;
+constexpr uint64_t kMaxManifestBytes = 1 << 20, kMaxTextBytes = 1 << 24, kMaxBytes = 1 << 30;
 
 [[noreturn]] void refuse(const std::string& text) { throw Failure(GNE_BAD_BUNDLE, text); }
 
@@ -55,10 +55,12 @@ void check_file_set(const std::string& folder, const Manifest& manifest) {
   }
 }
 
-std::vector<uint8_t> read_recorded(const std::string& folder, const char* name, const Manifest& manifest) {
+// A file as the manifest records it; one of more than `most` bytes is refused before there is memory for it.
+std::vector<uint8_t> read_recorded(const std::string& folder, const char* name, uint64_t most,
+                                   const Manifest& manifest) {
   const FileRecord& record = manifest.files.find(name)->second;
   const std::string file = folder + "/" + name;
-  std::vector<uint8_t> bytes = read_file(file, record.size, GNE_BAD_BUNDLE);
+  std::vector<uint8_t> bytes = read_file(file, std::min(record.size, most), GNE_BAD_BUNDLE);
   if (bytes.size() != record.size || sha256(bytes) != record.sha256) refuse_changed(file);
   return bytes;
 }
@@ -154,14 +156,14 @@ Bundle read_bundle(const std::string& folder) {
   bundle.where = folder;
   bundle.manifest = read_manifest(read_file(file, kMaxManifestBytes, GNE_BAD_BUNDLE), file);
   check_file_set(folder, bundle.manifest);
-  bundle.labels = read_labels(read_recorded(folder, kLabels, bundle.manifest), folder);
-  bundle.golden =
-      read_golden(read_recorded(folder, kGolden, bundle.manifest), bundle.manifest.crop, bundle.labels.size(), folder);
-  bundle.model = read_recorded(folder, kModel, bundle.manifest);
+  bundle.labels = read_labels(read_recorded(folder, kLabels, kMaxTextBytes, bundle.manifest), folder);
+  bundle.golden = read_golden(read_recorded(folder, kGolden, kMaxBytes, bundle.manifest), bundle.manifest.crop,
+                              bundle.labels.size(), folder);
+  bundle.model = read_recorded(folder, kModel, kMaxBytes, bundle.manifest);
   if (Bytes(bundle.model).text().find("location") != std::string_view::npos) {  // the key of ONNX's external data
     refuse(folder + "/" + kModel + " keeps weights in another file, which no hash covers; build the bundle again");
   }
-  if (quantized_by_cache(bundle.manifest) && read_recorded(folder, kCache, bundle.manifest).empty()) {
+  if (quantized_by_cache(bundle.manifest) && read_recorded(folder, kCache, kMaxTextBytes, bundle.manifest).empty()) {
     refuse(folder + "/" + kCache + " is empty, and a DLA quantizes by it; build the bundle again");
   }
   return bundle;

@@ -11,7 +11,7 @@
 namespace gne_sdk {
 namespace {
 
-constexpr std::chrono::seconds kLongest{10};  // of an inference that is waited for
+constexpr std::chrono::seconds kLongest{10};  // that is waited for
 
 // Never destroyed, as the handles.
 std::shared_timed_mutex& mutex() {
@@ -20,12 +20,15 @@ std::shared_timed_mutex& mutex() {
 }
 
 thread_local bool ending = false;
+std::atomic<pid_t> opener{0};  // the process that opened a bundle; others were forked from it
 std::atomic<bool> over{false};  // the lock alone would not end it: whoever shares it goes before who wants it alone
+
+bool is_forked() { return opener != 0 && opener != ::getpid(); }
 
 void stop_computing() {
   ending = true;
   over = true;
-  (void)mutex().try_lock_for(kLongest);  // and it is never given back
+  if (!is_forked()) (void)mutex().try_lock_for(kLongest);  // and it is never given back
 }
 
 }  // namespace
@@ -40,8 +43,17 @@ Computing::Computing() : lock_(mutex()) {
   for (;;) ::pause();
 }
 
+GivingBack::GivingBack() : lock_(mutex(), std::defer_lock) {
+  if (!is_forked()) (void)lock_.try_lock();  // only who ends the process wants it alone
+}
+
+bool GivingBack::is_allowed() const { return lock_.owns_lock() && !over; }
+
 void stop_computing_at_exit() {
-  static const int registered = std::atexit(stop_computing);
+  static const bool registered = [] {
+    opener = ::getpid();
+    return std::atexit(stop_computing) == 0;
+  }();
   (void)registered;
 }
 

@@ -66,6 +66,8 @@ std::vector<float> golden_logits(const Bundle& bundle, const Model& model) {
 
 Engine Engine::open(const std::string& folder, const EngineOptions& options) {
   Bundle bundle = read_bundle(folder);
+  refuse_at_the_end();
+  const Computing computing;
   std::unique_ptr<Model> model = open_model(bundle, options);
   bundle.model = {};  // its memory is given back before the golden vectors need theirs
   check_fit(bundle, *model);
@@ -82,6 +84,15 @@ Engine::Engine(Bundle&& bundle, std::unique_ptr<Model> model, uint32_t threads)
       crop_(bundle.manifest.crop),
       resize_(bundle.manifest.resize),
       threads_(threads) {}
+
+Engine::~Engine() {
+  const GivingBack giving_back;
+  if (giving_back.is_allowed()) {
+    model_.reset();
+  } else {
+    (void)model_.release();  // never freed: what its runtime would need for that may be gone
+  }
+}
 
 gne_info Engine::info() const {
   return {sizeof(gne_info),

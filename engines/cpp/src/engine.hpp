@@ -19,6 +19,9 @@ struct EngineOptions {
 
 class Engine {
  public:
+  Engine(Engine&&) = default;
+  ~Engine();  // leaves the model as it is where the process ends
+
   // Opens and verifies a bundle's folder. Throws Failure.
   static Engine open(const std::string& folder, const EngineOptions& options);
 

@@ -14,7 +14,8 @@
 extern "C" {
 #endif
 
-enum { GNE_JPEG_TEXT = 200 };
+/* The second: most scans of an image, as MAX_SCANS in images.py; encoders write about ten of a progressive one. */
+enum { GNE_JPEG_TEXT = 200, GNE_JPEG_SCANS = 100 };
 
 /* A JPEG while its rows are read, from the top. */
 typedef struct gne_jpeg {
@@ -25,8 +26,8 @@ typedef struct gne_jpeg {
 } gne_jpeg;
 
 /* Rows of 1/1, 1/2, 1/4 or 1/8 of the size, the smallest that leaves both sides `least` pixels, as Pillow's draft mode
- * does. Images of more than `most` pixels are refused. `data` and `image` stay where they are until
- * gne_jpeg_close. Returns 1, or 0 with a text in image->error. */
+ * does. Images of more than `most` pixels or GNE_JPEG_SCANS scans are refused. `data` and `image` stay where they are
+ * until gne_jpeg_close. Returns 1, or 0 with a text in image->error. */
 int gne_jpeg_open(const uint8_t* data, size_t size, uint32_t least, uint64_t most, gne_jpeg* image);
 
 /* The next row: RGB, 3 bytes a pixel. At most image->height times; the last time, what is behind the rows is checked.

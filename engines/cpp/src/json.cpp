@@ -1,9 +1,6 @@
 #include "json.hpp"
 
 #include <charconv>
-#include <cmath>
-#include <locale>
-#include <sstream>
 #include <utility>
 
 namespace gne_sdk {
@@ -67,11 +64,11 @@ class Parser {
     skip_space();
     switch (next()) {
       case '{':
-        return Json(Json::Value(parse_object(depth)));
+        return Json::Value(parse_object(depth));
       case '[':
-        return Json(Json::Value(parse_array(depth)));
+        return Json::Value(parse_array(depth));
       case '"':
-        return Json(Json::Value(parse_string()));
+        return Json::Value(parse_string());
       case 't':
         return parse_word("true", true);
       case 'f':
@@ -79,14 +76,14 @@ class Parser {
       case 'n':
         return parse_word("null", Json::Null{});
       default:
-        return Json(Json::Value(parse_number()));
+        return Json::Value(parse_number());
     }
   }
 
   Json parse_word(std::string_view word, Json::Value value) {
     if (text_.substr(at_, word.size()) != word) fail("a word is unknown");
     at_ += word.size();
-    return Json(std::move(value));
+    return value;
   }
 
   Json::Object parse_object(int depth) {
@@ -211,14 +208,6 @@ const Json::Object& Json::object() const { return as<Object>(*value_, "an object
 const std::string& Json::string() const { return as<std::string>(*value_, "a string"); }
 
 const Json::Array& Json::array() const { return as<Array>(*value_, "an array"); }
-
-double Json::real() const {
-  std::istringstream text(as<Number>(*value_, "a number").text);
-  text.imbue(std::locale::classic());  // whatever the program's own has in the place of the point
-  double number = 0;
-  if (!(text >> number) || !std::isfinite(number)) throw JsonError(text.str() + " is too large");
-  return number;
-}
 
 int64_t Json::integer(int64_t least, int64_t most) const {
   const std::string& text = as<Number>(*value_, "a number").text;

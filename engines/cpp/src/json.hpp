@@ -29,8 +29,7 @@ class Json {
   using Object = std::map<std::string, Json, std::less<>>;
   using Value = std::variant<Null, bool, Number, std::string, Array, Object>;
 
-  Json() : Json(Null{}) {}
-  explicit Json(Value value);
+  Json(Value value);  // NOLINT: meant to convert
   Json(Json&&) noexcept;
   Json& operator=(Json&&) noexcept;
   ~Json();
@@ -41,7 +40,6 @@ class Json {
   const std::string& string() const;
   const Array& array() const;
   int64_t integer(int64_t least, int64_t most) const;
-  double real() const;  // finite
 
  private:
   std::unique_ptr<Value> value_;

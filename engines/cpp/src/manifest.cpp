@@ -1,8 +1,6 @@
 #include "manifest.hpp"
 
 #include <algorithm>
-#include <iterator>
-#include <limits>
 #include <string_view>
 
 #include "failure.hpp"
@@ -52,22 +50,6 @@ FileRecord record_of(const Json& value) {
   return {static_cast<uint64_t>(value.at("size").integer(0, INT64_MAX)), digits};
 }
 
-// The model normalizes the pixels by itself, so that these are only checked: what they say must be possible.
-void check_channels(const Json& preprocess, const char* name, double above) {
-  const Json::Array& channels = preprocess.at(name).array();
-  const bool fits = channels.size() == 3 && std::all_of(channels.begin(), channels.end(),
-                                                        [&](const Json& each) { return each.real() > above; });
-  if (!fits) throw JsonError("the " + std::string(name) + " of the channels is impossible");
-}
-
-void check_engine(const std::string& name) {
-  constexpr std::string_view kKnown[] = {"onnxruntime",          "openvino",         "tensorrt",
-                                         "onnxruntime-tensorrt", "onnxruntime-cuda", "simulated"};
-  if (std::find(std::begin(kKnown), std::end(kKnown), name) == std::end(kKnown)) {
-    throw JsonError("the engine \"" + name + "\" is unknown");
-  }
-}
-
 Manifest manifest_of(const Json& root) {
   Manifest manifest;
   manifest.precision = precision_of(root.at("precision").string());
@@ -77,9 +59,6 @@ Manifest manifest_of(const Json& root) {
   const Json& preprocess = root.at("preprocess");
   manifest.resize = static_cast<uint32_t>(preprocess.at("resize").integer(1, kMaxSide));
   manifest.crop = static_cast<uint32_t>(preprocess.at("crop").integer(1, manifest.resize));
-  check_channels(preprocess, "mean", -std::numeric_limits<double>::infinity());
-  check_channels(preprocess, "std", 0);
-  check_engine(root.at("engine").string());
   manifest.weight_bits = static_cast<int>(root.at("weight_bits").integer(7, 8));
   for (const auto& [name, value] : root.at("files").object()) manifest.files.emplace(name, record_of(value));
   return manifest;

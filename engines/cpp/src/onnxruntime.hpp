@@ -22,7 +22,7 @@ struct SessionOptions;
 struct Allocator;
 
 constexpr uint32_t kApiVersion = 16;
-constexpr int kErrorsOnly = 3;         // OrtLoggingLevel
+constexpr int kFatalOnly = 4;          // OrtLoggingLevel: errors come as statuses, and libgne prints nothing
 constexpr int kArenaAllocator = 1;     // OrtAllocatorType
 constexpr int kDefaultMemory = 0;      // OrtMemType
 constexpr int kFloat = 1, kUint8 = 2;  // ONNXTensorElementDataType

@@ -19,11 +19,6 @@ constexpr int64_t kMaxPlanBytes = 1 << 30;
 constexpr int64_t kMaxCore = 15;
 constexpr size_t kFolderDigits = 16;
 
-struct Record {
-  std::string library, gpu, model_sha256, calibration_sha256, precision, unit, sha256;
-  int64_t dla_core, size;
-};
-
 // As Path.home() in Python: a service may have no HOME, but it has a user.
 std::string home_folder() {
   if (const char* home = std::getenv("HOME")) return home;
@@ -44,35 +39,32 @@ std::string plans_folder() {
   throw Failure(GNE_BAD_RUNTIME, what + "; compile the bundle here with: gnet-edge build " + bundle);
 }
 
-Record record_of(Bytes text) {
-  const Json root = parse_json(text.text());
-  if (root.at("schema").integer(0, INT64_MAX) != kRecordSchema) throw JsonError("it is of another schema");
-  const Json& key = root.at("key");
-  return {key.at("library").string(),
-          key.at("gpu").string(),
-          key.at("model_sha256").string(),
-          key.at("calibration_sha256").string(),
-          key.at("precision").string(),
-          key.at("unit").string(),
-          root.at("sha256").string(),
-          key.at("dla_core").integer(0, kMaxCore),
-          root.at("size").integer(1, kMaxPlanBytes)};
-}
-
 // Empty where the bundle has no cache.
 std::string calibration_sha256(const Manifest& manifest) {
   const auto cache = manifest.files.find(kCalibration);
   return cache == manifest.files.end() ? "" : cache->second.sha256;
 }
 
-Record read_record(const std::string& file, const std::string& bundle) {
+std::vector<uint8_t> read_record(const std::string& file, const std::string& bundle) {
   try {
-    return record_of(read_file(file, kMaxRecordBytes, GNE_BAD_RUNTIME));
+    return read_file(file, kMaxRecordBytes, GNE_BAD_RUNTIME);
   } catch (const Failure& problem) {
     refuse(problem.what(), bundle);
-  } catch (const JsonError& problem) {
-    refuse(file + " cannot be read: " + problem.what(), bundle);
   }
+}
+
+std::vector<uint8_t> read_data(const std::string& file, const Json& record, const std::string& bundle) {
+  std::vector<uint8_t> data = read_file(file, kMaxPlanBytes, GNE_BAD_RUNTIME);
+  const auto size = static_cast<size_t>(record.at("size").integer(1, kMaxPlanBytes));
+  if (data.size() != size || sha256(data) != record.at("sha256").string()) {
+    refuse(file + " is cut off or was changed", bundle);
+  }
+  return data;
+}
+
+std::string folder_of(const std::string& model, const std::string& calibration) {
+  const std::string folder = plans_folder() + "/" + model.substr(0, kFolderDigits);
+  return calibration.empty() ? folder : folder + "-" + calibration.substr(0, kFolderDigits);
 }
 
 }  // namespace
@@ -80,27 +72,30 @@ Record read_record(const std::string& file, const std::string& bundle) {
 Plan read_plan(const Manifest& manifest, const std::string& bundle, const std::string& library,
                const std::string& gpu) {
   const std::string& model = manifest.files.find("model.onnx")->second.sha256;
-  const std::string calibration = calibration_sha256(manifest);
-  std::string folder = plans_folder() + "/" + model.substr(0, kFolderDigits);
-  if (!calibration.empty()) folder += "-" + calibration.substr(0, kFolderDigits);
-  const std::string file = folder + "/engine.plan";
-  const Record record = read_record(folder + "/plan.json", bundle);
-  const auto same = [&](const char* what, const std::string& found, const std::string& wanted) {
-    if (found != wanted) refuse(file + " was built for " + what + " " + found + ", not " + wanted, bundle);
-  };
-  same("the library", record.library, library);
-  same("the GPU", record.gpu, gpu);
-  same("the model", record.model_sha256, model);
-  same("the calibration", record.calibration_sha256, calibration.empty() ? sha256({}) : calibration);
-  same("the precision", record.precision, name_of(manifest.precision));
-  same("the unit", record.unit, manifest.unit);
-  Plan plan;
-  plan.data = read_file(file, kMaxPlanBytes, GNE_BAD_RUNTIME);
-  if (plan.data.size() != static_cast<uint64_t>(record.size) || sha256(plan.data) != record.sha256) {
-    refuse(file + " is cut off or was changed", bundle);
+  const std::string calibration = calibration_sha256(manifest), folder = folder_of(model, calibration);
+  const std::string file = folder + "/engine.plan", record = folder + "/plan.json";
+  const std::vector<uint8_t> text = read_record(record, bundle);
+  try {
+    const Json root = parse_json(Bytes(text).text());
+    if (root.at("schema").integer(0, INT64_MAX) != kRecordSchema) throw JsonError("it is of another schema");
+    const Json& key = root.at("key");
+    const auto check = [&](const char* what, const char* name, const std::string& wanted) {
+      const std::string& found = key.at(name).string();
+      if (found != wanted) refuse(file + " was built for the " + what + " " + found + ", not " + wanted, bundle);
+    };
+    check("library", "library", library);
+    check("GPU", "gpu", gpu);
+    check("model", "model_sha256", model);
+    check("calibration", "calibration_sha256", calibration.empty() ? sha256({}) : calibration);
+    check("precision", "precision", name_of(manifest.precision));
+    check("unit", "unit", manifest.unit);
+    Plan plan;
+    plan.dla_core = manifest.unit == kDla ? static_cast<int>(key.at("dla_core").integer(0, kMaxCore)) : -1;
+    plan.data = read_data(file, root, bundle);
+    return plan;
+  } catch (const JsonError& problem) {
+    refuse(record + " cannot be read: " + problem.what(), bundle);
   }
-  plan.dla_core = manifest.unit == kDla ? static_cast<int>(record.dla_core) : -1;
-  return plan;
 }
 
 }  // namespace gne_sdk

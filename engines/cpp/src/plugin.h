@@ -1,7 +1,7 @@
 /* What a plugin gives to libgne: a library of its own, because it links what a device has and libgne must not.
  *
  * Functions that can fail return 0, or write one sentence into `error`, which has room for GNE_PLUGIN_TEXT bytes, and
- * return something else. They may be called from any thread.
+ * return something else. They may be called from any thread, whose current CUDA device is its own again afterwards.
  */
 #ifndef GNE_PLUGIN_H
 #define GNE_PLUGIN_H
@@ -24,8 +24,8 @@ typedef struct gne_plugin_shape {
 
 typedef struct gne_plugin {
   uint32_t abi; /* GNE_PLUGIN_ABI */
-  /* The library in this process and the GPU, as a plan's key names them: "tensorrt 10.3.0", "Orin, compute capability
-   * 8.7". Each has room for GNE_PLUGIN_TEXT bytes. */
+  /* The library in this process and the GPU, as a plan's key names them: "tensorrt 10.3.0", "Orin, 8 SMs, compute
+   * capability 8.7". Each has room for GNE_PLUGIN_TEXT bytes. */
   int (*identify)(char* library, char* gpu, char* error);
   /* A plan's bytes → an engine; `dla_core` is -1 where the GPU computes. The bytes are not needed afterwards. */
   int (*open)(const void* plan, size_t size, int dla_core, gne_plugin_shape* shape, void** engine, char* error);

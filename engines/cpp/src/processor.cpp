@@ -8,24 +8,14 @@
 
 namespace gne_sdk {
 
-bool saturates_u8s8(std::string_view cpuinfo) {
-  // x86 lists its instruction sets in a line that starts with "flags", Arm with "Features"
-  const bool first = cpuinfo.substr(0, 5) == "flags";
-  const size_t start = first ? 0 : cpuinfo.find("\nflags");
-  if (start == std::string_view::npos) return false;
-  const size_t end = cpuinfo.find('\n', start + 1);
-  const std::string flags = std::string(cpuinfo.substr(start, end - start)) + " ";
-  return flags.find(" avx512_vnni ") == std::string::npos && flags.find(" avx_vnni ") == std::string::npos;
-}
-
-bool this_processor_saturates_u8s8() {
+bool saturates_u8s8() {
   std::ifstream file("/proc/cpuinfo");
-  std::string text, line;
-  while (std::getline(file, line)) {
-    text += line + "\n";
-    if (line.compare(0, 5, "flags") == 0) break;
+  for (std::string line; std::getline(file, line);) {
+    if (line.compare(0, 5, "flags") != 0) continue;  // Arm has none, but "Features"
+    line += " ";
+    return line.find(" avx512_vnni ") == std::string::npos && line.find(" avx_vnni ") == std::string::npos;
   }
-  return saturates_u8s8(text);
+  return false;
 }
 
 size_t usable_cores() {

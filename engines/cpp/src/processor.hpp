@@ -2,16 +2,12 @@
 #pragma once
 
 #include <cstddef>
-#include <string_view>
 
 namespace gne_sdk {
 
 // Whether two products of u8 and s8 are added in 16 bits, which overflow with 8-bit weights: x86 without VNNI,
-// the same rule as googlenet_edge/processor.py. `cpuinfo` is what Linux tells in /proc/cpuinfo.
-bool saturates_u8s8(std::string_view cpuinfo);
-
-// The same for the processor at hand.
-bool this_processor_saturates_u8s8();
+// the same rule as googlenet_edge/processor.py.
+bool saturates_u8s8();
 
 // The cores that the system lets this thread use.
 size_t usable_cores();

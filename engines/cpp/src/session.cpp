@@ -25,7 +25,7 @@ Session::Session(Bytes model, const SessionSettings& settings)
       session_(nullptr, api_.ReleaseSession),
       memory_(nullptr, api_.ReleaseMemoryInfo) {
   ort::Env* env = nullptr;
-  check(api_.CreateEnv(ort::kErrorsOnly, "gne", &env), "ONNX Runtime cannot start");
+  check(api_.CreateEnv(ort::kFatalOnly, "gne", &env), "ONNX Runtime cannot start");
   env_.reset(env);
   const auto options = make_options(settings);
   ort::Session* session = nullptr;
@@ -50,10 +50,10 @@ Session::Owned<ort::SessionOptions> Session::make_options(const SessionSettings&
   ort::SessionOptions* options = nullptr;
   check(api_.CreateSessionOptions(&options), kLoading);
   Owned<ort::SessionOptions> owned(options, api_.ReleaseSessionOptions);
-  check(api_.SetSessionLogSeverityLevel(options, ort::kErrorsOnly), kLoading);
+  check(api_.SetSessionLogSeverityLevel(options, ort::kFatalOnly), kLoading);
   check(api_.SetIntraOpNumThreads(options, static_cast<int>(settings.threads)), kLoading);
   check(api_.SetInterOpNumThreads(options, 1), kLoading);
-  if (settings.weight_bits == 8 && this_processor_saturates_u8s8()) {
+  if (settings.weight_bits == 8 && saturates_u8s8()) {
     check(api_.AddSessionConfigEntry(options, "session.x64quantprecision", "1"), kLoading);
   }
   return owned;

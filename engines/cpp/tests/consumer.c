@@ -83,6 +83,8 @@ static void check_numbers(const gne_engine* engine, const char* bundle) {
   refused(gne_pixels_of_jpeg(engine, pixels, 9, pixels, 3071), GNE_BAD_ARGUMENT,
           "pixels has room for 3071 bytes, 3072");
   refused(gne_classify_jpeg(engine, pixels, 0, 1, predictions), GNE_BAD_IMAGE, "the image is no JPEG");
+  refused(gne_classify_jpeg(engine, NULL, 0, 1, predictions), GNE_BAD_IMAGE, "the image is no JPEG");
+  refused(gne_pixels_of_jpeg(engine, NULL, 0, pixels, sizeof pixels), GNE_BAD_IMAGE, "the image is no JPEG");
   info.size = sizeof info - 1;
   refused(gne_describe(engine, &info), GNE_BAD_ARGUMENT, "info.size is ");
   options.threads = 0;

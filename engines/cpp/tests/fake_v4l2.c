@@ -1,9 +1,11 @@
 /* A camera that is not there, for LD_PRELOAD: $FAKE_V4L2 is the path that is one (a character file, such as /dev/null),
- * $FAKE_V4L2_FRAMES a folder whose 0.jpg, 1.jpg … it gives as MJPEG, or 0.nv12 … of 64×48 where $FAKE_V4L2_FORMAT is NV12.
- * Frames come in pairs: of each, the older is stale. $FAKE_V4L2_FAULT: "format" (knows another one only), "capability",
- * "busy" (has no buffers), "gone" (while one waits), "silent" (no frame comes), "interrupt" (Ctrl-C in the third wait),
- * "torn" (frame 1 is flagged, frame 3 empty), "half" (of frame 3 only the first 300 bytes came). Buffers that are used
- * before they are queued end the program. */
+ * $FAKE_V4L2_FRAMES a folder whose 0.jpg, 1.jpg … it gives as MJPEG, or 0.nv12 … of 64×48 where $FAKE_V4L2_FORMAT is
+ * NV12; $FAKE_V4L2_COLOURS: the numbers of its colorspace, ycbcr_enc and quantization, for whoever asks for the last
+ * two. Frames come in pairs: of each, the older is stale. Buffers that are used before they are queued end the program.
+ * $FAKE_V4L2_FAULT: "format" (knows another one only), "capability", "used" (by another program), "busy" (has no
+ * buffers), "gone" (while one waits), "silent" (no frame comes), "interrupt" (Ctrl-C in the third wait), "torn" (frame 1
+ * is flagged, frame 3 empty), "half" (of frame 3 only the first 300 bytes came), "uncounted" (every frame is number 0),
+ * "clock" (its times are those of another one). */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -97,13 +99,28 @@ static int fill(struct v4l2_buffer* buffer) {
   buffer->timestamp.tv_sec = now.tv_sec;
   buffer->timestamp.tv_usec = now.tv_nsec / 1000;
   buffer->flags = V4L2_BUF_FLAG_TIMESTAMP_MONOTONIC;
+  if (fault("clock")) {
+    buffer->timestamp.tv_sec += 1000000;
+    buffer->flags = V4L2_BUF_FLAG_TIMESTAMP_COPY;
+  }
   if (fault("torn") && sequence == 1) buffer->flags |= V4L2_BUF_FLAG_ERROR;
   if (fault("torn") && sequence == 3) buffer->bytesused = 0;
   if (fault("half") && sequence == 3) buffer->bytesused = 300;
   buffer->index = (unsigned)index;
-  buffer->sequence = sequence++;
+  buffer->sequence = fault("uncounted") ? 0 : sequence;
+  ++sequence;
   queued[index] = 0;
   return 0;
+}
+
+static void set_colours(struct v4l2_pix_format* shape) {
+  const char* colours = getenv("FAKE_V4L2_COLOURS");
+  unsigned space = V4L2_COLORSPACE_SRGB, encoding = 0, range = 0;
+  if (colours && sscanf(colours, "%u %u %u", &space, &encoding, &range) != 3) abort();
+  if (shape->priv != V4L2_PIX_FMT_PRIV_MAGIC) encoding = range = 0;
+  shape->colorspace = space;
+  shape->ycbcr_enc = encoding;
+  shape->quantization = range;
 }
 
 static int answer(unsigned long request, void* argument) {
@@ -117,6 +134,8 @@ static int answer(unsigned long request, void* argument) {
     }
     case VIDIOC_S_FMT: {
       struct v4l2_pix_format* shape = &((struct v4l2_format*)argument)->fmt.pix;
+      if (fault("used")) return refused(EBUSY);
+      set_colours(shape);
       shape->width = WIDTH;
       shape->height = HEIGHT;
       shape->bytesperline = nv12() ? WIDTH : 0;

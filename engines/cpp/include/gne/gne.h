@@ -4,8 +4,13 @@
  * gne_last_error() says in one sentence what was wrong, where, and what to do.
  *
  * Threads: every function may be called from any thread at any time, also on the same engine. An engine that is closed
- * while another thread computes with it goes on living until that call has returned. On a processor, one engine
- * runs no more inferences at once than the thread that opened it had cores for, and one that is ready; others wait.
+ * while another thread computes with it goes on living until that call has returned; the texts that it gave do not. On
+ * a processor, one engine runs no more inferences at once than the thread that opened it had cores for, and one that is
+ * ready; others wait.
+ *
+ * Ending: while a process ends, what runs is waited for, ten seconds at most, and nothing else begins. Only the first
+ * gne_open of a process must have returned before. Fork before it; a process that was forked later may only exec or
+ * _exit.
  *
  * Versions: structs that the caller fills carry their own size, so that a program built with this header works with
  * every later libgne of the same GNE_ABI (the SOVERSION).
@@ -54,7 +59,7 @@ typedef struct gne_options {
 #define GNE_OPTIONS \
   { sizeof(gne_options), 1, NULL }
 
-/* What an open engine is. The texts live as long as it is open. */
+/* What an open engine is. The texts live until it is closed: do not read them where another thread may do that. */
 typedef struct gne_info {
   size_t size;                 /* sizeof(gne_info), filled in by the caller */
   uint32_t crop;               /* the model reads pixels uint8 (count, crop, crop, 3), RGB */
@@ -65,7 +70,7 @@ typedef struct gne_info {
   const char* runtime_version; /* of ONNX Runtime, such as "1.19.2", or "tensorrt 10.3.0" */
 } gne_info;
 
-/* A class of an image; its label lives as long as the engine is open. */
+/* A class of an image; its label lives until the engine is closed, by whichever thread. */
 typedef struct gne_prediction {
   const char* label;  /* UTF-8 */
   size_t index;       /* the place among the logits */
@@ -109,7 +114,7 @@ GNE_API gne_status gne_open(const char* bundle, const gne_options* options, gne_
 GNE_API gne_status gne_close(gne_engine* engine);
 
 GNE_API gne_status gne_describe(const gne_engine* engine, gne_info* info);
-/* The label of a class, index 0 to classes - 1. */
+/* The label of a class, index 0 to classes - 1; it lives until the engine is closed. */
 GNE_API gne_status gne_label(const gne_engine* engine, size_t index, const char** label);
 
 /* The k most probable classes, best first, into predictions[k]; of equals the one with the lower index leads.

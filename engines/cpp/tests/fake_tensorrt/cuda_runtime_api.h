@@ -1,5 +1,5 @@
 // A stand-in for the part of CUDA's runtime that plugins/tensorrt.cpp uses: device memory is memory, and what a stream
-// is given is done when somebody waits for it, not before.
+// is given is done when somebody waits for it, not before. What is done on another device than 0 ends the program.
 #pragma once
 
 #include <cstddef>
@@ -16,6 +16,7 @@ struct cudaDeviceProp {
   int major, minor, multiProcessorCount;
 };
 
+cudaError_t cudaGetDevice(int* device);
 cudaError_t cudaSetDevice(int device);
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
 cudaError_t cudaMalloc(void** memory, size_t size);

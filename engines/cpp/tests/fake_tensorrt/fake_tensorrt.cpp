@@ -15,6 +15,25 @@ struct CUstream_st {
 namespace {
 
 int alive = 0, core = -1;  // objects and memory that were not given back; the DLA core that was asked for
+thread_local int device = 0;
+
+// At the end of the process the library's own state goes; what is given back after that ends the program.
+struct State {
+  ~State() { is_gone = true; }
+  static bool is_gone;
+};
+bool State::is_gone = false;
+const State state;
+
+void made() {
+  if (device != 0) std::abort();
+  ++alive;
+}
+
+void gave_back() {
+  if (State::is_gone || device != 0) std::abort();
+  --alive;
+}
 
 bool fails(const char* what) {
   const char* named = std::getenv("FAKE_TENSORRT");
@@ -22,8 +41,8 @@ bool fails(const char* what) {
 }
 
 struct Counted {
-  Counted() { ++alive; }
-  ~Counted() { --alive; }
+  Counted() { made(); }
+  ~Counted() { gave_back(); }
 };
 
 struct Network {
@@ -45,6 +64,7 @@ class Context : public nvinfer1::IExecutionContext, Counted {
   }
 
   bool enqueueV3(cudaStream_t stream) noexcept override {
+    if (device != 0) std::abort();
     if (fails("enqueue")) return false;
     stream->waiting.push_back([this] { compute(); });
     return true;
@@ -122,13 +142,13 @@ class Runtime : public nvinfer1::IRuntime, Counted {
 cudaError_t allocate(void** memory, size_t size, const char* kind) {
   if (fails(kind)) return cudaErrorMemoryAllocation;
   *memory = std::malloc(size);
-  ++alive;
+  made();
   return cudaSuccess;
 }
 
 cudaError_t release(void* memory) {
   std::free(memory);
-  --alive;
+  gave_back();
   return cudaSuccess;
 }
 
@@ -136,6 +156,8 @@ cudaError_t release(void* memory) {
 
 extern "C" int fake_alive() { return alive; }
 extern "C" int fake_core() { return core; }
+extern "C" int fake_device() { return device; }
+extern "C" void fake_choose(int chosen) { device = chosen; }
 
 extern "C" int32_t getInferLibVersion() noexcept {
   const char* version = std::getenv("FAKE_VERSION");
@@ -147,7 +169,15 @@ nvinfer1::IRuntime* nvinfer1::createInferRuntime(ILogger& logger) noexcept {
   return new Runtime(logger);
 }
 
-cudaError_t cudaSetDevice(int) { return fails("device") ? cudaErrorNoDevice : cudaSuccess; }
+cudaError_t cudaGetDevice(int* current) {
+  *current = device;
+  return fails("device") ? cudaErrorNoDevice : cudaSuccess;
+}
+
+cudaError_t cudaSetDevice(int chosen) {
+  device = chosen;
+  return cudaSuccess;
+}
 
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
   if (fails("device")) return cudaErrorNoDevice;
@@ -164,13 +194,13 @@ cudaError_t cudaFreeHost(void* memory) { return release(memory); }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   if (fails("stream")) return cudaErrorMemoryAllocation;
   *stream = new CUstream_st;
-  ++alive;
+  made();
   return cudaSuccess;
 }
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   delete stream;
-  --alive;
+  gave_back();
   return cudaSuccess;
 }
 
