@@ -22,7 +22,7 @@ from measured import (
 from googlenet_edge.engines.answers import Answers, write_answers
 from googlenet_edge.engines.measurement import BundleMeasurement, Measurement, Samples, samples, write_measurement
 from googlenet_edge.engines.report.gate import Rule, Side, parse_rules
-from googlenet_edge.engines.report.judge import Metric, judge, latency_change
+from googlenet_edge.engines.report.judge import Change, Metric, judge, latency_change
 from googlenet_edge.engines.report.material import Material, Source
 from googlenet_edge.engines.rounds import BenchPlan, take_rounds
 from googlenet_edge.errors import ConfigError, DataError
@@ -164,6 +164,52 @@ def test_judge_takes_out_what_the_machine_did_to_a_bundle_that_is_the_same() -> 
     regressed = measured(slower(FP32, 1.06), replace(slower(BUNDLE, 1.06 * 1.05), model_sha256="e" * 64))
     change, real, beside = p50_beside(before, regressed)
     assert (change, real, beside) == (pytest.approx(5), True, "fp32-cpu")
+
+
+def hotter(bundle: BundleMeasurement, factor: float) -> BundleMeasurement:
+    """Everything that takes time takes ``factor`` as long."""
+    starts = tuple(
+        replace(s, start_ms=factor * s.start_ms, load_ms=factor * s.load_ms, first_ms=factor * s.first_ms)
+        for s in bundle.cold_starts
+    )
+    batches = tuple(replace(batch, latency=scaled(batch.latency, factor)) for batch in bundle.throughput)
+    return replace(slower(bundle, factor), throughput=batches, cold_starts=starts)
+
+
+def beside_fp32(before: BundleMeasurement, after: BundleMeasurement, drift: float) -> dict[Metric, Change]:
+    """What became of INT8 while FP32 took ``drift`` as long as before."""
+    pairs = judge(material(measured(FP32, before)), material(measured(hotter(FP32, drift), after)))
+    return {change.metric: change for change in pairs[1].changes}
+
+
+@pytest.mark.parametrize("metric", [Metric.P50, Metric.THROUGHPUT, Metric.COLD_START])
+def test_judge_takes_the_machine_out_of_everything_that_takes_time(metric: Metric) -> None:
+    found = beside_fp32(BUNDLE, hotter(BUNDLE, 1.06), 1.06)[metric]
+    assert (found.change, found.real, found.beside) == (pytest.approx(0, abs=1e-9), False, "fp32-cpu")
+    worse = beside_fp32(BUNDLE, replace(hotter(BUNDLE, 1.06 * 1.25), model_sha256="e" * 64), 1.06)[metric]
+    expected = -20 if metric is Metric.THROUGHPUT else 25
+    assert (worse.change, worse.real) == (pytest.approx(expected), True)
+    assert worse.interval.low <= worse.change <= worse.interval.high
+    rate = 1 / (1.06 * 1.25) if metric is Metric.THROUGHPUT else 1.06 * 1.25
+    assert worse.after / worse.before == pytest.approx(rate), "what was measured is shown as it was measured"
+
+
+def test_judge_takes_nothing_out_of_what_the_other_bundle_did_not_do_as_often() -> None:
+    fewer = replace(FP32, cold_starts=FP32.cold_starts[:2], throughput=FP32.throughput[:1])
+    pairs = judge(material(measured(fewer, BUNDLE)), material(measured(hotter(fewer, 1.06), hotter(BUNDLE, 1.06))))
+    found = {change.metric: change for change in pairs[1].changes}
+    assert (found[Metric.THROUGHPUT].beside, found[Metric.THROUGHPUT].change) == ("", pytest.approx(100 / 1.06 - 100))
+    assert (found[Metric.COLD_START].beside, found[Metric.COLD_START].change) == ("", pytest.approx(6))
+
+
+def test_gate_finds_a_slow_down_of_all_bundles_on_another_machine(tmp_path: Path) -> None:
+    """A machine of another kind says nothing about this one, though the bundles are the same."""
+    write_measurement(tmp_path / "old.json", measured(FP32, BUNDLE))
+    new = measured(hotter(FP32, 2.0), hotter(BUNDLE, 2.0))
+    there = replace(new, circumstances=replace(new.circumstances, cpu_model="Cortex-A78AE"))
+    write_measurement(tmp_path / "new.json", there)
+    outcome = gnet_edge("report", "new.json", "--baseline", "old.json", "--force", "--fail-if", "p50>+5%", cwd=tmp_path)
+    refused(outcome, r"fp32-cpu: p50 .* \+100\.0 % \(95 .*; int8-cpu: p50 .* \+100\.0 % \(95 .*")
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from googlenet_edge.engines.report.differences import differing_circumstances
 from googlenet_edge.engines.report.judge import (
     MORE_ROUNDS_HELP,
     RUN_TO_RUN_PERCENT,
     Change,
     Matched,
     Metric,
-    differing_circumstances,
 )
 from googlenet_edge.errors import ConfigError, DataError, RegressionError
 
