@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from measured import answered, lost_and_gained, measured, measured_bundle, on_a_jetson, scaled, with_accuracy
 
 from googlenet_edge.commands import demo as demonstration
+from googlenet_edge.engines.accuracy import compare
 from googlenet_edge.engines.answers import Thumbnail, write_answers
 from googlenet_edge.engines.measurement import Measurement, Stage, samples, write_measurement
 from googlenet_edge.engines.protocol import DeviceStage
@@ -63,7 +64,7 @@ def verdict(*measurements: Measurement) -> Verdict:
 def test_verdict_names_speed_and_accuracy() -> None:
     found = page_of(Material((Source("m.json", measured()),), (answered(lost=9, gained=4),))).verdict
     assert found.headline == (
-        "int8-cpu is 3.0× as fast as fp32-cpu, and no change of its accuracy can be told from chance."
+        "int8-cpu is 3.0× as fast as fp32-cpu, and no change of its accuracy against fp32-cpu can be told from chance."
     )
     assert found.tone is Tone.GOOD
     assert (
@@ -74,8 +75,69 @@ def test_verdict_names_speed_and_accuracy() -> None:
 
 def test_verdict_tells_of_a_real_loss() -> None:
     found = page_of(Material((Source("m.json", measured()),), (answered(lost=30, gained=0),))).verdict
-    assert found.headline == "int8-cpu is 3.0× as fast as fp32-cpu, and it loses 8.33 points of accuracy."
+    assert found.headline == (
+        "int8-cpu is 3.0× as fast as fp32-cpu, and it loses 8.33 points of accuracy against fp32-cpu."
+    )
     assert found.tone is Tone.MIXED
+
+
+def test_verdict_names_the_reference_of_accuracy_where_no_fp32_answered() -> None:
+    first, second = answered(lost=30, gained=0).bundles
+    two = measured(replace(INT8, name="int8-a"), replace(INT8, name="int8-b", model_sha256="e" * 64))
+    first = replace(first, precision=Precision.INT8, model_sha256=INT8.model_sha256)
+    said = replace(answered(), bundles=(first, replace(second, model_sha256="e" * 64)), thumbnails=())
+    found = page_of(Material((Source("m.json", two),), (said,))).verdict
+    assert "and it loses 8.33 points of accuracy against int8-a." in found.headline
+    assert re.search(
+        r"points \(.*\) against \S+ % \(.*\) of int8-a; \S+ % of the predictions are equal", found.details[1]
+    )
+
+
+def test_verdict_names_the_reference_of_speed_and_that_of_accuracy_where_they_differ() -> None:
+    """Neither bundle is FP32; what each loses against that stands in its manifest."""
+    about = answered(lost=30, gained=0)
+    loss = compare(*map(about.evaluation, about.bundles))
+    one, two = (replace(with_accuracy(INT8, 1700), name=name, against_fp32=loss) for name in ("int8-a", "int8-b"))
+    found = verdict(measured(one, replace(two, latency=scaled(two.latency, 1 / 1.2))))
+    assert found.headline == "int8-b is 1.2× as fast as int8-a, and it loses 8.33 points of accuracy against FP32."
+    assert " of FP32; " in found.details[1]
+
+
+@pytest.mark.parametrize(
+    ("factor", "words", "tone"),
+    [
+        (0.98, "int8-cpu is 1.02× as fast as fp32-cpu", Tone.GOOD),
+        (0.9, "int8-cpu is 1.1× as fast as fp32-cpu", Tone.GOOD),
+        (0.997, "int8-cpu is as fast as fp32-cpu within half a percent", Tone.MIXED),
+        (1.003, "int8-cpu is as fast as fp32-cpu within half a percent", Tone.MIXED),
+        (1.02, "int8-cpu takes 1.02× the time of fp32-cpu", Tone.MIXED),
+    ],
+)
+def test_verdict_tells_of_small_differences_with_as_many_digits_as_they_take(
+    factor: float, words: str, tone: Tone
+) -> None:
+    found = verdict(measured(FP32, replace(INT8, latency=scaled(FP32.latency, factor))))
+    assert (found.headline.split(",")[0], found.tone) == (words, tone)
+
+
+def test_answers_by_another_engine_are_not_those_of_the_bundle_that_was_measured() -> None:
+    about, other = answered(lost=30), replace(INT8, engine=replace(INT8.engine, backend="openvino"))
+    by = replace(about, bundles=tuple(replace(bundle, backend="onnxruntime") for bundle in about.bundles))
+    found = page_of(Material((Source("m.json", measured(FP32, other)),), (by,)))
+    subjects = subjects_of(Material((Source("m.json", measured(FP32, other)),), (by,)))
+    assert [bool(subject.accuracy) for subject in subjects] == [True, False], "FP32's is known, and no other"
+    assert subjects[1].comparison is None
+    assert found.answers[0].candidate == "int8-cpu (onnxruntime)"
+    old = subjects_of(Material((Source("m.json", measured(FP32, other)),), (about,)))
+    assert [bool(subject.accuracy) for subject in old] == [True, True], "an older file names no engine"
+
+
+def test_page_of_answers_with_millions_of_classes_takes_no_matrix_of_them() -> None:
+    about = answered()
+    many = replace(about, class_names=(*about.class_names, *("",) * 3_000_000))
+    page = page_of(Material((Source("m.json", measured()),), (many,)))
+    assert page.answers[0].confusion == ""
+    assert page.answers[0].confused == page_of(Material((Source("m.json", measured()),), (about,))).answers[0].confused
 
 
 def test_verdict_claims_no_speed_up_that_may_be_noise() -> None:

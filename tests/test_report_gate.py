@@ -297,6 +297,15 @@ def test_judge_matches_single_bundles_whatever_their_names() -> None:
     assert (pair.before.label, pair.after.label) == ("int8-cpu", "candidate")
 
 
+def test_judge_takes_no_answers_of_another_engine() -> None:
+    said = [
+        replace(found, bundles=tuple(replace(bundle, backend=backend) for bundle in found.bundles))
+        for found, backend in ((answered(lost=0), "onnxruntime"), (answered(lost=30), "openvino"))
+    ]
+    [pair] = judge(material(one(BUNDLE), answers=(said[0],)), material(one(BUNDLE), answers=(said[1],)))
+    assert Metric.TOP1 not in {change.metric for change in pair.changes}
+
+
 # Rules
 
 

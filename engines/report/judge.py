@@ -318,7 +318,8 @@ def _top1_change(before: Subject, after: Subject) -> Change | None:
 
 
 def _answers_of(bundle: BundleMeasurement, answers: Sequence[Answers]) -> tuple[Answers, BundleAnswers] | None:
-    return next(((a, b) for a in answers for b in a.bundles if b.model_sha256 == bundle.model_sha256), None)
+    model = bundle.model_sha256, bundle.engine.backend
+    return next(((a, b) for a in answers for b in a.bundles if b.is_of(*model)), None)
 
 
 def _counterparts(subject: Subject, others: Sequence[Subject]) -> list[Subject]:

@@ -14,7 +14,15 @@ from googlenet_edge.engines.report.cells import Table
 from googlenet_edge.engines.report.differences import software_changes
 from googlenet_edge.engines.report.judge import Matched
 from googlenet_edge.engines.report.material import Material, Source
-from googlenet_edge.engines.report.subjects import Pair, Subject, pairs_of, shown_name, shown_text, subjects_of
+from googlenet_edge.engines.report.subjects import (
+    Pair,
+    Subject,
+    label_of,
+    pairs_of,
+    shown_name,
+    shown_text,
+    subjects_of,
+)
 from googlenet_edge.engines.report.telemetry import Telemetry, telemetry_of
 from googlenet_edge.engines.report.verdict import Verdict, milliseconds, verdict_of
 from googlenet_edge.errors import DamagedImageError
@@ -269,15 +277,14 @@ def _sustained_plot(subjects: Sequence[Subject]) -> str:
 def _answered(pair: Pair, subjects: Sequence[Subject]) -> Answered:
     about, evaluation = pair.answers, pair.answers.evaluation(pair.candidate)
     right, expected = evaluation.correct, about.evaluation(pair.reference).correct
-    names = [shown_name(name) for name in about.class_names]
-    small = len(names) <= plots.MOST_CONFUSION_CLASSES
+    small = len(about.class_names) <= plots.MOST_CONFUSION_CLASSES
     lost = (expected & ~right).nonzero()[0].tolist()
-    labels = {subject.bundle.model_sha256: subject.label for subject in subjects}
+    named = [(subject.label, subject.bundle) for subject in subjects]
     return Answered(
-        candidate=labels.get(pair.candidate.model_sha256, shown_text(pair.candidate.bundle)),
-        reference=labels.get(pair.reference.model_sha256, pair.reference.precision.value.upper()),
+        candidate=label_of(pair.candidate, named),
+        reference=label_of(pair.reference, named),
         images=len(about.images),
-        confusion=plots.confusion(evaluation.confusion, names) if small else "",
+        confusion=plots.confusion(evaluation.confusion, [*map(shown_name, about.class_names)]) if small else "",
         confused=cells.confused_table(evaluation),
         lost=len(lost),
         gained=int((right & ~expected).sum()),
