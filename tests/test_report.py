@@ -507,7 +507,7 @@ def test_report_takes_the_newest_measurement_with_its_answers(folder: Path) -> N
     assert "using runs/signs/measurement.json (the newest under runs/)\n" in outcome.err
     assert "using runs/signs/answers.json (beside it)\n" in outcome.err
     found = json.loads(outcome.out)
-    assert (found["report"], found["changes"]) == ("runs/signs/report.html", {})
+    assert (found["report"], found["changes"]) == ("runs/signs/report.html", [])
     assert found["verdict"]["headline"].startswith("int8-cpu is 3.0×")
 
 

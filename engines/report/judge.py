@@ -16,7 +16,7 @@ from googlenet_edge.engines.answers import Answers, BundleAnswers
 from googlenet_edge.engines.measurement import BundleMeasurement, Samples, samples
 from googlenet_edge.engines.report.differences import differing_circumstances, software_changes
 from googlenet_edge.engines.report.material import Material
-from googlenet_edge.engines.report.subjects import Subject, subjects_of
+from googlenet_edge.engines.report.subjects import Subject, shown_text, subjects_of
 from googlenet_edge.errors import DataError
 from googlenet_edge.statistics import (
     FEWEST_FOR_P99_9,
@@ -79,8 +79,6 @@ _TAKES = {
     Metric.ENERGY: "at least 2 turns on a machine with sensors",
     Metric.COLD_START: "at least 2 cold starts",
 }
-MORE_ROUNDS_HELP = {Metric.P50, Metric.P90, Metric.P99, Metric.P99_9}
-"""What is judged by the rounds of a benchmark."""
 _QUANTILES = {Metric.P50: 0.5, Metric.P90: 0.9, Metric.P99: 0.99, Metric.P99_9: 0.999}
 
 
@@ -142,6 +140,17 @@ def judge(baseline: Material, now: Material) -> tuple[Matched, ...]:
     _check_matched(matched)
     answers = baseline.answers, now.answers
     return tuple(Matched(*pair, _changes(*pair, *answers, beside=_yardstick(pair, matched))) for pair in matched)
+
+
+def missing_now(baseline: Material, matched: Sequence[Matched]) -> tuple[str, ...]:
+    """The bundles of the baseline that have no counterpart, each with its engine."""
+    met = [pair.before.bundle for pair in matched]
+    return tuple(
+        shown_text(f"{bundle.name} ({bundle.engine.backend})")
+        for source in baseline.sources
+        for bundle in source.measurement.bundles
+        if not any(bundle is one for one in met)
+    )
 
 
 def latency_change(metric: Metric, before: Samples, after: Samples, *, beside: _Yardstick | None = None) -> Change:
@@ -298,9 +307,10 @@ def _paired_top1_change(
     if (old.images, old.labels, old.class_names) != (new.images, new.labels, new.class_names):
         return None
     first, second = old.evaluation(old_bundle), new.evaluation(new_bundle)
-    found = compare(first, second)
-    change, interval = found.top1_change_points, found.top1_change_interval
-    return Change(Metric.TOP1, 100 * first.accuracy.top1, 100 * second.accuracy.top1, change, interval, found.differs)
+    found, shares = compare(first, second), (100 * first.accuracy.top1, 100 * second.accuracy.top1)
+    if old_bundle.model_sha256 == new_bundle.model_sha256 and found.agreement == 1:
+        return Change(Metric.TOP1, *shares, 0.0, Interval(0.0, 0.0), real=False)
+    return Change(Metric.TOP1, *shares, found.top1_change_points, found.top1_change_interval, found.differs)
 
 
 def _top1_change(before: Subject, after: Subject) -> Change | None:
