@@ -24,14 +24,18 @@ from googlenet_edge.engines.accuracy import compare
 from googlenet_edge.engines.answers import Thumbnail, write_answers
 from googlenet_edge.engines.measurement import Measurement, Stage, samples, write_measurement
 from googlenet_edge.engines.protocol import DeviceStage
+from googlenet_edge.engines.report import plots
 from googlenet_edge.engines.report.html import to_html
+from googlenet_edge.engines.report.judge import judge
 from googlenet_edge.engines.report.material import Material, Source, read_material
 from googlenet_edge.engines.report.page import page_of
+from googlenet_edge.engines.report.plots import Spot
 from googlenet_edge.engines.report.subjects import subjects_of
 from googlenet_edge.engines.report.text import to_csv, to_markdown
 from googlenet_edge.engines.report.verdict import Tone, Verdict, verdict_of
 from googlenet_edge.errors import DataError
 from googlenet_edge.files import to_json
+from googlenet_edge.statistics import Interval
 from googlenet_edge.target import Precision
 
 FP32 = measured_bundle("runs/signs/fp32-cpu", Precision.FP32)
@@ -187,6 +191,71 @@ def test_page_holds_everything_that_is_there(folder: Path) -> None:
     assert "9 that fp32-cpu gets right it gets wrong, 4 the other way round" in page
     assert "inception3a" in page
     assert ("gnet-edge bench runs/signs/fp32-cpu runs/signs/int8-cpu --threads 1 --streams 1 --rounds 40") in page
+
+
+def test_page_repeats_with_all_that_the_files_know_and_names_what_they_do_not(folder: Path) -> None:
+    (folder / "layers.json").write_text(json.dumps(LAYERS))
+    about = answered()
+    by = replace(about, bundles=tuple(replace(bundle, backend="openvino") for bundle in about.bundles))
+    layers = read_material([folder / "measurement.json", folder / "layers.json"]).layers
+    found = page_of(Material((Source("it's.json", on_a_jetson(measured())),), (by, about), layers)).repeat
+    bundles = "runs/signs/fp32-cpu runs/signs/int8-cpu"
+    assert found == (
+        f"gnet-edge bench {bundles} --threads 1 --streams 1 --rounds 40 --device cpu --engine onnxruntime"
+        " --sustained 120s --fps 30 --out measurement.json",
+        f"gnet-edge eval {bundles} --data signs --engine openvino --out answers.json",
+        f"gnet-edge eval {bundles} --data signs --out answers-2.json",
+        "gnet-edge sensitivity CHECKPOINT --images 200 --threads 2 --json > layers.json",
+        "gnet-edge report measurement.json answers.json answers-2.json layers.json -o report.html",
+        "# not known of it's.json: --host, --image (SHA-256 eeeeeeeeeeee, 640×480), --power-mode, --lock-clocks",
+        "# not known of the answers: --engine",
+        "# not known of the layers: CHECKPOINT, --data, --calibration-images, --method",
+    )
+    two = measured(FP32, replace(INT8, engine=replace(INT8.engine, backend="openvino")))
+    assert "--engine" not in page_of(material(two)).repeat[0], "each bundle had its own"
+    assert (
+        page_of(material(two)).repeat[-1] == "# not known of m0.json: --host, --image (SHA-256 eeeeeeeeeeee, 640×480)"
+    )
+
+
+def test_page_says_in_which_order_the_loads_ran() -> None:
+    first, second = on_a_jetson(measured()).bundles
+    assert first.sustained
+    page = page_of(material(on_a_jetson(measured()), measured(replace(first, sustained=None), second)))
+    assert page.sustained_order == (
+        "One load after the other, so that a later one began on a warmer device: fp32-cpu (m0), then int8-cpu (m0)."
+    )
+    late = replace(measured(), bundles=(replace(first, sustained=replace(first.sustained, started_s=300.0)), second))
+    found = page_of(material(late))
+    assert found.sustained_order.endswith(": int8-cpu, then fp32-cpu.")
+    assert found.sustained_order in to_html(found).decode()
+    assert found.sustained_order in to_markdown(found).decode()
+    assert page_of(material(measured())).sustained_order == ""
+
+
+def test_page_draws_the_interval_of_the_median_around_the_median(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the runs of a round are of an even number, as by default."""
+    spots: list[Spot] = []
+    monkeypatch.setattr(plots, "accuracy_against_latency", lambda found: spots.extend(found) or "")
+    page_of(material(measured(with_accuracy(replace(INT8, latency=samples([(3.0, 5.0)] * 6)), 1800))))
+    assert (spots[0].latency_ms, spots[0].latency_interval) == (4.0, Interval(4.0, 4.0))
+
+
+def test_page_says_what_a_difference_is_of_each_metric() -> None:
+    """Only most of them have an interval that decides."""
+    found = material(measured())
+    page = to_html(page_of(found, judge(found, found))).decode()
+    assert "Top-1 on the same images differs where McNemar's p is 5 % or less." in page
+    assert "Memory, which has no interval, differs from 1.75 % on" in page
+
+
+def test_page_shows_versions_of_software_without_control_characters_and_not_endless() -> None:
+    first = material(measured())
+    here = replace(measured().circumstances, packages={"onnx\x1b[31mruntime\u202e": "9" * 500})
+    later = material(replace(measured(), circumstances=here))
+    software = page_of(later, judge(first, later)).software
+    assert software
+    assert all(text.isprintable() and len(text) <= 120 for text in software)
 
 
 def test_page_shows_the_doubts_of_the_measurement() -> None:
