@@ -74,9 +74,11 @@ def time_figures(starts: list[ColdStart]) -> tuple[Figure, ...]:
 
 
 def memory_figure(starts: list[ColdStart]) -> Figure:
-    """The highest peak of all starts."""
-    peaks = [float("nan") if start.peak_memory_mb is None else start.peak_memory_mb for start in starts]
-    return Figure("peak memory", max(peaks), "MB", most=MOST_MB, detail="VmHWM, the highest of all starts")
+    """The highest peak of all starts that know theirs."""
+    peaks = [start.peak_memory_mb for start in starts if start.peak_memory_mb is not None]
+    unknown = f", not known of {len(starts) - len(peaks)} of {len(starts)}" if len(peaks) < len(starts) else ""
+    highest = max(peaks, default=float("nan"))
+    return Figure("peak memory", highest, "MB", most=MOST_MB, detail=f"VmHWM, the highest of all starts{unknown}")
 
 
 def torch_figure(modules: set[str]) -> Figure:

@@ -63,7 +63,7 @@ def main() -> None:
 
 def measure(bundles: Sequence[Path], folder: Path) -> None:
     """One benchmark in a fresh process. Raises `EngineError`."""
-    path = folder / f"{len(list(folder.glob('*.json'))):03}.json"
+    path = next(path for i in itertools.count() if not (path := folder / f"{i:03}.json").exists())
     command = [sys.executable, "-m", "googlenet_edge.cli", "bench", *map(str, bundles), "--out", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -102,12 +102,19 @@ def p50_change(name: str, before: Measurement, after: Measurement) -> Change:
     return next(change for change in pair.changes if change.metric is Metric.P50)
 
 
+def is_right(trial: Trial) -> bool:
+    """Whether what was changed is found, in the direction in which it was, and nothing else."""
+    if trial.factor == 1:
+        return not trial.change.real
+    return trial.change.real and (trial.change.change > 0) == (trial.factor > 1)
+
+
 def figures(trials: Sequence[Trial]) -> Iterator[Figure]:
     """For each bundle: in how many of the pairs the judgement is right."""
     for name in dict.fromkeys(trial.bundle for trial in trials):
         for factor in FACTORS:
             of_one = [trial for trial in trials if (trial.bundle, trial.factor) == (name, factor)]
-            right = [trial.change.real is (factor != 1) for trial in of_one]
+            right = [is_right(trial) for trial in of_one]
             what = "called equal" if factor == 1 else f"found, times × {factor:g}"
             changes = [trial.change.change for trial in of_one]
             apart = [trial.minutes_apart for trial in of_one]

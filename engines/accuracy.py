@@ -46,7 +46,8 @@ class Comparison:
 class Evaluation:
     """What a model said about every image of a set, in the order of the set.
 
-    ``labels`` (the truth) and ``predicted`` are int64 ``(n,)``, ``in_top5`` is bool ``(n,)``.
+    ``labels`` (the truth) and ``predicted`` are int64 ``(n,)``, ``in_top5`` is bool ``(n,)``. ``backend`` is the
+    runtime that computed it, where that is known.
     """
 
     class_names: tuple[str, ...]
@@ -54,6 +55,7 @@ class Evaluation:
     predicted: NDArray[np.int64]
     in_top5: NDArray[np.bool_]
     seconds: float
+    backend: str | None = None
 
     @property
     def correct(self) -> NDArray[np.bool_]:
@@ -67,8 +69,20 @@ class Evaluation:
         return Accuracy(count, right / count, wilson_interval(right, count), float(self.in_top5.mean()))
 
     @property
+    def confused(self) -> list[tuple[int, int, int]]:
+        """``(true class, predicted class, number of images)`` of all that were mistaken, the most frequent first."""
+        wrong, classes = ~self.correct, len(self.class_names)
+        pairs, counts = np.unique(self.labels[wrong] * classes + self.predicted[wrong], return_counts=True)
+        order = np.argsort(-counts, kind="stable")
+        found = zip(pairs[order].tolist(), counts[order].tolist(), strict=True)
+        return [(*divmod(pair, classes), count) for pair, count in found]
+
+    @property
     def confusion(self) -> NDArray[np.int64]:
-        """int64 ``(classes, classes)``: row = true class, column = predicted class, number of images."""
+        """int64 ``(classes, classes)``: row = true class, column = predicted class, number of images.
+
+        For a few classes: of many it takes memory that `confused` does not.
+        """
         classes = len(self.class_names)
         cells = np.bincount(self.labels * classes + self.predicted, minlength=classes * classes)
         return cells.reshape(classes, classes)
@@ -78,9 +92,13 @@ def compare(reference: Evaluation, candidate: Evaluation) -> Comparison:
     """The candidate against the reference, image by image.
 
     Raises:
-        DataError: they are not evaluations of the same images.
+        DataError: they are not evaluations of the same images, or of other classes.
     """
-    if reference.class_names != candidate.class_names or not np.array_equal(reference.labels, candidate.labels):
+    if reference.class_names != candidate.class_names:
+        raise DataError(
+            "the two models have different classes, or the same in another order; compare models of one checkpoint"
+        )
+    if not np.array_equal(reference.labels, candidate.labels):
         raise DataError("the two evaluations are of different images; evaluate both models on the same data")
     gained = int((candidate.correct & ~reference.correct).sum())
     lost = int((reference.correct & ~candidate.correct).sum())

@@ -34,7 +34,8 @@ _Index = Annotated[int, msgspec.Meta(ge=0)]
 class BundleAnswers:
     """One bundle's answers, in the order of the images.
 
-    ``predicted`` holds indices of classes, ``in_top5`` whether the true class was among the first five.
+    ``predicted`` holds indices of classes, ``in_top5`` whether the true class was among the first five. ``backend`` is
+    the runtime that computed it; files written before that was kept lack it.
     """
 
     bundle: str
@@ -43,6 +44,11 @@ class BundleAnswers:
     predicted: tuple[_Index, ...]
     in_top5: tuple[bool, ...]
     seconds: float
+    backend: str | None = None
+
+    def is_of(self, model_sha256: str, backend: str) -> bool:
+        """Whether it is about that model, run by that backend, as far as it says."""
+        return self.model_sha256 == model_sha256 and self.backend in (None, backend)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +80,7 @@ class Answers:
             np.array(bundle.predicted, np.int64),
             np.array(bundle.in_top5, np.bool_),
             bundle.seconds,
+            bundle.backend,
         )
 
 
@@ -115,7 +122,7 @@ def _of_bundle(path: Path, found: Evaluation) -> BundleAnswers:
     manifest = read_bundle(path).manifest
     predicted, in_top5 = tuple(found.predicted.tolist()), tuple(found.in_top5.tolist())
     sha256 = manifest.files[MODEL].sha256
-    return BundleAnswers(str(path), manifest.precision, sha256, predicted, in_top5, found.seconds)
+    return BundleAnswers(str(path), manifest.precision, sha256, predicted, in_top5, found.seconds, found.backend)
 
 
 def _thumbnails(images: ImageSet, evaluations: Sequence[Evaluation]) -> tuple[Thumbnail, ...]:

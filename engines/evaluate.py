@@ -45,7 +45,8 @@ def evaluate(
     place = np.array([predictor.labels.index(name) for name in images.class_names], np.int64)
     labels = place[list(images.labels)]
     in_top5 = (best == labels[:, None]).any(axis=1)
-    return Evaluation(predictor.labels, labels, best[:, 0].astype(np.int64), in_top5, clock() - start)
+    predicted, backend = best[:, 0].astype(np.int64), predictor.engine.spec.backend
+    return Evaluation(predictor.labels, labels, predicted, in_top5, clock() - start, backend)
 
 
 @dataclass(frozen=True, slots=True)

@@ -188,6 +188,8 @@ def sustained_table(measurement: Measurement) -> Table:
             times = (load.first_ms, load.last_ms, max(window.worst_ms for window in load.windows))
             first, last, worst = (f"{time:.2f}" for time in times)
             table.add_row(_name(bundle, measurement), first, last, f"{load.slowdown - 1:+.1%}", worst, missed)
+    if table.row_count > 1:
+        table.caption = "one after the other in this order: a later one began on a warmer device"
     return table
 
 

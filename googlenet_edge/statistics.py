@@ -137,10 +137,13 @@ def median_interval(samples: Sequence[float]) -> Interval:
     count = len(samples)
     if count < 6:
         raise ValueError(f"{count} samples are too few for a 95 % interval of the median; at least 6 are needed")
-    limit = (1 - CONFIDENCE) / 2
+    limit, outcomes = (1 - CONFIDENCE) / 2, 2**count
     rank = 0  # the largest for which both tails outside [rank, count - 1 - rank] together hold at most 5 %
-    while _binomial_tail(rank + 1, count) / 2**count <= limit:
+    heads, tail = count, 1 + count  # outcomes of fair coins with exactly, and with at most, rank + 1 heads
+    while tail / outcomes <= limit:
         rank += 1
+        heads = heads * (count - rank) // (rank + 1)
+        tail += heads
     ordered = sorted(samples)
     return Interval(ordered[rank], ordered[count - 1 - rank])
 
@@ -214,10 +217,15 @@ def mean_ratio_interval(values: Sequence[float], reference: Sequence[float]) -> 
 
 
 def sqnr_db(exact: NDArray[np.float32], found: NDArray[np.float32]) -> float:
-    """The signal-to-quantization-noise ratio of two arrays of one shape, in decibels; infinite where they are equal."""
+    """The signal-to-quantization-noise ratio of two arrays of one shape, in decibels.
+
+    Infinite where they are equal, and minus infinity where there is noise alone.
+    """
     signal = float(np.square(exact, dtype=np.float64).sum())
     noise = float(np.square(found.astype(np.float64) - exact).sum())
-    return 10 * math.log10(signal / noise) if noise and signal else math.inf
+    if not noise or not signal:
+        return -math.inf if noise else math.inf
+    return 10 * math.log10(signal / noise)
 
 
 def mean_sqnr_db(exact: NDArray[np.float32], found: NDArray[np.float32]) -> float:

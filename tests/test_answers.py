@@ -42,7 +42,7 @@ def images(tmp_path: Path) -> ImageSet:
 def evaluation(images: ImageSet, wrong: set[int]) -> Evaluation:
     labels = np.array(images.labels)
     predicted = np.where(np.isin(np.arange(IMAGES), list(wrong)), 2, labels)
-    return Evaluation(COLOURS, labels, predicted, predicted == labels, seconds=2.5)
+    return Evaluation(COLOURS, labels, predicted, predicted == labels, seconds=2.5, backend="onnxruntime")
 
 
 @pytest.fixture
@@ -61,9 +61,22 @@ def test_answers_come_back_as_they_were_written(bundles: list[Path], images: Ima
     assert found == answers
     assert found.images[:2] == ("00.png", "01.png")
     assert [bundle.precision for bundle in found.bundles] == [Precision.FP32, Precision.INT8]
+    assert [bundle.backend for bundle in found.bundles] == ["onnxruntime"] * 2
     back = found.evaluation(found.bundles[1])
+    assert back.backend == "onnxruntime"
     assert back.predicted.tolist() == evaluation(images, {3, 5}).predicted.tolist()
     assert (back.accuracy.top1, back.accuracy.top5, back.seconds) == (58 / 60, 58 / 60, 2.5)
+
+
+def test_answers_of_older_versions_name_no_backend(bundles: list[Path], images: ImageSet) -> None:
+    write_answers(images.root / "a.json", collected(bundles, images, {3}, {3, 5}))
+    old = json.loads((images.root / "a.json").read_text())
+    for bundle in old["bundles"]:
+        del bundle["backend"]
+    [first, _] = parse_answers(json.dumps(old).encode(), "a.json").bundles
+    assert first.backend is None
+    assert first.is_of(first.model_sha256, "openvino"), "as before, by the model alone"
+    assert not first.is_of("0" * 64, "openvino")
 
 
 def test_thumbnails_are_of_what_bundles_disagree_on(bundles: list[Path], images: ImageSet) -> None:
@@ -97,6 +110,7 @@ def test_eval_writes_answers_where_it_is_asked_to(tmp_path: Path) -> None:
     assert outcome.err.endswith("answers: a.json\n")
     found = json.loads((tmp_path / "a.json").read_text())
     assert len(found["images"]) == len(found["bundles"][0]["predicted"]) == 3
+    assert found["bundles"][0]["backend"] == "onnxruntime"
     (tmp_path / "file").write_text("")
     sentence = r"cannot write file/a\.json: .* is not a folder that can be written to; give another --out"
     refused_without_a_trace(sentence, "eval", "bundle", "--data", "photos", "--out", "file/a.json", cwd=tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -18,9 +19,12 @@ from tiny_graph import table_of, tiny_graph, tiny_pixels
 from googlenet_edge.calibration.lower import lower_int8_cpu
 from googlenet_edge.calibration.weights import WeightRange
 from googlenet_edge.engines.bundle import Bundle, Manifest, write_bundle
+from googlenet_edge.engines.cold_start import ColdStart
 from googlenet_edge.engines.golden import Golden
 from googlenet_edge.engines.onnxruntime_cpu import OnnxRuntimeCpu
 from googlenet_edge.engines.protocol import EngineOptions
+from googlenet_edge.engines.report.judge import Change, Metric
+from googlenet_edge.statistics import Interval
 from googlenet_edge.target import Device, EngineName, Precision
 
 HELPERS = {
@@ -112,6 +116,45 @@ def test_benchmarks_run_to_run_judges_what_was_measured_an_hour_apart(
     changes = {trial["factor"]: 1 + trial["change"]["change"] / 100 for trial in trials}
     assert changes[1.05] / changes[1.0] == pytest.approx(1.05)
     assert (trials[0]["minutes_apart"] > 60, len(trials)) == (True, 3)
+
+
+def test_benchmarks_run_to_run_counts_no_change_in_the_wrong_direction(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    module = importlib.import_module("run_to_run")
+
+    def right(factor: float, percent: float, *, real: bool) -> bool:
+        change = Change(Metric.P50, 1.0, 1.0, percent, Interval(percent, percent), real)
+        return bool(module.is_right(module.Trial("b", factor, 60.0, change)))
+
+    assert [right(1.05, 5.0, real=True), right(0.95, -5.0, real=True), right(1.0, 0.5, real=False)] == [True] * 3
+    assert [right(1.05, -5.0, real=True), right(0.95, 5.0, real=True)] == [False] * 2
+    assert [right(1.05, 5.0, real=False), right(1.0, 5.0, real=True)] == [False] * 2
+
+
+def test_benchmarks_run_to_run_keeps_what_was_measured_where_an_earlier_file_is_gone(
+    answer: Answer, bundles: list[Path], tmp_path: Path
+) -> None:
+    kept = tmp_path / "kept"
+    one = ("run_to_run.py", bundles[1], "--keep", kept, "--times", 1)
+    for _ in range(2):
+        assert answer(*one)[0] == 1
+    second = (kept / "001.json").read_bytes()
+    (kept / "000.json").unlink()
+    assert answer(*one)[0] == 1
+    assert (kept / "001.json").read_bytes() == second
+    assert (kept / "000.json").exists()
+
+
+def test_benchmarks_cold_start_leaves_out_memory_that_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    module = importlib.import_module("cold_start")
+    starts = [ColdStart(1.0, 1.0, 1.0, mb) for mb in (None, 100, 140, None)]
+    for order in (starts, starts[::-1]):
+        found = module.memory_figure(order)
+        assert (found.value, found.reached) == (140, "no")
+        assert found.detail.endswith(", not known of 2 of 4")
+    assert module.memory_figure(starts[:1]).reached == "no"
+    assert "not known" not in module.memory_figure(starts[1:3]).detail
 
 
 def test_benchmarks_harness_cost_finds_a_millisecond_and_what_watching_takes(tmp_path: Path) -> None:

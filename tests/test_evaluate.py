@@ -143,6 +143,25 @@ def test_compare_of_a_model_with_itself_is_no_difference() -> None:
     assert found.top1_change_interval.low < 0 < found.top1_change_interval.high
 
 
+def test_compare_says_that_classes_differ_and_not_the_images() -> None:
+    first = evaluation([0, 1], [0, 1])
+    other = Evaluation(COLOURS[::-1], first.labels, first.predicted, first.in_top5, seconds=1.0)
+    with pytest.raises(DataError, match="the two models have different classes, or the same in another order"):
+        compare(first, other)
+
+
+def test_confused_classes_are_those_of_the_matrix_the_most_frequent_first() -> None:
+    found = evaluation([1, 1, 2, 0, 0, 0, 2], [0, 0, 0, 1, 2, 2, 2])
+    assert found.confused == [(0, 1, 2), (2, 0, 2), (0, 2, 1), (1, 0, 1)]
+    assert all(found.confusion[i, j] == count for i, j, count in found.confused)
+
+
+def test_confused_classes_of_millions_take_no_matrix() -> None:
+    names, said = ("",) * 3_000_000, np.array([2_999_999, 1])
+    found = Evaluation(names, np.array([2_999_998, 1]), said, np.array([True, True]), seconds=1.0)
+    assert found.confused == [(2_999_998, 2_999_999, 1)]
+
+
 def test_compare_refuses_evaluations_of_different_images() -> None:
     with pytest.raises(DataError, match="evaluations are of different images"):
         compare(evaluation([0, 1], [0, 1]), evaluation([0, 1], [1, 0]))

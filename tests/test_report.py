@@ -20,17 +20,22 @@ from hypothesis import strategies as st
 from measured import answered, lost_and_gained, measured, measured_bundle, on_a_jetson, scaled, with_accuracy
 
 from googlenet_edge.commands import demo as demonstration
+from googlenet_edge.engines.accuracy import compare
 from googlenet_edge.engines.answers import Thumbnail, write_answers
 from googlenet_edge.engines.measurement import Measurement, Stage, samples, write_measurement
 from googlenet_edge.engines.protocol import DeviceStage
+from googlenet_edge.engines.report import plots
 from googlenet_edge.engines.report.html import to_html
+from googlenet_edge.engines.report.judge import judge
 from googlenet_edge.engines.report.material import Material, Source, read_material
 from googlenet_edge.engines.report.page import page_of
+from googlenet_edge.engines.report.plots import Spot
 from googlenet_edge.engines.report.subjects import subjects_of
 from googlenet_edge.engines.report.text import to_csv, to_markdown
 from googlenet_edge.engines.report.verdict import Tone, Verdict, verdict_of
 from googlenet_edge.errors import DataError
 from googlenet_edge.files import to_json
+from googlenet_edge.statistics import Interval
 from googlenet_edge.target import Precision
 
 FP32 = measured_bundle("runs/signs/fp32-cpu", Precision.FP32)
@@ -63,7 +68,7 @@ def verdict(*measurements: Measurement) -> Verdict:
 def test_verdict_names_speed_and_accuracy() -> None:
     found = page_of(Material((Source("m.json", measured()),), (answered(lost=9, gained=4),))).verdict
     assert found.headline == (
-        "int8-cpu is 3.0× as fast as fp32-cpu, and no change of its accuracy can be told from chance."
+        "int8-cpu is 3.0× as fast as fp32-cpu, and no change of its accuracy against fp32-cpu can be told from chance."
     )
     assert found.tone is Tone.GOOD
     assert (
@@ -74,8 +79,69 @@ def test_verdict_names_speed_and_accuracy() -> None:
 
 def test_verdict_tells_of_a_real_loss() -> None:
     found = page_of(Material((Source("m.json", measured()),), (answered(lost=30, gained=0),))).verdict
-    assert found.headline == "int8-cpu is 3.0× as fast as fp32-cpu, and it loses 8.33 points of accuracy."
+    assert found.headline == (
+        "int8-cpu is 3.0× as fast as fp32-cpu, and it loses 8.33 points of accuracy against fp32-cpu."
+    )
     assert found.tone is Tone.MIXED
+
+
+def test_verdict_names_the_reference_of_accuracy_where_no_fp32_answered() -> None:
+    first, second = answered(lost=30, gained=0).bundles
+    two = measured(replace(INT8, name="int8-a"), replace(INT8, name="int8-b", model_sha256="e" * 64))
+    first = replace(first, precision=Precision.INT8, model_sha256=INT8.model_sha256)
+    said = replace(answered(), bundles=(first, replace(second, model_sha256="e" * 64)), thumbnails=())
+    found = page_of(Material((Source("m.json", two),), (said,))).verdict
+    assert "and it loses 8.33 points of accuracy against int8-a." in found.headline
+    assert re.search(
+        r"points \(.*\) against \S+ % \(.*\) of int8-a; \S+ % of the predictions are equal", found.details[1]
+    )
+
+
+def test_verdict_names_the_reference_of_speed_and_that_of_accuracy_where_they_differ() -> None:
+    """Neither bundle is FP32; what each loses against that stands in its manifest."""
+    about = answered(lost=30, gained=0)
+    loss = compare(*map(about.evaluation, about.bundles))
+    one, two = (replace(with_accuracy(INT8, 1700), name=name, against_fp32=loss) for name in ("int8-a", "int8-b"))
+    found = verdict(measured(one, replace(two, latency=scaled(two.latency, 1 / 1.2))))
+    assert found.headline == "int8-b is 1.2× as fast as int8-a, and it loses 8.33 points of accuracy against FP32."
+    assert " of FP32; " in found.details[1]
+
+
+@pytest.mark.parametrize(
+    ("factor", "words", "tone"),
+    [
+        (0.98, "int8-cpu is 1.02× as fast as fp32-cpu", Tone.GOOD),
+        (0.9, "int8-cpu is 1.1× as fast as fp32-cpu", Tone.GOOD),
+        (0.997, "int8-cpu is as fast as fp32-cpu within half a percent", Tone.MIXED),
+        (1.003, "int8-cpu is as fast as fp32-cpu within half a percent", Tone.MIXED),
+        (1.02, "int8-cpu takes 1.02× the time of fp32-cpu", Tone.MIXED),
+    ],
+)
+def test_verdict_tells_of_small_differences_with_as_many_digits_as_they_take(
+    factor: float, words: str, tone: Tone
+) -> None:
+    found = verdict(measured(FP32, replace(INT8, latency=scaled(FP32.latency, factor))))
+    assert (found.headline.split(",")[0], found.tone) == (words, tone)
+
+
+def test_answers_by_another_engine_are_not_those_of_the_bundle_that_was_measured() -> None:
+    about, other = answered(lost=30), replace(INT8, engine=replace(INT8.engine, backend="openvino"))
+    by = replace(about, bundles=tuple(replace(bundle, backend="onnxruntime") for bundle in about.bundles))
+    found = page_of(Material((Source("m.json", measured(FP32, other)),), (by,)))
+    subjects = subjects_of(Material((Source("m.json", measured(FP32, other)),), (by,)))
+    assert [bool(subject.accuracy) for subject in subjects] == [True, False], "FP32's is known, and no other"
+    assert subjects[1].comparison is None
+    assert found.answers[0].candidate == "int8-cpu (onnxruntime)"
+    old = subjects_of(Material((Source("m.json", measured(FP32, other)),), (about,)))
+    assert [bool(subject.accuracy) for subject in old] == [True, True], "an older file names no engine"
+
+
+def test_page_of_answers_with_millions_of_classes_takes_no_matrix_of_them() -> None:
+    about = answered()
+    many = replace(about, class_names=(*about.class_names, *("",) * 3_000_000))
+    page = page_of(Material((Source("m.json", measured()),), (many,)))
+    assert page.answers[0].confusion == ""
+    assert page.answers[0].confused == page_of(Material((Source("m.json", measured()),), (about,))).answers[0].confused
 
 
 def test_verdict_claims_no_speed_up_that_may_be_noise() -> None:
@@ -125,6 +191,71 @@ def test_page_holds_everything_that_is_there(folder: Path) -> None:
     assert "9 that fp32-cpu gets right it gets wrong, 4 the other way round" in page
     assert "inception3a" in page
     assert ("gnet-edge bench runs/signs/fp32-cpu runs/signs/int8-cpu --threads 1 --streams 1 --rounds 40") in page
+
+
+def test_page_repeats_with_all_that_the_files_know_and_names_what_they_do_not(folder: Path) -> None:
+    (folder / "layers.json").write_text(json.dumps(LAYERS))
+    about = answered()
+    by = replace(about, bundles=tuple(replace(bundle, backend="openvino") for bundle in about.bundles))
+    layers = read_material([folder / "measurement.json", folder / "layers.json"]).layers
+    found = page_of(Material((Source("it's.json", on_a_jetson(measured())),), (by, about), layers)).repeat
+    bundles = "runs/signs/fp32-cpu runs/signs/int8-cpu"
+    assert found == (
+        f"gnet-edge bench {bundles} --threads 1 --streams 1 --rounds 40 --device cpu --engine onnxruntime"
+        " --sustained 120s --fps 30 --out measurement.json",
+        f"gnet-edge eval {bundles} --data signs --engine openvino --out answers.json",
+        f"gnet-edge eval {bundles} --data signs --out answers-2.json",
+        "gnet-edge sensitivity CHECKPOINT --images 200 --threads 2 --json > layers.json",
+        "gnet-edge report measurement.json answers.json answers-2.json layers.json -o report.html",
+        "# not known of it's.json: --host, --image (SHA-256 eeeeeeeeeeee, 640×480), --power-mode, --lock-clocks",
+        "# not known of the answers: --engine",
+        "# not known of the layers: CHECKPOINT, --data, --calibration-images, --method",
+    )
+    two = measured(FP32, replace(INT8, engine=replace(INT8.engine, backend="openvino")))
+    assert "--engine" not in page_of(material(two)).repeat[0], "each bundle had its own"
+    assert (
+        page_of(material(two)).repeat[-1] == "# not known of m0.json: --host, --image (SHA-256 eeeeeeeeeeee, 640×480)"
+    )
+
+
+def test_page_says_in_which_order_the_loads_ran() -> None:
+    first, second = on_a_jetson(measured()).bundles
+    assert first.sustained
+    page = page_of(material(on_a_jetson(measured()), measured(replace(first, sustained=None), second)))
+    assert page.sustained_order == (
+        "One load after the other, so that a later one began on a warmer device: fp32-cpu (m0), then int8-cpu (m0)."
+    )
+    late = replace(measured(), bundles=(replace(first, sustained=replace(first.sustained, started_s=300.0)), second))
+    found = page_of(material(late))
+    assert found.sustained_order.endswith(": int8-cpu, then fp32-cpu.")
+    assert found.sustained_order in to_html(found).decode()
+    assert found.sustained_order in to_markdown(found).decode()
+    assert page_of(material(measured())).sustained_order == ""
+
+
+def test_page_draws_the_interval_of_the_median_around_the_median(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the runs of a round are of an even number, as by default."""
+    spots: list[Spot] = []
+    monkeypatch.setattr(plots, "accuracy_against_latency", lambda found: spots.extend(found) or "")
+    page_of(material(measured(with_accuracy(replace(INT8, latency=samples([(3.0, 5.0)] * 6)), 1800))))
+    assert (spots[0].latency_ms, spots[0].latency_interval) == (4.0, Interval(4.0, 4.0))
+
+
+def test_page_says_what_a_difference_is_of_each_metric() -> None:
+    """Only most of them have an interval that decides."""
+    found = material(measured())
+    page = to_html(page_of(found, judge(found, found))).decode()
+    assert "Top-1 on the same images differs where McNemar's p is 5 % or less." in page
+    assert "Memory, which has no interval, differs from 1.75 % on" in page
+
+
+def test_page_shows_versions_of_software_without_control_characters_and_not_endless() -> None:
+    first = material(measured())
+    here = replace(measured().circumstances, packages={"onnx\x1b[31mruntime\u202e": "9" * 500})
+    later = material(replace(measured(), circumstances=here))
+    software = page_of(later, judge(first, later)).software
+    assert software
+    assert all(text.isprintable() and len(text) <= 120 for text in software)
 
 
 def test_page_shows_the_doubts_of_the_measurement() -> None:
@@ -445,7 +576,7 @@ def test_report_takes_the_newest_measurement_with_its_answers(folder: Path) -> N
     assert "using runs/signs/measurement.json (the newest under runs/)\n" in outcome.err
     assert "using runs/signs/answers.json (beside it)\n" in outcome.err
     found = json.loads(outcome.out)
-    assert (found["report"], found["changes"]) == ("runs/signs/report.html", {})
+    assert (found["report"], found["changes"]) == ("runs/signs/report.html", [])
     assert found["verdict"]["headline"].startswith("int8-cpu is 3.0×")
 
 

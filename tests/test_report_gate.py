@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from measured import (
 from googlenet_edge.engines.answers import Answers, write_answers
 from googlenet_edge.engines.measurement import BundleMeasurement, Measurement, Samples, samples, write_measurement
 from googlenet_edge.engines.report.gate import Rule, Side, parse_rules
-from googlenet_edge.engines.report.judge import Metric, judge, latency_change
+from googlenet_edge.engines.report.judge import Change, Metric, judge, latency_change
 from googlenet_edge.engines.report.material import Material, Source
 from googlenet_edge.engines.rounds import BenchPlan, take_rounds
 from googlenet_edge.errors import ConfigError, DataError
@@ -166,6 +167,52 @@ def test_judge_takes_out_what_the_machine_did_to_a_bundle_that_is_the_same() -> 
     assert (change, real, beside) == (pytest.approx(5), True, "fp32-cpu")
 
 
+def hotter(bundle: BundleMeasurement, factor: float) -> BundleMeasurement:
+    """Everything that takes time takes ``factor`` as long."""
+    starts = tuple(
+        replace(s, start_ms=factor * s.start_ms, load_ms=factor * s.load_ms, first_ms=factor * s.first_ms)
+        for s in bundle.cold_starts
+    )
+    batches = tuple(replace(batch, latency=scaled(batch.latency, factor)) for batch in bundle.throughput)
+    return replace(slower(bundle, factor), throughput=batches, cold_starts=starts)
+
+
+def beside_fp32(before: BundleMeasurement, after: BundleMeasurement, drift: float) -> dict[Metric, Change]:
+    """What became of INT8 while FP32 took ``drift`` as long as before."""
+    pairs = judge(material(measured(FP32, before)), material(measured(hotter(FP32, drift), after)))
+    return {change.metric: change for change in pairs[1].changes}
+
+
+@pytest.mark.parametrize("metric", [Metric.P50, Metric.THROUGHPUT, Metric.COLD_START])
+def test_judge_takes_the_machine_out_of_everything_that_takes_time(metric: Metric) -> None:
+    found = beside_fp32(BUNDLE, hotter(BUNDLE, 1.06), 1.06)[metric]
+    assert (found.change, found.real, found.beside) == (pytest.approx(0, abs=1e-9), False, "fp32-cpu")
+    worse = beside_fp32(BUNDLE, replace(hotter(BUNDLE, 1.06 * 1.25), model_sha256="e" * 64), 1.06)[metric]
+    expected = -20 if metric is Metric.THROUGHPUT else 25
+    assert (worse.change, worse.real) == (pytest.approx(expected), True)
+    assert worse.interval.low <= worse.change <= worse.interval.high
+    rate = 1 / (1.06 * 1.25) if metric is Metric.THROUGHPUT else 1.06 * 1.25
+    assert worse.after / worse.before == pytest.approx(rate), "what was measured is shown as it was measured"
+
+
+def test_judge_takes_nothing_out_of_what_the_other_bundle_did_not_do_as_often() -> None:
+    fewer = replace(FP32, cold_starts=FP32.cold_starts[:2], throughput=FP32.throughput[:1])
+    pairs = judge(material(measured(fewer, BUNDLE)), material(measured(hotter(fewer, 1.06), hotter(BUNDLE, 1.06))))
+    found = {change.metric: change for change in pairs[1].changes}
+    assert (found[Metric.THROUGHPUT].beside, found[Metric.THROUGHPUT].change) == ("", pytest.approx(100 / 1.06 - 100))
+    assert (found[Metric.COLD_START].beside, found[Metric.COLD_START].change) == ("", pytest.approx(6))
+
+
+def test_gate_finds_a_slow_down_of_all_bundles_on_another_machine(tmp_path: Path) -> None:
+    """A machine of another kind says nothing about this one, though the bundles are the same."""
+    write_measurement(tmp_path / "old.json", measured(FP32, BUNDLE))
+    new = measured(hotter(FP32, 2.0), hotter(BUNDLE, 2.0))
+    there = replace(new, circumstances=replace(new.circumstances, cpu_model="Cortex-A78AE"))
+    write_measurement(tmp_path / "new.json", there)
+    outcome = gnet_edge("report", "new.json", "--baseline", "old.json", "--force", "--fail-if", "p50>+5%", cwd=tmp_path)
+    refused(outcome, r"fp32-cpu: p50 .* \+100\.0 % \(95 .*; int8-cpu: p50 .* \+100\.0 % \(95 .*")
+
+
 @pytest.mark.parametrize(
     "other",
     [
@@ -251,6 +298,15 @@ def test_judge_matches_single_bundles_whatever_their_names() -> None:
     assert (pair.before.label, pair.after.label) == ("int8-cpu", "candidate")
 
 
+def test_judge_takes_no_answers_of_another_engine() -> None:
+    said = [
+        replace(found, bundles=tuple(replace(bundle, backend=backend) for bundle in found.bundles))
+        for found, backend in ((answered(lost=0), "onnxruntime"), (answered(lost=30), "openvino"))
+    ]
+    [pair] = judge(material(one(BUNDLE), answers=(said[0],)), material(one(BUNDLE), answers=(said[1],)))
+    assert Metric.TOP1 not in {change.metric for change in pair.changes}
+
+
 # Rules
 
 
@@ -331,6 +387,83 @@ def test_gate_tells_what_is_too_unsteady_to_judge(old: Path) -> None:
     assert len(told) == 1
     assert told[0].startswith("int8-cpu: p50 ")
     assert told[0].endswith(": too unsteady to tell whether at most +5 % holds; measure both with more --rounds")
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        ("throughput<-9%", "unsteady to tell whether at least -9 % holds; measure both with more rounds of it (BenchP"),
+        ("cold_start>+5%", "unsteady to tell whether at most +5 % holds; measure both with more cold starts (BenchPl"),
+        ("energy>+5%", "unsteady to tell whether at most +5 % holds; measure both with more turns (EnergyPlan.rounds)"),
+        ("top1<-0.2", "few images to tell whether at least -0.2 points holds; evaluate both on more images"),
+        ("top1<-0", ""),
+        ("throughput<-1%", ""),
+        ("memory>+5%", ""),
+    ],
+)
+def test_gate_tells_what_it_cannot_decide_and_what_would_help(rule: str, words: str, tmp_path: Path) -> None:
+    unsteady = on_a_jetson(one(with_accuracy(BUNDLE, 1800))).bundles[0]
+    assert unsteady.energy is not None
+    slow = [(13.0 if i % 4 > 1 else 10.0,) for i in range(10)]
+    unsteady = replace(
+        unsteady,
+        energy=replace(unsteady.energy, turns_mj=(33.0, 40.0, 33.0)),
+        cold_starts=tuple(replace(s, load_ms=50.0 * (1 + i % 2)) for i, s in enumerate(BUNDLE.cold_starts)),
+        throughput=tuple(replace(batch, latency=samples(slow)) for batch in BUNDLE.throughput),
+    )
+    before = written(tmp_path, "before.json", unsteady)
+    accuracy = with_accuracy(BUNDLE, 1799).accuracy
+    after = written(tmp_path, "after.json", replace(unsteady, accuracy=accuracy))
+    outcome = done("report", after, "--baseline", before, "--fail-if", rule, cwd=tmp_path)
+    told = [line for line in outcome.err.splitlines() if " to tell whether " in line]
+    assert len(told) == bool(words)
+    assert all(f": too {words}" in line for line in told)
+
+
+def test_gate_is_sure_of_a_model_that_gives_the_same_answers(tmp_path: Path) -> None:
+    """However few the images are."""
+    same = answered(lost=0)
+    [pair] = judge(material(one(BUNDLE), answers=(same,)), material(one(BUNDLE), answers=(same,)))
+    [top1] = [change for change in pair.changes if change.metric is Metric.TOP1]
+    assert not Rule(Metric.TOP1, Side.BELOW, -0.2).undecided_by(top1)
+
+
+def test_gate_refuses_rules_where_a_bundle_of_the_baseline_is_missing(tmp_path: Path) -> None:
+    write_measurement(tmp_path / "old.json", measured(FP32, BUNDLE))
+    other = replace(BUNDLE, engine=replace(BUNDLE.engine, backend="openvino"))
+    write_measurement(tmp_path / "new.json", measured(FP32, other))
+    command = ("report", "new.json", "--baseline", "old.json")
+    refused(
+        gnet_edge(*command, "--fail-if", "p50>+5%", cwd=tmp_path),
+        r"runs/signs/int8-cpu \(onnxruntime\) of the baseline was not measured now, so no rule can be applied to it;"
+        " measure the same bundles with the same engines, or make a baseline without it",
+    )
+    outcome = done(*command, "--json", cwd=tmp_path)
+    missing = "runs/signs/int8-cpu (onnxruntime)"
+    assert f"{missing} of the baseline was not measured now, and is not compared\n" in outcome.err
+    assert json.loads(outcome.out)["missing"] == [missing]
+    assert "was not measured now" not in done("report", "old.json", "--baseline", "old.json", cwd=tmp_path).err
+
+
+def test_gate_prints_its_findings_as_json_where_a_rule_is_broken(old: Path) -> None:
+    rules = "p50>+5%,top1<-3"
+    outcome = gate(old, with_accuracy(measured_bundle("runs/signs/int8-cpu", factor=1.5), 1770), rules, "--json")(
+        gnet_edge
+    )
+    found = json.loads(outcome.out)  # type: ignore[attr-defined]
+    assert outcome.code == 1  # type: ignore[attr-defined]
+    assert [text.split(" 4")[0] for text in found["broken"]] == ["int8-cpu: p50"]
+    assert ["too few images to tell" in text for text in found["undecided"]] == [True]
+    assert found["verdict"]["headline"].startswith("int8-cpu is worse than its baseline: p50 +50.0 %")
+
+
+def test_gate_prints_every_pair_of_two_baselines_as_json(old: Path) -> None:
+    written(old.parent, "older.json", measured_bundle("runs/signs/int8-cpu", factor=1.1))
+    outcome = done("report", "old.json", "--baseline", "old.json", "--baseline", "older.json", "--json", cwd=old.parent)
+    found = json.loads(outcome.out)["changes"]
+    pairs = [("int8-cpu (old)", "int8-cpu"), ("int8-cpu (older)", "int8-cpu")]
+    assert [(pair["before"], pair["bundle"]) for pair in found] == pairs
+    assert [pair["changes"][0]["change"] for pair in found] == [0, pytest.approx(100 / 1.1 - 100)]
 
 
 def test_gate_writes_the_page_before_it_fails(old: Path) -> None:

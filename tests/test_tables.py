@@ -216,6 +216,9 @@ def test_table_of_a_load_shows_every_figure(measurement: Measurement, width: int
         ["10.00", "11.00", "+10.0%", "31.00", "10 of 601 at 29.97 fps"],
         ["10.00", "11.00", "+10.0%", "31.00", "no camera"],
     ]
+    assert "one after the other in this order" in shown(sustained_table(found), width)
+    alone = replace(measurement, bundles=found.bundles[:1])
+    assert "one after the other" not in shown(sustained_table(alone), width)
 
 
 def test_sentence_about_a_jetson_says_what_decides_its_speed(tmp_path: Path) -> None:

@@ -118,14 +118,10 @@ def layers_table(found: Layers) -> Table:
 
 def confused_table(evaluation: Evaluation, *, most: int = 12) -> Table:
     """The pairs of classes that are mistaken most often."""
-    counts = evaluation.confusion
-    names = [shown_name(name) for name in evaluation.class_names]
-    pairs = [
-        (int(counts[i, j]), i, j) for i, j in zip(*counts.nonzero(), strict=True) if i != j
-    ]  # int64 indices index lists, too
+    names = evaluation.class_names
     rows = [
-        Row(names[i], (names[j], f"{count} of {int(counts[i].sum())}"))
-        for count, i, j in sorted(pairs, key=lambda pair: (-pair[0], pair[1], pair[2]))[:most]
+        Row(shown_name(names[i]), (shown_name(names[j]), f"{count} of {int((evaluation.labels == i).sum())}"))
+        for i, j, count in evaluation.confused[:most]
     ]
     return Table(("is", "answered as", "images"), tuple(rows))
 

@@ -7,17 +7,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from googlenet_edge.engines.report.differences import differing_circumstances
 from googlenet_edge.engines.report.judge import (
-    MORE_ROUNDS_HELP,
     RUN_TO_RUN_PERCENT,
     Change,
     Matched,
     Metric,
-    differing_circumstances,
 )
-from googlenet_edge.errors import ConfigError, DataError, RegressionError
+from googlenet_edge.errors import ConfigError, DataError
 
 _RULE = re.compile(r"(?P<metric>[a-z0-9_.]+)\s*(?P<side>[<>])\s*(?P<limit>[+-]?\d{1,6}(?:\.\d{1,6})?)(?P<percent>%?)")
+
+_STEADIER = {
+    **dict.fromkeys((Metric.P50, Metric.P90, Metric.P99, Metric.P99_9), "measure both with more --rounds"),
+    Metric.THROUGHPUT: "measure both with more rounds of it (BenchPlan.batch_rounds)",
+    Metric.COLD_START: "measure both with more cold starts (BenchPlan.cold_starts)",
+    Metric.ENERGY: "measure both with more turns (EnergyPlan.rounds)",
+    Metric.TOP1: "evaluate both on more images",
+}
+"""What would narrow the interval of a change; size and memory have none."""
 
 
 class Side(Enum):
@@ -40,9 +48,10 @@ class Rule:
         return f"{most} {self.limit:+g} {self.metric.change_unit}"
 
     def undecided_by(self, change: Change) -> bool:
-        """Whether the change cannot be told from none, nor from one beyond the limit, and more rounds would help."""
+        """Whether the change cannot be told from none, nor from one beyond the limit, and measuring more would help."""
         within = change.interval.low <= self.limit <= change.interval.high
-        return within and not change.real and abs(self.limit) > RUN_TO_RUN_PERCENT and change.metric in MORE_ROUNDS_HELP
+        least = 0 if change.metric is Metric.TOP1 else RUN_TO_RUN_PERCENT
+        return within and not change.real and abs(self.limit) > least and change.metric in _STEADIER
 
     def broken_by(self, change: Change) -> bool:
         """Whether the change is beyond the limit, and no noise."""
@@ -66,11 +75,19 @@ def check_circumstances(matched: Sequence[Matched]) -> None:
             )
 
 
-def check_rules(rules: Sequence[Rule], matched: Sequence[Matched]) -> None:
-    """Applies every rule to every bundle.
+def check_nothing_missing(rules: Sequence[Rule], missing: Sequence[str]) -> None:
+    """Raises `DataError` where there are rules, and bundles of the baseline to which they cannot be applied."""
+    if rules and missing:
+        raise DataError(
+            f"{', '.join(missing[:4])} of the baseline was not measured now, so no rule can be applied to it; measure"
+            " the same bundles with the same engines, or make a baseline without it"
+        )
+
+
+def broken_sentences(rules: Sequence[Rule], matched: Sequence[Matched]) -> tuple[str, ...]:
+    """Applies every rule to every bundle: what breaks one.
 
     Raises:
-        RegressionError: one is broken; all that are broken stand in its one line.
         DataError: a rule is about something that was not measured on both sides.
     """
     broken = []
@@ -86,20 +103,23 @@ def check_rules(rules: Sequence[Rule], matched: Sequence[Matched]) -> None:
                 )
             if rule.broken_by(change):
                 broken.append(f"{pair.after.label}: {change_sentence(change)}, where {rule} is allowed")
-    if broken:
-        raise RegressionError("; ".join(broken))
+    return tuple(broken)
 
 
 def undecided_sentences(rules: Sequence[Rule], matched: Sequence[Matched]) -> tuple[str, ...]:
     """What a rule asks for and the samples are too few or too unsteady to say; it passes, and people are told."""
     return tuple(
-        f"{pair.after.label}: {change_sentence(change)}: too unsteady to tell whether {rule} holds; measure both with"
-        " more --rounds"
+        f"{pair.after.label}: {change_sentence(change)}: too {_lack(rule.metric)} to tell whether {rule} holds;"
+        f" {_STEADIER[rule.metric]}"
         for pair in matched
         for rule in rules
         for change in pair.changes
         if change.metric is rule.metric and rule.undecided_by(change)
     )
+
+
+def _lack(metric: Metric) -> str:
+    return "few images" if metric is Metric.TOP1 else "unsteady"
 
 
 def change_sentence(change: Change) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
 from pathlib import PurePath
@@ -13,11 +13,10 @@ import numpy as np
 
 from googlenet_edge.engines.accuracy import compare
 from googlenet_edge.engines.answers import Answers, BundleAnswers
-from googlenet_edge.engines.circumstances import GPU_PACKAGES, Circumstances
-from googlenet_edge.engines.jetson import Jetson
 from googlenet_edge.engines.measurement import BundleMeasurement, Samples, samples
-from googlenet_edge.engines.report.material import Material, Source
-from googlenet_edge.engines.report.subjects import Subject, subjects_of
+from googlenet_edge.engines.report.differences import differing_circumstances, software_changes
+from googlenet_edge.engines.report.material import Material
+from googlenet_edge.engines.report.subjects import Subject, shown_text, subjects_of
 from googlenet_edge.errors import DataError
 from googlenet_edge.statistics import (
     FEWEST_FOR_P99_9,
@@ -27,7 +26,6 @@ from googlenet_edge.statistics import (
     mean_ratio_interval,
     unpaired_difference_interval,
 )
-from googlenet_edge.target import Device
 
 RUN_TO_RUN_PERCENT = 1.75
 """Two processes of one bundle differ by so much for reasons that no round of either shows, such as where in memory its
@@ -35,11 +33,6 @@ weights lie: intervals of times are that much wider on both sides than what the 
 
 _Pair = tuple[Subject, Subject]
 """A bundle before and now."""
-
-_MAY_DIFFER = {"date", "load_average", "memory_mb", "system", "python", "packages", "jetson", "gpu"}
-"""What a gate is there to compare (software), or what differs from boot to boot and from minute to minute.
-
-``jetson`` has a comparison of its own, and ``gpu`` counts where it computes."""
 
 
 class Metric(Enum):
@@ -86,8 +79,6 @@ _TAKES = {
     Metric.ENERGY: "at least 2 turns on a machine with sensors",
     Metric.COLD_START: "at least 2 cold starts",
 }
-MORE_ROUNDS_HELP = {Metric.P50, Metric.P90, Metric.P99, Metric.P99_9}
-"""What is judged by the rounds of a benchmark."""
 _QUANTILES = {Metric.P50: 0.5, Metric.P90: 0.9, Metric.P99: 0.99, Metric.P99_9: 0.999}
 
 
@@ -109,7 +100,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class _Yardstick:
-    """A bundle that took turns with another in both runs, and is the same in both: model, engine and all software.
+    """A bundle that took turns with another in both runs, the same in both: model, engine, machine and all software.
 
     A machine's clock may differ by several percent from hour to hour (other guests of a host, heat), for all bundles
     alike. So times are taken in units of what this bundle took in the same round.
@@ -151,54 +142,15 @@ def judge(baseline: Material, now: Material) -> tuple[Matched, ...]:
     return tuple(Matched(*pair, _changes(*pair, *answers, beside=_yardstick(pair, matched))) for pair in matched)
 
 
-def differing_circumstances(before: Subject, after: Subject) -> tuple[str, ...]:
-    """What is another machine or another setting, in words; software may differ."""
-    ours, theirs = after.source.measurement.circumstances, before.source.measurement.circumstances
-    found = [
-        _difference(field.name, getattr(theirs, field.name), getattr(ours, field.name))
-        for field in fields(Circumstances)
-        if field.name not in _MAY_DIFFER
-    ]
-    found += _jetson_differences(theirs.jetson, ours.jetson)
-    a, b = before.bundle.engine, after.bundle.engine
-    found += [
-        _difference("engine", a.backend, b.backend),
-        _difference("device", a.device.value, b.device.value),
-        _difference("GPU", theirs.gpu, ours.gpu) if b.device is not Device.CPU else "",
-        _difference("unit", a.unit.value, b.unit.value),
-        _difference("threads", a.threads, b.threads),
-    ]
-    return tuple(text for text in found if text)
-
-
-def _jetson_differences(before: Jetson | None, after: Jetson | None) -> list[str]:
-    """Module, power mode, and the limits of the clocks, not where they happened to be."""
-    if before is None or after is None:
-        return [_difference("Jetson", before and before.model, after and after.model)]
-    clocks = [
-        _difference(name, a and (a.low_mhz, a.high_mhz), b and (b.low_mhz, b.high_mhz))
-        for name, a, b in (
-            ("CPU clock", before.cpu_clock, after.cpu_clock),
-            ("GPU clock", before.gpu_clock, after.gpu_clock),
-        )
-    ]
-    return [
-        _difference("Jetson", before.model, after.model),
-        _difference("power mode", before.power_mode, after.power_mode),
-        *clocks,
-    ]
-
-
-def software_changes(before: Source, after: Source) -> tuple[str, ...]:
-    """Versions that differ: no reason to refuse, but to be told."""
-    old, new = before.measurement.circumstances, after.measurement.circumstances
-    of_no_gpu = frozenset() if after.measurement.on_gpu else GPU_PACKAGES
-    names = sorted({*old.packages, *new.packages} - of_no_gpu)
-    found = [_difference(name, old.packages.get(name), new.packages.get(name)) for name in names]
-    jetsons = old.jetson, new.jetson
-    found += [_difference("JetPack", *(jetson and jetson.jetpack for jetson in jetsons))]
-    found += [_difference("Python", old.python, new.python), _difference("system", old.system, new.system)]
-    return tuple(text for text in found if text)
+def missing_now(baseline: Material, matched: Sequence[Matched]) -> tuple[str, ...]:
+    """The bundles of the baseline that have no counterpart, each with its engine."""
+    met = [pair.before.bundle for pair in matched]
+    return tuple(
+        shown_text(f"{bundle.name} ({bundle.engine.backend})")
+        for source in baseline.sources
+        for bundle in source.measurement.bundles
+        if not any(bundle is one for one in met)
+    )
 
 
 def latency_change(metric: Metric, before: Samples, after: Samples, *, beside: _Yardstick | None = None) -> Change:
@@ -222,20 +174,17 @@ def _in_units_of(found: Samples, other: Samples) -> Samples:
     return samples([tuple(ms / unit for ms in round_ms) for round_ms, unit in pairs])
 
 
-def _yardstick(pair: _Pair, matched: Sequence[_Pair]) -> _Yardstick | None:
+def _yardstick(pair: _Pair, matched: Sequence[_Pair]) -> _Pair | None:
     """The slowest, and so the steadiest, of the bundles that are the same in both runs and took turns with this one."""
     others = [other for other in matched if other is not pair and _is_the_same(*other)]
     beside = [other for other in others if all(map(_took_turns, other, pair))]
-    if not beside:
-        return None
-    before, after = max(beside, key=lambda other: other[0].latency_ms.p50)
-    return _Yardstick(after.label, before.bundle.latency, after.bundle.latency)
+    return max(beside, key=lambda other: other[0].latency_ms.p50, default=None)
 
 
 def _is_the_same(before: Subject, after: Subject) -> bool:
     a, b = before.bundle, after.bundle
     same = (a.model_sha256, a.engine) == (b.model_sha256, b.engine)
-    return same and not software_changes(before.source, after.source)
+    return same and not differing_circumstances(before, after) and not software_changes(before.source, after.source)
 
 
 def _took_turns(one: Subject, other: Subject) -> bool:
@@ -261,16 +210,17 @@ def _quantile(samples: Samples, metric: Metric) -> float:
 
 
 def _changes(
-    before: Subject, after: Subject, old: Sequence[Answers], new: Sequence[Answers], *, beside: _Yardstick | None
+    before: Subject, after: Subject, old: Sequence[Answers], new: Sequence[Answers], *, beside: _Pair | None
 ) -> tuple[Change, ...]:
     a, b = before.bundle, after.bundle
-    times = partial(latency_change, before=a.latency, after=b.latency, beside=beside)
+    unit = _Yardstick(beside[1].label, *(other.bundle.latency for other in beside)) if beside else None
+    times = partial(latency_change, before=a.latency, after=b.latency, beside=unit)
     found = [
         *(times(metric) for metric in (Metric.P50, Metric.P90, Metric.P99)),
         times(Metric.P99_9) if _has_tail(a.latency) and _has_tail(b.latency) else None,
-        _throughput_change(a, b),
+        _throughput_change(a, b, beside),
         _spread_change(Metric.ENERGY, *(bundle.energy.turns_mj if bundle.energy else () for bundle in (a, b))),
-        _spread_change(Metric.COLD_START, *([start.total_ms for start in bundle.cold_starts] for bundle in (a, b))),
+        _cold_start_change(a, b, beside),
         _memory_change(a, b),
         _plain(Metric.SIZE, a.bundle_bytes / 1e6, b.bundle_bytes / 1e6, least=0.0),
         _paired_top1_change(_answers_of(a, old), _answers_of(b, new)) or _top1_change(before, after),
@@ -292,18 +242,45 @@ def _spread_change(metric: Metric, before: Sequence[float], after: Sequence[floa
     return Change(metric, old, new, 100 * (new / old - 1), interval, _without_zero(interval))
 
 
-def _throughput_change(before: BundleMeasurement, after: BundleMeasurement) -> Change | None:
-    """At the way of working that was fastest in the baseline, as far as both measured it."""
-    new = {(batch.batch, batch.streams): batch.latency for batch in after.throughput}
-    both = [batch for batch in before.throughput if (batch.batch, batch.streams) in new]
+def _cold_start_change(before: BundleMeasurement, after: BundleMeasurement, beside: _Pair | None) -> Change | None:
+    """Bundles start in turns; each start is divided by the other bundle's of that turn, where all have one."""
+    starts = [[start.total_ms for start in bundle.cold_starts] for bundle in (before, after)]
+    found = _spread_change(Metric.COLD_START, *starts)
+    units = [[start.total_ms for start in other.bundle.cold_starts] for other in beside or ()]
+    if found is None or beside is None or [*map(len, units)] != [*map(len, starts)] or min(map(min, units)) < _LEAST:
+        return found
+    pairs = zip(starts, units, strict=True)
+    shares = [[ms / unit for ms, unit in zip(*pair, strict=True)] for pair in pairs]
+    divided = _spread_change(Metric.COLD_START, *shares)
+    return divided and replace(divided, before=found.before, after=found.after, beside=beside[1].label)
+
+
+def _throughput_change(before: BundleMeasurement, after: BundleMeasurement, beside: _Pair | None) -> Change | None:
+    """At the way of working that was fastest in the baseline, as far as both measured it.
+
+    In each of its rounds the other bundle takes a turn at it, too; where that is missing, nothing is taken out.
+    """
+    old, new = _ways(before), _ways(after)
+    both = [way for way in old if way in new]
     if not both:
         return None
-    best = max(both, key=lambda batch: batch.batch / _quantile(batch.latency, Metric.P50))
-    time = latency_change(Metric.P50, best.latency, new[best.batch, best.streams])
-    old_rate, new_rate = (1e3 * best.batch / ms for ms in (time.before, time.after))
-    low, high = (100 * (1 / (1 + percent / 100) - 1) for percent in (time.interval.high, time.interval.low))
-    change, interval = 100 * (new_rate / old_rate - 1), Interval(low, high)
-    return Change(Metric.THROUGHPUT, old_rate, new_rate, change, interval, _without_zero(interval))
+    best = max(both, key=lambda way: way[0] / _quantile(old[way], Metric.P50))
+    others = [_ways(other.bundle).get(best) for other in beside or ()]
+    turns = [len(found.rounds_ms) if found else 0 for found in others]
+    fits = turns == [len(found[best].rounds_ms) for found in (old, new)]
+    unit = _Yardstick(beside[1].label, *filter(None, others)) if beside and fits else None
+    time = latency_change(Metric.P50, old[best], new[best], beside=unit)
+    old_rate, new_rate = (1e3 * best[0] / ms for ms in (time.before, time.after))
+    change, low, high = (
+        100 * (1 / (1 + percent / 100) - 1) for percent in (time.change, time.interval.high, time.interval.low)
+    )
+    interval = Interval(low, high)
+    return Change(Metric.THROUGHPUT, old_rate, new_rate, change, interval, _without_zero(interval), time.beside)
+
+
+def _ways(bundle: BundleMeasurement) -> dict[tuple[int, int], Samples]:
+    """By images at once, and streams."""
+    return {(batch.batch, batch.streams): batch.latency for batch in bundle.throughput}
 
 
 def _memory_change(before: BundleMeasurement, after: BundleMeasurement) -> Change | None:
@@ -330,9 +307,10 @@ def _paired_top1_change(
     if (old.images, old.labels, old.class_names) != (new.images, new.labels, new.class_names):
         return None
     first, second = old.evaluation(old_bundle), new.evaluation(new_bundle)
-    found = compare(first, second)
-    change, interval = found.top1_change_points, found.top1_change_interval
-    return Change(Metric.TOP1, 100 * first.accuracy.top1, 100 * second.accuracy.top1, change, interval, found.differs)
+    found, shares = compare(first, second), (100 * first.accuracy.top1, 100 * second.accuracy.top1)
+    if old_bundle.model_sha256 == new_bundle.model_sha256 and found.agreement == 1:
+        return Change(Metric.TOP1, *shares, 0.0, Interval(0.0, 0.0), real=False)
+    return Change(Metric.TOP1, *shares, found.top1_change_points, found.top1_change_interval, found.differs)
 
 
 def _top1_change(before: Subject, after: Subject) -> Change | None:
@@ -350,7 +328,8 @@ def _top1_change(before: Subject, after: Subject) -> Change | None:
 
 
 def _answers_of(bundle: BundleMeasurement, answers: Sequence[Answers]) -> tuple[Answers, BundleAnswers] | None:
-    return next(((a, b) for a in answers for b in a.bundles if b.model_sha256 == bundle.model_sha256), None)
+    model = bundle.model_sha256, bundle.engine.backend
+    return next(((a, b) for a in answers for b in a.bundles if b.is_of(*model)), None)
 
 
 def _counterparts(subject: Subject, others: Sequence[Subject]) -> list[Subject]:
@@ -377,7 +356,3 @@ def _check_matched(matched: Sequence[_Pair]) -> None:
                 f" {new.engine.classes} classes now, and was {old.precision.value} of {old.engine.crop}×"
                 f"{old.engine.crop} pixels and {old.engine.classes} classes in the baseline; compare the same model"
             )
-
-
-def _difference(name: str, before: object, after: object) -> str:
-    return "" if before == after else f"{name} {before} against {after}"

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-import shlex
 from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
+from statistics import median
 
 from googlenet_edge.engines.answers import Answers, thumbnail_of
 from googlenet_edge.engines.measurement import Stage
 from googlenet_edge.engines.report import cells, plots
 from googlenet_edge.engines.report.cells import Table
-from googlenet_edge.engines.report.judge import Matched, software_changes
+from googlenet_edge.engines.report.differences import software_changes
+from googlenet_edge.engines.report.judge import Matched
 from googlenet_edge.engines.report.material import Material, Source
-from googlenet_edge.engines.report.subjects import Pair, Subject, pairs_of, shown_name, shown_text, subjects_of
+from googlenet_edge.engines.report.repeat import repeat_commands
+from googlenet_edge.engines.report.subjects import (
+    Pair,
+    Subject,
+    label_of,
+    pairs_of,
+    shown_name,
+    shown_text,
+    subjects_of,
+)
 from googlenet_edge.engines.report.telemetry import Telemetry, telemetry_of
 from googlenet_edge.engines.report.verdict import Verdict, milliseconds, verdict_of
 from googlenet_edge.errors import DamagedImageError
@@ -108,6 +119,7 @@ class Page:
     throughput_table: Table
     sustained: str
     sustained_table: Table
+    sustained_order: str
     telemetry: tuple[Telemetry, ...]
     layers: tuple[Table, ...]
     answers: tuple[Answered, ...]
@@ -124,7 +136,7 @@ def page_of(material: Material, matched: Sequence[Matched] = ()) -> Page:
         verdict=verdict_of(subjects, matched),
         warnings=_warnings(material.sources),
         changes=cells.changes_table(matched) if matched else None,
-        software=software_changes(matched[0].before.source, matched[0].after.source) if matched else (),
+        software=_software(matched),
         glance=cells.glance_table(subjects),
         latency=_latency_cards(subjects),
         stages=_stage_bars(subjects),
@@ -134,6 +146,7 @@ def page_of(material: Material, matched: Sequence[Matched] = ()) -> Page:
         throughput_table=cells.throughput_table(subjects),
         sustained=_sustained_plot(subjects),
         sustained_table=cells.sustained_table(subjects),
+        sustained_order=_sustained_order(subjects),
         telemetry=tuple(found for s in material.sources if (found := telemetry_of(s, subjects))),
         layers=tuple(cells.layers_table(found) for found in material.layers),
         answers=tuple(_answered(pair, subjects) for pair in pairs_of(material.answers)),
@@ -141,30 +154,6 @@ def page_of(material: Material, matched: Sequence[Matched] = ()) -> Page:
         lineage=cells.lineage_table(subjects),
         repeat=repeat_commands(material),
     )
-
-
-def repeat_commands(material: Material) -> tuple[str, ...]:
-    """What to type to measure the same again, quoted for a shell."""
-    found = []
-    for number, source in enumerate(material.sources, start=1):
-        bundles = source.measurement.bundles
-        names = " ".join(shlex.quote(shown_text(bundle.name)) for bundle in bundles)
-        streams = max((batch.streams for bundle in bundles for batch in bundle.throughput), default=1)
-        rounds = len(bundles[0].latency.rounds_ms)
-        found.append(
-            f"gnet-edge bench {names} --threads {bundles[0].engine.threads} --streams {streams} --rounds {rounds}"
-            f" --out measurement{_suffix(number)}.json"
-        )
-    for number, about in enumerate(material.answers, start=1):
-        names = " ".join(shlex.quote(shown_text(bundle.bundle)) for bundle in about.bundles)
-        found.append(f"gnet-edge eval {names} --out answers{_suffix(number)}.json")
-    files = [f"measurement{_suffix(n)}.json" for n in range(1, len(material.sources) + 1)]
-    files += [f"answers{_suffix(n)}.json" for n in range(1, len(material.answers) + 1)]
-    return (*found, f"gnet-edge report {' '.join(files)} -o report.html")
-
-
-def _suffix(number: int) -> str:
-    return "" if number == 1 else f"-{number}"
 
 
 def _about(sources: Sequence[Source]) -> str:
@@ -185,6 +174,11 @@ def _warnings(sources: Sequence[Source]) -> tuple[str, ...]:
         for source in sources
         for warning in source.measurement.warnings
     )
+
+
+def _software(matched: Sequence[Matched]) -> tuple[str, ...]:
+    found = software_changes(matched[0].before.source, matched[0].after.source) if matched else ()
+    return tuple(shown_text(text, most=120) for text in found)
 
 
 def _latency_cards(subjects: Sequence[Subject]) -> tuple[LatencyCard, ...]:
@@ -232,7 +226,7 @@ def _accuracy_plot(subjects: Sequence[Subject]) -> str:
     for colour, subject in enumerate(subjects, start=1):
         accuracy = subject.accuracy
         if accuracy:
-            medians = [sorted(times)[len(times) // 2] for times in subject.bundle.latency.rounds_ms]
+            medians = [median(times) for times in subject.bundle.latency.rounds_ms]
             interval = accuracy.top1_interval
             percent = type(interval)(100 * interval.low, 100 * interval.high)
             spots.append(
@@ -265,18 +259,28 @@ def _sustained_plot(subjects: Sequence[Subject]) -> str:
     return plots.curves(found, across="seconds", along="p50, ms") if found else ""
 
 
+def _sustained_order(subjects: Sequence[Subject]) -> str:
+    """Which load of each measurement came first: the device was cooler for it. Empty where none had two."""
+    found = []
+    for source in {subject.source.name: subject.source for subject in subjects}.values():
+        loads = [(s.bundle.sustained.started_s, s.label) for s in subjects if s.source is source and s.bundle.sustained]
+        if len(loads) > 1:
+            found.append(", then ".join(label for _, label in sorted(loads, key=itemgetter(0))))
+    order = "; ".join(found)
+    return order and f"One load after the other, so that a later one began on a warmer device: {order}."
+
+
 def _answered(pair: Pair, subjects: Sequence[Subject]) -> Answered:
     about, evaluation = pair.answers, pair.answers.evaluation(pair.candidate)
     right, expected = evaluation.correct, about.evaluation(pair.reference).correct
-    names = [shown_name(name) for name in about.class_names]
-    small = len(names) <= plots.MOST_CONFUSION_CLASSES
+    small = len(about.class_names) <= plots.MOST_CONFUSION_CLASSES
     lost = (expected & ~right).nonzero()[0].tolist()
-    labels = {subject.bundle.model_sha256: subject.label for subject in subjects}
+    named = [(subject.label, subject.bundle) for subject in subjects]
     return Answered(
-        candidate=labels.get(pair.candidate.model_sha256, shown_text(pair.candidate.bundle)),
-        reference=labels.get(pair.reference.model_sha256, pair.reference.precision.value.upper()),
+        candidate=label_of(pair.candidate, named),
+        reference=label_of(pair.reference, named),
         images=len(about.images),
-        confusion=plots.confusion(evaluation.confusion, names) if small else "",
+        confusion=plots.confusion(evaluation.confusion, [*map(shown_name, about.class_names)]) if small else "",
         confused=cells.confused_table(evaluation),
         lost=len(lost),
         gained=int((right & ~expected).sum()),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
@@ -14,6 +14,8 @@ from googlenet_edge.statistics import Summary
 from googlenet_edge.target import Precision
 
 _LONGEST_NAME = 60
+_Named = tuple[str, Source, BundleMeasurement]
+"""A measured bundle with its label and its file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +23,8 @@ class Subject:
     """A bundle as it was measured once.
 
     ``label`` is unique in the report. ``ratio`` compares its latency with the reference of its own measurement and
-    ``comparison`` its answers; both are ``None`` for the reference itself, and where nobody measured.
+    ``comparison`` its answers with those of ``compared_with``, which may be another one; both are ``None`` for the
+    reference itself, and where nobody measured.
     """
 
     label: str
@@ -31,6 +34,7 @@ class Subject:
     ratio: LatencyRatio | None
     accuracy: Accuracy | None
     comparison: Comparison | None
+    compared_with: str
 
     @property
     def is_reference(self) -> bool:
@@ -51,10 +55,8 @@ def subjects_of(material: Material) -> tuple[Subject, ...]:
     """All bundles of all measurements, in order."""
     measured = [(source, bundle) for source in material.sources for bundle in source.measurement.bundles]
     labels = _labels(measured)
-    return tuple(
-        _subject(label, source, bundle, material.answers)
-        for label, (source, bundle) in zip(labels, measured, strict=True)
-    )
+    named = [(label, *one) for label, one in zip(labels, measured, strict=True)]
+    return tuple(_subject(*one, named, material.answers) for one in named)
 
 
 def reference_of(source: Source) -> BundleMeasurement:
@@ -83,13 +85,20 @@ def shown_name(name: str) -> str:
     return shown_text(name, most=_LONGEST_NAME)
 
 
-def _subject(label: str, source: Source, bundle: BundleMeasurement, answers: Sequence[Answers]) -> Subject:
-    reference = reference_of(source)
+def label_of(found: BundleAnswers, named: Iterable[tuple[str, BundleMeasurement]]) -> str:
+    """What a report calls the bundle that answered: as the first measured one, or by its folder and runtime."""
+    labels = (label for label, bundle in named if found.is_of(bundle.model_sha256, bundle.engine.backend))
+    return next(labels, _joined((_short(found.bundle), found.backend or ""), (1,) if found.backend else ()))
+
+
+def _subject(
+    label: str, source: Source, bundle: BundleMeasurement, named: Sequence[_Named], answers: Sequence[Answers]
+) -> Subject:
+    reference, model = reference_of(source), (bundle.model_sha256, bundle.engine.backend)
     paired = len(bundle.latency.rounds_ms) == len(reference.latency.rounds_ms)
-    evaluation = next(
-        (about.evaluation(b) for about in answers for b in about.bundles if b.model_sha256 == bundle.model_sha256), None
-    )
-    pair = next((p for p in pairs_of(answers) if p.candidate.model_sha256 == bundle.model_sha256), None)
+    evaluation = next((about.evaluation(b) for about in answers for b in about.bundles if b.is_of(*model)), None)
+    pair = next((p for p in pairs_of(answers) if p.candidate.is_of(*model)), None)
+    beside = sorted(named, key=lambda other: other[1] is not source)
     return Subject(
         label=label,
         source=source,
@@ -100,6 +109,7 @@ def _subject(label: str, source: Source, bundle: BundleMeasurement, answers: Seq
         comparison=compare(*map(pair.answers.evaluation, (pair.reference, pair.candidate)))
         if pair
         else bundle.against_fp32,
+        compared_with=label_of(pair.reference, ((name, other) for name, _, other in beside)) if pair else "FP32",
     )
 
 

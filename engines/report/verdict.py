@@ -85,7 +85,7 @@ def _of_comparison(subject: Subject, subjects: Sequence[Subject]) -> Verdict:
     reference = next(s for s in subjects if s.is_reference)
     assert subject.ratio is not None
     speed, faster = _speed(subject.ratio, reference.label)
-    accuracy, lost = _accuracy(subject.comparison)
+    accuracy, lost = _accuracy(subject)
     good = faster and not lost and not subject.source.measurement.warnings
     tone = Tone.GOOD if good else Tone.BAD if not faster and lost else Tone.MIXED
     interval = subject.ratio.interval
@@ -96,31 +96,35 @@ def _of_comparison(subject: Subject, subjects: Sequence[Subject]) -> Verdict:
     if subject.accuracy and subject.comparison:
         details.append(
             f"Top-1 {accuracy_words(subject.accuracy)} on {subject.accuracy.images} images:"
-            f" {change_words(subject.comparison)} against {accuracy_words(subject.comparison.reference)} in FP32;"
-            f" {100 * subject.comparison.agreement:.2f} % of the predictions are equal."
+            f" {change_words(subject.comparison)} against {accuracy_words(subject.comparison.reference)} of"
+            f" {subject.compared_with}; {100 * subject.comparison.agreement:.2f} % of the predictions are equal."
         )
     return Verdict(f"{subject.label} {speed}, {accuracy}.", tuple(details), tone)
 
 
 def _speed(ratio: LatencyRatio, reference: str) -> tuple[str, bool]:
-    """(what to say, whether it is faster beyond doubt)."""
+    """(what to say, whether it is faster beyond doubt, and by more than half a percent)."""
+    speed = 1 / ratio.ratio
+    if "1.00" in (f"{speed:.2f}", f"{ratio.ratio:.2f}") and not ratio.interval.low <= 1 <= ratio.interval.high:
+        return f"is as fast as {reference} within half a percent", False
     if ratio.interval.high < 1:
-        return f"is {1 / ratio.ratio:.1f}× as fast as {reference}", True
+        return f"is {speed:.{2 if speed < 1.1 else 1}f}× as fast as {reference}", True
     if ratio.interval.low > 1:
         return f"takes {ratio.ratio:.2f}× the time of {reference}", False
     return f"is as fast as {reference}, as far as can be told", False
 
 
-def _accuracy(comparison: Comparison | None) -> tuple[str, bool]:
+def _accuracy(subject: Subject) -> tuple[str, bool]:
     """(what to say, whether accuracy is lost beyond doubt)."""
+    comparison, against = subject.comparison, f"against {subject.compared_with}"
     if comparison is None:
         return "and its accuracy was not measured", False
     points = comparison.top1_change_points
     if not comparison.differs:
-        return "and no change of its accuracy can be told from chance", False
+        return f"and no change of its accuracy {against} can be told from chance", False
     if points < 0:
-        return f"and it loses {-points:.2f} points of accuracy", True
-    return f"and it gains {points:.2f} points of accuracy", False
+        return f"and it loses {-points:.2f} points of accuracy {against}", True
+    return f"and it gains {points:.2f} points of accuracy {against}", False
 
 
 def _against_baseline(matched: Sequence[Matched]) -> Verdict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,17 +15,32 @@ from googlenet_edge.console import named, shown
 from googlenet_edge.files import check_writable
 
 if TYPE_CHECKING:
-    from googlenet_edge.engines.report.judge import Change
+    from googlenet_edge.engines.report.judge import Change, Matched
     from googlenet_edge.engines.report.verdict import Verdict
 
 
 @dataclass(frozen=True, slots=True)
+class Changed:
+    """What changed from ``before``, a bundle of the baseline, to ``bundle``."""
+
+    before: str
+    bundle: str
+    changes: tuple[Change, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Reported:
-    """What ``--json`` prints: the verdict, and by bundle what changed since the baseline."""
+    """What ``--json`` prints, also where a rule is broken: the verdict, and what changed since the baseline.
+
+    ``missing`` are bundles of the baseline without a counterpart, ``broken`` and ``undecided`` what is said of rules.
+    """
 
     verdict: Verdict
     report: str | None
-    changes: dict[str, tuple[Change, ...]]
+    changes: tuple[Changed, ...]
+    missing: tuple[str, ...]
+    broken: tuple[str, ...]
+    undecided: tuple[str, ...]
 
 
 def report(
@@ -57,13 +73,12 @@ def report(
     gnet-edge report new.json --baseline old.json --fail-if "p50>+5%,top1<-0.2"
     """
     from googlenet_edge.engines.report import gate
-    from googlenet_edge.engines.report.cells import changes_table as cells_of
-    from googlenet_edge.engines.report.judge import judge
+    from googlenet_edge.engines.report.judge import judge, missing_now
     from googlenet_edge.engines.report.material import read_material
     from googlenet_edge.engines.report.subjects import subjects_of
     from googlenet_edge.engines.report.verdict import verdict_of
     from googlenet_edge.engines.report.write import format_of, write_report
-    from googlenet_edge.engines.tables import changes_table
+    from googlenet_edge.errors import RegressionError
 
     if fail_if is not None and not baseline:
         raise typer.BadParameter("--fail-if compares with an older measurement: give --baseline")
@@ -74,19 +89,35 @@ def report(
         format_of(path)
         check_writable(path)
     material = read_material(paths)
-    matched = judge(read_material(baseline), material) if baseline else ()
+    old = read_material(baseline) if baseline else None
+    matched = judge(old, material) if old else ()
+    missing = missing_now(old, matched) if old else ()
+    gate.check_nothing_missing(rules, missing)
     if not force:
         gate.check_circumstances(matched)
     if path:
         write_report(path, material, matched)
-    gate.check_rules(rules, matched)
+    broken, undecided = gate.broken_sentences(rules, matched), gate.undecided_sentences(rules, matched)
     verdict = verdict_of(subjects_of(material), matched)
+    changes = tuple(Changed(pair.before.label, pair.after.label, pair.changes) for pair in matched)
+    found = Reported(verdict, str(path) if path else None, changes, missing, broken, undecided)
+    if broken:
+        output(found, as_json)
+        raise RegressionError("; ".join(broken))
+    _tell(found, matched)
+    output(found, as_json)
+
+
+def _tell(found: Reported, matched: Sequence[Matched]) -> None:
+    from googlenet_edge.engines.report.cells import changes_table as cells_of
+    from googlenet_edge.engines.tables import changes_table
+
     if matched:
         shown(changes_table(cells_of(matched)))
-    shown(verdict.headline)
-    for sentence in gate.undecided_sentences(rules, matched):
+    shown(found.verdict.headline)
+    for bundle in found.missing:
+        shown(f"{bundle} of the baseline was not measured now, and is not compared")
+    for sentence in found.undecided:
         shown(sentence)
-    if path:
-        shown(f"report: {path}")
-    changes = {pair.after.label: pair.changes for pair in matched}
-    output(Reported(verdict, str(path) if path else None, changes), as_json)
+    if found.report:
+        shown(f"report: {found.report}")
