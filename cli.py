@@ -12,8 +12,7 @@ from googlenet_edge.commands.demo import demo
 from googlenet_edge.commands.engine import bench, build, evaluate, inspect, predict, sensitivity
 from googlenet_edge.commands.machine import devices, doctor
 from googlenet_edge.commands.model import calibrate, export, finetune, prune, slim, train
-from googlenet_edge.commands.report import report
-from googlenet_edge.commands.serving import package
+from googlenet_edge.commands.report import package, report
 from googlenet_edge.console import run_command
 
 VERBS: dict[str, tuple[Callable[..., None], ...]] = {

@@ -63,7 +63,7 @@ NEED_ONNX = {
 NEED_OPENVINO = {"googlenet_edge.engines.openvino_cpu"}
 
 # The only one that needs the extra [report].
-NEED_JINJA2 = {"googlenet_edge.engines.report.html"}
+NEED_JINJA2 = {"googlenet_edge.engines.report.write"}
 
 # A package, and the modules (or packages of ours) that may import it.
 KEEPERS: dict[str, set[str]] = {

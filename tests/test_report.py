@@ -25,7 +25,6 @@ from googlenet_edge.engines.answers import Thumbnail, write_answers
 from googlenet_edge.engines.measurement import Measurement, Stage, samples, write_measurement
 from googlenet_edge.engines.protocol import DeviceStage
 from googlenet_edge.engines.report import plots
-from googlenet_edge.engines.report.html import to_html
 from googlenet_edge.engines.report.judge import judge
 from googlenet_edge.engines.report.material import Material, Source, read_material
 from googlenet_edge.engines.report.page import page_of
@@ -33,6 +32,7 @@ from googlenet_edge.engines.report.plots import Spot
 from googlenet_edge.engines.report.subjects import subjects_of
 from googlenet_edge.engines.report.text import to_csv, to_markdown
 from googlenet_edge.engines.report.verdict import Tone, Verdict, verdict_of
+from googlenet_edge.engines.report.write import to_html
 from googlenet_edge.errors import DataError
 from googlenet_edge.files import to_json
 from googlenet_edge.statistics import Interval

@@ -392,9 +392,9 @@ def test_gate_tells_what_is_too_unsteady_to_judge(old: Path) -> None:
 @pytest.mark.parametrize(
     ("rule", "words"),
     [
-        ("throughput<-9%", "unsteady to tell whether at least -9 % holds; measure both with more rounds of it (BenchP"),
-        ("cold_start>+5%", "unsteady to tell whether at most +5 % holds; measure both with more cold starts (BenchPl"),
-        ("energy>+5%", "unsteady to tell whether at most +5 % holds; measure both with more turns (EnergyPlan.rounds)"),
+        ("throughput<-9%", "unsteady to tell whether at least -9 % holds; measure both while nothing else runs"),
+        ("cold_start>+5%", "unsteady to tell whether at most +5 % holds; measure both while nothing else runs"),
+        ("energy>+5%", "unsteady to tell whether at most +5 % holds; measure both while nothing else runs"),
         ("top1<-0.2", "few images to tell whether at least -0.2 points holds; evaluate both on more images"),
         ("top1<-0", ""),
         ("throughput<-1%", ""),

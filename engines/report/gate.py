@@ -20,9 +20,9 @@ _RULE = re.compile(r"(?P<metric>[a-z0-9_.]+)\s*(?P<side>[<>])\s*(?P<limit>[+-]?\
 
 _STEADIER = {
     **dict.fromkeys((Metric.P50, Metric.P90, Metric.P99, Metric.P99_9), "measure both with more --rounds"),
-    Metric.THROUGHPUT: "measure both with more rounds of it (BenchPlan.batch_rounds)",
-    Metric.COLD_START: "measure both with more cold starts (BenchPlan.cold_starts)",
-    Metric.ENERGY: "measure both with more turns (EnergyPlan.rounds)",
+    **dict.fromkeys(
+        (Metric.THROUGHPUT, Metric.COLD_START, Metric.ENERGY), "measure both while nothing else runs there"
+    ),
     Metric.TOP1: "evaluate both on more images",
 }
 """What would narrow the interval of a change; size and memory have none."""

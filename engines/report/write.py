@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from enum import Enum
+from importlib.resources import files
 from pathlib import Path
 
-from googlenet_edge.engines.report.judge import Matched
+from googlenet_edge import __version__
+from googlenet_edge.engines.report.judge import RUN_TO_RUN_PERCENT, Matched
 from googlenet_edge.engines.report.material import Material
-from googlenet_edge.engines.report.page import page_of
+from googlenet_edge.engines.report.page import Page, page_of
 from googlenet_edge.engines.report.subjects import subjects_of
 from googlenet_edge.engines.report.text import to_csv, to_markdown
 from googlenet_edge.errors import ConfigError
 from googlenet_edge.files import write_bytes
+
+_FOLDER = files("googlenet_edge.engines.report")
 
 
 class Format(Enum):
@@ -46,7 +51,19 @@ def write_report(path: Path, material: Material, matched: Sequence[Matched] = ()
         case Format.MARKDOWN:
             data = to_markdown(page_of(material, matched))
         case Format.HTML:
-            from googlenet_edge.engines.report.html import to_html  # noqa: PLC0415  (the only one that needs Jinja2)
-
             data = to_html(page_of(material, matched))
     write_bytes(path, data)
+
+
+def to_html(page: Page) -> bytes:
+    """One file in UTF-8: no script, nothing loaded from anywhere.
+
+    The drawings are SVG that `plots` made of numbers and escaped words; everything else is escaped here.
+    """
+    from jinja2 import Environment, StrictUndefined  # noqa: PLC0415  (only a page needs it)
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template, style = ((_FOLDER / name).read_text(encoding="utf-8") for name in ("page.html", "page.css"))
+    values = {field.name: getattr(page, field.name) for field in fields(page)}
+    wider = RUN_TO_RUN_PERCENT
+    return environment.from_string(template).render(values, style=style, version=__version__, wider=wider).encode()

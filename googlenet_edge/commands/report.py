@@ -1,4 +1,4 @@
-"""The command that turns measurements into a report, and into an exit code."""
+"""Commands that pass on what came of it: measurements as a report and an exit code, a bundle to other servers."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from googlenet_edge import workspace
 from googlenet_edge.commands.options import JsonOption, output
 from googlenet_edge.console import named, shown
 from googlenet_edge.files import check_writable
+from googlenet_edge.target import Recipient
 
 if TYPE_CHECKING:
     from googlenet_edge.engines.report.judge import Change, Matched
@@ -121,3 +122,24 @@ def _tell(found: Reported, matched: Sequence[Matched]) -> None:
         shown(sentence)
     if found.report:
         shown(f"report: {found.report}")
+
+
+def package(
+    bundle: Annotated[Path | None, typer.Argument(help="Default: the newest under runs/.")] = None,
+    recipient: Annotated[Recipient, typer.Option("--for", help="Who is to run it.")] = Recipient.DOCKER,
+    out: Annotated[Path | None, typer.Option(help="A new folder; default: BUNDLE-RECIPIENT beside the bundle.")] = None,
+) -> None:
+    """A bundle as Triton, DeepStream or Docker take it: configuration, labels, model, and the commands to run it.
+
+    Examples:
+    gnet-edge package --for docker
+    gnet-edge package runs/photos/int8-orin-nano --for deepstream
+    """
+    from googlenet_edge.engines.package import README, write_package
+
+    path = named(workspace.take_bundle(bundle))
+    folder = out or workspace.named_after(path, f"-{recipient.value}")
+    packed = write_package(path, recipient, folder)
+    for name in sorted(packed.files):
+        shown(f"{len(packed.files[name]):>12,} bytes  {name}")
+    shown(f"how to run it: {folder / README}")
