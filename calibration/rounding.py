@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 
 from googlenet_edge.calibration.ranges import Ranges
 from googlenet_edge.calibration.session import side_by_side
-from googlenet_edge.calibration.triangle import Triangle
 from googlenet_edge.calibration.weights import LayerWeights, WeightRange, layer_weights
-from googlenet_edge.calibration.windows import Moments, Windows, windows_read
+from googlenet_edge.calibration.windows import Moments, Triangle, Windows, windows_read
 from googlenet_edge.graph import InferenceGraph
 
 Steps = Mapping[str, NDArray[np.int8]]

@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from googlenet_edge.dataset import Progress
-from googlenet_edge.engines.at_hand import device_to_measure
 from googlenet_edge.engines.bench import bench
 from googlenet_edge.engines.bundle import read_bundle
 from googlenet_edge.engines.circumstances import read_circumstances
 from googlenet_edge.engines.clocks import held
-from googlenet_edge.engines.devices import profile_of
+from googlenet_edge.engines.devices import device_to_measure, profile_of
 from googlenet_edge.engines.jetson import ROOT
 from googlenet_edge.engines.measurement import Measurement, write_measurement
 from googlenet_edge.engines.registry import backend_for, open_bundle

@@ -9,7 +9,7 @@ class Device(Enum):
     """What a model is lowered for and runs on: the words of ``--device``.
 
     ``JETSON`` stands for the Jetson at hand, and is resolved to one of the modules before anything is built, measured
-    or written down (`engines.at_hand`).
+    or written down (`engines.devices`).
     """
 
     CPU = "cpu"

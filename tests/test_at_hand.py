@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from fake_jetson import FAKES, ORIN_NANO, FakeJetson, fake_jetson, fake_pc
 
-from googlenet_edge.engines.at_hand import device_to_measure, jetson_to_build_for
+from googlenet_edge.engines.devices import device_to_measure, jetson_to_build_for
 from googlenet_edge.errors import EngineError
 from googlenet_edge.target import Device
 

@@ -29,9 +29,8 @@ from googlenet_edge.calibration.rescale import rescale_factors, rescaled, rescal
 from googlenet_edge.calibration.rounding import rounded_together, rounding_steps
 from googlenet_edge.calibration.session import open_session
 from googlenet_edge.calibration.table import CalibrationTable, Rounding, encode_floats, encode_steps
-from googlenet_edge.calibration.triangle import triangle_of
 from googlenet_edge.calibration.weights import WeightRange, layer_weights
-from googlenet_edge.calibration.windows import Windows, window_moments, windows_of
+from googlenet_edge.calibration.windows import Windows, triangle_of, window_moments, windows_of
 from googlenet_edge.statistics import sqnr_db
 
 GRAPH, IMAGES = tiny_graph(), tiny_images(32)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from googlenet_edge import workspace
-from googlenet_edge.commands import away, machine
+from googlenet_edge.commands import machine
 from googlenet_edge.commands.options import (
     CORES,
     AboutOnnx,
@@ -330,9 +330,9 @@ def bench(
     power_mode: machine.ModeOption = None,
     image: Annotated[Path | None, typer.Option(help="For the stages; default: a generated JPEG, 640×480.")] = None,
     out: Annotated[Path | None, typer.Option(help="JSON file for every sample; default: none.")] = None,
-    host: away.HostOption = None,
-    python: away.PythonOption = None,
-    keep: away.KeepOption = False,
+    host: machine.HostOption = None,
+    python: machine.PythonOption = None,
+    keep: machine.KeepOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Latency, throughput, cold start and memory of bundles, measured in turns.
@@ -354,15 +354,15 @@ def bench(
         workspace.check_result_place(out, workspace.MEASUREMENT_FILE)
     lasting = machine.sustained_plan(sustained, fps)
     settings = workspace.read_settings()
-    remote = away.destination(host, python, keep, device=device, settings=settings)
-    wish = away.device_there(device, settings) if remote else machine.device_for_bench(device, settings)
+    remote = machine.destination(host, python, keep, device=device, settings=settings)
+    wish = machine.device_there(device, settings) if remote else machine.device_for_bench(device, settings)
     paths = _to_measure(bundles or [], on_processor=not remote and wish is Device.CPU and engine is None)
     cores = chosen("--threads", threads, settings.threads, 1)
     photo = read_image_file(image) if image else None
     if remote:
         clocks = Clocks.FIXED if lock_clocks else Clocks.MOVING
         there = RemotePlan(wish, engine, cores, streams, rounds, lasting, power_mode, clocks)
-        measurement = away.measured_there(paths, remote, plan=there, image=photo)
+        measurement = machine.measured_there(paths, remote, plan=there, image=photo)
     else:
         with held(machine.ROOT, power_mode, fixed=lock_clocks), bar("measuring") as progress:
             plan = BenchPlan(threads=cores, streams=streams or usable_cores(), rounds=rounds, sustained=lasting)
