@@ -20,9 +20,7 @@ from googlenet_edge.graph import INPUT, InferenceGraph, attributes_of
 
 _PER_IMAGE = 32
 _MOST_VALUES = 4608  # of a window: 512 channels of 3×3
-_LARGE = (
-    2304  # values of windows whose covariances are decomposed one after another: each takes many times its own memory
-)
+_LARGE = 2304  # values of windows whose covariances are decomposed one after another: each takes much memory
 _AT_ONCE = 16  # images whose windows are added up together
 _DAMPING = 0.01  # GPTQ's
 

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from googlenet_edge.channels import STEP, Removal, kept_after, order_of_removal
 from googlenet_edge.checkpoint import (
     Checkpoint,
     TrainingRecord,
@@ -31,7 +32,6 @@ from googlenet_edge.errors import ConfigError
 from googlenet_edge.export import export
 from googlenet_edge.files import check_writable, to_json, write_bytes
 from googlenet_edge.prune import Cost, inference_cost
-from googlenet_edge.removal import STEP, Removal, kept_after, order_of_removal
 from googlenet_edge.reports import Observer
 from googlenet_edge.slim import convolution_widths, importance_on, slimmed
 from googlenet_edge.statistics import Interval

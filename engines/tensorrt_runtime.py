@@ -1,4 +1,7 @@
-"""TensorRT on a GPU: a plan, built here when it is missing, and run through pycuda by the tensor-address interface."""
+"""TensorRT on a GPU: a plan, built here when it is missing, and run through pycuda by the tensor-address interface.
+
+`compile_bundle` builds it before anybody waits for an answer.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import os
 import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from queue import LifoQueue
@@ -16,11 +19,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from googlenet_edge.dataset import Progress
+from googlenet_edge.engines.bundle import read_bundle
 from googlenet_edge.engines.cuda_device import Buffer, CudaDevice, Timeline, load_driver, new_stream
 from googlenet_edge.engines.cuda_graph import Graph, GraphDriver, Recording
-from googlenet_edge.engines.devices import DeviceProfile
+from googlenet_edge.engines.devices import DeviceProfile, profile_of
 from googlenet_edge.engines.protocol import DeviceStage, EngineOptions, EngineSpec, check_batch
+from googlenet_edge.engines.registry import open_bundle
 from googlenet_edge.engines.tensorrt_builder import Batches, PlanRequest
+from googlenet_edge.engines.tensorrt_layers import Placement
 from googlenet_edge.engines.tensorrt_library import (
     Flavour,
     Library,
@@ -329,3 +336,53 @@ def _interface(engine: tensorrt.ICudaEngine, library: Library) -> tuple[int, int
 def _expect(done: bool, what: str) -> None:
     if not done:
         raise EngineError(f"TensorRT {what}; see its messages in the log")
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A plan that gives the bundle's golden logits on the GPU here.
+
+    ``library`` and ``gpu`` made it and alone can run it. ``seconds`` is what its build took, now or, where it is
+    ``reused``, before.
+    """
+
+    bundle: str
+    folder: str
+    library: str
+    gpu: str
+    size: int
+    seconds: float
+    reused: bool
+    placement: Placement
+
+
+def compile_bundle(path: Path, *, progress: Progress | None = None) -> Compiled:
+    """Compiles a bundle where that is not done yet, and computes its golden vectors.
+
+    Raises:
+        BundleError: the bundle is damaged, or the plan computes something else.
+        EngineError: it is for a processor; TensorRT, pycuda or the GPU is missing; or TensorRT refuses the model.
+        OutputError: the plan cannot be kept.
+    """
+    bundle = read_bundle(path)
+    device = bundle.manifest.device
+    if not profile_of(device).has_tensorrt:
+        raise EngineError(
+            f"{path} is for a processor and runs as it is, nothing is left to compile; measure it with: gnet-edge bench"
+            f" {path}"
+        )
+    with open_bundle(bundle, engine=EngineName.TENSORRT, progress=progress) as engine:
+        if not isinstance(engine, TensorRtEngine):
+            raise EngineError(f"{path} was opened by {engine.spec.backend}, which compiles nothing")
+        plan = engine.plan
+    record = plan.record
+    return Compiled(
+        bundle=str(path),
+        folder=str(plan.folder),
+        library=record.key.library,
+        gpu=record.key.gpu,
+        size=record.size,
+        seconds=record.seconds,
+        reused=plan.reused,
+        placement=record.placement,
+    )

@@ -14,13 +14,22 @@ from hypothesis import strategies as st
 from networks import NARROW, PAPER, made_checkpoint, normalized_noise
 from numpy.typing import NDArray
 
-from googlenet_edge.channels import BLOCKS, CLASSIFIER_SOURCES, READERS, SOURCES
+from googlenet_edge.channels import (
+    BLOCKS,
+    CLASSIFIER_SOURCES,
+    READERS,
+    SOURCES,
+    LatencyModel,
+    halved,
+    kept_after,
+    macs_of,
+    order_of_removal,
+)
 from googlenet_edge.checkpoint import Checkpoint, build_model, read_checkpoint, write_checkpoint
 from googlenet_edge.errors import CheckpointError
 from googlenet_edge.export import check_parity, export
 from googlenet_edge.model import GoogLeNet
 from googlenet_edge.prune import inference_cost, prune
-from googlenet_edge.removal import LatencyModel, halved, kept_after, macs_of, order_of_removal
 from googlenet_edge.slim import channel_importance, convolution_widths, macs_a_channel_pair, slimmed, widths_from
 
 Kept = dict[str, tuple[int, ...]]

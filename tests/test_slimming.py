@@ -20,6 +20,7 @@ from networks import NARROW, SMALL, made_checkpoint
 from numpy.typing import NDArray
 from tiny_bundles import hide_openvino, solid
 
+from googlenet_edge.channels import LatencyModel
 from googlenet_edge.checkpoint import Checkpoint, is_auxiliary, read_checkpoint, write_checkpoint
 from googlenet_edge.dataset import Progress, open_dataset
 from googlenet_edge.engines import slimming, stopwatch
@@ -34,7 +35,6 @@ from googlenet_edge.files import sha256_file
 from googlenet_edge.graph import InferenceGraph
 from googlenet_edge.model import Widths
 from googlenet_edge.pictograms import write_pictograms
-from googlenet_edge.removal import LatencyModel
 from googlenet_edge.reports import StoppedError
 from googlenet_edge.slim import convolution_widths, macs_a_channel_pair, slimmed
 from googlenet_edge.statistics import Interval

@@ -155,7 +155,7 @@ def _calibrate_there(bundle: Path, out: Path | None, request: CalibrationRequest
 
 def _compile(bundle: Path, *, as_json: bool) -> None:
     """What `build` does with a bundle."""
-    from googlenet_edge.engines.compiled import compile_bundle
+    from googlenet_edge.engines.tensorrt_runtime import compile_bundle
 
     with bar("compiling for the GPU") as progress:
         done = compile_bundle(bundle, progress=progress)
