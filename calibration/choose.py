@@ -19,7 +19,6 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from googlenet_edge.calibration.compensate import Means, compensated, window_means
 from googlenet_edge.calibration.extremes import ChannelExtremes
 from googlenet_edge.calibration.lower import quantized
 from googlenet_edge.calibration.pixels import PIXELS
@@ -31,7 +30,7 @@ from googlenet_edge.calibration.rescale import (
     rescaled_extremes,
     rescaled_moments,
 )
-from googlenet_edge.calibration.rounding import Steps, rounding_steps
+from googlenet_edge.calibration.rounding import Means, Steps, compensated, rounding_steps, window_means
 from googlenet_edge.calibration.session import open_session, side_by_side
 from googlenet_edge.calibration.table import CalibrationTable, Trial
 from googlenet_edge.calibration.weights import WeightRange

@@ -17,11 +17,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from googlenet_edge.calibration.compensate import compensated
 from googlenet_edge.calibration.pixels import absorb_normalization, taking_codes, taking_pixels
 from googlenet_edge.calibration.placement import NO_NODES, WITH_WEIGHTS, data_inputs, grids
 from googlenet_edge.calibration.ranges import Ranges, U8Grid, u8_grid
 from googlenet_edge.calibration.rescale import rescaled
+from googlenet_edge.calibration.rounding import compensated
 from googlenet_edge.calibration.surgery import cast, dequantized_constant, half, model_like, renamed
 from googlenet_edge.calibration.table import CalibrationTable, decode_floats
 from googlenet_edge.calibration.weights import WeightRange, quantize_weights

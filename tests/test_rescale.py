@@ -10,7 +10,6 @@ import pytest
 from numpy.typing import NDArray
 from tiny_graph import one_by_one, tiny_graph, tiny_images, whole_googlenet
 
-from googlenet_edge.calibration.compensate import compensated, window_means
 from googlenet_edge.calibration.extremes import ChannelExtremes, joined, observations
 from googlenet_edge.calibration.lower import quantized
 from googlenet_edge.calibration.placement import grids
@@ -20,6 +19,7 @@ from googlenet_edge.calibration.rescale import (
     rescaled,
     rescaled_extremes,
 )
+from googlenet_edge.calibration.rounding import compensated, window_means
 from googlenet_edge.calibration.session import open_session
 from googlenet_edge.calibration.windows import Moments, Windows, window_moments
 from googlenet_edge.graph import InferenceGraph

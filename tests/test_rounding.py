@@ -20,13 +20,12 @@ from test_rescale import extremes_of, logits, moments_of
 from tiny_graph import SHAPES, TINY, one_by_one, table_of, tiny_graph, tiny_images
 
 from googlenet_edge.calibration.calibrate import calibrate
-from googlenet_edge.calibration.compensate import compensated, window_means
 from googlenet_edge.calibration.extremes import flat, joined, stacked
 from googlenet_edge.calibration.lower import lower_int8_cpu, prepared, quantized, rescaled_by
 from googlenet_edge.calibration.lower_tensorrt import lower_int8_tensorrt
 from googlenet_edge.calibration.ranges import Ranges
 from googlenet_edge.calibration.rescale import rescale_factors, rescaled, rescaled_moments
-from googlenet_edge.calibration.rounding import rounded_together, rounding_steps
+from googlenet_edge.calibration.rounding import compensated, rounded_together, rounding_steps, window_means
 from googlenet_edge.calibration.session import open_session
 from googlenet_edge.calibration.table import CalibrationTable, Rounding, encode_floats, encode_steps
 from googlenet_edge.calibration.weights import WeightRange, layer_weights
