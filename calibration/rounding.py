@@ -8,9 +8,9 @@ what its weight and the errors before it ask for, so that the sums come out as t
 Source: GPTQ, Frantar et al., arXiv 2210.17323, in the form of Babai's nearest plane, which is the same (Chen et al.,
 arXiv 2507.18553).
 
-`compensated` puts the float graph on those codes and corrects its biases: rounded weights shift the mean of what a layer
-computes, b += (W - Wq) · E[x] takes the shift back. Source: Nagel et al., arXiv 1906.04721, section 4.2, with means
-measured on images.
+`compensated` puts the float graph on those codes and corrects its biases: rounded weights shift the mean of what a
+layer computes, b += (W - Wq) · E[x] takes the shift back. Source: Nagel et al., arXiv 1906.04721, section 4.2, with
+means measured on images.
 """
 
 from __future__ import annotations
