@@ -40,7 +40,10 @@ for i in "${!bundles[@]}"; do
   step "inspect-$i" gnet-edge inspect "${bundles[$i]}" --json
   step "build-$i" gnet-edge build "${bundles[$i]}" --json
 done
-sleep 60 # until the load average of the last minute is not that of the builds
+for _ in {1..36}; do # until the load average of the last minute is no longer that of the builds
+  grep -q ^0 "$work"/build-*.code && awk '{ exit $1 < 0.5 }' /proc/loadavg || break
+  sleep 5
+done
 step bench gnet-edge bench "${bundles[@]}" --json
 [ "$minutes" = 0 ] || step sustained gnet-edge bench "${bundles[-1]}" --sustained "${minutes}m" --fps 30 --json
 [ -z "$data" ] || step eval gnet-edge eval "${bundles[@]}" --data "$data" --json

@@ -89,7 +89,7 @@ def bench(
         predictors = [subject.predictor for subject in subjects]
         streamed = [subject.streamed for subject in subjects if subject.streamed]
         described = _describe(image, predictors[0])
-        turns = len(subjects) * (plan.cold_starts + turn_count(plan))
+        turns = len(subjects) * (plan.start_count + turn_count(plan))
         turns += len(subjects) * plan.sustained.window_count if plan.sustained else 0
         watching = Watch(root, clock=clock, hz=plan.energy.hz) if circumstances.jetson else None
         tick = ticker(turns + (plan.energy.turn_count(len(subjects)) if watching else 0), progress)
@@ -218,7 +218,7 @@ def _cold_starts(
         file.write(image)
         file.flush()
         rounds = []
-        for _ in range(plan.cold_starts):
+        for _ in range(plan.start_count):
             starts = []
             for path in paths:
                 starts.append(cold_start(path, Path(file.name), threads=plan.threads, engine=engine))

@@ -198,7 +198,7 @@ def _read_verified(path: Path) -> Bundle:
         raise BundleError(
             f"{path} has labels or golden vectors that do not fit it ({problem}); build it again"
         ) from problem
-    if b"location" in contents[MODEL]:  # the key of ONNX's external data; no other word in a lowered model has it
+    if b"location" in contents[MODEL]:  # the key of ONNX's external data; no name in a lowered model has it
         raise BundleError(f"{path / MODEL} keeps weights in another file, which no hash covers; build the bundle again")
     if _needs_cache(manifest) and not contents[CACHE]:
         raise BundleError(f"{path / CACHE} is empty, and a DLA quantizes by it; build the bundle again")

@@ -11,9 +11,10 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
 from googlenet_edge.engines.jetson import ROOT, read_power_mode
@@ -22,6 +23,7 @@ from googlenet_edge.errors import EngineError
 _NVPMODEL = Path("usr/sbin/nvpmodel")
 _JETSON_CLOCKS = Path("usr/bin/jetson_clocks")
 _TIMEOUT_S = 60.0
+_Handler = Callable[[int, FrameType | None], object] | int
 _ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C, a polite end, and an SSH connection that was lost."""
 
@@ -30,28 +32,34 @@ _ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def held(root: Path, mode: str | None, *, fixed: bool) -> Iterator[None]:
     """A Jetson in a power mode, where one is named, and with its clocks fixed, where that is wanted.
 
-    Both are set back however the block ends, `_ENDINGS` included, and none of these interrupts that. Main thread only.
+    Both are set back however the block ends, `_ENDINGS` included. While they are set or set back, none of these counts.
+    For the main thread.
 
     Raises:
         EngineError: as `power_mode` and `fixed_clocks` do.
     """
     blocks = [power_mode(root, mode)] if mode else []
     blocks += [fixed_clocks(root)] if fixed else []
+    if not blocks:
+        yield
+        return
+    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in _ENDINGS}
+    within = {
+        n: handler if handler in (signal.SIG_IGN, before[signal.SIGINT]) else _end for n, handler in before.items()
+    }
     with ExitStack() as stack:
-        for number in _ENDINGS if blocks else ():
-            before = signal.getsignal(number)
-            stack.callback(signal.signal, number, before or signal.SIG_DFL)
-            if number != signal.SIGINT and before is not signal.SIG_IGN:  # which nohup has of SIGHUP
-                signal.signal(number, _end)
+        stack.callback(_listen, before)
+        _listen(dict.fromkeys(_ENDINGS, signal.SIG_IGN))
         for block in blocks:
             stack.enter_context(block)
-            stack.callback(_ignore_endings)
+        stack.callback(_listen, dict.fromkeys(_ENDINGS, signal.SIG_IGN))
+        _listen(within)
         yield
 
 
-def _ignore_endings() -> None:
-    for number in _ENDINGS:
-        signal.signal(number, signal.SIG_IGN)
+def _listen(handlers: Mapping[signal.Signals, _Handler]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def _end(number: int, _: object) -> NoReturn:
@@ -128,16 +136,23 @@ def _set_mode(root: Path, modes: dict[str, int], name: str) -> None:
 def _run(root: Path, tool: Path, *arguments: str) -> None:
     """One of NVIDIA's tools, which need root: through sudo, as far as that asks for no password."""
     as_root = ("sudo", "-n") if root == ROOT and os.geteuid() else ()
-    words = [*as_root, str(root / tool), *arguments]
     if not (root / tool).exists():
         raise EngineError(f"{root / tool} is missing; clocks can be set on a Jetson only")
-    try:
-        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=_TIMEOUT_S, check=False)
-    except (OSError, subprocess.TimeoutExpired) as problem:
-        raise EngineError(f"{tool.name} cannot be run ({problem})") from problem
-    said = (done.stderr + b"\n" + done.stdout).decode(errors="replace").strip()
+    code, said = _ended([*as_root, str(root / tool), *arguments], tool.name)
     failed = re.search(r"^Error.*", said, re.MULTILINE)  # with which jetson_clocks ends, too, as if all were well
-    if done.returncode or failed:
-        reason = failed[0] if failed else said.split("\n")[0].strip() or f"code {done.returncode}"
+    if code or failed:
+        reason = failed[0] if failed else said.split("\n")[0].strip() or f"code {code}"
         mend = f"; it needs root: let sudo run {root / tool} without a password" if os.geteuid() else ""
         raise EngineError(f"{tool.name} failed ({reason}){mend}")
+
+
+def _ended(words: list[str], name: str) -> tuple[int, str]:
+    """The code and the words of a command. Nobody waits for what does not end and, being root's, cannot be ended."""
+    try:
+        running = subprocess.Popen(
+            words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        out, _ = running.communicate(timeout=_TIMEOUT_S)
+    except (OSError, subprocess.TimeoutExpired) as problem:
+        raise EngineError(f"{name} cannot be run ({problem})") from problem
+    return running.returncode, out.decode(errors="replace").strip()

@@ -1,4 +1,5 @@
-"""The known devices: what each can compute, and which TensorRT it may carry. Two tables, and the questions to them.
+"""The known devices: what each can compute, and which TensorRT it may carry. Two tables, the questions to them,
+and which device is meant where the machine itself has a say in it.
 
 Sources: JetPack's release notes (versions), NVIDIA's list "CUDA GPUs" (compute capability), TensorRT's support matrix
 (INT8 and FP16 by compute capability) and the modules' data sheets (DLA, memory).
@@ -171,6 +172,8 @@ PROFILES = (
 
 JETSONS = tuple(profile for profile in PROFILES if profile.platform is Platform.JETSON)
 JETSON_DEVICES = frozenset(profile.device for profile in JETSONS)
+_NAMES = ", ".join(profile.name for profile in JETSONS)
+_ELSEWHERE = "measure on one with --host user@address, or here with --device cpu"
 
 
 def profile_of(device: Device) -> DeviceProfile:
@@ -247,10 +250,6 @@ def known_devices(at_hand: Device | None) -> tuple[KnownDevice, ...]:
         )
         for profile in PROFILES
     )
-
-
-_NAMES = ", ".join(profile.name for profile in JETSONS)
-_ELSEWHERE = "measure on one with --host user@address, or here with --device cpu"
 
 
 def jetson_to_build_for(*, set_to: Device | None, root: Path) -> Device:

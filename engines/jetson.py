@@ -227,8 +227,8 @@ def _jetpack_of(l4t: str | None) -> str | None:
 
 def _cuda(root: Path) -> str | None:
     with suppress(msgspec.MsgspecError, KeyError):
-        parts = msgspec.json.decode(_text(root / "usr/local/cuda/version.json") or "", type=dict[str, dict[str, str]])
-        return parts["cuda"]["version"]
+        parts = msgspec.json.decode(_text(root / "usr/local/cuda/version.json") or "", type=dict[str, msgspec.Raw])
+        return msgspec.json.decode(parts["cuda"], type=dict[str, str])["version"]
     found = re.match(r"CUDA Version ([\d.]+)", _text(root / "usr/local/cuda/version.txt") or "")
     return found[1] if found else None
 

@@ -35,6 +35,7 @@ class BenchPlan:
     within 0.75 %.
     Throughput has ``batch_rounds`` rounds with one counted run for each of ``batches``: on one stream of ``threads``
     threads, and where ``streams`` is more than 1, as many images on each of that many streams of one thread.
+    By default these are 10, and there are 3 cold starts; half and a tenth of ``rounds``, where that is more.
     ``energy`` is for machines with sensors, ``sustained`` for each bundle by itself, after everything else.
     """
 
@@ -43,13 +44,13 @@ class BenchPlan:
     rounds: int | None = None
     runs: int = 10
     batches: tuple[int, ...] = (1, 2, 4, 8)
-    batch_rounds: int = 10
-    cold_starts: int = 3
+    batch_rounds: int | None = None
+    cold_starts: int | None = None
     energy: EnergyPlan = field(default_factory=EnergyPlan)
     sustained: SustainedPlan | None = None
 
     def __post_init__(self) -> None:
-        rest = (self.runs, self.batch_rounds, self.cold_starts, self.streams, *self.batches)
+        rest = (self.runs, self.throughput_rounds, self.start_count, self.streams, *self.batches)
         if self.least_rounds < 6 or min(rest) < 1:
             raise ConfigError("a benchmark needs at least 6 rounds, and 1 or more of everything else")
 
@@ -57,6 +58,16 @@ class BenchPlan:
     def least_rounds(self) -> int:
         """Of latency; stages have as many."""
         return _ROUNDS if self.rounds is None else self.rounds
+
+    @property
+    def throughput_rounds(self) -> int:
+        """Of each of `batches`."""
+        return max(10, (self.rounds or 0) // 2) if self.batch_rounds is None else self.batch_rounds
+
+    @property
+    def start_count(self) -> int:
+        """How many cold starts."""
+        return max(3, (self.rounds or 0) // 10) if self.cold_starts is None else self.cold_starts
 
     @property
     def most_rounds(self) -> int:
@@ -136,7 +147,7 @@ def _known_well(rounds_ms: Sequence[tuple[float, ...]]) -> bool:
 def turn_count(plan: BenchPlan) -> int:
     """How many turns one predictor takes."""
     ways = 1 if plan.streams == 1 else 2
-    return 1 + plan.most_rounds + plan.least_rounds + ways * plan.batch_rounds * len(plan.batches)
+    return 1 + plan.most_rounds + plan.least_rounds + ways * plan.throughput_rounds * len(plan.batches)
 
 
 def inference(predictor: Predictor, image: bytes, *, batch: int) -> Callable[[], object]:
@@ -190,7 +201,7 @@ def _throughput(
     predictors: Sequence[Predictor], image: bytes, batch: int, *, plan: BenchPlan, clock: Clock, tick: Tick
 ) -> list[BatchThroughput]:
     runs = [inference(predictor, image, batch=batch) for predictor in predictors]
-    rounds = take_turns([partial(settled, run, 1, clock) for run in runs], plan.batch_rounds, tick)
+    rounds = take_turns([partial(settled, run, 1, clock) for run in runs], plan.throughput_rounds, tick)
     streams = predictors[0].engine.spec.streams
     latencies, images = [samples(of_one) for of_one in rounds], batch * streams
     return [BatchThroughput(images, 1e3 * images / latency.summary_ms.p50, latency, streams) for latency in latencies]

@@ -57,7 +57,7 @@ class Library:
 
     @property
     def trt(self):  # type: ignore[no-untyped-def]  # the type of a module cannot be written down, but inferred
-        """The module. ``make types-tensorrt`` holds what is done with it against TensorRT's stubs."""
+        """The module. ``make lint` holds what is done with it against TensorRT's stubs."""
         return tensorrt if TYPE_CHECKING else self.module
 
     @property

@@ -371,10 +371,10 @@ def compile_bundle(path: Path, *, progress: Progress | None = None) -> Compiled:
             f"{path} is for a processor and runs as it is, nothing is left to compile; measure it with: gnet-edge bench"
             f" {path}"
         )
-    with open_bundle(bundle, engine=EngineName.TENSORRT, progress=progress) as engine:
-        if not isinstance(engine, TensorRtEngine):
-            raise EngineError(f"{path} was opened by {engine.spec.backend}, which compiles nothing")
-        plan = engine.plan
+    with open_bundle(bundle, engine=EngineName.TENSORRT, progress=progress) as opened:
+        if not isinstance(opened, TensorRtEngine):
+            raise EngineError(f"{path} was opened by {opened.spec.backend}, which compiles nothing")
+        plan = opened.plan
     record = plan.record
     return Compiled(
         bundle=str(path),

@@ -1,4 +1,4 @@
-"""Which convolution reads whose channels, and in which order they are removed: from all that read them, too.
+"""Which convolution reads whose channels, which are removed first, and from all that read them, too.
 
 A convolution is named after its module, such as ``inception3a.branch2.0``. Pools and Concats let channels through in
 their order, so what a convolution reads are the outputs of its sources, side by side.
@@ -85,7 +85,7 @@ class LatencyModel:
     """Where the time of a network goes.
 
     ``macs`` is, for each convolution, the multiply-accumulates of one pair of input and output channel. ``ms_per_mac``
-    is, for each stage (`channels.stage_of`), the time that removing channels there saves for each one less.
+    is, for each stage (`stage_of`), the time that removing channels there saves for each one less.
     """
 
     macs: Mapping[str, int]

@@ -24,7 +24,7 @@ Progress = Callable[[int, int], None]
 
 VAL_SHARE = 0.2
 _NOT_IMAGES = {"thumbs.db", "desktop.ini"}
-_WORKERS = max(2, min(8, usable_cores()))
+_WORKERS = max(2, min(4, usable_cores()))
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -127,12 +127,12 @@ def _listed(folder: Path) -> ImageSet:
         with os.scandir(class_folder) as entries:  # several times as quick as Path.iterdir, which asks for each file
             visible = [entry for entry in entries if _may_be_image(entry.name)]
         for entry in visible:
-            if entry.is_dir() and any(_may_be_image(inner.name) for inner in os.scandir(entry)):
+            if entry.is_dir() and not entry.is_symlink() and any(map(_is_image, Path(entry).iterdir())):
                 raise DataError(
-                    f"{entry.path} is a folder in the folder of a class; move its images up, or let its name begin with"
-                    " a dot"
+                    f"{entry.path} has images in a folder within a class; move them up, or give it a name that begins"
+                    " with a dot"
                 )
-        names = sorted(entry.name for entry in visible if entry.is_file() or entry.is_symlink())  # or leads nowhere
+        names = sorted(entry.name for entry in visible if entry.is_file() or _leads_nowhere(entry))
         if not names:
             raise DataError(f"{class_folder} has no image; add some, or remove the folder")
         paths += [class_folder / name for name in names]
@@ -275,3 +275,12 @@ def _split(images: ImageSet, seed: int) -> Dataset:
 
 def _may_be_image(name: str) -> bool:
     return not name.startswith(".") and name.lower() not in _NOT_IMAGES
+
+
+def _leads_nowhere(entry: os.DirEntry[str]) -> bool:
+    """Such as a link to a disk that is not there: an image that cannot be read, and not one to leave out in silence."""
+    return entry.is_symlink() and not entry.is_dir()
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in {".jpg", ".jpeg", ".png", ".webp"}

@@ -127,8 +127,8 @@ class _Lessons:
             self.meter.report(done, self.observer)
             if number < self.total and self.observer.should_stop():
                 raise StoppedError(
-                    f"stopped in epoch {epoch + 1} of {self.config.epochs} after step {done} of {self.steps}; it"
-                    " was not written, the same command starts again"
+                    f"stopped in epoch {epoch + 1} of {self.config.epochs} after step {done} of {self.steps}; this"
+                    " training is not kept, the same command starts again"
                 )
         self.descent.require_finite_weights()
         means = self.meter.means()

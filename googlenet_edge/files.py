@@ -28,12 +28,12 @@ _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _UNSEEN = re.compile(
     "[\x00-\x1f\x7f-\x9f\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb"
-    "\U000e0000-\U000e0fff]"
+    "\U000e0000-\U000e007f]"
 )
 
 
 def is_name(text: str) -> bool:
-    """Whether it can name a class: not empty, UTF-8, and nothing in it that steers a terminal, turns text or is unseen.
+    """Whether it can name a class: not empty, UTF-8, and nothing in it that steers a terminal or turns text.
 
     Independent of the version of Unicode, so that every Python and libgne take the same names.
     """

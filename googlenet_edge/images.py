@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 from pathlib import Path
 
@@ -20,6 +21,7 @@ MAX_PIXELS = 150_000_000
 MAX_FILE_BYTES = 256 << 20
 MAX_SCANS = 100  # of a JPEG; encoders write about ten of a progressive one
 
+_SEGMENT = re.compile(rb"\xff+([^\x00\x01\xd0-\xd8\xff])")  # a marker that is followed by a length
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -103,23 +105,18 @@ def _open(data: bytes, name: str) -> ImageFile:
 
 
 def _pairs(data: bytes, pair: bytes) -> int:
-    """How often two bytes follow each other: as `bytes.count`, in a fifth of its time."""
+    """How often two bytes follow each other: as `bytes.count`, but quicker where the first of them is frequent."""
     wanted = int.from_bytes(pair, "little")
     halves = (np.frombuffer(data, "<u2", (len(data) - odd) // 2, odd) for odd in (0, 1))
     return sum(int(np.count_nonzero(half == wanted)) for half in halves)
 
 
 def _scans(jpeg: bytes) -> int:
-    """How many scans there are before the end marker; what looks like one within a segment or behind it is none."""
+    """How many scans there are before the end marker, one too many at most; what only looks like one is none."""
     count, at = 0, 2
-    while (at := jpeg.find(b"\xff", at)) >= 0 and (marker := jpeg[at + 1 : at + 2]) not in {b"\xd9", b""}:
-        count += marker == b"\xda"
-        if marker == b"\xff":  # fills
-            at += 1
-        elif marker <= b"\x01" or b"\xd0" <= marker <= b"\xd8":  # a byte of pixels, or a marker of no segment
-            at += 2
-        else:
-            at += 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
+    while count <= MAX_SCANS and (found := _SEGMENT.search(jpeg, at)) and found[1] != b"\xd9":
+        count += found[1] == b"\xda"
+        at = found.end() + int.from_bytes(jpeg[found.end() : found.end() + 2], "big")
     return count
 
 

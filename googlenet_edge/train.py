@@ -108,7 +108,8 @@ def _refuse_among_images(request: TrainRequest) -> None:
     """There the folder of the results would be taken for a class of images."""
     split = request.data / "train", request.data / "val"
     for images in split if split[0].is_dir() else (request.data,):
-        if request.folder.resolve().is_relative_to(images.resolve()):
+        place, root = request.folder.resolve(), images.resolve()
+        if place.is_relative_to(root) and not "".join(place.relative_to(root).parts[:1]).startswith("."):
             raise ConfigError(
                 f"{request.folder} is inside of {images}, where each folder is a class of images; give another --out"
             )

@@ -171,13 +171,13 @@ def check_same_training(saved: TrainingState, wanted: TrainingState, folder: Pat
         before, now = getattr(saved.config, f.name), getattr(wanted.config, f.name)
         if before != now:
             raise TrainingError(f"{folder} was being trained with {f.name} {before}, now it is {now}; {mend}")
-    if saved.batch_size != wanted.batch_size:
-        raise TrainingError(
-            f"{folder} was being trained in batches of {saved.batch_size}, in as many processes they are of"
-            f" {wanted.batch_size}; start as many as before, or {mend.partition('or ')[2]}"
-        )
     if saved.images_sha256 != wanted.images_sha256:
         raise TrainingError(f"{folder} was being trained on other images; {mend}")
+    if saved.batch_size not in (0, wanted.batch_size):  # earlier versions did not write it
+        raise TrainingError(
+            f"{folder} was being trained in batches of {saved.batch_size}, in so many processes they are of"
+            f" {wanted.batch_size}; {mend}"
+        )
     if saved.start != wanted.start:
         raise TrainingError(f"{folder} was being trained from other weights; {mend}")
     if saved.info != wanted.info:

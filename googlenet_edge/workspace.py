@@ -204,7 +204,9 @@ def take_bundles(given: Sequence[Path]) -> list[Taken]:
     if given:
         return [take_bundle(path) for path in given]
     run = take_bundle(None).path.parent
-    manifests = sorted(path for _, path in _finished(run.glob(f"*/{MANIFEST_FILE}")))
+    run = run.parent if run.match(_SLIM.format("*")) else run
+    found = (run.glob(f"{folder}*/{MANIFEST_FILE}") for folder in ("", f"{_SLIM.format('*')}/"))
+    manifests = sorted(path for each in found for _, path in _finished(each))
     return [Taken(manifest.parent, "of the newest run") for manifest in manifests]
 
 

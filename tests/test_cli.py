@@ -218,8 +218,8 @@ def test_changed_image_makes_a_new_table_and_changed_weights_all_anew(built: Bui
     write_checkpoint(path, checkpoint)
     outcome = done("build", "--json", cwd=work)
     assert json.loads(outcome.out)["reused"] == []
-    assert "in the place of one of another network: runs/photos/int8-cpu; --out names a place for each\n" in outcome.err
-    assert "in the place of" not in done("build", cwd=work).err
+    assert "runs/photos/int8-cpu replaces a bundle of another network; --out names a place for each\n" in outcome.err
+    assert "replaces a bundle" not in done("build", cwd=work).err
 
 
 # Single steps

@@ -6,12 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from fake_jetson import ORIN_NANO, XAVIER_NX, fake_jetson, fake_pc
 from ssh_device import wait_until
 
+from googlenet_edge.engines import clocks
 from googlenet_edge.engines.clocks import fixed_clocks, held, power_mode
 from googlenet_edge.engines.jetson import Clock, read_jetson, read_power_mode
 from googlenet_edge.errors import EngineError
@@ -73,7 +75,11 @@ def test_process_that_is_ended_sets_clocks_and_mode_back_first(ending: signal.Si
     tool.write_text(f'#!/bin/sh\n[ "$1" != --restore ] || {{ {wait}; }}\nexec {real} "$@"\n')
     tool.chmod(0o755)
     os.mkfifo(tmp_path / "go")
-    with subprocess.Popen([sys.executable, "-c", BUSY, root], stdout=subprocess.PIPE, text=True) as process:
+    with ExitStack() as stack:
+        process = stack.enter_context(
+            subprocess.Popen([sys.executable, "-c", BUSY, root], stdout=subprocess.PIPE, text=True)
+        )
+        stack.callback(process.kill)
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
         assert (gpu_clock(root), read_power_mode(root)) == (Clock(306, 918, 918), "15W")
@@ -81,8 +87,28 @@ def test_process_that_is_ended_sets_clocks_and_mode_back_first(ending: signal.Si
         wait_until(waits.exists)
         process.send_signal(ending)
         (tmp_path / "go").write_text("go\n")
+        process.wait()
     assert process.returncode != 0
     assert (gpu_clock(root), read_power_mode(root)) == (Clock(306, 306, 918), "25W")
+
+
+def test_clocks_are_set_through_sudo_by_who_is_not_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, tools = fake_jetson(tmp_path / "root", ORIN_NANO), tmp_path / "tools"
+    tools.mkdir()
+    (tools / "sudo").write_text(f'#!/bin/sh\n[ "$1" = -n ] && shift && echo "$1" >> {tmp_path}/asked && exec "$@"\n')
+    (tools / "sudo").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    monkeypatch.setattr(clocks, "ROOT", root)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with held(root, "15W", fixed=True):
+        assert (gpu_clock(root), read_power_mode(root)) == (Clock(306, 918, 918), "15W")
+    assert (gpu_clock(root), read_power_mode(root)) == (Clock(306, 306, 918), "25W")
+    nvpmodel, jetson_clocks = f"{root}/usr/sbin/nvpmodel", f"{root}/usr/bin/jetson_clocks"
+    assert (tmp_path / "asked").read_text().split() == [nvpmodel, *[jetson_clocks] * 3, nvpmodel]
+    (tools / "sudo").write_text("#!/bin/sh\necho 'sudo: a password is required' >&2; exit 1\n")
+    sentence = rf"\(sudo: a password is required\); it needs root: let sudo run {jetson_clocks} without a password$"
+    with pytest.raises(EngineError, match=sentence), fixed_clocks(root):
+        pass
 
 
 def test_signal_that_was_ignored_before_is_ignored_still(tmp_path: Path) -> None:

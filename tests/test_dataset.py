@@ -86,6 +86,8 @@ def test_dataset_does_not_see_hidden_files_and_junk(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     (tmp_path / ".cache").mkdir()
     (tmp_path / "cat" / "folder").mkdir()
+    (tmp_path / "cat" / "folder" / "notes.csv").touch()
+    (tmp_path / "cat" / "link").symlink_to(tmp_path / "cat" / "folder")
     assert relative(open_images(tmp_path)) == ["cat/000.png", "cat/001.png", "dog/000.png", "dog/001.png"]
 
 
@@ -97,7 +99,7 @@ def test_dataset_leaves_no_image_out_in_silence(tmp_path: Path) -> None:
     assert check_images(images, preprocess=PREPROCESS).damaged == (f"{tmp_path}/dog/gone.png is missing",)
     (tmp_path / "cat" / "2025").mkdir()
     (tmp_path / "cat" / "2025" / "1.png").touch()
-    sentence = "cat/2025 is a folder in the folder of a class; move its images up, or let its name begin with a dot$"
+    sentence = "cat/2025 has images in a folder within a class; move them up, or give it a name that begins with a dot$"
     with pytest.raises(DataError, match=sentence):
         open_images(tmp_path)
 

@@ -119,7 +119,7 @@ def test_distillation_tells_of_steps_and_epochs(data: TrainingData) -> None:
 
 
 def test_distillation_that_is_stopped_says_that_it_starts_again(data: TrainingData) -> None:
-    sentence = r"stopped in epoch 2 of 4 after step 1 of 3; it was not written, the same command starts again"
+    sentence = r"stopped in epoch 2 of 4 after step 1 of 3; this training is not kept, the same command starts again"
     with pytest.raises(StoppedError, match=sentence):
         run(network(seed=2), data, CONFIG, Watching(stop_after=4))
 

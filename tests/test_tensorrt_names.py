@@ -22,7 +22,6 @@ GUARDS = {
     "hasattr",
     "unit",
     "targets",
-    "FLAGS",
     "calibrator_of",
 }
 """Words by which a function, or who calls it, tells versions apart."""

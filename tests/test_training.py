@@ -78,7 +78,8 @@ def data(photos: Path) -> TrainingData:
 
 
 def start(data: TrainingData, config: TrainConfig = CONFIG) -> TrainingState:
-    return first_state(CheckpointInfo(data.train.class_names, PREPROCESS), config, images_sha256=data.train_sha256)
+    info = CheckpointInfo(data.train.class_names, PREPROCESS)
+    return first_state(info, config, images_sha256=data.train_sha256, batch_size=config.batch_size)
 
 
 def run(state: TrainingState, data: TrainingData, folder: Path, watching: Watching) -> Checkpoint:
@@ -199,7 +200,7 @@ def test_training_gives_up_where_the_loss_is_not_finite(data: TrainingData, tmp_
         ({"config": replace(CONFIG, batch_size=8)}, "was being trained with batch_size 16, now it is 8"),
         (
             {"batch_size": 15},
-            r"in batches of 0, in as many processes they are of 15; start as many as before, or start",
+            "in batches of 16, in so many processes they are of 15; give the settings of before, or start",
         ),
         ({"images_sha256": "other"}, "was being trained on other images"),
         ({"start": "other"}, "was being trained from other weights"),

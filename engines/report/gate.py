@@ -20,10 +20,9 @@ _RULE = re.compile(r"(?P<metric>[a-z0-9_.]+)\s*(?P<side>[<>])\s*(?P<limit>[+-]?\
 
 _STEADIER = {
     **dict.fromkeys((Metric.P50, Metric.P90, Metric.P99, Metric.P99_9), "measure both with more --rounds"),
-    **dict.fromkeys(
-        (Metric.THROUGHPUT, Metric.COLD_START, Metric.ENERGY), "measure both while nothing else runs there"
-    ),
-    Metric.TOP1: "evaluate both on more images",
+    **dict.fromkeys((Metric.THROUGHPUT, Metric.COLD_START), "measure both with --rounds of 100 and more"),
+    Metric.ENERGY: "measure both while nothing else runs",
+    Metric.TOP1: "give the answers of both (eval --out), on more images where they are given",
 }
 """What would narrow the interval of a change; size and memory have none."""
 
@@ -75,13 +74,21 @@ def check_circumstances(matched: Sequence[Matched]) -> None:
             )
 
 
-def check_nothing_missing(rules: Sequence[Rule], missing: Sequence[str]) -> None:
-    """Raises `DataError` where there are rules, and bundles of the baseline to which they cannot be applied."""
+def check_complete(rules: Sequence[Rule], missing: Sequence[str], unlike: Sequence[str]) -> None:
+    """Raises `DataError` where there are rules that cannot be applied to all of the baseline.
+
+    Args:
+        missing: bundles of the baseline that were not measured now.
+        unlike: what has only answers of another engine.
+    """
     if rules and missing:
+        more = f" and {len(missing) - 4} more" if len(missing) > 4 else ""
         raise DataError(
-            f"{', '.join(missing[:4])} of the baseline was not measured now, so no rule can be applied to it; measure"
-            " the same bundles with the same engines, or make a baseline without it"
+            f"not measured now, but in the baseline: {', '.join(missing[:4])}{more}; measure the same bundles with the"
+            " same engines, or leave them out with --force"
         )
+    if unlike and any(rule.metric is Metric.TOP1 for rule in rules):
+        raise DataError(f"{unlike[0]}; evaluate with the engine that is measured (eval --engine)")
 
 
 def broken_sentences(rules: Sequence[Rule], matched: Sequence[Matched]) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from pathlib import PurePath
@@ -30,6 +30,9 @@ from googlenet_edge.statistics import (
 RUN_TO_RUN_PERCENT = 1.75
 """Two processes of one bundle differ by so much for reasons that no round of either shows, such as where in memory its
 weights lie: intervals of times are that much wider on both sides than what the rounds say."""
+
+_MOST_DRIFT = 0.1
+"""From hour to hour a machine becomes slower or faster by such a share at most; 8 % was seen."""
 
 _Pair = tuple[Subject, Subject]
 """A bundle before and now."""
@@ -142,15 +145,33 @@ def judge(baseline: Material, now: Material) -> tuple[Matched, ...]:
     return tuple(Matched(*pair, _changes(*pair, *answers, beside=_yardstick(pair, matched))) for pair in matched)
 
 
-def missing_now(baseline: Material, matched: Sequence[Matched]) -> tuple[str, ...]:
-    """The bundles of the baseline that have no counterpart, each with its engine."""
-    met = [pair.before.bundle for pair in matched]
-    return tuple(
-        shown_text(f"{bundle.name} ({bundle.engine.backend})")
-        for source in baseline.sources
-        for bundle in source.measurement.bundles
-        if not any(bundle is one for one in met)
+def without_counterpart(baseline: Material, now: Material, matched: Sequence[Matched]) -> tuple[list[str], list[str]]:
+    """The bundles of the baseline that were not measured now, and those of now that it lacks, each with its engine."""
+    met = [subject.bundle for pair in matched for subject in (pair.before, pair.after)]
+    old, new = (
+        [
+            shown_text(f"{bundle.name} ({bundle.engine.backend})")
+            for source in material.sources
+            for bundle in source.measurement.bundles
+            if not any(bundle is one for one in met)
+        ]
+        for material in (baseline, now)
     )
+    return old, new
+
+
+def answers_of_other_engines(material: Material) -> tuple[str, ...]:
+    """What was measured by one engine and answered by another alone, which may answer otherwise."""
+    return tuple(
+        shown_text(f"{bundle.name} was measured with {bundle.engine.backend}, and its answers are of {others[0]}")
+        for source in material.sources
+        for bundle in source.measurement.bundles
+        if not _answers_of(bundle, material.answers) and (others := _backends(bundle, material.answers))
+    )
+
+
+def _backends(bundle: BundleMeasurement, answers: Sequence[Answers]) -> list[str | None]:
+    return [one.backend for each in answers for one in each.bundles if one.model_sha256 == bundle.model_sha256]
 
 
 def latency_change(metric: Metric, before: Samples, after: Samples, *, beside: _Yardstick | None = None) -> Change:
@@ -175,10 +196,20 @@ def _in_units_of(found: Samples, other: Samples) -> Samples:
 
 
 def _yardstick(pair: _Pair, matched: Sequence[_Pair]) -> _Pair | None:
-    """The slowest, and so the steadiest, of the bundles that are the same in both runs and took turns with this one."""
+    """The slowest, and so the steadiest, of the bundles that are the same in both runs and took turns with this one.
+
+    None where it changed by more than a machine drifts: then something else made it so, and perhaps all bundles alike.
+    """
     others = [other for other in matched if other is not pair and _is_the_same(*other)]
     beside = [other for other in others if all(map(_took_turns, other, pair))]
-    return max(beside, key=lambda other: other[0].latency_ms.p50, default=None)
+    slowest = max(beside, key=lambda other: other[0].latency_ms.p50, default=None)
+    return slowest if slowest and abs(_drift(slowest)) <= _MOST_DRIFT else None
+
+
+def _drift(same: _Pair) -> float:
+    """By what share of its p50 a bundle that is the same changed."""
+    before, after = same
+    return after.latency_ms.p50 / before.latency_ms.p50 - 1
 
 
 def _is_the_same(before: Subject, after: Subject) -> bool:
@@ -195,9 +226,9 @@ def _took_turns(one: Subject, other: Subject) -> bool:
     return one.source is other.source and rounds and placed
 
 
-def _widened(ratio: Interval) -> Interval:
-    """Of a ratio within both runs → of the change in percent, with what two processes differ by."""
-    share = RUN_TO_RUN_PERCENT / 100
+def _widened(ratio: Interval, *, drift: float = 0.0) -> Interval:
+    """Of a ratio within both runs → of the change in percent, with what two processes and the machine differ by."""
+    share = RUN_TO_RUN_PERCENT / 100 + drift
     return Interval(100 * (ratio.low * (1 - share) - 1), 100 * (ratio.high * (1 + share) - 1))
 
 
@@ -214,13 +245,14 @@ def _changes(
 ) -> tuple[Change, ...]:
     a, b = before.bundle, after.bundle
     unit = _Yardstick(beside[1].label, *(other.bundle.latency for other in beside)) if beside else None
+    starts = ([start.total_ms for start in bundle.cold_starts] for bundle in (a, b))
     times = partial(latency_change, before=a.latency, after=b.latency, beside=unit)
     found = [
         *(times(metric) for metric in (Metric.P50, Metric.P90, Metric.P99)),
         times(Metric.P99_9) if _has_tail(a.latency) and _has_tail(b.latency) else None,
         _throughput_change(a, b, beside),
         _spread_change(Metric.ENERGY, *(bundle.energy.turns_mj if bundle.energy else () for bundle in (a, b))),
-        _cold_start_change(a, b, beside),
+        _spread_change(Metric.COLD_START, *starts, drift=abs(_drift(beside)) if beside else 0.0),
         _memory_change(a, b),
         _plain(Metric.SIZE, a.bundle_bytes / 1e6, b.bundle_bytes / 1e6, least=0.0),
         _paired_top1_change(_answers_of(a, old), _answers_of(b, new)) or _top1_change(before, after),
@@ -233,26 +265,18 @@ def _has_tail(found: Samples) -> bool:
     return sum(map(len, found.rounds_ms)) >= FEWEST_FOR_P99_9
 
 
-def _spread_change(metric: Metric, before: Sequence[float], after: Sequence[float]) -> Change | None:
-    """Of a few values on either side, by their geometric means; None where a side has no spread to judge by."""
+def _spread_change(
+    metric: Metric, before: Sequence[float], after: Sequence[float], *, drift: float = 0.0
+) -> Change | None:
+    """Of a few values on either side, by their geometric means; None where a side has no spread to judge by.
+
+    ``drift`` is by what share the machine itself became slower or faster; the interval is as much wider.
+    """
     if min(len(before), len(after)) < 2 or min(*before, *after) < _LEAST:
         return None
-    interval = _widened(mean_ratio_interval(after, before))
+    interval = _widened(mean_ratio_interval(after, before), drift=drift)
     old, new = geometric_mean(before), geometric_mean(after)
     return Change(metric, old, new, 100 * (new / old - 1), interval, _without_zero(interval))
-
-
-def _cold_start_change(before: BundleMeasurement, after: BundleMeasurement, beside: _Pair | None) -> Change | None:
-    """Bundles start in turns; each start is divided by the other bundle's of that turn, where all have one."""
-    starts = [[start.total_ms for start in bundle.cold_starts] for bundle in (before, after)]
-    found = _spread_change(Metric.COLD_START, *starts)
-    units = [[start.total_ms for start in other.bundle.cold_starts] for other in beside or ()]
-    if found is None or beside is None or [*map(len, units)] != [*map(len, starts)] or min(map(min, units)) < _LEAST:
-        return found
-    pairs = zip(starts, units, strict=True)
-    shares = [[ms / unit for ms, unit in zip(*pair, strict=True)] for pair in pairs]
-    divided = _spread_change(Metric.COLD_START, *shares)
-    return divided and replace(divided, before=found.before, after=found.after, beside=beside[1].label)
 
 
 def _throughput_change(before: BundleMeasurement, after: BundleMeasurement, beside: _Pair | None) -> Change | None:

@@ -39,10 +39,10 @@ from googlenet_edge.errors import ConfigError
 from googlenet_edge.processor import usable_cores
 from googlenet_edge.target import Device, EngineChoice, Precision, Unit
 
-_MAYBE_SEEN = "of a split that may not be the training's, so that some of them may have been learnt from"
-
 if TYPE_CHECKING:
     from googlenet_edge.engines.build import BuildReport, CalibrationRequest
+
+_MAYBE_SEEN = "of a split that may not be the training's, so that some of them may have been learnt from"
 
 
 def build(
@@ -90,7 +90,9 @@ def build(
             **{"--bgr": bgr, "--threads": threads},
             **({} if data else {"--out": out, "--calibration-images": images, "--method": method}),
         }
-        _refuse_what_a_bundle_has(checkpoint, [n for n, value in settled.items() if value not in (None, False)])
+        _refuse_what_a_bundle_has(
+            checkpoint, [n for n, value in settled.items() if value is not None and value is not False]
+        )
         if data:
             on = calibration_request(checkpoint, data, images, method, skip_damaged)
             checkpoint = _calibrate_there(checkpoint, out, on)
@@ -100,7 +102,7 @@ def build(
     source = source_of(checkpoint, onnx, AboutOnnx(labels, size, resize, mean, std, bgr), settings)
     precision = chosen("--precision", precision, settings.precision, Precision.INT8)
     device = machine.device_for_build(device, settings)
-    _refuse_what_would_be_ignored(device, engine, precision, bool(method or images))
+    _mind_what_would_be_ignored(device, engine, precision, bool(method or images))
     request = building.BuildRequest(
         source=source,
         out=out or source.folder / f"{precision.value}-{device.value}{'-dla' if dla else ''}",
@@ -117,18 +119,18 @@ def build(
     report = building.build(request, bars=bar)
     _show_built(report)
     if before not in (None, building.network_of(request.out)):
-        shown(f"in the place of one of another network: {report.bundle}; --out names a place for each")
+        shown(f"{report.bundle} replaces a bundle of another network; --out names a place for each")
     output(report, as_json)
 
 
-def _refuse_what_would_be_ignored(
+def _mind_what_would_be_ignored(
     device: Device, engine: EngineChoice | None, precision: Precision, calibrated: bool
 ) -> None:
-    """Raises `typer.BadParameter`."""
+    """Says so, or raises `typer.BadParameter` where it is what the bundle would be."""
     if engine and device is not Device.CPU:
         raise typer.BadParameter(f"--engine is about a processor; what runs on {device.value} is chosen where it runs")
     if precision is not Precision.INT8 and calibrated:
-        raise typer.BadParameter(f"--method and --calibration-images are about int8, not {precision.value}")
+        shown(f"--method and --calibration-images are about int8: nothing of {precision.value} is calibrated")
 
 
 def _refuse_what_a_bundle_has(bundle: Path, given: list[str]) -> None:
@@ -254,8 +256,9 @@ def evaluate(
     if out:
         workspace.check_result_place(out, workspace.ANSWERS_FILE)
     if not (folder / "train").is_dir():
-        record = workspace.read_run_record(run)
-        unseen = "that no training on it sees" if record and Path(record.data) == folder.resolve() else _MAYBE_SEEN
+        records = {workspace.read_run_record(path.resolve().parent) for path in paths}
+        known = records == {workspace.RunRecord(str(folder.resolve()), workspace.split_seed(run))}
+        unseen = "that no training on it sees" if known else _MAYBE_SEEN
         shown(f"judging {len(images)} images of {folder}: the one in five of each class {unseen}")
     if skip_damaged:
         with bar("checking images") as progress:

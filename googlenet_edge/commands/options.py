@@ -92,8 +92,8 @@ def source_of(checkpoint: Path | None, onnx: Path | None, about: AboutOnnx, sett
         return CheckpointSource(named(workspace.take_checkpoint(checkpoint, settings)))
     if checkpoint is not None:
         raise typer.BadParameter("give a checkpoint or --onnx, not both")
-    if not onnx.is_file():
-        raise ConfigError(f"{onnx} is no file; give somebody else's network in ONNX with --onnx FILE")
+    if onnx.is_dir():
+        raise ConfigError(f"{onnx} is a folder; give somebody else's network in ONNX with --onnx FILE")
     default = Preprocess()
     return OnnxSource(
         onnx,

@@ -33,13 +33,16 @@ class Changed:
 class Reported:
     """What ``--json`` prints, also where a rule is broken: the verdict, and what changed since the baseline.
 
-    ``missing`` are bundles of the baseline without a counterpart, ``broken`` and ``undecided`` what is said of rules.
+    ``missing`` are bundles of the baseline without a counterpart, ``new`` those that it lacks, ``unlike`` says what has
+    only answers of another engine, ``broken`` and ``undecided`` what is the matter with rules.
     """
 
     verdict: Verdict
     report: str | None
     changes: tuple[Changed, ...]
-    missing: tuple[str, ...]
+    missing: list[str]
+    new: list[str]
+    unlike: list[str]
     broken: tuple[str, ...]
     undecided: tuple[str, ...]
 
@@ -74,7 +77,7 @@ def report(
     gnet-edge report new.json --baseline old.json --fail-if "p50>+5%,top1<-0.2"
     """
     from googlenet_edge.engines.report import gate
-    from googlenet_edge.engines.report.judge import judge, missing_now
+    from googlenet_edge.engines.report.judge import answers_of_other_engines, judge, without_counterpart
     from googlenet_edge.engines.report.material import read_material
     from googlenet_edge.engines.report.subjects import subjects_of
     from googlenet_edge.engines.report.verdict import verdict_of
@@ -92,16 +95,17 @@ def report(
     material = read_material(paths)
     old = read_material(baseline) if baseline else None
     matched = judge(old, material) if old else ()
-    missing = missing_now(old, matched) if old else ()
-    gate.check_nothing_missing(rules, missing)
+    missing, new = without_counterpart(old, material, matched) if old else ([], [])
+    unlike = [sentence for each in (old, material) if each and old for sentence in answers_of_other_engines(each)]
     if not force:
+        gate.check_complete(rules, missing, unlike)
         gate.check_circumstances(matched)
     if path:
         write_report(path, material, matched)
     broken, undecided = gate.broken_sentences(rules, matched), gate.undecided_sentences(rules, matched)
     verdict = verdict_of(subjects_of(material), matched)
     changes = tuple(Changed(pair.before.label, pair.after.label, pair.changes) for pair in matched)
-    found = Reported(verdict, str(path) if path else None, changes, missing, broken, undecided)
+    found = Reported(verdict, str(path) if path else None, changes, missing, new, unlike, broken, undecided)
     if broken:
         output(found, as_json)
         raise RegressionError("; ".join(broken))
@@ -118,6 +122,10 @@ def _tell(found: Reported, matched: Sequence[Matched]) -> None:
     shown(found.verdict.headline)
     for bundle in found.missing:
         shown(f"{bundle} of the baseline was not measured now, and is not compared")
+    for bundle in found.new:
+        shown(f"{bundle} is not in the baseline, and is not compared")
+    for sentence in found.unlike:
+        shown(sentence)
     for sentence in found.undecided:
         shown(sentence)
     if found.report:

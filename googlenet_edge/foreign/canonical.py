@@ -249,8 +249,9 @@ class _Rewriter:
         self._layers[self._tensor[node.output[0]]] = _Layer(wide, np.broadcast_to(bias.astype(np.float64), len(wide)))
 
     def _unique(self, name: str) -> str:
-        """``name`` with plain characters, and a number where it is taken."""
+        """``name`` with plain characters, and a number where it is taken; without a word that no bundle may hold."""
         plain = "".join(c if c.isascii() and (c.isalnum() or c in "_/:-") else "_" for c in name)
+        plain = plain.replace("location", "place")
         unique, number = plain, 1
         while unique in self._taken:
             number += 1

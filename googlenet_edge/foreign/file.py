@@ -21,6 +21,7 @@ from googlenet_edge.graph import IR_VERSION, MAX_BYTES
 
 OLDEST_OPSET = 8
 MAX_SIDE = 4096
+_MAX_LABELS_BYTES = 1 << 20
 _MAX_ELEMENTS = 1 << 28  # of one tensor: a gigabyte
 NO_OPERATION = ("Identity", "Dropout")
 _ONNX_ERRORS = (
@@ -299,12 +300,9 @@ def _shape_text(shape: tuple[int | None, ...] | None) -> str:
     return "a shape that is not known" if shape is None else f"({', '.join(str(s or '?') for s in shape)})"
 
 
-_MAX_BYTES = 1 << 20
-
-
 def read_labels(path: Path) -> tuple[str, ...]:
     """The lines of a text file, in the order of the classes. Raises `GraphError`."""
-    data = read_file(path, limit=_MAX_BYTES, error=GraphError)
+    data = read_file(path, limit=_MAX_LABELS_BYTES, error=GraphError)
     try:
         labels = tuple(line.strip() for line in data.decode("utf-8-sig").rstrip().split("\n"))
     except UnicodeDecodeError as problem:

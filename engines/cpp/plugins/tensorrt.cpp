@@ -84,13 +84,14 @@ std::string gpu_name() {
          " SMs, compute capability " + std::to_string(properties.major) + "." + std::to_string(properties.minor);
 }
 
-// Makes the GPU the current device of this thread; at its end the caller's own is that again.
+// Makes the GPU, in its primary context, the current device of this thread; at its end the caller's own is that again. A
+// context that the caller made with the driver's interface (cuCtxCreate) is not current afterwards.
 class OnDevice {
  public:
   OnDevice() {
     constexpr const char* kNone = "CUDA finds no GPU";
     check(cudaGetDevice(&before_), kNone);
-    if (before_ != kDevice) check(cudaSetDevice(kDevice), kNone);
+    check(cudaSetDevice(kDevice), kNone);
   }
   OnDevice(const OnDevice&) = delete;
   OnDevice& operator=(const OnDevice&) = delete;

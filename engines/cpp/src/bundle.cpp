@@ -91,7 +91,7 @@ double logit_tolerance(const Manifest& manifest) {
 constexpr std::pair<uint32_t, uint32_t> kUnseen[] = {{0, 0x1f},          {0x7f, 0x9f},       {0xad, 0xad},
                                                      {0x61c, 0x61c},     {0x200b, 0x200b},   {0x200e, 0x200f},
                                                      {0x2028, 0x202e},   {0x2060, 0x206f},   {0xfeff, 0xfeff},
-                                                     {0xfff9, 0xfffb},   {0xe0000, 0xe0fff}};
+                                                     {0xfff9, 0xfffb},   {0xe0000, 0xe007f}};
 
 // The text is UTF-8.
 bool has_unseen(std::string_view text) {
