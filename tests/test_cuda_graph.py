@@ -154,7 +154,7 @@ def test_a_fault_of_the_gpu_while_recording_costs_no_logits(machine: Machine) ->
 def test_threads_record_and_launch_graphs_of_their_own(machine: Machine) -> None:
     machine.gpu.meeting = threading.Barrier(2, timeout=60)
     with machine.open(streams=2) as engine, ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda count: run_right(engine, count, times=6), (1, 2)))
+        list(pool.map(lambda count: run_right(engine, count, times=6), (2, 2)))
     launches = machine.gpu.launches
     assert len(launches) == 8
     assert len(set(launches)) == len({graph for graph, _ in launches}) == len({stream for _, stream in launches}) == 2
@@ -166,7 +166,7 @@ def test_threads_that_fail_to_record_at_the_same_time_say_so_once(
     machine.gpu.meeting = threading.Barrier(2, timeout=60)
     machine.wrong.records = "refused"
     with machine.open(streams=2) as engine, ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda count: run_right(engine, count, times=6), (1, 2)))
+        list(pool.map(lambda count: run_right(engine, count, times=6), (2, 2)))
     assert machine.gpu.calls.count("begin capture") == 2
     assert len(caplog.messages) == 1
 
