@@ -31,7 +31,7 @@ from googlenet_edge.engines.onnxruntime_providers import providers_here
 from googlenet_edge.engines.predictor import Predictor, open_rgb
 from googlenet_edge.engines.registry import backends_for, engine_here, open_bundle
 from googlenet_edge.engines.rounds import BenchPlan, Timings, inference, measure, turn_count
-from googlenet_edge.engines.sensors import Watch, Watched
+from googlenet_edge.engines.sensors import Watch, Watched, thinned
 from googlenet_edge.engines.sustained import Sustained, sustain
 from googlenet_edge.engines.timing import Clock, Tick, ticker
 from googlenet_edge.errors import ConfigError, EngineError
@@ -104,6 +104,8 @@ def bench(
     measured = zip(subjects, timings, cold, energies, sustained, strict=True)
     bundles = _renamed([_bundle_measurement(*parts) for parts in measured], names)
     warnings = doubts(circumstances, bundles, watched)
+    if watched:
+        watched = replace(watched, power=thinned(watched.power), heat=thinned(watched.heat))
     return Measurement(circumstances, described, bundles, ratios(bundles), warnings, watched)
 
 

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -44,9 +44,8 @@ def held(root: Path, mode: str | None, *, fixed: bool) -> Iterator[None]:
         yield
         return
     before = {number: signal.getsignal(number) or signal.SIG_DFL for number in _ENDINGS}
-    within = {
-        n: handler if handler in (signal.SIG_IGN, before[signal.SIGINT]) else _end for n, handler in before.items()
-    }
+    kept = (signal.SIG_IGN, before[signal.SIGINT])  # nohup ignores a hang-up
+    within = {number: handler if handler in kept else _end for number, handler in before.items()}
     with ExitStack() as stack:
         stack.callback(_listen, before)
         _listen(dict.fromkeys(_ENDINGS, signal.SIG_IGN))
@@ -152,7 +151,12 @@ def _ended(words: list[str], name: str) -> tuple[int, str]:
         running = subprocess.Popen(
             words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
         )
-        out, _ = running.communicate(timeout=_TIMEOUT_S)
-    except (OSError, subprocess.TimeoutExpired) as problem:
+    except OSError as problem:
         raise EngineError(f"{name} cannot be run ({problem})") from problem
+    try:
+        out, _ = running.communicate(timeout=_TIMEOUT_S)
+    except subprocess.TimeoutExpired as problem:
+        with suppress(PermissionError):
+            running.kill()
+        raise EngineError(f"{name} does not end ({problem})") from problem
     return running.returncode, out.decode(errors="replace").strip()

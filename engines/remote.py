@@ -23,6 +23,7 @@ from googlenet_edge.engines.measurement import Measurement, parse_measurement
 from googlenet_edge.engines.onnxruntime_providers import GPU_PROVIDERS
 from googlenet_edge.engines.remote_link import EventKind, Link, connect
 from googlenet_edge.engines.remote_worker import RemotePlan, Request
+from googlenet_edge.engines.report.check import check_measurement
 from googlenet_edge.engines.ssh import Host, printable
 from googlenet_edge.engines.wheel import Wheel, pack_wheel
 from googlenet_edge.errors import ConfigError, RemoteError
@@ -197,6 +198,7 @@ def _watch(link: Link, host: Host, bars: Bars) -> bytes:
 def _checked(data: bytes, paths: Sequence[Path], cargo: Cargo, host: Host) -> Measurement:
     """The measurement, which must be one of these bundles."""
     measurement = parse_measurement(data, f"the measurement of {host}")
+    check_measurement(measurement, f"the measurement of {host}")
     measured = [(bundle.name, bundle.model_sha256) for bundle in measurement.bundles]
     sent = [(str(path), m.files[MODEL].sha256) for path, m in zip(paths, cargo.manifests, strict=True)]
     if measured != sent:

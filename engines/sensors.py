@@ -19,6 +19,9 @@ from googlenet_edge.engines.timing import Clock
 POWER_HZ = 10.0
 HEAT_HZ = 1.0  # nothing warms up faster
 
+_MOST_KEPT = 100_000
+"""Moments of a series that are kept: of half a day and more, every so many-th, so that a file of them can be read."""
+
 Wait = Callable[[float], bool]
 """Waits so many seconds, or until it is time to end, and says whether it is: `threading.Event.wait`."""
 
@@ -76,6 +79,12 @@ class Recording:
         """All that was read."""
         columns = zip(*self.rows, strict=True) if self.rows else [()] * len(self.sensors)
         return Series(tuple(self.times_s), dict(zip(self.sensors, columns, strict=True)))
+
+
+def thinned(series: Series, *, most: int = _MOST_KEPT) -> Series:
+    """Every so many-th moment of a series, evenly, so that no more than ``most`` are left."""
+    step = max(1, math.ceil(len(series.times_s) / most))
+    return Series(series.times_s[::step], {name: values[::step] for name, values in series.values.items()})
 
 
 def record(power: Recording, heat: Recording, moments: Iterator[float]) -> None:

@@ -111,6 +111,14 @@ def test_clocks_are_set_through_sudo_by_who_is_not_root(tmp_path: Path, monkeypa
         pass
 
 
+def test_tool_that_does_not_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = fake_jetson(tmp_path / "root", ORIN_NANO)
+    (root / "usr/bin/jetson_clocks").write_text("#!/bin/sh\nexec sleep 600\n")
+    monkeypatch.setattr(clocks, "_TIMEOUT_S", 0.01)
+    with pytest.raises(EngineError, match=r"^jetson_clocks does not end \(.* timed out after 0\.01 seconds\)$"):
+        fixed_clocks(root).__enter__()
+
+
 def test_signal_that_was_ignored_before_is_ignored_still(tmp_path: Path) -> None:
     """As by nohup."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)

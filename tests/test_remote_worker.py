@@ -9,14 +9,17 @@ from typing import Any
 
 import pytest
 from fake_jetson import ORIN_NANO, fake_jetson, fake_pc
+from measured import measured, measured_bundle
 from tiny_bundles import colour_bundle, write_colour_bundle
 
-from googlenet_edge.engines import remote_worker
+from googlenet_edge.engines import remote, remote_worker
 from googlenet_edge.engines.bundle import write_bundle
 from googlenet_edge.engines.jetson import read_jetson, read_power_mode
 from googlenet_edge.engines.remote_worker import Clocks, RemotePlan, Request, in_their_words, run
+from googlenet_edge.engines.ssh import parse_host
 from googlenet_edge.engines.sustained import SustainedPlan
-from googlenet_edge.errors import EngineError
+from googlenet_edge.errors import DataError, EngineError
+from googlenet_edge.files import to_json
 from googlenet_edge.target import Device
 
 PLAN = RemotePlan(Device.CPU, None, threads=1, streams=None, rounds=7, sustained=SustainedPlan(60, 30))
@@ -101,3 +104,10 @@ def test_worker_names_bundles_as_the_other_side_knows_them(tmp_path: Path) -> No
     request = asked(PLAN, tmp_path)
     said = f"{request.bundles[1]}/model.onnx is damaged"
     assert in_their_words(said, request) == "runs/int8/model.onnx is damaged"
+
+
+def test_measurement_from_another_machine_is_believed_no_more_than_one_from_a_file() -> None:
+    data = to_json(measured(replace(measured_bundle("int8-cpu"), cold_starts=())))
+    sentence = "^the measurement of me@jetson cannot be a measurement: the stages, the throughput or the cold start is"
+    with pytest.raises(DataError, match=sentence):
+        remote._checked(data, [], remote.Cargo({}, {}, (), ""), parse_host("me@jetson"))

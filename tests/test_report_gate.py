@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -319,6 +320,20 @@ def test_judge_takes_no_answers_of_another_engine() -> None:
     ]
     [pair] = judge(material(one(BUNDLE), answers=(said[0],)), material(one(BUNDLE), answers=(said[1],)))
     assert Metric.TOP1 not in {change.metric for change in pair.changes}
+
+
+def test_gate_refuses_a_rule_for_accuracy_where_the_answers_are_of_another_engine(tmp_path: Path) -> None:
+    found = answered(lost=0)
+    others = replace(found, bundles=tuple(replace(bundle, backend="openvino") for bundle in found.bundles))
+    write_measurement(tmp_path / "m.json", one(with_accuracy(BUNDLE, 1800)))
+    write_answers(tmp_path / "a.json", others)
+    command = ("report", "m.json", "a.json", "--baseline", "m.json", "--baseline", "a.json", "--fail-if")
+    sentence = r"\S+int8-cpu was measured with onnxruntime, and its answers are of openvino"
+    refused(
+        gnet_edge(*command, "top1<-0.2", cwd=tmp_path),
+        f"{sentence}; evaluate with the engine that is measured \\(eval --engine\\)",
+    )
+    assert re.search(sentence, done(*command, "p50>+5%", cwd=tmp_path).err)
 
 
 # Rules

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from googlenet_edge.engines.energy import EnergyPlan, Stretch, energy_of, integral, take_stretches, total_power
 from googlenet_edge.engines.jetson_sensors import OpenSensor, Sensor
-from googlenet_edge.engines.sensors import Recording, Series, Watch, Watched, deadlines, record, throttled
+from googlenet_edge.engines.sensors import Recording, Series, Watch, Watched, deadlines, record, thinned, throttled
 from googlenet_edge.errors import ConfigError
 
 
@@ -233,6 +233,12 @@ def test_stretches_take_turns_and_count_what_was_run() -> None:
 def test_energy_plan_refuses_too_little(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=r"^energy takes 1 round or more of 6 samples or more, not \d of"):
         EnergyPlan(**wrong)  # type: ignore[arg-type]
+
+
+def test_series_of_days_keeps_every_so_many_th_moment() -> None:
+    series = Series((0.0, 0.1, 0.2, 0.3, 0.4), {"VDD_IN": (1.0, 2.0, None, 4.0, 5.0)})
+    assert thinned(series, most=5) == series
+    assert thinned(series, most=3) == Series((0.0, 0.2, 0.4), {"VDD_IN": (1.0, None, 5.0)})
 
 
 def test_total_of_a_module_is_missing_where_a_rail_is(tmp_path: Path) -> None:

@@ -38,6 +38,8 @@ def _problems(measurement: Measurement) -> Iterator[str]:
     if measurement.watched:
         yield from _problems_of_series("power", measurement.watched.power)
         yield from _problems_of_series("heat", measurement.watched.heat)
+        if unknown := set(measurement.watched.total) - set(measurement.watched.power.values):
+            yield f"the whole power is that of the rail {min(unknown)!r}, which was not measured"
     for bundle in measurement.bundles:
         for problem in _problems_of(bundle):
             yield f"{problem} of {bundle.name!r}"
@@ -51,6 +53,8 @@ def _problems_of(bundle: BundleMeasurement) -> Iterator[str]:
     yield from _problems_of_samples("latency", bundle.latency)
     if len(bundle.latency.rounds_ms) < LEAST_ROUNDS:
         yield f"latency has {len(bundle.latency.rounds_ms)} rounds, at least {LEAST_ROUNDS} are needed"
+    if not (bundle.stages and bundle.throughput and bundle.cold_starts):
+        yield "the stages, the throughput or the cold start is missing"
     for stage, found in (*bundle.stages.items(), *bundle.device_stages.items()):
         yield from _problems_of_samples(f"stage {stage.value}", found)
     for batch in bundle.throughput:
