@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from msgspec import Meta
 from torch import Tensor, nn
 
+from googlenet_edge.convolution import convolution
+
 BATCH_NORM_EPSILON = 1e-3
 
 Width = Annotated[int, Meta(ge=1, le=4096)]
@@ -82,26 +84,12 @@ class Outputs(NamedTuple):
     aux2: Tensor
 
 
-class Pointwise(nn.Conv2d):
-    """A 1×1 convolution, trained as the matrix product over channels that it is.
-
-    In channels-last memory that is only another view of ``x`` ``(N, cin, H, W)`` and of the weight, and its gradients
-    take less time: on a processor with AMX, those of the weight half of it to a tenth.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return super().forward(x)
-        return F.linear(x.permute(0, 2, 3, 1), self.weight.permute(0, 2, 3, 1).flatten(1)).permute(0, 3, 1, 2)
-
-
 class ConvBNReLU(nn.Module):
     """Convolution without bias, batch normalization, ReLU: the only layer with weights outside the classifiers."""
 
     def __init__(self, cin: int, cout: int, kernel: int, *, stride: int = 1, padding: int = 0) -> None:
         super().__init__()
-        convolution = Pointwise if (kernel, stride, padding) == (1, 1, 0) else nn.Conv2d
-        self.conv = convolution(cin, cout, kernel, stride=stride, padding=padding, bias=False)
+        self.conv = convolution(cin, cout, kernel, stride=stride, padding=padding)
         self.bn = nn.BatchNorm2d(cout, eps=BATCH_NORM_EPSILON)
 
     def forward(self, x: Tensor) -> Tensor:

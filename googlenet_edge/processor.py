@@ -33,6 +33,11 @@ class Processor:
         return "amx_int8" in self.instructions
 
     @property
+    def has_bfloat16_tiles(self) -> bool:
+        """The same of bfloat16."""
+        return "amx_bf16" in self.instructions
+
+    @property
     def computes_bfloat16(self) -> bool:
         """Whether it multiplies bfloat16 in hardware."""
         return bool(self.instructions & _BFLOAT16)

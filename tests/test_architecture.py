@@ -30,6 +30,7 @@ NEED_TORCH = {
     "googlenet_edge.augment",
     "googlenet_edge.calibration.fake_quantization",
     "googlenet_edge.checkpoint",
+    "googlenet_edge.convolution",
     "googlenet_edge.descent",
     "googlenet_edge.distil",
     "googlenet_edge.export",

@@ -13,7 +13,7 @@ import torch
 from networks import made_checkpoint, made_weights
 
 from googlenet_edge.checkpoint import build_model
-from googlenet_edge.model import ConvBNReLU, GoogLeNet, GoogLeNetConfig, Inception, InceptionWidths, Pointwise
+from googlenet_edge.model import GoogLeNet, GoogLeNetConfig, Inception, InceptionWidths
 from googlenet_edge.preprocess import Preprocess, imagenet_normalization
 
 FIXTURES = Path(__file__).with_name(
@@ -132,22 +132,3 @@ def test_model_modules_are_registered_in_the_order_of_the_forward_pass() -> None
     children = [name for name, _ in model.named_children()]
     assert all(children.index(a) < children.index(b) for a, b in pairwise(called))
     assert set(children) - set(called) == {"aux1", "aux2"}
-
-
-@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
-def test_model_trains_a_1x1_convolution_as_a_convolution(memory: torch.memory_format) -> None:
-    """It is computed as a matrix product; output and gradients are those of PyTorch's convolution."""
-    torch.manual_seed(0)
-    layer = ConvBNReLU(24, 40, 1).conv
-    assert isinstance(layer, Pointwise)
-    images = torch.randn(3, 24, 5, 7).to(memory_format=memory)
-
-    def trained(*, training: bool) -> tuple[torch.Tensor, ...]:
-        x = images.clone().requires_grad_()
-        output = layer.train(training)(x)
-        return output, *torch.autograd.grad((output**3).sum(), (x, layer.weight))
-
-    kinds = [trained(training=training)[0].grad_fn for training in (True, False)]
-    assert ["Convolution" in str(kind) for kind in kinds] == [False, True]
-    for found, wanted in zip(trained(training=True), trained(training=False), strict=True):
-        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
