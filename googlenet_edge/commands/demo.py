@@ -33,7 +33,7 @@ def demo(
     if checkpoint.exists():
         shown(f"using {checkpoint} (trained before)")
     else:
-        train(images, folder, epochs, 64, batch_size=32, learning_rate=0.03, min_area=0.7, flip=False)
+        train(images, folder, epochs, 64, batch_size=64, learning_rate=0.03, min_area=0.7, flip=False)
     for precision in (Precision.FP32, Precision.INT8):
         build(checkpoint, precision, Device.CPU, images)
     bundle = folder / "int8-cpu"
