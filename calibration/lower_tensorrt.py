@@ -21,7 +21,6 @@ from __future__ import annotations
 
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
-from enum import Enum
 
 import numpy as np
 import onnx
@@ -52,26 +51,19 @@ OPSETS = {13: 7, 17: 8, 19: 9}
 _S8_MIDDLE = 128
 
 
-class Head(Enum):
-    """How the last layers are written."""
-
-    PLAIN = "GlobalAveragePool, Flatten, Gemm"
-    DLA = "AveragePool, a 1×1 convolution, and Flatten last: what a DLA runs, in one piece"
-
-
-def lower_fp32_tensorrt(graph: InferenceGraph, *, opset: int = 17, head: Head = Head.PLAIN) -> onnx.ModelProto:
+def lower_fp32_tensorrt(graph: InferenceGraph, *, opset: int = 17, dla_head: bool = False) -> onnx.ModelProto:
     """The graph as it is, of pixels. Raises `LoweringError` for an opset that is none of `OPSETS`."""
-    model = taking_pixels_cast_first(_with_head(graph.model, head), graph.preprocess)
+    model = taking_pixels_cast_first(_with_dla_head(graph.model) if dla_head else graph.model, graph.preprocess)
     return _in_opset(model, opset)
 
 
-def lower_fp16_tensorrt(graph: InferenceGraph, *, opset: int = 17, head: Head = Head.PLAIN) -> onnx.ModelProto:
+def lower_fp16_tensorrt(graph: InferenceGraph, *, opset: int = 17, dla_head: bool = False) -> onnx.ModelProto:
     """Weights and activations in float16; pixels are normalized in float32, and the logits are float32.
 
     Raises:
         LoweringError: a weight is too large for float16, or the opset is none of `OPSETS`.
     """
-    source = _with_head(graph.model, head)
+    source = _with_dla_head(graph.model) if dla_head else graph.model
     inner = {INPUT: f"{INPUT}.half", OUTPUT: f"{OUTPUT}.half"}
     nodes = [
         cast(INPUT, inner[INPUT], TensorProto.FLOAT16),
@@ -111,7 +103,7 @@ def lower_int8_tensorrt(
 
 
 def lower_implicit_tensorrt(
-    graph: InferenceGraph, table: CalibrationTable, *, opset: int = 17, head: Head = Head.DLA
+    graph: InferenceGraph, table: CalibrationTable, *, opset: int = 17, dla_head: bool = True
 ) -> onnx.ModelProto:
     """The float graph that the table's ranges are for: with a calibration cache, TensorRT ≤ 10 quantizes it itself.
 
@@ -120,7 +112,7 @@ def lower_implicit_tensorrt(
         LoweringError: the opset is none of `OPSETS`.
     """
     ready = prepared(graph, table, weight_range=WeightRange.FULL)
-    return lower_fp32_tensorrt(ready, opset=opset, head=head)
+    return lower_fp32_tensorrt(ready, opset=opset, dla_head=dla_head)
 
 
 def places(graph: onnx.GraphProto, float_nodes: AbstractSet[str] = NO_NODES) -> dict[str, str]:
@@ -201,12 +193,10 @@ def _in_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     return changed
 
 
-def _with_head(model: onnx.ModelProto, head: Head) -> onnx.ModelProto:
-    return model if head is Head.PLAIN else _with_dla_head(model)
-
-
 def _with_dla_head(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with `Head.DLA`: the same logits but for the order of sums.
+    """AveragePool, a 1×1 convolution, and Flatten last, which a DLA runs in one piece.
+
+    The logits are the same but for the order of sums.
 
     Raises:
         LoweringError: it does not end with GlobalAveragePool, Flatten and Gemm, each alone reading the one before.

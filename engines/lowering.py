@@ -12,7 +12,6 @@ import onnx
 from googlenet_edge.calibration.audit import Census, missing, take_census
 from googlenet_edge.calibration.lower import lower_fp16_storage, lower_fp32, lower_int8_cpu
 from googlenet_edge.calibration.lower_tensorrt import (
-    Head,
     lower_fp16_tensorrt,
     lower_fp32_tensorrt,
     lower_implicit_tensorrt,
@@ -158,7 +157,7 @@ def _int8_tensorrt(
 
 
 def _fp16_dla(graph: InferenceGraph, _: CalibrationTable | None, __: AbstractSet[str], opset: int) -> Lowered:
-    model = lower_fp16_tensorrt(graph, opset=opset, head=Head.DLA)
+    model = lower_fp16_tensorrt(graph, opset=opset, dla_head=True)
     return Lowered(model.SerializeToString(deterministic=True), (_SIMULATED,))
 
 
@@ -166,7 +165,7 @@ def _int8_dla(
     graph: InferenceGraph, table: CalibrationTable | None, float_nodes: AbstractSet[str], opset: int
 ) -> Lowered:
     measured = _given(table)
-    model = lower_implicit_tensorrt(graph, measured, opset=opset, head=Head.DLA)
+    model = lower_implicit_tensorrt(graph, measured, opset=opset, dla_head=True)
     cache = calibration_cache(graph, measured, model, version=_CACHE_VERSION, float_nodes=float_nodes)
     notes = (_SIMULATED_CACHE, *_without_rule(graph))
     return Lowered(model.SerializeToString(deterministic=True), notes, calibration_cache=cache)

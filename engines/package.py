@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from googlenet_edge.engines.bundle import GOLDEN, LABELS, MANIFEST, MODEL, Bundle, read_bundle
@@ -43,14 +42,11 @@ _SATURATES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Package:
-    """Files by their path in a folder."""
-
-    files: dict[str, bytes]
+Files = dict[str, bytes]
+"""By their path in a folder."""
 
 
-def write_package(path: Path, recipient: Recipient, out: Path) -> Package:
+def write_package(path: Path, recipient: Recipient, out: Path) -> Files:
     """Packs the bundle at ``path`` into the new or empty folder ``out``, in one step.
 
     Raises:
@@ -66,12 +62,12 @@ def write_package(path: Path, recipient: Recipient, out: Path) -> Package:
     with new_folder(out) as folder:
         if out.exists() and any(out.iterdir()):
             raise OutputError(f"{out} is not empty; give another --out, or remove it")
-        for name, data in packed.files.items():
+        for name, data in packed.items():
             write_bytes(folder / name, data)
     return packed
 
 
-def for_triton(bundle: Bundle, path: Path) -> Package:
+def for_triton(bundle: Bundle, path: Path) -> Files:
     """A model repository: Triton's ONNX Runtime backend for a processor, its TensorRT backend for a GPU."""
     manifest, on_gpu = bundle.manifest, bundle.manifest.device is not Device.CPU
     _refuse_rtx(bundle, path, "Triton")
@@ -106,7 +102,7 @@ def for_triton(bundle: Bundle, path: Path) -> Package:
         if manifest.precision is Precision.INT8 and manifest.weight_bits == 8:
             steps += ["", _SATURATES]
     steps = ["From the folder that holds this file:", "", *steps, "", _RENAMED, "", *_triton_client(bundle)]
-    return Package({**files, README: _readme("A model repository for Triton", steps)})
+    return {**files, README: _readme("A model repository for Triton", steps)}
 
 
 def _triton_client(bundle: Bundle) -> list[str]:
@@ -131,7 +127,7 @@ def _triton_client(bundle: Bundle) -> list[str]:
     ]
 
 
-def for_deepstream(bundle: Bundle, path: Path) -> Package:
+def for_deepstream(bundle: Bundle, path: Path) -> Files:
     """Configuration, labels and model for ``nvinfer`` as a classifier of whole frames."""
     if bundle.manifest.device is Device.CPU:
         raise BundleError(
@@ -163,17 +159,15 @@ def for_deepstream(bundle: Bundle, path: Path) -> Package:
     ]
     from googlenet_edge.calibration.pixels import taking_planes  # noqa: PLC0415  (needs onnx, others here do not)
 
-    return Package(
-        {
-            "config_infer.txt": _nvinfer_config(bundle, plan).encode(),
-            LABELS: ";".join(bundle.class_names).encode() + b"\n",
-            MODEL: taking_planes(bundle.model, crop=bundle.manifest.preprocess.crop),
-            README: _readme("A classifier for DeepStream", steps),
-        }
-    )
+    return {
+        "config_infer.txt": _nvinfer_config(bundle, plan).encode(),
+        LABELS: ";".join(bundle.class_names).encode() + b"\n",
+        MODEL: taking_planes(bundle.model, crop=bundle.manifest.preprocess.crop),
+        README: _readme("A classifier for DeepStream", steps),
+    }
 
 
-def for_docker(bundle: Bundle, path: Path) -> Package:
+def for_docker(bundle: Bundle, path: Path) -> Files:
     """A build context: Dockerfile, the wheel of this package and the bundle."""
     device, wheel = bundle.manifest.device, pack_wheel()
     on_jetson = device in _ON_L4T
@@ -201,9 +195,7 @@ def for_docker(bundle: Bundle, path: Path) -> Package:
         ]
     files = {f"bundle/{name}": (path / name).read_bytes() for name in (MANIFEST, MODEL, LABELS, GOLDEN)}
     dockerfile = "\n".join([*head, *tail]) + "\n"
-    return Package(
-        {**files, wheel.name: wheel.data, "Dockerfile": dockerfile.encode(), README: _readme("A container", steps)}
-    )
+    return {**files, wheel.name: wheel.data, "Dockerfile": dockerfile.encode(), README: _readme("A container", steps)}
 
 
 def _on_jetpack(wheel: str) -> list[str]:
@@ -231,7 +223,7 @@ def _on_processor(wheel: str, extra: str) -> list[str]:
     ]
 
 
-_MAKERS: dict[Recipient, Callable[[Bundle, Path], Package]] = {
+_MAKERS: dict[Recipient, Callable[[Bundle, Path], Files]] = {
     Recipient.TRITON: for_triton,
     Recipient.DEEPSTREAM: for_deepstream,
     Recipient.DOCKER: for_docker,

@@ -77,13 +77,3 @@ def _is_tall(across: int, down: int) -> bool:
     Pillow 13 decides so by how many pixels either pass removes; older versions always begin with the rows.
     """
     return down > max(0, 2 * across)
-
-
-def imagenet_normalization(preprocess: Preprocess) -> Preprocess:
-    """The same geometry with torchvision's ImageNet mean and standard deviation, for networks trained with those."""
-    return Preprocess(
-        resize=preprocess.resize,
-        crop=preprocess.crop,
-        mean=(0.485 * 255, 0.456 * 255, 0.406 * 255),
-        std=(0.229 * 255, 0.224 * 255, 0.225 * 255),
-    )

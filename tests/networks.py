@@ -53,3 +53,13 @@ def made_checkpoint(
 def normalized_noise(*shape: int, seed: int = 0) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     """float32 in [-1, 1]."""
     return np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32)
+
+
+def imagenet_normalization(preprocess: Preprocess) -> Preprocess:
+    """The same geometry with torchvision's ImageNet mean and standard deviation, for networks trained with those."""
+    return Preprocess(
+        resize=preprocess.resize,
+        crop=preprocess.crop,
+        mean=(0.485 * 255, 0.456 * 255, 0.406 * 255),
+        std=(0.229 * 255, 0.224 * 255, 0.225 * 255),
+    )

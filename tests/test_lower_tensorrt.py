@@ -16,7 +16,6 @@ from tiny_graph import TINY, table_of, tiny_graph, tiny_pixels
 from googlenet_edge.calibration.lower import lower_fp32
 from googlenet_edge.calibration.lower_tensorrt import (
     OPSETS,
-    Head,
     lower_fp16_tensorrt,
     lower_fp32_tensorrt,
     lower_implicit_tensorrt,
@@ -32,7 +31,7 @@ LOWERINGS: dict[str, Lower] = {
     "fp32": lambda graph, opset: lower_fp32_tensorrt(graph, opset=opset),
     "fp16": lambda graph, opset: lower_fp16_tensorrt(graph, opset=opset),
     "int8": lambda graph, opset: lower_int8_tensorrt(graph, table_of(graph), opset=opset),
-    "fp16 for a DLA": lambda graph, opset: lower_fp16_tensorrt(graph, opset=opset, head=Head.DLA),
+    "fp16 for a DLA": lambda graph, opset: lower_fp16_tensorrt(graph, opset=opset, dla_head=True),
     "int8 by a cache": lambda graph, opset: lower_implicit_tensorrt(graph, table_of(graph), opset=opset),
 }
 
@@ -164,7 +163,7 @@ def test_a_tensor_that_the_table_lacks_is_named() -> None:
 
 
 def test_the_head_for_a_dla_has_only_operators_that_it_runs() -> None:
-    lowered = lower_fp32_tensorrt(tiny_graph(), head=Head.DLA)
+    lowered = lower_fp32_tensorrt(tiny_graph(), dla_head=True)
     nodes = {node.name: node for node in lowered.graph.node}
     assert [a.ints for a in nodes["avgpool"].attribute if a.name == "kernel_shape"] == [[8, 8]]
     last = [node.op_type for node in lowered.graph.node[-3:]]
@@ -175,7 +174,7 @@ def test_the_head_for_a_dla_has_only_operators_that_it_runs() -> None:
 def test_a_graph_with_another_head_has_no_form_for_a_dla() -> None:
     graph = tiny_graph(TINY.replace("GlobalAveragePool", "GlobalMaxPool"))
     with pytest.raises(LoweringError, match="does not end with GlobalAveragePool, Flatten and Gemm.*; use the GPU"):
-        lower_fp32_tensorrt(graph, head=Head.DLA)
+        lower_fp32_tensorrt(graph, dla_head=True)
 
 
 def test_the_same_graph_and_table_give_the_same_bytes() -> None:

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from networks import made_checkpoint, made_weights
+from networks import imagenet_normalization, made_checkpoint, made_weights
 
 from googlenet_edge.checkpoint import build_model
 from googlenet_edge.model import GoogLeNet, GoogLeNetConfig, Inception, InceptionWidths
-from googlenet_edge.preprocess import Preprocess, imagenet_normalization
+from googlenet_edge.preprocess import Preprocess
 
 FIXTURES = Path(__file__).with_name(
     "fixtures"

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from networks import imagenet_normalization
 from numpy.typing import NDArray
 from onnx import helper
 from tiny_graph import CROP, TINY, table_of, tiny_graph, tiny_pixels
@@ -15,7 +16,7 @@ from tiny_graph import CROP, TINY, table_of, tiny_graph, tiny_pixels
 from googlenet_edge.calibration.lower import lower_int8_cpu
 from googlenet_edge.calibration.pixels import absorb_normalization, taking_pixels
 from googlenet_edge.graph import InferenceGraph
-from googlenet_edge.preprocess import Preprocess, imagenet_normalization
+from googlenet_edge.preprocess import Preprocess
 
 DEFAULT = Preprocess(resize=CROP, crop=CROP)
 IMAGENET = imagenet_normalization(DEFAULT)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from networks import imagenet_normalization
 from PIL import Image
 
 from googlenet_edge.errors import BundleError
 from googlenet_edge.files import from_json, to_json
-from googlenet_edge.preprocess import Preprocess, imagenet_normalization
+from googlenet_edge.preprocess import Preprocess
 
 
 def noise(width: int, height: int) -> Image.Image:

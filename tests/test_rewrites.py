@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from networks import imagenet_normalization
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from tiny_graph import table_of, tiny_graph, tiny_pixels, whole_googlenet
@@ -22,7 +23,6 @@ from googlenet_edge.calibration.stem import space_to_depth
 from googlenet_edge.engines.openvino_cpu import integers_in
 from googlenet_edge.engines.protocol import EngineOptions
 from googlenet_edge.graph import InferenceGraph
-from googlenet_edge.preprocess import imagenet_normalization
 
 CROP = 32
 INCEPTION = """

@@ -9,6 +9,7 @@ from itertools import cycle
 import numpy as np
 import onnx
 import pytest
+from networks import imagenet_normalization
 from test_rewrites import CROP, inception
 from tiny_graph import table_of, tiny_graph
 
@@ -17,7 +18,6 @@ from googlenet_edge.engines.lowering import Lowered, lower
 from googlenet_edge.engines.protocol import EngineOptions, EngineSpec
 from googlenet_edge.engines.registry import backend_for
 from googlenet_edge.engines.rewriting import ROUNDS, fastest, hold_trial
-from googlenet_edge.preprocess import imagenet_normalization
 from googlenet_edge.target import Device, EngineName, Precision
 
 

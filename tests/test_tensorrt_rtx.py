@@ -15,7 +15,6 @@ from tiny_graph import table_of, tiny_graph, tiny_images, whole_googlenet
 from googlenet_edge.calibration.lower import lower_fp32
 from googlenet_edge.calibration.lower_tensorrt import (
     OPSETS,
-    Head,
     lower_fp16_tensorrt,
     lower_fp32_tensorrt,
     lower_int8_tensorrt,
@@ -166,7 +165,7 @@ def test_the_parser_takes_every_opset_that_we_write(rtx: Library, opset: int) ->
 
 
 def test_the_parser_takes_the_head_for_dlas(rtx: Library) -> None:
-    _, census = plan_of(rtx, lower_fp16_tensorrt(tiny_graph(), head=Head.DLA), Precision.FP16)
+    _, census = plan_of(rtx, lower_fp16_tensorrt(tiny_graph(), dla_head=True), Precision.FP16)
     assert census.convolutions == {NumberType.HALF: 4}
 
 

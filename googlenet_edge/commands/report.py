@@ -148,6 +148,6 @@ def package(
     path = named(workspace.take_bundle(bundle))
     folder = out or workspace.named_after(path, f"-{recipient.value}")
     packed = write_package(path, recipient, folder)
-    for name in sorted(packed.files):
-        shown(f"{len(packed.files[name]):>12,} bytes  {name}")
+    for name in sorted(packed):
+        shown(f"{len(packed[name]):>12,} bytes  {name}")
     shown(f"how to run it: {folder / README}")
