@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime on the CPU: as fast as it can, and as a TensorRT device would round."""
 
 from __future__ import annotations
 
@@ -58,6 +58,24 @@ class OnnxRuntimeCpu:
         self.close()
 
 
+class Simulated(OnnxRuntimeCpu):
+    """What a TensorRT device will compute, found out on a processor: every rounding of the lowered graph, and no other.
+
+    With its optimizer off, ONNX Runtime runs each QuantizeLinear and DequantizeLinear as it stands, and everything between
+    them in float32. TensorRT computes the same roundings in other kernels, so its logits differ in the last digits and,
+    where a value lies between two codes, by a code. Its accuracy is known before a device is at hand; its speed is not.
+    """
+
+    _name = EngineName.SIMULATED
+    _level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+
+    def __init__(self, model: bytes, options: EngineOptions) -> None:
+        """Where TensorRT rounds by a calibration cache, so does this. Raises `EngineError`, `CalibrationError`."""
+        if options.calibration_cache:
+            model = _rounding(model, options.calibration_cache)
+        super().__init__(model, options)
+
+
 def session_options(options: EngineOptions, *, processor: Processor) -> onnxruntime.SessionOptions:
     """The runtime's settings.
 
@@ -86,3 +104,14 @@ def interface_of(session: onnxruntime.InferenceSession) -> tuple[str, str, int, 
         "the model is not one that gnet-edge lowered: expected one input uint8 (N, crop, crop, 3) and one output"
         " float32 (N, classes)"
     )
+
+
+def _rounding(model: bytes, cache: bytes) -> bytes:
+    try:
+        from googlenet_edge.calibration.trt_cache import simulating_bytes  # noqa: PLC0415  (needs onnx, all else does not)
+    except ImportError as problem:
+        raise EngineError(
+            f"a bundle for a DLA cannot be simulated here ({problem}); pip install 'googlenet-edge[build]', or open it"
+            " on the device"
+        ) from problem
+    return simulating_bytes(model, cache)

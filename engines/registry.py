@@ -53,7 +53,7 @@ def _openvino_cpu() -> Opener:
 
 
 def _simulated() -> Opener:
-    from googlenet_edge.engines.simulated import Simulated  # noqa: PLC0415  (as above)
+    from googlenet_edge.engines.onnxruntime_cpu import Simulated  # noqa: PLC0415  (as above)
 
     return Simulated
 

@@ -20,8 +20,8 @@ from googlenet_edge.engines.bundle import Bundle, read_bundle, write_bundle
 from googlenet_edge.engines.cuda_device import Buffer, CudaDevice, load_driver, new_stream
 from googlenet_edge.engines.devices import profile_of
 from googlenet_edge.engines.golden import Golden
+from googlenet_edge.engines.onnxruntime_cpu import Simulated
 from googlenet_edge.engines.protocol import EngineOptions
-from googlenet_edge.engines.simulated import Simulated
 from googlenet_edge.engines.tensorrt_builder import PlanRequest, build_plan, calibrator_of
 from googlenet_edge.engines.tensorrt_library import Flavour, load_library
 from googlenet_edge.errors import EngineError

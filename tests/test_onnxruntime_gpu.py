@@ -25,10 +25,9 @@ from googlenet_edge.engines import onnxruntime_gpu, onnxruntime_providers
 from googlenet_edge.engines.bundle import Bundle, Lineage, Manifest, write_bundle
 from googlenet_edge.engines.devices import profile_of
 from googlenet_edge.engines.golden import Golden
-from googlenet_edge.engines.onnxruntime_cpu import OnnxRuntimeCpu
+from googlenet_edge.engines.onnxruntime_cpu import OnnxRuntimeCpu, Simulated
 from googlenet_edge.engines.protocol import EngineOptions
 from googlenet_edge.engines.registry import backend_for, open_bundle
-from googlenet_edge.engines.simulated import Simulated
 from googlenet_edge.engines.tables import circumstances_sentence
 from googlenet_edge.errors import BundleError, EngineError, OutputError
 from googlenet_edge.files import sha256_bytes

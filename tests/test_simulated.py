@@ -18,8 +18,8 @@ from googlenet_edge.engines import registry
 from googlenet_edge.engines.bundle import read_bundle
 from googlenet_edge.engines.devices import PROFILES
 from googlenet_edge.engines.lowering import lower
+from googlenet_edge.engines.onnxruntime_cpu import Simulated
 from googlenet_edge.engines.protocol import EngineOptions
-from googlenet_edge.engines.simulated import Simulated
 from googlenet_edge.target import Device, EngineName, Precision, Unit
 
 
