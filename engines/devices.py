@@ -87,12 +87,12 @@ class DeviceProfile:
     @property
     def int8(self) -> bool:
         """Whether it computes in INT8."""
-        return has_int8(self.compute_capability)
+        return self.compute_capability not in _WITHOUT_INT8
 
     @property
     def fp16(self) -> bool:
         """Whether FP16 is faster than FP32, or on a processor, smaller."""
-        return has_fp16(self.compute_capability)
+        return self.compute_capability not in _WITHOUT_FP16
 
     @property
     def has_tensorrt(self) -> bool:
@@ -113,16 +113,6 @@ class DeviceProfile:
     def opset(self) -> int:
         """The ONNX opset that every TensorRT for it reads."""
         return min((jetpack.opset for jetpack in self.jetpacks), default=_OPSET)
-
-
-def has_int8(capability: ComputeCapability | None) -> bool:
-    """Whether TensorRT has INT8 kernels for a GPU of this compute capability."""
-    return capability not in _WITHOUT_INT8
-
-
-def has_fp16(capability: ComputeCapability | None) -> bool:
-    """Whether TensorRT has FP16 kernels for it."""
-    return capability not in _WITHOUT_FP16
 
 
 def _jetson(  # noqa: PLR0917  (a row of the table below)

@@ -61,7 +61,7 @@ class OnnxRuntimeCpu:
 class Simulated(OnnxRuntimeCpu):
     """What a TensorRT device will compute, found out on a processor: every rounding of the lowered graph, and no other.
 
-    With its optimizer off, ONNX Runtime runs each QuantizeLinear and DequantizeLinear as it stands, and everything between
+    With its optimizer off, ONNX Runtime runs each QuantizeLinear and DequantizeLinear as it stands, and what is between
     them in float32. TensorRT computes the same roundings in other kernels, so its logits differ in the last digits and,
     where a value lies between two codes, by a code. Its accuracy is known before a device is at hand; its speed is not.
     """

@@ -54,9 +54,10 @@ class SameSize(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """The convolution."""
         few = x.shape[2] * x.shape[3] <= FEW_POSITIONS
-        if not (self.training and few and x.device.type == "cpu" and _in_tiles()):
+        if not (self.training and few and torch.is_autocast_enabled("cpu") and _has_tiles()):
             return super().forward(x)
-        out: Tensor = ByPatches.apply(x.to(torch.bfloat16), self.weight.to(torch.bfloat16))  # type: ignore[no-untyped-call]
+        dtype = torch.get_autocast_dtype("cpu")
+        out: Tensor = ByPatches.apply(x.to(dtype), self.weight.to(dtype))  # type: ignore[no-untyped-call]
         return out
 
 
@@ -85,13 +86,6 @@ class ByPatches(torch.autograd.Function):
         return of_x, product.view(cout, k, k, cin).permute(0, 3, 1, 2)
 
 
-def _in_tiles() -> bool:
-    """Whether the forward pass multiplies in bfloat16, tile by tile."""
-    return (
-        torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") is torch.bfloat16 and _has_bfloat16_tiles()
-    )
-
-
 @functools.cache
-def _has_bfloat16_tiles() -> bool:
+def _has_tiles() -> bool:
     return read_processor().has_bfloat16_tiles

@@ -49,7 +49,7 @@ def test_convolution_uses_patches_where_they_are_faster(
 ) -> None:
     """With matrix tiles, in bfloat16, on few pixels; elsewhere it stays as it was."""
     torch.manual_seed(0)
-    monkeypatch.setattr(module, "_has_bfloat16_tiles", lambda: tiles)
+    monkeypatch.setattr(module, "_has_tiles", lambda: tiles)
     layer = convolution(16, 24, 3, stride=1, padding=1)
     assert isinstance(layer, SameSize)
     images = torch.randn(4, 16, side, side)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -10,9 +11,8 @@ from rich.table import Table
 
 from googlenet_edge.engines.devices import (
     PROFILES,
+    DeviceProfile,
     Platform,
-    has_fp16,
-    has_int8,
     known_devices,
     profile_of,
     refuse_impossible,
@@ -73,14 +73,11 @@ def test_precision_is_told_by_types_where_flags_go_away(tensorrt: tuple[int, ...
 
 
 def test_precision_of_a_gpu_follows_from_its_compute_capability() -> None:
-    assert [has_int8(capability) for capability in ((5, 3), (6, 1), (6, 2), (7, 0), (12, 1))] == [
-        False,
-        True,
-        False,
-        True,
-        True,
-    ]
-    assert [has_fp16(capability) for capability in ((5, 3), (6, 1), (8, 9))] == [True, False, True]
+    def of(major: int, minor: int) -> DeviceProfile:
+        return replace(profile_of(Device.AGX_ORIN), compute_capability=(major, minor))
+
+    assert [of(*each).int8 for each in ((5, 3), (6, 1), (6, 2), (7, 0), (12, 1))] == [False, True, False, True, True]
+    assert [of(*each).fp16 for each in ((5, 3), (6, 1), (8, 9))] == [True, False, True]
 
 
 @pytest.mark.parametrize(
