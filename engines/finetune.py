@@ -1,20 +1,25 @@
-"""From a checkpoint to one that loses less in INT8: calibrate, train on the grids, calibrate again, and compare."""
+"""From a checkpoint to one that loses less in INT8: calibrate, train on the grids, calibrate again, and compare.
+
+The network learns to answer, on integers, as it did in float: its teacher is the network before quantization. The
+result is an ordinary checkpoint, from which export, calibration and lowering go on as from any other.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from googlenet_edge.calibration.calibrate import KEPT_BYTES, calibrate, table_at
-from googlenet_edge.calibration.finetune import finetuned
+from googlenet_edge.calibration.fake_quantization import FakeQuantized
 from googlenet_edge.calibration.lower import prepared
 from googlenet_edge.calibration.table import CalibrationTable
 from googlenet_edge.calibration.weights import weight_range_for
-from googlenet_edge.checkpoint import read_checkpoint, write_checkpoint
+from googlenet_edge.checkpoint import Checkpoint, TrainingRecord, build_model, read_checkpoint, write_checkpoint
 from googlenet_edge.dataset import check_images, open_dataset, stratified_sample
-from googlenet_edge.distil import DistilConfig
+from googlenet_edge.distil import DistilConfig, distil
 from googlenet_edge.engines.accuracy import Accuracy, Comparison, Evaluation, compare
 from googlenet_edge.engines.build import CalibrationRequest
 from googlenet_edge.engines.checkpoint_source import images_for
@@ -25,13 +30,13 @@ from googlenet_edge.engines.protocol import EngineOptions
 from googlenet_edge.engines.recovery import Bars
 from googlenet_edge.engines.registry import backend_for
 from googlenet_edge.errors import AccuracyError, ConfigError
-from googlenet_edge.export import export
+from googlenet_edge.export import export, unfolded
 from googlenet_edge.files import check_writable
 from googlenet_edge.graph import InferenceGraph
 from googlenet_edge.processor import read_processor
 from googlenet_edge.reports import Observer
 from googlenet_edge.target import Device, Precision
-from googlenet_edge.training_loop import TrainingData
+from googlenet_edge.training_loop import TrainingData, evaluate_model
 from googlenet_edge.workspace import TABLE_FILE
 
 
@@ -39,8 +44,9 @@ from googlenet_edge.workspace import TABLE_FILE
 class FinetuneRequest:
     """Which checkpoint to fine-tune, how, and where the result goes.
 
-    ``calibration`` says which images to train and calibrate on; accuracy is measured on the validation images among
-    them. ``threads`` are those of the evaluation, ``workers`` the processes that load images.
+    ``config`` has no mixed precision, which would round more coarsely than the grids do. ``calibration`` says which
+    images to train and calibrate on; accuracy is measured on the validation images among them. ``threads`` are those of
+    the evaluation, ``workers`` the processes that load images.
     """
 
     checkpoint: Path
@@ -97,23 +103,36 @@ def finetune(
     fp32 = judge.evaluation(graph, Precision.FP32)
     before = judge.evaluation(graph, Precision.INT8, table)
     weight_range = weight_range_for(read_processor())
+    student = FakeQuantized(prepared(graph, table, weight_range=weight_range), table.ranges, weight_range=weight_range)
     with watch() as observer:
-        tuned = finetuned(
-            checkpoint,
-            prepared(graph, table, weight_range=weight_range),
-            table.ranges,
-            data,
-            request.config,
-            weight_range=weight_range,
-            observer=observer,
-            workers=request.workers,
-        )
+        tuned = _trained(student, checkpoint, data, request, observer)
     tuned_graph = export(tuned)
     after = judge.evaluation(tuned_graph, Precision.INT8, judge.table(tuned_graph))
     gain = compare(before, after)
     _check_gain(gain)
     write_checkpoint(request.out, tuned)
     return FinetuneReport(str(request.out), _against(fp32, before), _against(fp32, after), gain)
+
+
+def _trained(
+    student: FakeQuantized, checkpoint: Checkpoint, data: TrainingData, request: FinetuneRequest, observer: Observer
+) -> Checkpoint:
+    """The checkpoint that follows the float logits of the one it comes from; auxiliary heads stay as they are."""
+    started = time.monotonic()
+    distil(student, build_model(checkpoint), data, request.config, observer=observer, workers=request.workers)
+    tuned = Checkpoint(checkpoint.info, unfolded(student.weights(), checkpoint))
+    top1, top5 = evaluate_model(build_model(tuned), data.val, data.preprocess)
+    record = TrainingRecord(
+        epochs=request.config.epochs,
+        images=len(data.train),
+        images_sha256=data.train_sha256,
+        val_images_sha256=data.val_sha256,
+        val_top1=top1,
+        val_top5=top5,
+        seconds=time.monotonic() - started,
+        parent_sha256=checkpoint.sha256,
+    )
+    return replace(tuned, info=replace(checkpoint.info, training=record))
 
 
 def _check_possible(request: FinetuneRequest) -> None:
