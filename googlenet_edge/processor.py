@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
+QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _X86, _ARM = "flags", "features"  # the line that lists instruction sets
 _VNNI = {"avx512_vnni", "avx_vnni"}
 _BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
@@ -43,9 +45,17 @@ class Processor:
         return bool(self.instructions & _BFLOAT16)
 
 
-def usable_cores() -> int:
-    """The cores that this process may use now, where the system tells; else all."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def usable_cores(quota: Path = QUOTA) -> int:
+    """The cores that this process may use now, where the system tells; else all.
+
+    As many as ``quota``, the processor time of a container (cgroup v2), fills: more threads would wait for each other.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        most, period = map(int, quota.read_text().split())
+        return min(cores, max(1, math.ceil(most / period)))
+    except (OSError, ValueError, ZeroDivisionError):  # no cgroup, or "max"
+        return cores
 
 
 def read_processor(cpuinfo: Path = CPUINFO) -> Processor:

@@ -32,6 +32,7 @@ from googlenet_edge.commands.options import (
     calibration_request,
     output,
     source_of,
+    when_damaged,
 )
 from googlenet_edge.console import bar, chosen, named, shown
 from googlenet_edge.errors import ConfigError
@@ -240,7 +241,7 @@ def evaluate(
     gnet-edge eval runs/photos/fp32-cpu runs/photos/int8-cpu
     gnet-edge eval --out answers.json
     """
-    from googlenet_edge.dataset import check_images, open_dataset, without_damaged
+    from googlenet_edge.dataset import check_images, open_dataset
     from googlenet_edge.engines.answers import collect_answers, write_answers
     from googlenet_edge.engines.bundle import read_manifest
     from googlenet_edge.engines.evaluate import accuracies, evaluate_bundles
@@ -262,7 +263,7 @@ def evaluate(
     if skip_damaged:
         with bar("checking images") as progress:
             checked = check_images(images, preprocess=read_manifest(paths[0]).preprocess, progress=progress)
-        images = without_damaged(checked)
+        images = when_damaged(skip_damaged)(checked)
     evaluations = evaluate_bundles(paths, images, streams=cores, bars=bar, engine=engine)
     results = accuracies(paths, evaluations)
     shown(evaluation_table([(r.bundle, r.accuracy) for r in results]))
