@@ -102,17 +102,15 @@ def lower_int8_tensorrt(
     return _in_opset(taking_pixels_less(model, _S8_MIDDLE, crop=graph.preprocess.crop), opset)
 
 
-def lower_implicit_tensorrt(
-    graph: InferenceGraph, table: CalibrationTable, *, opset: int = 17, dla_head: bool = True
-) -> onnx.ModelProto:
-    """The float graph that the table's ranges are for: with a calibration cache, TensorRT ≤ 10 quantizes it itself.
+def lower_implicit_tensorrt(graph: InferenceGraph, table: CalibrationTable, *, opset: int = 17) -> onnx.ModelProto:
+    """The float graph that the table's ranges are for: with a calibration cache, a DLA's TensorRT quantizes it itself.
 
     Raises:
         CalibrationError: the table belongs to another graph.
         LoweringError: the opset is none of `OPSETS`.
     """
     ready = prepared(graph, table, weight_range=WeightRange.FULL)
-    return lower_fp32_tensorrt(ready, opset=opset, dla_head=dla_head)
+    return lower_fp32_tensorrt(ready, opset=opset, dla_head=True)
 
 
 def places(graph: onnx.GraphProto, float_nodes: AbstractSet[str] = NO_NODES) -> dict[str, str]:

@@ -53,8 +53,8 @@ class SameSize(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """The convolution."""
-        few = x.shape[2] * x.shape[3] <= FEW_POSITIONS
-        if not (self.training and few and torch.is_autocast_enabled("cpu") and _has_tiles()):
+        in_tiles = self.training and torch.is_autocast_enabled("cpu") and _has_tiles()
+        if not in_tiles or x.shape[2] * x.shape[3] > FEW_POSITIONS:
             return super().forward(x)
         dtype = torch.get_autocast_dtype("cpu")
         out: Tensor = ByPatches.apply(x.to(dtype), self.weight.to(dtype))  # type: ignore[no-untyped-call]

@@ -51,13 +51,12 @@ def nvidias_reader(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], 
     return space["import_scales_from_calib_cache"]  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("dla_head", [False, True])
 def test_model_optimizer_reads_the_scales_that_were_meant(
-    nvidias_reader: Callable[[str], dict[str, float]], tmp_path: Path, dla_head: bool
+    nvidias_reader: Callable[[str], dict[str, float]], tmp_path: Path
 ) -> None:
     graph = whole_googlenet()
     table = table_of(graph)
-    lowered = lower_implicit_tensorrt(graph, table, dla_head=dla_head)
+    lowered = lower_implicit_tensorrt(graph, table)
     (tmp_path / "cache").write_bytes(calibration_cache(graph, table, lowered, version=(10, 3, 0)))
     meant = {f"{name}_scale": float(np.float32(scale)) for name, scale in tensor_scales(graph, table, lowered).items()}
     assert nvidias_reader(str(tmp_path / "cache")) == meant
@@ -125,15 +124,12 @@ def test_the_pixels_before_the_network_have_scales() -> None:
     assert cache["pixels.centred"] == np.float32(127.5 / 127)
 
 
-@pytest.mark.parametrize("dla_head", [False, True])
-def test_every_tensor_of_a_whole_googlenet_but_its_outputs_has_a_scale(dla_head: bool) -> None:
+def test_every_tensor_of_a_whole_googlenet_but_its_outputs_has_a_scale() -> None:
     graph = whole_googlenet()
     table = table_of(graph, count=8)
-    lowered = lower_implicit_tensorrt(graph, table, dla_head=dla_head)
+    lowered = lower_implicit_tensorrt(graph, table)
     tensors = {name for node in lowered.graph.node for name in node.output} | {"pixels"}
-    assert tensors - tensor_scales(graph, table, lowered).keys() == {"logits"} | (
-        {"logits.planes"} if dla_head else set()
-    )
+    assert tensors - tensor_scales(graph, table, lowered).keys() == {"logits", "logits.planes"}
 
 
 def test_the_table_of_another_graph_is_refused() -> None:
