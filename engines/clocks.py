@@ -29,31 +29,46 @@ _ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
-def held(root: Path, mode: str | None, *, fixed: bool) -> Iterator[None]:
+def held(root: Path, mode: str | None, *, fixed: bool) -> Iterator[list[str]]:
     """A Jetson in a power mode, where one is named, and with its clocks fixed, where that is wanted.
 
     Both are set back however the block ends, `_ENDINGS` included. While they are set or set back, none of these counts.
-    For the main thread.
+    For the main thread. What was measured is not lost where something cannot be set back: the list says it afterwards.
 
     Raises:
-        EngineError: as `power_mode` and `fixed_clocks` do.
+        EngineError: as `power_mode` and `fixed_clocks` do; where the block ended well, only from before it.
     """
+    left: list[str] = []
     blocks = [power_mode(root, mode)] if mode else []
     blocks += [fixed_clocks(root)] if fixed else []
     if not blocks:
-        yield
+        yield left
         return
     before = {number: signal.getsignal(number) or signal.SIG_DFL for number in _ENDINGS}
     kept = (signal.SIG_IGN, before[signal.SIGINT])  # nohup ignores a hang-up
     within = {number: handler if handler in kept else _end for number, handler in before.items()}
-    with ExitStack() as stack:
-        stack.callback(_listen, before)
-        _listen(dict.fromkeys(_ENDINGS, signal.SIG_IGN))
-        for block in blocks:
-            stack.enter_context(block)
-        stack.callback(_listen, dict.fromkeys(_ENDINGS, signal.SIG_IGN))
-        _listen(within)
-        yield
+    ended_well = False
+    try:
+        with ExitStack() as stack:
+            stack.callback(_listen, before)
+            _listen(dict.fromkeys(_ENDINGS, signal.SIG_IGN))
+            for block in blocks:
+                stack.enter_context(block)
+            stack.callback(_listen, dict.fromkeys(_ENDINGS, signal.SIG_IGN))
+            _listen(within)
+            yield left
+            ended_well = True
+    except EngineError as problem:
+        if not ended_well:
+            raise
+        left += _sentences(problem)
+
+
+def _sentences(problem: BaseException | None) -> Iterator[str]:
+    """What a problem says, and before it those that came first; once, where one tells of another."""
+    if isinstance(problem, EngineError):
+        yield from (said for said in _sentences(problem.__context__) if said not in str(problem))
+        yield str(problem)
 
 
 def _listen(handlers: Mapping[signal.Signals, _Handler]) -> None:
@@ -125,11 +140,13 @@ def _modes(root: Path) -> dict[str, int]:
 
 
 def _set_mode(root: Path, modes: dict[str, int], name: str) -> None:
-    _run(root, _NVPMODEL, "-m", str(modes[name]))
+    mend = f"which may need a restart; run: sudo nvpmodel -m {modes[name]}"
+    try:
+        _run(root, _NVPMODEL, "-m", str(modes[name]))
+    except EngineError as problem:
+        raise EngineError(f"the power mode did not change to {name}: {problem}, {mend}") from problem
     if read_power_mode(root) != name:
-        raise EngineError(
-            f"the power mode did not change to {name}, which may need a restart; run: sudo nvpmodel -m {modes[name]}"
-        )
+        raise EngineError(f"the power mode did not change to {name}, {mend}")
 
 
 def _run(root: Path, tool: Path, *arguments: str) -> None:
@@ -141,7 +158,8 @@ def _run(root: Path, tool: Path, *arguments: str) -> None:
     failed = re.search(r"^Error.*", said, re.MULTILINE)  # with which jetson_clocks ends, too, as if all were well
     if code or failed:
         reason = failed[0] if failed else said.split("\n")[0].strip() or f"code {code}"
-        mend = f"; it needs root: let sudo run {root / tool} without a password" if os.geteuid() else ""
+        by_sudo = said.startswith("sudo:")
+        mend = f"; it needs root: let sudo run {root / tool} without a password" if by_sudo else ""
         raise EngineError(f"{tool.name} failed ({reason}){mend}")
 
 

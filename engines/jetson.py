@@ -184,7 +184,7 @@ def _text(path: Path, *, limit: int = _MOST_TEXT_BYTES) -> str | None:
     """The text of a small file, without the NUL that ends those of the device tree."""
     try:
         with path.open("rb") as file:
-            return file.read(limit).decode(errors="replace").strip("\0 \n") or None
+            return (file.read(limit) or b"").decode(errors="replace").strip("\0 \n") or None
     except OSError:
         return None
 
@@ -245,6 +245,8 @@ def _gpu_clock(root: Path) -> Clock | None:
 
 def _clock(folder: Path, prefix: str, *, per_mhz: int) -> Clock | None:
     now, low, high = (_whole(folder / f"{prefix}{what}_freq") for what in ("cur", "min", "max"))
-    if now is None or low is None or high is None or not (0 < low <= high and now > 0):
+    if (
+        now is None or low is None or high is None or not (0 < low <= high and now >= 0)
+    ):  # 0: a GPU that is off meanwhile
         return None
     return Clock(round(now / per_mhz), round(low / per_mhz), round(high / per_mhz))

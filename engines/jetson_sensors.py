@@ -107,7 +107,7 @@ def _added(names: list[str]) -> tuple[str, ...]:
 
 def _now(file: BinaryIO) -> int:
     file.seek(0)
-    return int(file.read(32))
+    return int(file.read(32) or b"")  # None where a zone's part of the chip is off (EAGAIN), which is no number either
 
 
 def _ina3221(root: Path) -> Iterator[Sensor]:

@@ -29,6 +29,11 @@ _WAIT_US = 2000  # on a GPU; a processor computes a batch no faster than its ima
 _PLAN = "model.plan"
 _L4T = "nvcr.io/nvidia/l4t-jetpack:r36.4.0"
 _ON_L4T = (Device.ORIN_NANO, Device.ORIN_NX, Device.AGX_ORIN)  # JetPack 6: the first whose Python is new enough
+_AS_A_JETSON = (
+    " --runtime nvidia --volume gnet-edge:/cache --security-opt systempaths=unconfined"
+    " --volume /etc/nv_tegra_release:/etc/nv_tegra_release:ro"
+)
+"""Docker hides ``/sys/firmware``, and with it the device tree."""
 _FLAGS = {Precision.FP32: "nothing", Precision.FP16: "--fp16", Precision.INT8: "--int8 --fp16"}
 _RENAMED = (
     f"To serve several bundles, give each folder `{NAME}` a name of its own in one repository: it is the model's name."
@@ -181,7 +186,7 @@ def for_docker(bundle: Bundle, path: Path) -> Files:
     head = _on_jetpack(wheel.name) if on_jetson else _on_processor(wheel.name, extra)
     owner = "" if on_jetson else "--chown=gnet "  # a file that only its owner may read stays one in the image
     tail = ["WORKDIR /work", f"COPY {owner}bundle /bundle", 'ENTRYPOINT ["gnet-edge"]', 'CMD ["bench", "/bundle"]']
-    run = "docker run --rm" + (" --runtime nvidia --volume gnet-edge:/cache" if on_jetson else "")
+    run = f"docker run --rm{_AS_A_JETSON if on_jetson else ''}"
     steps = [
         "    docker build --tag googlenet .",
         f"    {run} googlenet",
@@ -190,7 +195,8 @@ def for_docker(bundle: Bundle, path: Path) -> Files:
     if on_jetson:
         steps += [
             "",
-            "The plan is compiled at the first start and kept in the volume.",
+            "The plan is compiled at the first start and kept in the volume. By `systempaths` and `nv_tegra_release`",
+            "`bench` knows the Jetson that it is on; `predict` needs neither.",
             f"The base is `{_L4T}`, for JetPack 6; for another of NVIDIA's: `docker build --build-arg BASE=…`.",
         ]
     files = {f"bundle/{name}": (path / name).read_bytes() for name in (MANIFEST, MODEL, LABELS, GOLDEN)}

@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -81,11 +81,12 @@ def run(request: Request, *, say: Say, root: Path = ROOT) -> Measurement:
         EdgeError: as `bench` does.
     """
     wish = request.plan
-    device = device_to_measure(wish.device, root=root)
-    backend_for(device, wish.engine)
+    device_to_measure(wish.device, root=root)
     paths = [Path(bundle) for bundle in request.bundles]
+    for path in paths:
+        backend_for(read_bundle(path).manifest.device, wish.engine)
     image = Path(request.image).read_bytes()
-    with held(root, wish.power_mode, fixed=wish.clocks is Clocks.FIXED):
+    with held(root, wish.power_mode, fixed=wish.clocks is Clocks.FIXED) as left:
         circumstances = read_circumstances(root)  # before the load that compiling makes
         build_plans(paths, engine=wish.engine, say=say)
         plan = BenchPlan(
@@ -95,7 +96,7 @@ def run(request: Request, *, say: Say, root: Path = ROOT) -> Measurement:
             sustained=wish.sustained,
         )
         say("step", message="measuring")
-        return bench(
+        measurement = bench(
             paths,
             names=request.names,
             plan=plan,
@@ -105,6 +106,7 @@ def run(request: Request, *, say: Say, root: Path = ROOT) -> Measurement:
             root=root,
             circumstances=circumstances,
         )
+    return replace(measurement, warnings=(*measurement.warnings, *left))
 
 
 def build_plans(paths: Sequence[Path], *, engine: EngineName | None, say: Say) -> None:

@@ -72,8 +72,8 @@ class Recording:
 
     def look(self, elapsed_s: float) -> None:
         """Reads all of them once."""
-        self.times_s.append(elapsed_s)
         self.rows.append(tuple(sensor.read() for sensor in self.sensors.values()))
+        self.times_s.append(elapsed_s)
 
     def series(self) -> Series:
         """All that was read."""

@@ -119,7 +119,8 @@ def _or_dash(time_ms: float | None) -> str:
 
 def resources_table(measurement: Measurement) -> Table:
     """What a bundle gives and takes beside latency: throughput at its best batch, cold start, memory, size."""
-    table = _table("resources", "images/s", "at batch", "cold start ms", "peak memory", "bundle")
+    memory = "peak memory, less the GPU's" if measurement.on_gpu else "peak memory"
+    table = _table("resources", "images/s", "at batch", "cold start ms", memory, "bundle")
     for bundle in measurement.bundles:
         best = max(bundle.throughput, key=lambda throughput: throughput.images_per_s)
         table.add_row(

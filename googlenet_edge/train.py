@@ -32,6 +32,7 @@ from googlenet_edge.training_state import (
     read_state,
     remove_state,
 )
+from googlenet_edge.whitening import whitened
 from googlenet_edge.workspace import CHECKPOINT_FILE, RunRecord, refuse_inside_bundle, write_run_record
 
 
@@ -95,6 +96,8 @@ def train(
             state = saved
             if saved.epoch < saved.config.epochs:
                 observer.on_resume(saved.epoch + 1, saved.step)
+        elif request.start is None:
+            state = whitened(state, data.train, request.preprocess)
         if rank.first:
             write_run_record(request.folder, RunRecord(str(request.data.resolve()), request.config.seed))
         trained = train_from(state, data, folder=request.folder, rank=rank, observer=observer, workers=request.workers)

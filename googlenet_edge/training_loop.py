@@ -29,6 +29,10 @@ from googlenet_edge.reports import EpochReport, Meter, Observer, StoppedError, a
 from googlenet_edge.training_state import TrainConfig, TrainingState, write_state
 
 AUX_WEIGHT = 0.3
+BIAS_RATE = 8.0
+"""How many times as fast the biases of normalizations learn where training starts at random.
+
+Source: Page, "How to Train Your ResNet 8", and Jordan, arXiv 2404.00498, section 3.4; both take 64."""
 EMA_HALF_LIFE_SHARE = 0.02
 EVAL_BATCH = 100
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
@@ -148,7 +152,14 @@ class _Loop:
         self.forward: nn.Module = DistributedDataParallel(forward) if rank.world > 1 else forward
         self.batch_size = batch_size_for(state.config.batch_size, len(data.train), processes=rank.world)
         self.steps = len(data.train) // self.batch_size
-        self.descent = Descent(self.model, state.config, steps=self._total, device=self.device, mend=_MEND)
+        self.descent = Descent(
+            self.model,
+            state.config,
+            steps=self._total,
+            device=self.device,
+            mend=_MEND,
+            bias_rate=1.0 if state.start else BIAS_RATE,
+        )
         self.descent.load_momentum(state.momentum)
         self.descent.load_scaling(state.scaling)
         self.first_step, self.first_sums, self.seconds_before = state.step, state.sums, state.seconds

@@ -173,6 +173,46 @@ def test_mode_that_needs_a_restart_says_so(tmp_path: Path) -> None:
         pass
 
 
+REBOOT = """#!/bin/sh
+if [ "$1" = -m ] && [ "$2" = 1 ]; then
+    echo "NVPM WARN: Reboot required for changing to this power mode: 1"
+    echo "NVPM ERROR: optMask is 1, no request for power mode"
+    exit 255
+fi
+exec "$0-real" "$@"
+"""
+"""As on an Orin NX, which goes up at once, and back down only with a restart."""
+
+
+def test_what_cannot_be_set_back_is_told_after_a_block_that_ended_well(tmp_path: Path, temporaries: Path) -> None:
+    def board(name: str) -> Path:
+        root = fake_jetson(tmp_path / name, ORIN_NANO)
+        tool = root / "usr/sbin/nvpmodel"
+        tool.rename(tool.with_name("nvpmodel-real"))
+        tool.write_text(REBOOT)
+        tool.chmod(0o755)
+        return root
+
+    mode = (
+        "the power mode did not change to 25W: nvpmodel failed (NVPM WARN: Reboot required for changing to this power"
+        " mode: 1), which may need a restart; run: sudo nvpmodel -m 1"
+    )
+    with held(board("mode"), "MAXN_SUPER", fixed=False) as left:
+        assert left == []
+    assert left == [mode]
+    root = board("both")
+    with held(root, "15W", fixed=True) as left:
+        (root / "usr/bin/jetson_clocks").write_text("#!/bin/sh\nexit 7\n")
+    clocks_left, mode_left = left
+    assert clocks_left.startswith(
+        "the clocks are still fixed: jetson_clocks failed (code 7); sudo jetson_clocks --rest"
+    )
+    assert mode_left == mode
+    sentence = "^the power mode did not change to 25W: "
+    with pytest.raises(EngineError, match=sentence), held(board("failed"), "15W", fixed=False):
+        raise ZeroDivisionError
+
+
 def test_clocks_without_root_or_without_a_jetson_are_refused(tmp_path: Path, temporaries: Path) -> None:
     root = fake_jetson(tmp_path / "root", ORIN_NANO)
     (root / "usr/bin/jetson_clocks").write_text("#!/bin/sh\necho 'Error: Please run as root' >&2; exit 1\n")

@@ -160,3 +160,13 @@ def test_tool_that_is_missing_fails_or_is_no_program_says_nothing(tmp_path: Path
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
         assert run_tool(tmp_path / name) is None
+
+
+def test_gpu_that_is_off_meanwhile_has_a_clock_that_moves(tmp_path: Path) -> None:
+    root = fake_jetson(tmp_path, ORIN_NANO)
+    [now] = root.glob("sys/class/devfreq/*/cur_freq")
+    now.write_text("0\n")
+    jetson = read_jetson(root)
+    assert jetson is not None
+    assert jetson.gpu_clock == Clock(0, 306, 918)
+    assert not jetson.gpu_clock.locked

@@ -195,6 +195,8 @@ def test_docker_copies_only_what_is_there(tmp_path: Path, for_orin: Path) -> Non
         assert all((out / name).exists() for name in copied)
         assert read_bundle(out / "bundle").class_names == read_bundle(path).class_names
         bases[device] = lines[0]
+        hidden = "--security-opt systempaths=unconfined --volume /etc/nv_tegra_release:/etc/nv_tegra_release:ro"
+        assert (hidden in (out / "README.md").read_text()) is (device == "orin"), "what says which Jetson it is"
     assert bases["cpu"] == "ARG BASE=python:3.12-slim" and "l4t-jetpack" in bases["orin"]
     names = zipfile.ZipFile(next((tmp_path / "cpu-docker").glob("*.whl"))).namelist()
     assert "googlenet_edge/engines/package.py" in names

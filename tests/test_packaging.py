@@ -10,6 +10,7 @@ import subprocess
 import sys
 import venv
 import zipfile
+from dataclasses import replace
 from importlib.metadata import PathDistribution, distribution
 from pathlib import Path
 
@@ -18,10 +19,12 @@ from measured import measured
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from test_architecture import MODULES, NEED_JINJA2, NEED_ONNX, NEED_OPENVINO, NEED_TORCH, needs
-from tiny_bundles import solid, write_colour_bundle
+from tiny_bundles import colour_bundle, solid, write_colour_bundle
 
 import googlenet_edge
+from googlenet_edge.engines.bundle import write_bundle
 from googlenet_edge.engines.measurement import write_measurement
+from googlenet_edge.target import Device
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ("googlenet_edge", "calibration", "engines")
@@ -174,6 +177,16 @@ for name in sys.argv[1:]:
     assert module.__file__.startswith(sys.prefix), module.__file__
 """
     run(base_python, "-c", program, *names, cwd=tmp_path)
+
+
+def test_installed_package_compiles_a_bundle_without_torch_and_onnx(base_python: Path, tmp_path: Path) -> None:
+    """As far as it goes without TensorRT, of which the error is."""
+    bundle = colour_bundle()
+    write_bundle(tmp_path / "bundle", replace(bundle, manifest=replace(bundle.manifest, device=Device.ORIN_NANO)))
+    command = [str(base_python.with_name("gnet-edge")), "build", "bundle"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("gnet-edge: tensorrt cannot be loaded")
 
 
 def test_installed_package_predicts_without_torch_and_onnx(base_python: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from googlenet_edge.engines.ssh import parse_host
 from googlenet_edge.engines.sustained import SustainedPlan
 from googlenet_edge.errors import DataError, EngineError
 from googlenet_edge.files import to_json
-from googlenet_edge.target import Device
+from googlenet_edge.target import Device, EngineName
 
 PLAN = RemotePlan(Device.CPU, None, threads=1, streams=None, rounds=7, sustained=SustainedPlan(60, 30))
 
@@ -111,3 +111,36 @@ def test_measurement_from_another_machine_is_believed_no_more_than_one_from_a_fi
     sentence = "^the measurement of me@jetson cannot be a measurement: the stages, the throughput or the cold start is"
     with pytest.raises(DataError, match=sentence):
         remote._checked(data, [], remote.Cargo({}, {}, (), ""), parse_host("me@jetson"))
+
+
+def test_engine_is_one_of_the_bundle_s_device_whatever_device_was_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `bench BUNDLE --host … --engine onnxruntime-tensorrt` without `--device`."""
+    monkeypatch.setattr(remote_worker, "build_plans", lambda *_, **__: None)
+    monkeypatch.setattr(remote_worker, "bench", lambda *_, **__: measured())
+    bundle = colour_bundle()
+    write_bundle(tmp_path / "orin", replace(bundle, manifest=replace(bundle.manifest, device=Device.ORIN_NANO)))
+    (tmp_path / "image").write_bytes(b"an image")
+    plan = replace(PLAN, engine=EngineName.ONNXRUNTIME_TENSORRT)
+    root = fake_jetson(tmp_path / "root", ORIN_NANO)
+    request = Request((str(tmp_path / "orin"),), ("orin",), str(tmp_path / "image"), plan)
+    assert run(request, say=lambda *_, **__: None, root=root) == measured()
+    of_a_processor = replace(request, bundles=(str(write_colour_bundle(tmp_path / "cpu")),))
+    with pytest.raises(EngineError, match="the device cpu has no engine onnxruntime-tensorrt; it has: onnxruntime"):
+        run(of_a_processor, say=lambda *_, **__: None, root=root)
+
+
+def test_measurement_is_there_and_says_so_where_the_mode_cannot_be_set_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = fake_jetson(tmp_path / "root", ORIN_NANO)
+
+    def measure(*_: Any, **__: Any) -> Any:
+        (root / "usr/sbin/nvpmodel").write_text("#!/bin/sh\necho 'NVPM WARN: Reboot required'; exit 255\n")
+        return measured()
+
+    monkeypatch.setattr(remote_worker, "bench", measure)
+    found = run(asked(replace(PLAN, power_mode="15W"), tmp_path), say=lambda *_, **__: None, root=root)
+    assert found.bundles == measured().bundles
+    assert found.warnings[-1].startswith("the power mode did not change to 25W: nvpmodel failed (NVPM WARN: Reboot req")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_jetson import AGX_ORIN, ORIN_NANO, XAVIER_NX, break_file, fake_jetson, fake_pc, set_throttle_events
@@ -95,6 +97,37 @@ def test_recording_says_where_a_sensor_said_nothing(tmp_path: Path) -> None:
     watched.look(0.1)
     assert watched.series() == Series((0.0, 0.1), {"good": (1.0, 1.0), "bad": (1.0, None)})
     assert recording(tmp_path, never="1\n").series() == Series((), {"never": ()})
+
+
+class WithoutPower(io.RawIOBase):
+    """The temperature of a part of the chip that is off: the kernel answers EAGAIN, of which Python makes a None."""
+
+    def readable(self) -> bool:
+        return True
+
+    def seek(self, *_: int) -> int:
+        return 0
+
+    def readinto(self, _: object) -> None:
+        return None
+
+
+def test_watch_goes_on_where_a_part_of_the_chip_is_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On every Orin Nano, which has no DLA, and on a Thor that is idle."""
+    root, opened = fake_jetson(tmp_path, ORIN_NANO), Path.open
+
+    def open_it(path: Path, *args: Any, **kwargs: Any) -> Any:
+        off = path.name == "temp" and (path.parent / "type").read_text().strip() == "cv0-thermal"
+        return WithoutPower() if off else opened(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", open_it)
+    with Watch(root, clock=time.perf_counter, hz=20) as watch:
+        pass
+    heat = watch.watched().heat
+    assert len(heat.times_s) >= 1
+    assert {len(values) for values in heat.values.values()} == {len(heat.times_s)}
+    assert set(heat.values["cv0-thermal"]) == {None}
+    assert heat.values["tj-thermal"][0] == pytest.approx(49.062)
 
 
 def test_throttle_events_are_those_since_the_start() -> None:

@@ -280,3 +280,10 @@ def test_lines_are_not_wrapped(capsys: pytest.CaptureFixture[str]) -> None:
     line = "bundle: " + str(Path(LONG) / LONG.replace("/", "-"))
     console.shown(line * 3)
     assert capsys.readouterr().err == line * 3 + "\n"
+
+
+def test_table_of_resources_says_that_the_memory_of_a_gpu_is_not_in_it(measurement: Measurement) -> None:
+    first, second = measurement.bundles
+    on_gpu = replace(second, engine=replace(second.engine, device=Device.ORIN_NANO))
+    assert "peak memory, less the GPU's" in shown(resources_table(replace(measurement, bundles=(first, on_gpu))), 120)
+    assert "less the GPU's" not in shown(resources_table(measurement), 120)

@@ -37,7 +37,7 @@ from googlenet_edge.augment import (
 )
 from googlenet_edge.checkpoint import Checkpoint, CheckpointInfo, read_checkpoint
 from googlenet_edge.console import TrainingDisplay
-from googlenet_edge.dataset import Checked, check_images, open_dataset
+from googlenet_edge.dataset import Checked, check_images, load_pixels, open_dataset
 from googlenet_edge.descent import learning_rate_at
 from googlenet_edge.engines.bundle import read_bundle
 from googlenet_edge.errors import OutputError, TrainingError
@@ -49,6 +49,7 @@ from googlenet_edge.reports import EpochReport, StepReport, StoppedError, drop_l
 from googlenet_edge.train import TrainRequest, train
 from googlenet_edge.training_loop import TrainingData, ema_decay_at, train_from, training_loss
 from googlenet_edge.training_state import TrainConfig, TrainingState, check_same_training, first_state, read_state
+from googlenet_edge.whitening import whitened
 
 PREPROCESS = Preprocess(resize=32, crop=32)
 CONFIG = TrainConfig(epochs=2, batch_size=16, augmentation=Augmentation(flip=False))
@@ -449,3 +450,62 @@ def test_erasing_puts_noise_in_one_rectangle_of_the_asked_share_of_images() -> N
 def test_images_hash_is_that_of_the_checked_files(data: TrainingData, photos: Path) -> None:
     again: Checked = check_images(open_dataset(photos).train, preprocess=PREPROCESS)
     assert again.sha256 == data.train_sha256
+
+
+# How it starts
+
+
+def test_first_filters_of_a_training_from_nothing_answer_apart(photos: Path, data: TrainingData) -> None:
+    """Their answers on the images themselves are not correlated, and each has one of the other sign beside it."""
+    begun = whitened(start(data), data.train, PREPROCESS)
+    filters, random = (state.weights["conv1.conv.weight"] for state in (begun, start(data)))
+    assert filters.shape == random.shape
+    half = len(filters) // 2
+    assert torch.equal(filters[half:], -filters[:half])
+    assert filters.flatten(1).norm(dim=1).tolist() == pytest.approx([random.flatten(1).norm(dim=1).mean().item()] * 64)
+
+    def correlation(weights: torch.Tensor) -> float:
+        pixels = np.stack(list(load_pixels(data.train, PREPROCESS)))
+        answers = F.conv2d(torch.from_numpy(PREPROCESS.normalize(pixels)), weights, padding=3, stride=4)
+        moments = answers.transpose(0, 1).flatten(1).double()
+        products = moments @ moments.t()
+        sizes = products.diagonal().sqrt()
+        return float((products / sizes / sizes[:, None] - torch.eye(len(weights))).abs().mean())
+
+    assert correlation(filters[:half]) < 1e-3
+    assert correlation(random[:half]) > 0.1
+    assert {n for n in begun.weights if not torch.equal(begun.weights[n], start(data).weights[n])} == {
+        "conv1.conv.weight"
+    }
+
+
+def test_biases_of_normalizations_learn_faster_from_nothing_than_from_a_checkpoint(
+    data: TrainingData, tmp_path: Path
+) -> None:
+    config = replace(CONFIG, epochs=1, learning_rate=1e-4, mixed_precision=False)
+    one_step = replace(start(data, config), config=config)
+    names = "conv1.bn.bias", "conv1.bn.weight", "conv1.conv.weight", "fc.bias"
+
+    def moved(state: TrainingState, folder: Path) -> list[float]:
+        with pytest.raises(StoppedError):
+            run(state, data, folder, Watching(1))
+        saved = read_state(folder)
+        assert saved is not None
+        return [float((saved.weights[name] - state.weights[name]).norm()) for name in names]
+
+    anew = moved(one_step, tmp_path / "anew")
+    further = moved(replace(one_step, start="0" * 64), tmp_path / "further")
+    assert [a / b for a, b in zip(anew, further, strict=True)] == pytest.approx([8, 1, 1, 1], rel=1e-3)
+
+
+def test_training_from_weights_keeps_their_first_filters(photos: Path, tmp_path: Path) -> None:
+    """Only where there are none are they made of the images."""
+    done = [tmp_path / name for name in ("anew", "further")]
+    config = replace(CONFIG, epochs=1, learning_rate=1e-12)
+    train(TrainRequest(photos, done[0], PREPROCESS, config, workers=0), observer=Watching(), rank=Rank())
+    first = read_checkpoint(done[0] / "checkpoint.safetensors")
+    begun = TrainRequest(photos, done[1], PREPROCESS, replace(config, seed=1), start=first, workers=0)
+    train(begun, observer=Watching(), rank=Rank())
+    filters = [read_checkpoint(folder / "checkpoint.safetensors").weights["conv1.conv.weight"] for folder in done]
+    assert torch.allclose(filters[0][:32], -filters[0][32:], atol=1e-6), "made of the images"
+    assert torch.allclose(filters[1], filters[0], atol=1e-6)

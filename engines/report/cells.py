@@ -15,6 +15,7 @@ from googlenet_edge.engines.report.material import Layers, Source
 from googlenet_edge.engines.report.subjects import Subject, shown_name, shown_text
 from googlenet_edge.engines.report.verdict import accuracy_words, change_words, milliseconds
 from googlenet_edge.statistics import FEWEST_FOR_P99_9, Summary
+from googlenet_edge.target import Device
 
 NOT_MEASURED = "not measured"
 
@@ -38,8 +39,10 @@ class Table:
 
 def glance_table(subjects: Sequence[Subject]) -> Table:
     """Every bundle in one row."""
+    on_gpu = any(subject.bundle.engine.device is not Device.CPU for subject in subjects)
+    memory = "peak memory, less the GPU's" if on_gpu else "peak memory"
     head = ("bundle", "p50", "p90", "p99", "p99.9", "against reference", "top-1", "change, points", "images/s",
-            "cold start", "peak memory", "size")  # fmt: skip
+            "cold start", memory, "size")  # fmt: skip
     return Table(head, tuple(_glance_row(number, subject) for number, subject in enumerate(subjects, start=1)))
 
 

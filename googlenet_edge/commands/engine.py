@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -81,8 +82,6 @@ def build(
     gnet-edge build --onnx googlenet.onnx --labels synsets.txt --data photos
     gnet-edge build int8-orin-nano
     """
-    from googlenet_edge.engines import build as building
-
     if checkpoint and workspace.is_bundle(checkpoint):
         settled = {
             **{"--precision": precision, "--device": device, "--max-drop": max_drop, "--engine": engine, "--dla": dla},
@@ -98,6 +97,8 @@ def build(
             checkpoint = _calibrate_there(checkpoint, out, on)
         _compile(checkpoint, as_json=as_json)
         return
+    from googlenet_edge.engines import build as building
+
     settings = workspace.read_settings()
     source = source_of(checkpoint, onnx, AboutOnnx(labels, size, resize, mean, std, bgr), settings)
     precision = chosen("--precision", precision, settings.precision, Precision.INT8)
@@ -367,9 +368,10 @@ def bench(
         there = RemotePlan(wish, engine, cores, streams, rounds, lasting, power_mode, clocks)
         measurement = machine.measured_there(paths, remote, plan=there, image=photo)
     else:
-        with held(machine.ROOT, power_mode, fixed=lock_clocks), bar("measuring") as progress:
+        with held(machine.ROOT, power_mode, fixed=lock_clocks) as left, bar("measuring") as progress:
             plan = BenchPlan(threads=cores, streams=streams or usable_cores(), rounds=rounds, sustained=lasting)
             measurement = run(paths, plan=plan, image=photo, engine=engine, progress=progress, root=machine.ROOT)
+        measurement = replace(measurement, warnings=(*measurement.warnings, *left))
     for table in (latency_table(measurement), resources_table(measurement), stages_table(measurement)):
         shown(table)
     machine.show_sustained(measurement)
