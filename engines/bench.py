@@ -17,7 +17,7 @@ from googlenet_edge.dataset import Progress
 from googlenet_edge.engines.bundle import LABELS, MODEL, Manifest, read_bundle
 from googlenet_edge.engines.circumstances import Circumstances, read_circumstances
 from googlenet_edge.engines.cold_start import ColdStart, cold_start
-from googlenet_edge.engines.devices import JETSON_DEVICES, profile_of
+from googlenet_edge.engines.devices import JETSON_DEVICES, profile_of, refuse_without_bundles
 from googlenet_edge.engines.energy import Energy, Stretch, energy_of, take_stretches
 from googlenet_edge.engines.jetson import ROOT
 from googlenet_edge.engines.measurement import (
@@ -185,6 +185,7 @@ def _open(
 ) -> Subject:
     bundle = read_bundle(path)
     if (engine or engine_here(bundle.manifest)) is EngineName.SIMULATED:
+        refuse_without_bundles(path, bundle.manifest.device)
         here = "".join(f", use --engine {name.value}" for name in _engines_here(bundle.manifest))
         raise EngineError(
             f"{path} is for the device {bundle.manifest.device.value} and only simulated here, so its speed"

@@ -39,7 +39,7 @@ from googlenet_edge.engines.sensitivity import DEFAULT_IMAGES, Probe, Sensitivit
 from googlenet_edge.engines.source import Origin, Source
 from googlenet_edge.errors import BundleError, GraphError, OutputError
 from googlenet_edge.files import sha256_bytes, to_json
-from googlenet_edge.graph import InferenceGraph, read_graph, write_graph
+from googlenet_edge.graph import InferenceGraph, read_graph, refuse_another_s, write_graph
 from googlenet_edge.preprocess import Preprocess
 from googlenet_edge.target import Device, EngineChoice, EngineName, Precision, Unit
 from googlenet_edge.workspace import GRAPH_FILE, TABLE_FILE
@@ -299,6 +299,12 @@ def _check_possible(request: BuildRequest) -> None:
     if Path(os.path.realpath(out)) in (real, *real.parents):
         raise OutputError(f"{out} cannot be a bundle: {folder} is where the graph and its table go; give another --out")
     check_place(out)
+    made = [folder / GRAPH_FILE, *([folder / TABLE_FILE] if request.precision is Precision.INT8 else [])]
+    if not all(path.exists() for path in made) and folder.exists() and not os.access(folder, os.W_OK):
+        raise OutputError(
+            f"{folder} cannot be written to, where the graph and the calibration table go; copy"
+            " what to build from into a folder that can"
+        )
 
 
 def _graph(origin: Origin, path: Path, val: ImageSet, steps: _Steps) -> InferenceGraph:
@@ -311,6 +317,7 @@ def _graph(origin: Origin, path: Path, val: ImageSet, steps: _Steps) -> Inferenc
                 steps.reused.append(str(path))
                 return graph
         except GraphError as problem:
+            refuse_another_s(path)
             _log.warning("%s; making it again", problem)
     with steps.step("making the graph"):
         graph, _ = _made(origin, val)

@@ -261,6 +261,16 @@ def jetson_to_build_for(*, set_to: Device | None, root: Path) -> Device:
     )
 
 
+def refuse_without_bundles(path: Path, device: Device) -> None:
+    """Raises `EngineError` where no JetPack of a Jetson has a Python that this package runs on."""
+    jetpacks = profile_of(device).jetpacks
+    if jetpacks and not any(jetpack.runs_bundles for jetpack in jetpacks):
+        raise EngineError(
+            f"{path} is built for the device {device.value}, whose last JetPack is too old for gnet-edge to compile"
+            " plans on it; pack it with gnet-edge package --for deepstream, for trtexec on the device"
+        )
+
+
 def device_to_measure(wish: Device, *, root: Path) -> Device:
     """The device to measure on, which is this machine. Raises `EngineError` where that is another one."""
     if wish is not Device.JETSON and wish not in JETSON_DEVICES:

@@ -124,7 +124,8 @@ def _table(path: Path) -> Facts:
         read_file(path, limit=MAX_BYTES, error=DataError), dict[str, Raw], where=str(path), error=DataError
     )
     if "graph_sha256" not in found:
-        raise DataError(f"{path} is no calibration table; a measurement is shown by: gnet-edge report {path}")
+        mend = f"; a measurement is shown by: gnet-edge report {path}" if "circumstances" in found else ""
+        raise DataError(f"{path} is no calibration table{mend}")
     table = read_table(path)
     facts = {
         "kind": "calibration table",

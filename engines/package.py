@@ -27,6 +27,7 @@ README = "README.md"
 _MOST_IMAGES = 8
 _WAIT_US = 2000  # on a GPU; a processor computes a batch no faster than its images one by one
 _PLAN = "model.plan"
+_USER = 1000
 _L4T = "nvcr.io/nvidia/l4t-jetpack:r36.4.0"
 _ON_L4T = (Device.ORIN_NANO, Device.ORIN_NX, Device.AGX_ORIN)  # JetPack 6: the first whose Python is new enough
 _AS_A_JETSON = (
@@ -117,12 +118,13 @@ def _triton_client(bundle: Bundle) -> list[str]:
         f"Input `pixels`: uint8 (N, {crop}, {crop}, 3), RGB. Output `logits`: float32 (N, {classes}). Cut and asked",
         "as here it answers as the bundle does (needs this package and `pip install 'tritonclient[http]'`):",
         "",
+        "    from pathlib import Path",
         "    import tritonclient.http as triton",
         "    from googlenet_edge import Preprocess",
-        "    from PIL import Image, ImageOps",
+        "    from googlenet_edge.images import decode_rgb",
         "",
         f"    preprocess = Preprocess(resize={preprocess.resize}, crop={crop})",
-        '    image = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")',
+        '    image = decode_rgb(Path("photo.jpg"), short_side=preprocess.resize)',
         "    pixels = preprocess.pixels(image)[None]",
         '    given = triton.InferInput("pixels", pixels.shape, "UINT8")',
         "    given.set_data_from_numpy(pixels)",
@@ -184,7 +186,7 @@ def for_docker(bundle: Bundle, path: Path) -> Files:
         )
     extra = "[openvino]" if bundle.manifest.engine is EngineName.OPENVINO else ""
     head = _on_jetpack(wheel.name) if on_jetson else _on_processor(wheel.name, extra)
-    owner = "" if on_jetson else "--chown=gnet "  # a file that only its owner may read stays one in the image
+    owner = "" if on_jetson else f"--chown={_USER} "  # a file that only its owner may read stays one in the image
     tail = ["WORKDIR /work", f"COPY {owner}bundle /bundle", 'ENTRYPOINT ["gnet-edge"]', 'CMD ["bench", "/bundle"]']
     run = f"docker run --rm{_AS_A_JETSON if on_jetson else ''}"
     steps = [
@@ -208,12 +210,13 @@ def _on_jetpack(wheel: str) -> list[str]:
     return [
         f"ARG BASE={_L4T}",
         "FROM ${BASE}",
+        "# hadolint ignore=DL3008",  # the releases of a base fix the versions of what is for building
         "RUN apt-get update \\",
         "    && apt-get install --yes --no-install-recommends build-essential python3-dev python3-pip \\",
         "    && rm -rf /var/lib/apt/lists/*",
         "ENV PATH=/usr/local/cuda/bin:${PATH} CPATH=/usr/local/cuda/include XDG_CACHE_HOME=/cache",
         f"COPY {wheel} /tmp/",
-        f"RUN pip3 install --no-cache-dir pycuda /tmp/{wheel} && rm /tmp/{wheel}",
+        f"RUN pip3 install --no-cache-dir 'pycuda>=2022.1' /tmp/{wheel} && rm /tmp/{wheel}",
         "VOLUME /cache",
     ]
 
@@ -224,8 +227,8 @@ def _on_processor(wheel: str, extra: str) -> list[str]:
         "FROM ${BASE}",
         f"COPY {wheel} /tmp/",
         f"RUN pip install --no-cache-dir '/tmp/{wheel}{extra}' && rm /tmp/{wheel}",
-        "RUN useradd --create-home gnet",
-        "USER gnet",
+        f"RUN useradd --create-home --uid {_USER} gnet",
+        f"USER {_USER}",
     ]
 
 

@@ -15,7 +15,7 @@ from googlenet_edge.errors import GraphError, OutputError
 from googlenet_edge.foreign.file import ForeignFile, read_foreign, read_labels
 from googlenet_edge.foreign.front import ChannelOrder, InputFormat
 from googlenet_edge.foreign.imported import check_import, import_graph
-from googlenet_edge.graph import InferenceGraph
+from googlenet_edge.graph import InferenceGraph, metadata_of
 from googlenet_edge.preprocess import Channels, Preprocess
 from googlenet_edge.workspace import GRAPH_FILE
 
@@ -67,14 +67,14 @@ class Origin(ABC):
 
 @dataclass(frozen=True, slots=True)
 class OnnxSource:
-    """Somebody else's ONNX file, and what it does not say about itself.
+    """Somebody else's ONNX file, and what it does not say about itself, as one of this package does.
 
     Attributes:
         folder: where the graph and the table made from it go.
         labels: a text file, one class name a line; without one, the names of the folders of images.
         size: pixels, for a file that leaves it open.
         resize: the short side, pixels; by default 8/7 of the size.
-        mean, std: of red, green and blue, on values of 0 to 255.
+        mean, std: of red, green and blue, on values of 0 to 255; by default 127.5.
     """
 
     path: Path
@@ -82,8 +82,8 @@ class OnnxSource:
     labels: Path | None = None
     size: int | None = None
     resize: int | None = None
-    mean: Channels = _DEFAULT.mean
-    std: Channels = _DEFAULT.std
+    mean: Channels | None = None
+    std: Channels | None = None
     channel_order: ChannelOrder = ChannelOrder.RGB
 
     def open(self, folder_names: tuple[str, ...]) -> Origin:
@@ -91,18 +91,22 @@ class OnnxSource:
         if (self.folder / GRAPH_FILE).resolve() == self.path.resolve():
             raise OutputError(f"{self.path} is where its own graph would be written; move it somewhere else")
         file = read_foreign(self.path, size=self.size)
-        images = InputFormat(self._preprocess(file), self.channel_order)
-        graph = import_graph(file, class_names=self._class_names(file, folder_names), images=images)
+        own = metadata_of(file.model, self.path)
+        images = InputFormat(self._preprocess(file, own.preprocess if own else None), self.channel_order)
+        names = self._class_names(file, own.class_names if own else folder_names)
+        graph = import_graph(file, class_names=names, images=images)
         return _OnnxOrigin(graph.class_names, graph.preprocess, None, file, images, graph)
 
-    def _preprocess(self, file: ForeignFile) -> Preprocess:
+    def _preprocess(self, file: ForeignFile, own: Preprocess | None) -> Preprocess:
+        resize = self.resize or (own.resize if own else round(file.crop * 8 / 7))
+        usual = own or _DEFAULT
         try:
-            return Preprocess(self.resize or round(file.crop * 8 / 7), file.crop, self.mean, self.std)
+            return Preprocess(resize, file.crop, self.mean or usual.mean, self.std or usual.std)
         except ValueError as problem:
             raise GraphError(f"{self.path} cannot be given such images: {problem}") from problem
 
-    def _class_names(self, file: ForeignFile, folder_names: tuple[str, ...]) -> tuple[str, ...]:
-        names = read_labels(self.labels) if self.labels else folder_names
+    def _class_names(self, file: ForeignFile, usual: tuple[str, ...]) -> tuple[str, ...]:
+        names = read_labels(self.labels) if self.labels else usual
         if len(names) != file.classes:
             found = f"{self.labels} {len(names)} lines" if self.labels else f"the images {len(names)} folders"
             raise GraphError(

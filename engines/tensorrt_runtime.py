@@ -23,7 +23,7 @@ from googlenet_edge.dataset import Progress
 from googlenet_edge.engines.bundle import read_bundle
 from googlenet_edge.engines.cuda_device import Buffer, CudaDevice, Timeline, load_driver, new_stream
 from googlenet_edge.engines.cuda_graph import Graph, GraphDriver, Recording
-from googlenet_edge.engines.devices import DeviceProfile, profile_of
+from googlenet_edge.engines.devices import DeviceProfile, profile_of, refuse_without_bundles
 from googlenet_edge.engines.protocol import DeviceStage, EngineOptions, EngineSpec, check_batch
 from googlenet_edge.engines.registry import open_bundle
 from googlenet_edge.engines.tensorrt_builder import Batches, PlanRequest
@@ -371,6 +371,7 @@ def compile_bundle(path: Path, *, progress: Progress | None = None) -> Compiled:
             f"{path} is for a processor and runs as it is, nothing is left to compile; measure it with: gnet-edge bench"
             f" {path}"
         )
+    refuse_without_bundles(path, device)
     with open_bundle(bundle, engine=EngineName.TENSORRT, progress=progress) as opened:
         if not isinstance(opened, TensorRtEngine):
             raise EngineError(f"{path} was opened by {opened.spec.backend}, which compiles nothing")

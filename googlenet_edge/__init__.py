@@ -8,6 +8,7 @@ with googlenet_edge.load("runs/signs/int8-cpu") as model:
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,4 +60,5 @@ def load(
     """
     from googlenet_edge.engines.predictor import load_predictor  # noqa: PLC0415  (the layer above, only when used)
 
-    return load_predictor(Path(path).expanduser(), threads=threads, streams=streams, engine=engine, build=build)
+    home = Path(os.path.expanduser(path))  # noqa: PTH111  (never raises)
+    return load_predictor(home, threads=threads, streams=streams, engine=engine, build=build)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from googlenet_edge import __version__
-from googlenet_edge.errors import GraphError
+from googlenet_edge.errors import GraphError, OutputError
 from googlenet_edge.files import from_versioned_json, read_file, sha256_bytes, to_json, write_bytes
 from googlenet_edge.preprocess import Preprocess
 
@@ -82,6 +82,10 @@ class InferenceGraph:
         return sha256_bytes(self.bytes)
 
 
+class NotOursError(GraphError):
+    """A whole graph, of somebody else."""
+
+
 def write_graph(path: Path, graph: InferenceGraph) -> None:
     """Writes the graph as one file. Raises `OutputError`."""
     write_bytes(path, graph.bytes)
@@ -100,15 +104,33 @@ def read_graph(path: Path) -> InferenceGraph:
     except (DecodeError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as problem:
         reason = str(problem).strip().split("\n")[0][:200]
         raise GraphError(f"{path} is not a whole ONNX file ({reason}); export it again") from problem
-    texts = {p.key: p.value for p in model.metadata_props}
-    if METADATA_KEY not in texts:
-        raise GraphError(f"{path} was not written by gnet-edge export; it has no class names and no preprocessing")
+    metadata = metadata_of(model, path)
+    if metadata is None:
+        raise NotOursError(f"{path} was not written by gnet-edge export; it has no class names and no preprocessing")
     if others := {o.version for o in model.opset_import} - set(OPSETS):
         known = " or ".join(map(str, OPSETS))
         raise GraphError(f"{path} is of opset {max(others)}, and gnet-edge export writes {known}; export it again")
-    data, where = texts[METADATA_KEY].encode(), f"the metadata of {path}"
-    metadata = from_versioned_json(data, GraphMetadata, schema=SCHEMA, where=where, error=GraphError)
     return InferenceGraph(model, metadata.class_names, metadata.preprocess, metadata.parent_sha256)
+
+
+def metadata_of(model: onnx.ModelProto, path: Path) -> GraphMetadata | None:
+    """What a graph of this package says about itself; nothing for any other. Raises `GraphError` for a newer one's."""
+    texts = {p.key: p.value for p in model.metadata_props}
+    if METADATA_KEY not in texts:
+        return None
+    data, where = texts[METADATA_KEY].encode(), f"the metadata of {path}"
+    return from_versioned_json(data, GraphMetadata, schema=SCHEMA, where=where, error=GraphError)
+
+
+def refuse_another_s(path: Path) -> None:
+    """Raises `OutputError` where there is a graph that this package did not write, which writing would lose."""
+    try:
+        if path.exists():
+            read_graph(path)
+    except NotOursError as problem:
+        raise OutputError(f"{problem}; it would be replaced: move it somewhere else") from problem
+    except GraphError:
+        pass
 
 
 def inference_model(

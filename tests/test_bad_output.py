@@ -102,6 +102,37 @@ def test_output_that_cannot_be_is_refused_before_the_work(work: Path) -> None:
     )
 
 
+def test_report_and_demo_are_kept_out_of_a_bundle(work: Path) -> None:
+    bundle = "runs/photos/int8-cpu"
+    (work / "m.json").write_text("{}")
+    for place, command in {
+        "report.html": ("report", "m.json", "--out", f"{bundle}/report.html"),
+        "sub/report.md": ("report", "m.json", "--out", f"{bundle}/sub/report.md"),
+        "demo/images": ("demo", f"{bundle}/demo"),
+    }.items():
+        sentence = f"cannot write {bundle}/{place}: .*{bundle} is a bundle; give another --out"
+        refused_without_a_trace(sentence, *command, cwd=work)
+    (work / "m.json").unlink()
+
+
+def test_folder_of_a_checkpoint_that_cannot_be_written_to_is_named(
+    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For root, too, who may write everywhere."""
+    work = copy_of(built.folder, tmp_path / "work")
+    (work / "runs/photos/calibration.json").unlink()
+    monkeypatch.setattr(os, "access", lambda path, _: Path(path).name != "photos")
+    refused_without_a_trace(
+        "runs/photos cannot be written to, where the graph and the calibration table go; copy what to build from into a"
+        " folder that can",
+        *("build", "runs/photos/checkpoint.safetensors", "--data", "photos", "--out", "bundle"),
+        cwd=work,
+    )
+    done(
+        "build", "runs/photos/checkpoint.safetensors", "--data", "photos", "--out", "b", "--precision", "fp32", cwd=work
+    )
+
+
 SOURCES = {
     "prune": ("checkpoint.safetensors",),
     "finetune": ("checkpoint.safetensors", "--data", "photos"),

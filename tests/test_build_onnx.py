@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from command import Outcome, contents, done, gnet_edge, refused_without_a_trace
+from command import Built, Outcome, contents, copy_of, done, gnet_edge, refused_without_a_trace
 from foreign_models import CLASSES, caffe_style, run, saved, torchvision_style
 from PIL import Image
 
@@ -122,6 +122,34 @@ def test_labels_come_from_the_folders_and_normalization_from_the_file(files: Pat
     graph = read_graph(files / "runs/torchvision/googlenet.onnx")
     assert graph.class_names == tuple(sorted(path.name for path in (files / "photos/val").iterdir()))
     assert graph.preprocess == Preprocess(64, 64)
+
+
+def test_a_graph_of_this_package_says_all_that_a_foreign_one_does_not(files: Path, tmp_path: Path) -> None:
+    done(
+        *("build", "--onnx", "caffe.onnx", *LABELS, *CAFFE, *ANY_LOSS, "--resize", "64"),
+        "--precision",
+        "fp32",
+        cwd=files,
+    )
+    work = shutil.copytree(files / "photos", tmp_path / "photos").parent
+    shutil.copy(files / "runs/caffe/googlenet.onnx", work / "ours.onnx")
+    done("build", "--onnx", "ours.onnx", *ANY_LOSS, "--precision", "fp32", cwd=work)
+    was, became = read_graph(work / "ours.onnx"), read_graph(work / "runs/ours/googlenet.onnx")
+    assert (became.class_names, became.preprocess) == (was.class_names, was.preprocess)
+    assert list(became.class_names) == (files / "labels.txt").read_text().split("\n")
+    assert became.preprocess == Preprocess(64, 64)
+
+
+def test_graph_of_somebody_else_is_not_replaced(built: Built, tmp_path: Path) -> None:
+    work = copy_of(built.folder, tmp_path / "work")
+    theirs = work / "runs/photos/googlenet.onnx"
+    saved(torchvision_style(), theirs)
+    sentence = (
+        "runs/photos/googlenet.onnx was not written by gnet-edge export; it has no class names and no preprocessing; it"
+        " would be replaced: move it somewhere else"
+    )
+    for command in ("build", "export"):
+        refused_without_a_trace(sentence, command, "runs/photos/checkpoint.safetensors", "--data", "photos", cwd=work)
 
 
 def test_foreign_file_does_not_touch_a_training_of_the_same_name(files: Path, tmp_path: Path) -> None:

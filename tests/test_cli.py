@@ -13,8 +13,9 @@ from typing import Any
 
 import onnx
 import pytest
-from command import Built, contents, copy_of, done, gnet_edge, refused
+from command import Built, contents, copy_of, done, gnet_edge, refused, refused_without_a_trace
 from fake_jetson import ORIN_NANO, XAVIER_NX, fake_jetson, fake_pc
+from measured import measured
 from PIL import Image
 from tiny_bundles import colour_bundle, solid, write_colour_bundle
 from typer.main import get_command
@@ -27,8 +28,8 @@ from googlenet_edge.engines import rounds
 from googlenet_edge.engines.bundle import write_bundle
 from googlenet_edge.engines.energy import EnergyPlan
 from googlenet_edge.engines.jetson import Clock, read_jetson
-from googlenet_edge.engines.measurement import read_measurement
-from googlenet_edge.target import Device
+from googlenet_edge.engines.measurement import read_measurement, write_measurement
+from googlenet_edge.target import Device, EngineName
 from googlenet_edge.workspace import RunRecord, write_run_record
 
 COMMANDS = (
@@ -195,6 +196,52 @@ def test_bench_leaves_out_what_is_for_other_devices_where_nobody_named_it(
     outcome = done("bench", "--json", "--rounds", "6", cwd=tmp_path)
     assert "left out runs/colours/int8-orin-nano (for orin-nano; measure it there, with --host)\n" in outcome.err
     assert [each["name"] for each in json.loads(outcome.out)["bundles"]] == ["runs/colours/fp32-cpu"]
+
+
+@pytest.mark.parametrize("device", ["rtx", "cuda"])
+def test_bench_on_a_gpu_without_a_bundle_for_it_is_refused(device: str, work: Path) -> None:
+    build = f"gnet-edge build --device {device}"
+    sentence = f"no bundle is for the device {device}: leave --device out, or build one with: {build}"
+    for bundles in ((), ("runs/photos/int8-cpu",)):
+        refused_without_a_trace(sentence, "bench", *bundles, "--device", device, cwd=work)
+
+
+def test_bench_names_an_image_that_cannot_be_decoded(work: Path) -> None:
+    (work / "empty.jpg").touch()
+    sentence = "empty.jpg is not a JPEG, PNG or WebP image; convert or remove it"
+    for where in ((), ("--host", "nobody@nowhere.invalid")):
+        refused_without_a_trace(sentence, "bench", "runs/photos/int8-cpu", "--image", "empty.jpg", *where, cwd=work)
+    (work / "empty.jpg").unlink()
+
+
+def test_board_that_cannot_run_this_package_is_told_what_can(tmp_path: Path) -> None:
+    bundle = colour_bundle()
+    manifest = replace(bundle.manifest, device=Device.NANO, engine=EngineName.SIMULATED)
+    write_bundle(tmp_path / "nano", replace(bundle, manifest=manifest))
+    sentence = (
+        "nano is built for the device nano, whose last JetPack is too old for gnet-edge to compile plans on it; pack it"
+        " with gnet-edge package --for deepstream, for trtexec on the device"
+    )
+    for command in ("bench", "build"):
+        refused_without_a_trace(sentence, command, "nano", cwd=tmp_path)
+
+
+def test_photo_named_twice_is_answered_once(tmp_path: Path) -> None:
+    write_colour_bundle(tmp_path / "bundle")
+    solid("blue").save(tmp_path / "blue.png")
+    found = done("predict", "blue.png", "blue.png", "--bundle", "bundle", "--json", "--top-k", "1", cwd=tmp_path)
+    assert list(json.loads(found.out)) == ["blue.png"]
+    assert len(re.findall("blue.png", found.err)) == 1
+
+
+def test_inspect_sends_to_the_report_what_that_can_show(work: Path) -> None:
+    refused_without_a_trace(
+        "runs/photos/run.json is no calibration table$", "inspect", "runs/photos/run.json", cwd=work
+    )
+    write_measurement(work / "m.json", measured())
+    sentence = "m.json is no calibration table; a measurement is shown by: gnet-edge report m.json"
+    refused_without_a_trace(sentence, "inspect", "m.json", cwd=work)
+    (work / "m.json").unlink()
 
 
 def test_second_build_uses_what_is_there(work: Path) -> None:

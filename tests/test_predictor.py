@@ -308,6 +308,8 @@ def test_exported_members_are_these_and_documented() -> None:
 
 def test_load_takes_the_name_of_an_engine_and_the_home(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(bundle.parent))
+    with pytest.raises(BundleError, match="^~nobody-of-that-name/bundle"):
+        googlenet_edge.load("~nobody-of-that-name/bundle")
     with googlenet_edge.load(f"~/{bundle.name}", engine="onnxruntime") as predictor:
         assert predictor.engine.spec.backend == "onnxruntime"
     with pytest.raises(

@@ -53,7 +53,9 @@ def test_worker_measures_as_it_was_asked_with_a_stream_for_each_core(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: dict[str, Any] = {}
-    monkeypatch.setattr(remote_worker, "bench", lambda paths, **others: given.update(paths=paths, **others))
+    monkeypatch.setattr(
+        remote_worker, "bench", lambda paths, **others: given.update(paths=paths, **others) or measured()
+    )
     said: list[tuple[str, dict[str, Any]]] = []
     run(asked(PLAN, tmp_path), say=lambda event, **facts: said.append((event, facts)), root=fake_pc(tmp_path / "pc"))
     plan = given["plan"]
@@ -67,7 +69,7 @@ def test_worker_measures_as_it_was_asked_with_a_stream_for_each_core(
 def test_worker_compiles_for_a_gpu_before_anything_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
     monkeypatch.setattr(remote_worker, "open_bundle", lambda bundle, **_: Opened(done, bundle.where))
-    monkeypatch.setattr(remote_worker, "bench", lambda *_, **__: done.append("timed"))
+    monkeypatch.setattr(remote_worker, "bench", lambda *_, **__: done.append("timed") or measured())
     for_cpu = colour_bundle()
     for_orin = replace(for_cpu, manifest=replace(for_cpu.manifest, device=Device.ORIN_NANO))
     write_bundle(tmp_path / "cpu", for_cpu)

@@ -27,6 +27,7 @@ def demo(
     from googlenet_edge.pictograms import write_pictograms
 
     images = folder / "images"
+    workspace.refuse_inside_bundle(images)
     with bar("drawing pictograms") as progress:
         write_pictograms(images, train_per_class=170, val_per_class=50, progress=progress)
     checkpoint = folder / workspace.CHECKPOINT_FILE

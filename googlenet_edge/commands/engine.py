@@ -294,6 +294,7 @@ def predict(
     from googlenet_edge.engines.tables import predictions_table
 
     count = chosen("--threads", threads, workspace.read_settings().threads, 1)
+    images = list(dict.fromkeys(images))
     streams = min(count, len(images))
     taken = named(workspace.take_bundle(bundle))
     with bar("opening the bundle") as progress:
@@ -352,7 +353,7 @@ def bench(
     from googlenet_edge.engines.remote_worker import Clocks, RemotePlan
     from googlenet_edge.engines.rounds import BenchPlan
     from googlenet_edge.engines.tables import circumstances_sentence, latency_table, resources_table, stages_table
-    from googlenet_edge.images import read_image_file
+    from googlenet_edge.images import decode_rgb, read_image_file
 
     if out:
         workspace.check_result_place(out, workspace.MEASUREMENT_FILE)
@@ -360,9 +361,11 @@ def bench(
     settings = workspace.read_settings()
     remote = machine.destination(host, python, keep, device=device, settings=settings)
     wish = machine.device_there(device, settings) if remote else machine.device_for_bench(device, settings)
-    paths = _to_measure(bundles or [], on_processor=not remote and wish is Device.CPU and engine is None)
+    paths = _to_measure(bundles or [], wish, on_processor=not remote and wish is Device.CPU and engine is None)
     cores = chosen("--threads", threads, settings.threads, 1)
     photo = read_image_file(image) if image else None
+    if image:
+        decode_rgb(image, short_side=1)
     if remote:
         clocks = Clocks.FIXED if lock_clocks else Clocks.MOVING
         there = RemotePlan(wish, engine, cores, streams, rounds, lasting, power_mode, clocks)
@@ -385,11 +388,14 @@ def bench(
     output(measurement, as_json)
 
 
-def _to_measure(given: list[Path], *, on_processor: bool) -> list[Path]:
+def _to_measure(given: list[Path], wish: Device, *, on_processor: bool) -> list[Path]:
     """The bundles to measure: where nobody named any, without those for other devices, if that leaves some."""
     from googlenet_edge.engines.bundle import read_manifest
 
     taken = workspace.take_bundles(given)
+    if wish in (Device.CUDA, Device.RTX) and wish not in {read_manifest(each.path).device for each in taken}:
+        build = f"gnet-edge build --device {wish.value}"
+        raise ConfigError(f"no bundle is for the device {wish.value}: leave --device out, or build one with: {build}")
     devices = [(each, read_manifest(each.path).device) for each in taken] if on_processor and not given else []
     here = [each for each, device in devices if device is Device.CPU]
     for each, device in devices:

@@ -261,10 +261,13 @@ def export(
     """
     from googlenet_edge.engines.build import export_checked
     from googlenet_edge.engines.checkpoint_source import CheckpointSource
+    from googlenet_edge.graph import refuse_another_s
 
     settings = workspace.read_settings()
     taken = named(workspace.take_checkpoint(checkpoint, settings))
     path = workspace.result_place(out, beside=taken, usual=workspace.GRAPH_FILE)
+    if out is None:
+        refuse_another_s(path)
     request = calibration_request(taken, data, None, None, skip_damaged)
     difference = export_checked(CheckpointSource(taken, opset), path, request)
     shown(f"largest difference from PyTorch: {difference:.1e} of the largest logit")

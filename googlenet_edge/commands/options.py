@@ -13,7 +13,7 @@ from googlenet_edge.calibration.ranges import RangeMethod
 from googlenet_edge.console import chosen, leave_out_damaged, named, write_json
 from googlenet_edge.dataset import WhenDamaged, refuse_damaged
 from googlenet_edge.errors import ConfigError
-from googlenet_edge.preprocess import Channels, Preprocess
+from googlenet_edge.preprocess import Channels
 from googlenet_edge.processor import usable_cores
 from googlenet_edge.target import EngineName
 from googlenet_edge.workspace import MOST_THREADS
@@ -94,15 +94,14 @@ def source_of(checkpoint: Path | None, onnx: Path | None, about: AboutOnnx, sett
         raise typer.BadParameter("give a checkpoint or --onnx, not both")
     if onnx.is_dir():
         raise ConfigError(f"{onnx} is a folder; give somebody else's network in ONNX with --onnx FILE")
-    default = Preprocess()
     return OnnxSource(
         onnx,
         workspace.run_folder_for(onnx.with_suffix("")),
         about.labels,
         about.size,
         about.resize,
-        _channels("--mean", about.mean) or default.mean,
-        _channels("--std", about.std) or default.std,
+        _channels("--mean", about.mean),
+        _channels("--std", about.std),
         ChannelOrder.BGR if about.bgr else ChannelOrder.RGB,
     )
 

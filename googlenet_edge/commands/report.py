@@ -91,6 +91,7 @@ def report(
     path = out or (None if baseline else paths[0].with_name("report.html"))
     if path:
         format_of(path)
+        workspace.refuse_inside_bundle(path)
         check_writable(path)
     material = read_material(paths)
     old = read_material(baseline) if baseline else None
