@@ -50,12 +50,9 @@ class CheckpointInfo:
     schema: int = SCHEMA
     widths: Widths = field(default_factory=Widths)
 
-    def model_config(self, *, dropout: float = 0.2, aux_dropout: float = 0.7) -> GoogLeNetConfig:
+    def model_config(self) -> GoogLeNetConfig:
         """The network that the weights belong to."""
-        classes = len(self.class_names)
-        return GoogLeNetConfig(
-            classes, dropout=dropout, aux_dropout=aux_dropout, true_5x5=self.true_5x5, widths=self.widths
-        )
+        return GoogLeNetConfig(len(self.class_names), true_5x5=self.true_5x5, widths=self.widths)
 
 
 @dataclass(frozen=True, slots=True)

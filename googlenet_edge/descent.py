@@ -8,37 +8,42 @@ from __future__ import annotations
 import functools
 import math
 from contextlib import AbstractContextManager
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
 
+from googlenet_edge.augment import Augmentation
 from googlenet_edge.errors import TrainingError
 from googlenet_edge.processor import read_processor
 
+Positive = Annotated[int, Meta(ge=1)]
+_WARMUP = 0.05  # a share of all steps
+_MOMENTUM = 0.9  # Nesterov's
 
-class DescentConfig(Protocol):
-    """What `Descent` reads of a training's settings."""
 
-    @property
-    def learning_rate(self) -> float:
-        """The peak."""
+@dataclass(frozen=True, slots=True)
+class DescentConfig:
+    """What a person may set of any training. ``batch_size`` is that of all processes together.
 
-    @property
-    def warmup(self) -> float:
-        """A share of all steps."""
+    ``learning_rate`` is the peak. ``weight_decay`` is that of kernels and matrices; biases and normalization have none.
+    ``mixed_precision`` acts where the processor is made for it; a network whose own roundings are the point needs it
+    off.
+    """
 
-    @property
-    def momentum(self) -> float:
-        """Nesterov's."""
+    epochs: Positive = 30
+    batch_size: Positive = 128
+    learning_rate: float = 0.1
+    weight_decay: float = 5e-4
+    mixed_precision: bool = True
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    seed: int = 0
 
-    @property
-    def weight_decay(self) -> float:
-        """Of kernels and matrices; biases and normalization have none."""
-
-    @property
-    def mixed_precision(self) -> bool:
-        """Whether the forward pass may compute in 16 bits."""
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise TrainingError(f"the learning rate is {self.learning_rate}; it must be above zero")
 
 
 class Descent:
@@ -110,7 +115,7 @@ class Descent:
 
 def learning_rate_at(step: int, *, steps: int, config: DescentConfig) -> float:
     """Linear warm-up, then half a cosine down to zero (arXiv 1608.03983 without restarts)."""
-    warmup = max(1, round(config.warmup * steps))
+    warmup = max(1, round(_WARMUP * steps))
     if step < warmup:
         return config.learning_rate * (step + 1) / warmup
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
@@ -140,7 +145,7 @@ def _optimizer(model: nn.Module, config: DescentConfig, bias_rate: float) -> tor
             {"params": biases, "weight_decay": 0.0, "rate": bias_rate},
         ],
         lr=config.learning_rate,
-        momentum=config.momentum,
+        momentum=_MOMENTUM,
         nesterov=True,
         fused=True,
     )

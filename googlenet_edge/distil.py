@@ -6,18 +6,16 @@ student that was changed a little (its channels removed, its arithmetic coarsene
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from googlenet_edge.augment import Augmentation, Epoch, TrainingBatches, to_input
-from googlenet_edge.descent import Descent, autocast, batch_size_for, learning_rate_at
-from googlenet_edge.errors import TrainingError
+from googlenet_edge.augment import Epoch, TrainingBatches, to_input
+from googlenet_edge.descent import Descent, DescentConfig, Positive, autocast, batch_size_for, learning_rate_at
 from googlenet_edge.reports import EpochReport, Meter, Observer, StoppedError
 from googlenet_edge.training_loop import TrainingData, evaluate_model, top1_share
 
@@ -26,26 +24,12 @@ _TEMPERATURE = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class DistilConfig:
-    """How a student is taught.
+class DistilConfig(DescentConfig):
+    """How a student is taught."""
 
-    ``learning_rate`` is the peak, ``warmup`` a share of all steps. ``mixed_precision`` acts where the processor is made
-    for it; a student whose own roundings are the point needs it off.
-    """
-
-    epochs: int = 3
-    batch_size: int = 128
+    epochs: Positive = 3
     learning_rate: float = 0.01
-    warmup: float = 0.05
-    momentum: float = 0.9
     weight_decay: float = 1e-4
-    mixed_precision: bool = True
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise TrainingError(f"the learning rate is {self.learning_rate}; it must be above zero")
 
 
 def distil(

@@ -29,6 +29,7 @@ from googlenet_edge.reports import EpochReport, Meter, Observer, StoppedError, a
 from googlenet_edge.training_state import TrainConfig, TrainingState, write_state
 
 AUX_WEIGHT = 0.3
+LABEL_SMOOTHING = 0.1
 BIAS_RATE = 8.0
 """How many times as fast the biases of normalizations learn where training starts at random.
 
@@ -91,9 +92,9 @@ def keep_freed_memory() -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def training_loss(outputs: Iterable[Tensor], labels: Tensor, *, label_smoothing: float) -> Tensor:
+def training_loss(outputs: Iterable[Tensor], labels: Tensor) -> Tensor:
     """Cross-entropy of the main head + 0.3 × that of each auxiliary head (arXiv 1409.4842, section 5)."""
-    main, *auxiliary = (F.cross_entropy(o.float(), labels, label_smoothing=label_smoothing) for o in outputs)
+    main, *auxiliary = (F.cross_entropy(o.float(), labels, label_smoothing=LABEL_SMOOTHING) for o in outputs)
     return main + AUX_WEIGHT * torch.stack(auxiliary).sum()
 
 
@@ -132,7 +133,7 @@ class _Forward(nn.Module):
     def forward(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         with autocast(x.device, wanted=self.config.mixed_precision):
             outputs = self.model.forward_with_aux(x)
-        loss = training_loss(outputs, labels, label_smoothing=self.config.label_smoothing)
+        loss = training_loss(outputs, labels)
         return loss, outputs.logits.detach()
 
 
@@ -175,7 +176,7 @@ class _Loop:
         )
 
     def _network(self, weights: dict[str, Tensor]) -> GoogLeNet:
-        model = GoogLeNet(self.info.model_config(dropout=self.config.dropout, aux_dropout=self.config.aux_dropout))
+        model = GoogLeNet(self.info.model_config())
         model.load_state_dict(weights)
         return model.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload,no-any-return]
 

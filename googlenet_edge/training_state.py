@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated
@@ -12,43 +11,25 @@ from msgspec import Meta
 from safetensors.torch import save
 from torch import Tensor
 
-from googlenet_edge.augment import Augmentation
 from googlenet_edge.checkpoint import Checkpoint, CheckpointInfo, read_safetensors
+from googlenet_edge.descent import DescentConfig
 from googlenet_edge.errors import TrainingError
 from googlenet_edge.files import from_json, to_json, write_bytes
 from googlenet_edge.model import GoogLeNet
 from googlenet_edge.workspace import STATE_FILE
 
 METADATA_KEY = "googlenet_edge_training"
-Positive = Annotated[int, Meta(ge=1)]
 _NO_FILE = "weights of no checkpoint"
 
 
 @dataclass(frozen=True, slots=True)
-class TrainConfig:
-    """What a person may set. ``batch_size`` is that of all processes together; ``learning_rate`` is the peak.
+class TrainConfig(DescentConfig):
+    """In the last ``plain_epochs``, images are not augmented but mirrored and cut as evaluation cuts them, anywhere."""
 
-    ``warmup`` is a share of all steps. ``mixed_precision`` acts where the processor is made for it. In the last
-    ``plain_epochs``, images are not augmented but mirrored and cut as evaluation cuts them, at a random place.
-    """
-
-    epochs: Positive = 30
-    batch_size: Positive = 128
-    learning_rate: float = 0.1
-    warmup: float = 0.05
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    label_smoothing: float = 0.1
-    mixed_precision: bool = True
-    dropout: float = 0.2
-    aux_dropout: float = 0.7
-    augmentation: Augmentation = field(default_factory=Augmentation)
     plain_epochs: Annotated[int, Meta(ge=0)] = 0
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise TrainingError(f"the learning rate is {self.learning_rate}; it must be above zero")
+        DescentConfig.__post_init__(self)
         if self.plain_epochs > self.epochs:
             raise TrainingError(f"{self.plain_epochs} plain epochs are more than all {self.epochs}; take fewer")
 

@@ -32,7 +32,7 @@ class Step(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        return training_loss(self.model.forward_with_aux(images), labels, label_smoothing=0.1)
+        return training_loss(self.model.forward_with_aux(images), labels)
 
 
 def gradients(rank: Rank) -> dict[str, Tensor]:

@@ -96,16 +96,16 @@ def test_loss_is_main_plus_three_tenths_of_each_auxiliary_head() -> None:
     labels = torch.tensor([0, 2])
     outputs = Outputs(*torch.randn(3, 2, 5, generator=torch.Generator().manual_seed(0)))
     main, first, second = (F.cross_entropy(o, labels, label_smoothing=0.1) for o in outputs)
-    loss = training_loss(outputs, labels, label_smoothing=0.1)
+    loss = training_loss(outputs, labels)
     assert loss.item() == pytest.approx((main + 0.3 * first + 0.3 * second).item())
 
 
 def test_learning_rate_rises_linearly_then_falls_as_a_cosine() -> None:
-    config = TrainConfig(learning_rate=0.4, warmup=0.1)
-    rates = [learning_rate_at(step, steps=100, config=config) for step in range(100)]
+    config = TrainConfig(learning_rate=0.4)
+    rates = [learning_rate_at(step, steps=200, config=config) for step in range(200)]
     assert rates[:10] == pytest.approx([0.04 * (i + 1) for i in range(10)])
-    assert rates[55] == pytest.approx(0.2)
-    assert rates[99] < 0.001
+    assert rates[105] == pytest.approx(0.2)
+    assert rates[199] < 0.001
     assert all(a > b for a, b in pairwise(rates[10:]))
 
 
