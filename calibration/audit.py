@@ -25,6 +25,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import (
 )
 
 from googlenet_edge.calibration.placement import NO_NODES, RULES, WITH_WEIGHTS, Grid, data_inputs
+from googlenet_edge.calibration.surgery import Index
 from googlenet_edge.errors import LoweringError
 
 _KEEPS_TYPE = {"Transpose", "MaxPool", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Split"}
@@ -134,13 +135,7 @@ class _Explainer:
     """Says what keeps a node of a lowered graph from running on integers."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
-        self._producer = {output: node for node in graph.node for output in node.output}
-        self._readers: dict[str, list[onnx.NodeProto]] = {}
-        for node in graph.node:
-            for name in node.input:
-                self._readers.setdefault(name, []).append(node)
-        self._constants = {i.name: numpy_helper.to_array(i).tobytes() for i in graph.initializer}
-        self._outputs = {output.name for output in graph.output}
+        self._index = Index(graph)
 
     def why(self, node: onnx.NodeProto) -> str:
         """The first thing that is wrong around a node."""
@@ -148,7 +143,7 @@ class _Explainer:
 
     def _input_fault(self, node: onnx.NodeProto) -> str:
         inputs = node.input if node.op_type in WITH_WEIGHTS else data_inputs(node)
-        plain = [i for i in inputs if i not in self._producer or self._producer[i].op_type != "DequantizeLinear"]
+        plain = [i for i in inputs if i not in self._index.maker or self._index.maker[i].op_type != "DequantizeLinear"]
         return f"its input {plain[0]} does not come from a DequantizeLinear" if plain else ""
 
     def _output_fault(self, node: onnx.NodeProto) -> str:
@@ -157,7 +152,7 @@ class _Explainer:
             output = self._read_by(output)[0].output[0]
         readers = self._read_by(output)
         quantize = [reader for reader in readers if reader.op_type == "QuantizeLinear"]
-        if output in self._outputs and not readers:
+        if output in self._index.outputs and not readers:
             return ""
         if not quantize:
             return f"its output {output} has no QuantizeLinear"
@@ -168,11 +163,12 @@ class _Explainer:
         return ""
 
     def _read_by(self, tensor: str) -> list[onnx.NodeProto]:
-        return self._readers.get(tensor, [])
+        return self._index.readers.get(tensor, [])
 
     def _grid_before(self, node: onnx.NodeProto) -> list[bytes]:
-        return self._grid(self._producer[node.input[0]])
+        return self._grid(self._index.maker[node.input[0]])
 
     def _grid(self, node: onnx.NodeProto) -> list[bytes]:
         """Scale and zero-point of a QuantizeLinear or DequantizeLinear, as bytes."""
-        return [self._constants.get(name, b"") for name in node.input[1:]]
+        constants = self._index.constants
+        return [numpy_helper.to_array(constants[n]).tobytes() if n in constants else b"" for n in node.input[1:]]

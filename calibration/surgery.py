@@ -25,16 +25,16 @@ class Index:
         self.nodes = list(graph.node)
         self.constants = {constant.name: constant for constant in graph.initializer}
         self.maker = {output: node for node in self.nodes for output in node.output}
-        self._outputs = {output.name for output in graph.output}
-        self._readers: dict[str, list[onnx.NodeProto]] = {}
+        self.outputs = {output.name for output in graph.output}
+        self.readers: dict[str, list[onnx.NodeProto]] = {}
         for node in self.nodes:
             for name in node.input:
-                self._readers.setdefault(name, []).append(node)
+                self.readers.setdefault(name, []).append(node)
 
     def only_reader(self, tensor: str) -> onnx.NodeProto | None:
         """The one node that reads a tensor; None where there are others, or the model gives it out."""
-        readers = self._readers.get(tensor, [])
-        return readers[0] if len(readers) == 1 and tensor not in self._outputs else None
+        readers = self.readers.get(tensor, [])
+        return readers[0] if len(readers) == 1 and tensor not in self.outputs else None
 
     def stored(self, weight: str) -> onnx.TensorProto | None:
         """The constant that a weight is, or is dequantized or cast from; None where it is shared or computed."""

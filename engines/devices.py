@@ -171,8 +171,7 @@ def profile_of(device: Device) -> DeviceProfile:
     for profile in PROFILES:
         if profile.device is device:
             return profile
-    names = ", ".join(profile.name for profile in JETSONS)
-    raise EngineError(f"the device {device.value} can be any Jetson; name it with --device, one of: {names}")
+    raise EngineError(f"the device {device.value} can be any Jetson; name it with --device, one of: {_NAMES}")
 
 
 def jetpack_with(tensorrt: str) -> JetPack | None:

@@ -17,16 +17,14 @@ from googlenet_edge.calibration.fake_quantization import FakeQuantized
 from googlenet_edge.calibration.lower import prepared
 from googlenet_edge.calibration.table import CalibrationTable
 from googlenet_edge.calibration.weights import weight_range_for
-from googlenet_edge.checkpoint import Checkpoint, TrainingRecord, build_model, read_checkpoint, write_checkpoint
+from googlenet_edge.checkpoint import Checkpoint, build_model, read_checkpoint, write_checkpoint
 from googlenet_edge.dataset import check_images, open_dataset, stratified_sample
 from googlenet_edge.distil import DistilConfig, distil
 from googlenet_edge.engines.accuracy import Accuracy, Comparison, Evaluation, compare
 from googlenet_edge.engines.build import CalibrationRequest
 from googlenet_edge.engines.checkpoint_source import images_for
 from googlenet_edge.engines.evaluate import evaluate
-from googlenet_edge.engines.lowering import lower
-from googlenet_edge.engines.predictor import Predictor
-from googlenet_edge.engines.protocol import EngineOptions
+from googlenet_edge.engines.lowering import lower, open_lowered
 from googlenet_edge.engines.recovery import Bars
 from googlenet_edge.engines.registry import backend_for
 from googlenet_edge.errors import AccuracyError, ConfigError
@@ -121,17 +119,8 @@ def _trained(
     started = time.monotonic()
     distil(student, build_model(checkpoint), data, request.config, observer=observer, workers=request.workers)
     tuned = Checkpoint(checkpoint.info, unfolded(student.weights(), checkpoint))
-    top1, top5 = evaluate_model(build_model(tuned), data.val, data.preprocess)
-    record = TrainingRecord(
-        epochs=request.config.epochs,
-        images=len(data.train),
-        images_sha256=data.train_sha256,
-        val_images_sha256=data.val_sha256,
-        val_top1=top1,
-        val_top5=top5,
-        seconds=time.monotonic() - started,
-        parent_sha256=checkpoint.sha256,
-    )
+    accuracy = evaluate_model(build_model(tuned), data.val, data.preprocess)
+    record = data.record(request.config.epochs, accuracy, time.monotonic() - started, checkpoint.sha256)
     return replace(tuned, info=replace(checkpoint.info, training=record))
 
 
@@ -167,12 +156,8 @@ class _Judge:
         self, graph: InferenceGraph, precision: Precision, table: CalibrationTable | None = None
     ) -> Evaluation:
         lowered = lower(graph, device=Device.CPU, precision=precision, table=table)
-        options = EngineOptions(threads=self._request.threads, weight_bits=lowered.weight_bits)
-        engine = backend_for(Device.CPU).open(lowered.model, options)
-        with (
-            Predictor(engine, labels=graph.class_names, preprocess=graph.preprocess) as predictor,
-            self._bars(f"evaluating {precision.value}") as progress,
-        ):
+        opened = open_lowered(graph, lowered, backend=backend_for(Device.CPU), threads=self._request.threads)
+        with opened as predictor, self._bars(f"evaluating {precision.value}") as progress:
             return evaluate(predictor, self._val, progress=progress)
 
 

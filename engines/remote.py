@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
 
 import msgspec
@@ -38,24 +37,17 @@ _PATIENCE_S = 15.0  # for setting clocks back
 Bars = Callable[[str], AbstractContextManager[Progress]]
 
 
-class Afterwards(Enum):
-    """What becomes of the folder over there."""
-
-    CLEAN = "clean"
-    KEEP = "keep"
-
-
 @dataclass(frozen=True, slots=True)
 class Remote:
     """Where to measure, and with what.
 
     ``python`` is an interpreter over there that has what the package needs, and is used as it is; without one, an
-    environment is made from its ``python3``.
+    environment is made from its ``python3``. ``keep``: what the next run needs stays there.
     """
 
     host: Host
     python: str | None = None
-    afterwards: Afterwards = Afterwards.CLEAN
+    keep: bool = False
 
     def __post_init__(self) -> None:
         if self.python is not None and (not self.python.isprintable() or self.python[:1] in ("", "-")):
@@ -141,7 +133,7 @@ def _job(paths: Sequence[Path], remote: Remote, plan: RemotePlan, cargo: Cargo) 
         "extras": sorted({extra for manifest in cargo.manifests for extra in _extras(manifest, plan.engine)}),
         "packages": sorted({package for manifest in cargo.manifests for package in _packages(manifest, plan.engine)}),
         "environment": "given" if remote.python else "made",
-        "afterwards": remote.afterwards.value,
+        "keep": remote.keep,
         "request": msgspec.to_builtins(request),
         "patience_s": _PATIENCE_S,
         "alive_s": remote_link.ALIVE_S,

@@ -111,7 +111,7 @@ def main() -> None:
         job, _ = line.frame()
         line.silence_s = job["silence_s"]
         _in_background(_breathe, line, job["alive_s"])
-        with _own_folder(job["afterwards"]) as root:
+        with _own_folder(keep=job["keep"]) as root:
             try:
                 _do(job, root, line)
             finally:
@@ -146,7 +146,7 @@ def _do(job: dict[str, Any], root: Path, line: Line) -> None:
 
 
 @contextlib.contextmanager
-def _own_folder(afterwards: str) -> Iterator[Path]:
+def _own_folder(*, keep: bool) -> Iterator[Path]:
     """The folder for everything, locked; afterwards empty of what need not be kept, or gone."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111  (never raises)
     root = Path(cache, FOLDER)
@@ -155,7 +155,7 @@ def _own_folder(afterwards: str) -> Iterator[Path]:
         shutil.rmtree(root / "work", ignore_errors=True)
         yield root
     finally:
-        shutil.rmtree(root / "work" if afterwards == "keep" else root, ignore_errors=True)
+        shutil.rmtree(root / "work" if keep else root, ignore_errors=True)
         os.close(lock)
 
 

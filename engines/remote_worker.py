@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +37,6 @@ _BETWEEN_REPORTS_S = 0.2
 Say = Callable[..., None]
 
 
-class Clocks(Enum):
-    """What becomes of a Jetson's clocks meanwhile."""
-
-    MOVING = "moving"
-    FIXED = "fixed"
-
-
 @dataclass(frozen=True, slots=True)
 class RemotePlan:
     """What to measure on another machine.
@@ -60,7 +52,7 @@ class RemotePlan:
     rounds: int | None
     sustained: SustainedPlan | None = None
     power_mode: str | None = None
-    clocks: Clocks = Clocks.MOVING
+    lock_clocks: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +78,7 @@ def run(request: Request, *, say: Say, root: Path = ROOT) -> Measurement:
     for path in paths:
         backend_for(read_bundle(path).manifest.device, wish.engine)
     image = Path(request.image).read_bytes()
-    with held(root, wish.power_mode, fixed=wish.clocks is Clocks.FIXED) as left:
+    with held(root, wish.power_mode, fixed=wish.lock_clocks) as left:
         circumstances = read_circumstances(root)  # before the load that compiling makes
         build_plans(paths, engine=wish.engine, say=say)
         plan = BenchPlan(

@@ -12,7 +12,6 @@ from pathlib import Path
 from googlenet_edge.channels import STEP, Removal, kept_after, order_of_removal
 from googlenet_edge.checkpoint import (
     Checkpoint,
-    TrainingRecord,
     build_model,
     read_checkpoint,
     write_checkpoint,
@@ -268,7 +267,9 @@ class _Workshop:
         tuned = self._finetuned(slim)
         seconds = time.monotonic() - started
         after = self.evaluation(tuned, name)
-        tuned = replace(tuned, info=replace(tuned.info, training=self._record(after.accuracy, seconds)))
+        top = after.accuracy.top1, after.accuracy.top5
+        record = self.data.record(self.request.config.epochs, top, seconds, self.checkpoint.sha256)
+        tuned = replace(tuned, info=replace(tuned.info, training=record))
         speed = self.stopwatch.speed(tuned)
         folder = slim_folder(self.request.out, speedup)
         write_run_record(folder, RunRecord(str(self.request.data.resolve()), self.request.seed))
@@ -300,18 +301,6 @@ class _Workshop:
             distil(student, teacher, self.data, self.request.config, observer=observer, workers=self.request.workers)
         state = {name: tensor.cpu().contiguous() for name, tensor in student.state_dict().items()}
         return Checkpoint(slim.info, {name: state[name] for name in slim.weights})
-
-    def _record(self, accuracy: Accuracy, seconds: float) -> TrainingRecord:
-        return TrainingRecord(
-            epochs=self.request.config.epochs,
-            images=len(self.data.train),
-            images_sha256=self.data.train_sha256,
-            val_images_sha256=self.data.val_sha256,
-            val_top1=accuracy.top1,
-            val_top5=accuracy.top5,
-            seconds=seconds,
-            parent_sha256=self.checkpoint.sha256,
-        )
 
 
 def _check_possible(request: SlimRequest) -> None:

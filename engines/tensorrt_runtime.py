@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import traceback
 from collections.abc import Callable
@@ -51,8 +50,6 @@ MOST_IMAGES = 8
 _PIXELS, _LOGITS = "pixels", "logits"
 _STEADY = 3
 """A batch size that came so often in a row will come again: it is worth a CUDA graph."""
-
-_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 

@@ -50,6 +50,12 @@ class TrainingData:
     val_sha256: str
     preprocess: Preprocess
 
+    def record(self, epochs: int, accuracy: tuple[float, float], seconds: float, parent: str = "") -> TrainingRecord:
+        """Of a training on them; ``accuracy`` is (top-1, top-5) on ``val``."""
+        return TrainingRecord(
+            epochs, len(self.train), self.train_sha256, self.val_sha256, *accuracy, seconds, parent_sha256=parent
+        )
+
 
 def train_from(
     state: TrainingState, data: TrainingData, *, folder: Path, rank: Rank, observer: Observer, workers: int = 2
@@ -255,16 +261,7 @@ class _Loop:
 
     def checkpoint(self, accuracy: tuple[float, float]) -> Checkpoint:
         """The averaged weights with their record."""
-        top1, top5 = accuracy
-        record = TrainingRecord(
-            epochs=self.config.epochs,
-            images=len(self.data.train),
-            images_sha256=self.data.train_sha256,
-            val_images_sha256=self.data.val_sha256,
-            val_top1=top1,
-            val_top5=top5,
-            seconds=self._seconds(),
-        )
+        record = self.data.record(self.config.epochs, accuracy, self._seconds())
         return Checkpoint(replace(self.info, training=record), self.average.state_dict())
 
 

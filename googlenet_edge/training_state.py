@@ -35,22 +35,12 @@ class TrainConfig(DescentConfig):
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingState:
-    """A moment of training, between two steps. ``epoch`` and ``step`` count what is done.
-
-    ``weights`` are those being trained, ``average`` their moving average, ``momentum`` the optimizer's buffers by
-    parameter name, ``generator`` the state of the random draws of dropout. ``start`` is the hash of the checkpoint that
-    it began with; empty where it began at random. ``batch_size`` is that of all processes as it came to be, ``scaling``
-    the state of loss scaling, ``sums`` the losses and the shares of right answers of the epoch's steps, added up.
-    """
+class _Header:
+    """The part of the state that is no tensor."""
 
     info: CheckpointInfo
     config: TrainConfig
     images_sha256: str
-    weights: dict[str, Tensor]
-    average: dict[str, Tensor]
-    momentum: dict[str, Tensor] = field(default_factory=dict)
-    generator: Tensor | None = None
     epoch: int = 0
     step: int = 0
     seconds: float = 0.0
@@ -60,20 +50,20 @@ class TrainingState:
     sums: tuple[float, float] = (0.0, 0.0)
 
 
-@dataclass(frozen=True, slots=True)
-class _Header:
-    """The part of the state that is no tensor."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingState(_Header):
+    """A moment of training, between two steps. ``epoch`` and ``step`` count what is done.
 
-    info: CheckpointInfo
-    config: TrainConfig
-    images_sha256: str
-    epoch: int
-    step: int
-    seconds: float
-    start: str = ""
-    batch_size: int = 0
-    scaling: dict[str, int | float] = field(default_factory=dict)
-    sums: tuple[float, float] = (0.0, 0.0)
+    ``weights`` are those being trained, ``average`` their moving average, ``momentum`` the optimizer's buffers by
+    parameter name, ``generator`` the state of the random draws of dropout. ``start`` is the hash of the checkpoint that
+    it began with; empty where it began at random. ``batch_size`` is that of all processes as it came to be, ``scaling``
+    the state of loss scaling, ``sums`` the losses and the shares of right answers of the epoch's steps, added up.
+    """
+
+    weights: dict[str, Tensor]
+    average: dict[str, Tensor]
+    momentum: dict[str, Tensor] = field(default_factory=dict)
+    generator: Tensor | None = None
 
 
 def first_state(
@@ -102,7 +92,9 @@ def first_state(
         fitting = {n: t for n, t in start.weights.items() if n in weights and weights[n].shape == t.shape}
         weights = {**weights, **fitting}
     began = (start.sha256 or _NO_FILE) if start else ""
-    return TrainingState(info, config, images_sha256, weights, weights, start=began, batch_size=batch_size)
+    return TrainingState(
+        info, config, images_sha256, weights=weights, average=weights, start=began, batch_size=batch_size
+    )
 
 
 def write_state(folder: Path, state: TrainingState) -> None:

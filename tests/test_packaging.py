@@ -63,7 +63,7 @@ def files_in(wheel: Path) -> set[str]:
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of what is packaged, links kept, as a clone has it."""
     copy = tmp_path_factory.mktemp("source")
-    for path in map(ROOT.joinpath, (*SOURCES, "cli.py", "pyproject.toml", "README.md", "LICENSE")):
+    for path in map(ROOT.joinpath, (*SOURCES, "cli.py", "setup.py", "pyproject.toml", "README.md", "LICENSE")):
         if path.is_dir():
             shutil.copytree(path, copy / path.name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
         else:

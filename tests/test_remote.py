@@ -27,7 +27,7 @@ from googlenet_edge.dataset import Progress
 from googlenet_edge.engines import remote_link
 from googlenet_edge.engines.bundle import write_bundle
 from googlenet_edge.engines.measurement import read_measurement
-from googlenet_edge.engines.remote import Afterwards, MeasuredThere, Remote, bench_there
+from googlenet_edge.engines.remote import MeasuredThere, Remote, bench_there
 from googlenet_edge.engines.remote_worker import RemotePlan
 from googlenet_edge.engines.ssh import Host, parse_host
 from googlenet_edge.errors import ConfigError, EdgeError, RemoteError
@@ -104,7 +104,7 @@ def why(future: Future[MeasuredThere]) -> str:
 def test_remote_bench_brings_a_measurement_home_and_copies_only_what_changed(work: Path, device: Device) -> None:
     write_colour_bundle(work / "int8-cpu", Precision.INT8)
     paths, bars = [work / "fp32-cpu", work / "int8-cpu"], Bars()
-    first = bench_there(paths, replace(HERE, afterwards=Afterwards.KEEP), plan=BRIEF, bars=bars)
+    first = bench_there(paths, replace(HERE, keep=True), plan=BRIEF, bars=bars)
 
     assert [bundle.name for bundle in first.measurement.bundles] == list(map(str, paths))
     assert [bundle.precision for bundle in first.measurement.bundles] == [Precision.FP32, Precision.INT8]
@@ -244,7 +244,7 @@ def test_remote_environment_is_made_once_and_kept(work: Path, tmp_path: Path, mo
     }
     for fresh in running(start_device(tmp_path / "device", environment=environment)):
         with_client(fresh, monkeypatch)
-        bars, keeping = Bars(), Remote(Host(ALIAS), afterwards=Afterwards.KEEP)
+        bars, keeping = Bars(), Remote(Host(ALIAS), keep=True)
         found = bench_there([work / "fp32-cpu"], keeping, plan=BRIEF, bars=bars)
         assert found.measurement.circumstances.packages["googlenet-edge"] == googlenet_edge.__version__
         assert {f"making an environment on {ALIAS}", f"installing on {ALIAS}"} < bars.last.keys()
@@ -252,7 +252,7 @@ def test_remote_environment_is_made_once_and_kept(work: Path, tmp_path: Path, mo
 
         other, bars = replace(BRIEF, engine=EngineName.OPENVINO), Bars()
         with pytest.raises(RemoteError, match=f"^{ALIAS}: pip could not install what is needed: .*openvino"):
-            bench_there([work / "fp32-cpu"], replace(keeping, afterwards=Afterwards.CLEAN), plan=other, bars=bars)
+            bench_there([work / "fp32-cpu"], replace(keeping, keep=False), plan=other, bars=bars)
         assert f"making an environment on {ALIAS}" not in bars.last
         assert not fresh.kept.exists()
 

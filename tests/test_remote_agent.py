@@ -60,7 +60,7 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def job(*files: bytes, afterwards: str = "keep", silence_s: float = 60, **others: Any) -> dict[str, Any]:
+def job(*files: bytes, keep: bool = True, silence_s: float = 60, **others: Any) -> dict[str, Any]:
     return {
         "do": "job",
         "files": {digest(data): len(data) for data in files},
@@ -70,7 +70,7 @@ def job(*files: bytes, afterwards: str = "keep", silence_s: float = 60, **others
         "packages": [],
         "environment": "given",
         "request": {},
-        "afterwards": afterwards,
+        "keep": keep,
         "patience_s": 0.2,
         "alive_s": 60,
         "silence_s": silence_s,
@@ -118,14 +118,14 @@ def test_agent_refuses_a_file_that_came_over_damaged(cache: Path) -> None:
     assert kept(cache) == set()
 
 
-@pytest.mark.parametrize("afterwards", ["keep", "clean"])
-def test_agent_that_hears_nothing_for_too_long_cleans_up_and_ends(cache: Path, afterwards: str) -> None:
+@pytest.mark.parametrize("keep", [True, False])
+def test_agent_that_hears_nothing_for_too_long_cleans_up_and_ends(cache: Path, keep: bool) -> None:
     with agent(cache) as other:
-        other.send(**job(b"one", afterwards=afterwards, silence_s=0.2))
+        other.send(**job(b"one", keep=keep, silence_s=0.2))
         other.says()
         assert other.process.wait() == 1  # stdin is still open
     assert kept(cache) == set()
-    assert (cache / "gnet-edge-remote").exists() == (afterwards == "keep")
+    assert (cache / "gnet-edge-remote").exists() == keep
 
 
 def test_agent_ends_the_process_that_measures_when_nobody_listens_any_more(cache: Path, tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_agent_ends_the_process_that_measures_when_nobody_listens_any_more(cache
         'os.write(1, b\'{"event": "step", "message": "%d"}\\n\' % os.getpid())\nwhile True: time.sleep(1)\n',
     )
     with agent(cache) as other:
-        other.send(**job(wheel, layout={"wheel": digest(wheel)}, afterwards="clean"))
+        other.send(**job(wheel, layout={"wheel": digest(wheel)}, keep=False))
         other.says()
         other.send(wheel, do="piece")
         assert other.says() == {"event": "step", "message": "starting"}

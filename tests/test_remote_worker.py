@@ -15,7 +15,7 @@ from tiny_bundles import colour_bundle, write_colour_bundle
 from googlenet_edge.engines import remote, remote_worker
 from googlenet_edge.engines.bundle import write_bundle
 from googlenet_edge.engines.jetson import read_jetson, read_power_mode
-from googlenet_edge.engines.remote_worker import Clocks, RemotePlan, Request, in_their_words, run
+from googlenet_edge.engines.remote_worker import RemotePlan, Request, in_their_words, run
 from googlenet_edge.engines.ssh import parse_host
 from googlenet_edge.engines.sustained import SustainedPlan
 from googlenet_edge.errors import DataError, EngineError
@@ -89,7 +89,7 @@ def test_worker_that_is_interrupted_sets_the_jetson_back(tmp_path: Path, monkeyp
         raise KeyboardInterrupt
 
     monkeypatch.setattr(remote_worker, "bench", interrupted)
-    plan = RemotePlan(Device.CPU, None, 1, 1, 6, power_mode="15W", clocks=Clocks.FIXED)
+    plan = RemotePlan(Device.CPU, None, 1, 1, 6, power_mode="15W", lock_clocks=True)
     with pytest.raises(KeyboardInterrupt):
         run(asked(plan, tmp_path), say=lambda *_, **__: None, root=root)
     assert meanwhile == [("15W", True)]

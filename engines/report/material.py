@@ -19,12 +19,11 @@ from googlenet_edge.statistics import Interval
 
 @dataclass(frozen=True, slots=True)
 class LayerCost:
-    """As `sensitivity.LayerSensitivity`, without the packages that measured it."""
+    """What a report shows of a `sensitivity.LayerSensitivity`, without the packages that measured it."""
 
     layer: str
     noise_share: float
     flips: int
-    gain_db: float | None
     extra_ms: float
     slowdown: float
     slowdown_interval: Interval
@@ -32,10 +31,8 @@ class LayerCost:
 
 @dataclass(frozen=True, slots=True)
 class Layers:
-    """As `sensitivity.Sensitivity`, the costliest layer first; ``None`` stands for infinite."""
+    """The same of a `sensitivity.Sensitivity`: the costliest layer first."""
 
-    sqnr_db: float | None
-    flips: int
     images: int
     latency_ms: float
     threads: int

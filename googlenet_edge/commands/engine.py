@@ -350,7 +350,7 @@ def bench(
     from googlenet_edge.engines.bench import bench as run
     from googlenet_edge.engines.clocks import held
     from googlenet_edge.engines.measurement import write_measurement
-    from googlenet_edge.engines.remote_worker import Clocks, RemotePlan
+    from googlenet_edge.engines.remote_worker import RemotePlan
     from googlenet_edge.engines.rounds import BenchPlan
     from googlenet_edge.engines.tables import circumstances_sentence, latency_table, resources_table, stages_table
     from googlenet_edge.images import decode_rgb, read_image_file
@@ -367,8 +367,7 @@ def bench(
     if image:
         decode_rgb(image, short_side=1)
     if remote:
-        clocks = Clocks.FIXED if lock_clocks else Clocks.MOVING
-        there = RemotePlan(wish, engine, cores, streams, rounds, lasting, power_mode, clocks)
+        there = RemotePlan(wish, engine, cores, streams, rounds, lasting, power_mode, lock_clocks)
         measurement = machine.measured_there(paths, remote, plan=there, image=photo)
     else:
         with held(machine.ROOT, power_mode, fixed=lock_clocks) as left, bar("measuring") as progress:

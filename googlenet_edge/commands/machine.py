@@ -159,7 +159,7 @@ def destination(
 
     The host of ``gnet-edge.toml`` is for other devices than ``cpu``. Raises `ConfigError` where it is not understood.
     """
-    from googlenet_edge.engines.remote import Afterwards, Remote
+    from googlenet_edge.engines.remote import Remote
     from googlenet_edge.engines.ssh import parse_host
 
     elsewhere = (device or settings.device or Device.CPU) is not Device.CPU
@@ -172,7 +172,7 @@ def destination(
     return Remote(
         parse_host(where),
         chosen("--python", python, settings.host_python, "") or None,
-        Afterwards.KEEP if kept else Afterwards.CLEAN,
+        kept,
     )
 
 
