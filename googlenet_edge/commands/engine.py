@@ -361,7 +361,8 @@ def bench(
     settings = workspace.read_settings()
     remote = machine.destination(host, python, keep, device=device, settings=settings)
     wish = machine.device_there(device, settings) if remote else machine.device_for_bench(device, settings)
-    paths = _to_measure(bundles or [], wish, on_processor=not remote and wish is Device.CPU and engine is None)
+    on_processor = not remote and wish is Device.CPU and engine is None
+    paths = machine.bundles_to_measure(bundles or (), wish, on_processor=on_processor)
     cores = chosen("--threads", threads, settings.threads, 1)
     photo = read_image_file(image) if image else None
     if image:
@@ -385,19 +386,3 @@ def bench(
         write_measurement(out, measurement)
         shown(f"measurement: {out}")
     output(measurement, as_json)
-
-
-def _to_measure(given: list[Path], wish: Device, *, on_processor: bool) -> list[Path]:
-    """The bundles to measure: where nobody named any, without those for other devices, if that leaves some."""
-    from googlenet_edge.engines.bundle import read_manifest
-
-    taken = workspace.take_bundles(given)
-    if wish in (Device.CUDA, Device.RTX) and wish not in {read_manifest(each.path).device for each in taken}:
-        build = f"gnet-edge build --device {wish.value}"
-        raise ConfigError(f"no bundle is for the device {wish.value}: leave --device out, or build one with: {build}")
-    devices = [(each, read_manifest(each.path).device) for each in taken] if on_processor and not given else []
-    here = [each for each, device in devices if device is Device.CPU]
-    for each, device in devices:
-        if here and device is not Device.CPU:
-            shown(f"left out {each.path} (for {device.value}; measure it there, with --host)")
-    return [named(each) for each in here or taken]

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from googlenet_edge.commands.options import JsonOption, output
-from googlenet_edge.console import bar, chosen, shown
+from googlenet_edge.console import bar, chosen, named, shown
+from googlenet_edge.errors import ConfigError
 from googlenet_edge.target import Device
-from googlenet_edge.workspace import Settings
+from googlenet_edge.workspace import Settings, take_bundles
 
 if TYPE_CHECKING:
     from googlenet_edge.engines.measurement import Measurement
@@ -81,6 +82,25 @@ def device_for_bench(given: Device | None, settings: Settings) -> Device:
     wish = chosen("--device", given, settings.device, Device.CPU)
     device = device_to_measure(wish, root=ROOT)
     return device if device is wish else _told(device)
+
+
+def bundles_to_measure(given: Sequence[Path], wish: Device, *, on_processor: bool) -> list[Path]:
+    """The bundles to measure: where nobody named any, without those for other devices, if that leaves some.
+
+    Raises `ConfigError` where ``wish`` is a GPU that none of them is for.
+    """
+    from googlenet_edge.engines.bundle import read_manifest
+
+    taken = take_bundles(given)
+    if wish in (Device.CUDA, Device.RTX) and wish not in {read_manifest(each.path).device for each in taken}:
+        build = f"gnet-edge build --device {wish.value}"
+        raise ConfigError(f"no bundle is for the device {wish.value}: leave --device out, or build one with: {build}")
+    devices = [(each, read_manifest(each.path).device) for each in taken] if on_processor and not given else []
+    here = [each for each, device in devices if device is Device.CPU]
+    for each, device in devices:
+        if here and device is not Device.CPU:
+            shown(f"left out {each.path} (for {device.value}; measure it there, with --host)")
+    return [named(each) for each in here or taken]
 
 
 def sustained_plan(seconds: float | None, fps: float | None) -> SustainedPlan | None:
