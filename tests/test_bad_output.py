@@ -121,7 +121,8 @@ def test_folder_of_a_checkpoint_that_cannot_be_written_to_is_named(
     """For root, too, who may write everywhere."""
     work = copy_of(built.folder, tmp_path / "work")
     (work / "runs/photos/calibration.json").unlink()
-    monkeypatch.setattr(os, "access", lambda path, _: Path(path).name != "photos")
+    (work / "gnet-edge.toml").unlink()
+    monkeypatch.setattr(os, "access", lambda path, _: Path(path).parts[-2:] != ("runs", "photos"))
     refused_without_a_trace(
         "runs/photos cannot be written to, where the graph and the calibration table go; copy what to build from into a"
         " folder that can",

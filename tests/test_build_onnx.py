@@ -137,11 +137,12 @@ def test_a_graph_of_this_package_says_all_that_a_foreign_one_does_not(files: Pat
     was, became = read_graph(work / "ours.onnx"), read_graph(work / "runs/ours/googlenet.onnx")
     assert (became.class_names, became.preprocess) == (was.class_names, was.preprocess)
     assert list(became.class_names) == (files / "labels.txt").read_text().split("\n")
-    assert became.preprocess == Preprocess(64, 64)
+    assert became.preprocess == Preprocess(64, 64, (123, 117, 104), (1, 1, 1))
 
 
 def test_graph_of_somebody_else_is_not_replaced(built: Built, tmp_path: Path) -> None:
     work = copy_of(built.folder, tmp_path / "work")
+    (work / "gnet-edge.toml").unlink()
     theirs = work / "runs/photos/googlenet.onnx"
     saved(torchvision_style(), theirs)
     sentence = (
