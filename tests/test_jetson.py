@@ -164,7 +164,7 @@ def test_tool_that_is_missing_fails_or_is_no_program_says_nothing(tmp_path: Path
 
 def test_gpu_that_is_off_meanwhile_has_a_clock_that_moves(tmp_path: Path) -> None:
     root = fake_jetson(tmp_path, ORIN_NANO)
-    [now] = root.glob("sys/class/devfreq/*/cur_freq")
+    now = root / "sys/class/devfreq/17000000.gpu/cur_freq"
     now.write_text("0\n")
     jetson = read_jetson(root)
     assert jetson is not None

@@ -42,9 +42,7 @@ BROKEN_PICTURES = "[...document.images].filter(i => !(i.complete && i.naturalWid
 SECTIONS = (
     '[...document.querySelectorAll("h2")].filter(h => h.getBoundingClientRect().height > 0).map(h => h.innerText)'
 )
-LAYERS = Layers(
-    31.5, 1, 200, 4.5, 2, (LayerCost("inception3a.branch2.0", 0.4, 2, 1.5, 0.3, 1.05, Interval(1.04, 1.06)),)
-)
+LAYERS = Layers(200, 4.5, 2, (LayerCost("inception3a.branch2.0", 0.4, 2, 0.3, 1.05, Interval(1.04, 1.06)),))
 
 
 @pytest.fixture(scope="module")
