@@ -17,7 +17,7 @@ from typing import Any
 
 from googlenet_edge.dataset import Progress
 from googlenet_edge.engines.bench import bench
-from googlenet_edge.engines.bundle import read_bundle
+from googlenet_edge.engines.bundle import read_bundle, read_manifest
 from googlenet_edge.engines.circumstances import read_circumstances
 from googlenet_edge.engines.clocks import held
 from googlenet_edge.engines.devices import device_to_measure, profile_of
@@ -76,7 +76,7 @@ def run(request: Request, *, say: Say, root: Path = ROOT) -> Measurement:
     device_to_measure(wish.device, root=root)
     paths = [Path(bundle) for bundle in request.bundles]
     for path in paths:
-        backend_for(read_bundle(path).manifest.device, wish.engine)
+        backend_for(read_manifest(path).device, wish.engine)
     image = Path(request.image).read_bytes()
     with held(root, wish.power_mode, fixed=wish.lock_clocks) as left:
         circumstances = read_circumstances(root)  # before the load that compiling makes

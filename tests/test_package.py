@@ -132,7 +132,7 @@ def test_triton_s_client_in_the_readme_asks_with_the_pixels_of_the_bundle(
 ) -> None:
     path = write_colour_bundle(tmp_path / "bundle")
     write_package(path, Recipient.TRITON, tmp_path / "models")
-    image = Image.effect_noise((90, 61), 80).convert("RGB")
+    image = Image.effect_noise((900, 610), 80).convert("RGB")  # so large that a JPEG is decoded to fewer pixels
     exif = image.getexif()
     exif[0x0112] = 6
     image.save(tmp_path / "photo.jpg", exif=exif)
