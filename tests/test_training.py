@@ -40,7 +40,7 @@ from googlenet_edge.console import TrainingDisplay
 from googlenet_edge.dataset import Checked, check_images, load_pixels, open_dataset
 from googlenet_edge.descent import learning_rate_at
 from googlenet_edge.engines.bundle import read_bundle
-from googlenet_edge.errors import OutputError, TrainingError
+from googlenet_edge.errors import DamagedImageError, OutputError, TrainingError
 from googlenet_edge.model import Outputs
 from googlenet_edge.parallel import Rank
 from googlenet_edge.pictograms import write_pictograms
@@ -509,3 +509,12 @@ def test_training_from_weights_keeps_their_first_filters(photos: Path, tmp_path:
     filters = [read_checkpoint(folder / "checkpoint.safetensors").weights["conv1.conv.weight"] for folder in done]
     assert torch.allclose(filters[0][:32], -filters[0][32:], atol=1e-6), "made of the images"
     assert torch.allclose(filters[1], filters[0], atol=1e-6)
+
+
+def test_image_that_is_gone_when_the_filters_are_made_is_named(photos: Path, tmp_path: Path) -> None:
+    """It was there when the images were checked."""
+    dataset = open_dataset(shutil.copytree(photos, tmp_path / "photos"))
+    state = first_state(CheckpointInfo(dataset.train.class_names, PREPROCESS), CONFIG, images_sha256="")
+    dataset.train.paths[0].unlink()
+    with pytest.raises(DamagedImageError, match=re.escape(str(dataset.train.paths[0]))):
+        whitened(state, dataset.train, PREPROCESS)
