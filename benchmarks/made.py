@@ -13,8 +13,7 @@ from googlenet_edge.calibration.table import CalibrationTable
 from googlenet_edge.checkpoint import Checkpoint, CheckpointInfo
 from googlenet_edge.console import bar
 from googlenet_edge.dataset import ImageSet, load_pixels, open_dataset, stratified_sample
-from googlenet_edge.engines.bundle import Bundle, Lineage, Manifest, write_bundle
-from googlenet_edge.engines.golden import Golden
+from googlenet_edge.engines.bundle import Bundle, Golden, Lineage, Manifest, write_bundle
 from googlenet_edge.engines.lowering import Lowered, lower, open_lowered
 from googlenet_edge.engines.protocol import Engine, EngineOptions
 from googlenet_edge.engines.registry import backend_for

@@ -8,9 +8,8 @@ from functools import partial
 from importlib.util import find_spec
 
 from googlenet_edge.dataset import Progress
-from googlenet_edge.engines.bundle import Bundle, Manifest
+from googlenet_edge.engines.bundle import Bundle, Manifest, check_golden
 from googlenet_edge.engines.devices import profile_of
-from googlenet_edge.engines.golden import check_golden
 from googlenet_edge.engines.jetson import is_jetson
 from googlenet_edge.engines.onnxruntime_providers import GPU_PROVIDERS, GpuProvider
 from googlenet_edge.engines.protocol import Engine, EngineOptions

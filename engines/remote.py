@@ -22,7 +22,7 @@ from googlenet_edge.engines.measurement import Measurement, parse_measurement
 from googlenet_edge.engines.onnxruntime_providers import GPU_PROVIDERS
 from googlenet_edge.engines.remote_link import EventKind, Link, connect
 from googlenet_edge.engines.remote_worker import RemotePlan, Request
-from googlenet_edge.engines.report.check import check_measurement
+from googlenet_edge.engines.report.material import check_measurement
 from googlenet_edge.engines.ssh import Host, printable
 from googlenet_edge.engines.wheel import Wheel, pack_wheel
 from googlenet_edge.errors import ConfigError, RemoteError

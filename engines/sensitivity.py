@@ -18,8 +18,8 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from googlenet_edge.calibration.layers import Layer, layers
 from googlenet_edge.calibration.lower import lower_rounded_activations
+from googlenet_edge.calibration.placement import Layer, layers
 from googlenet_edge.calibration.table import CalibrationTable
 from googlenet_edge.dataset import ImageSet, Progress, load_pixels
 from googlenet_edge.engines.lowering import Lowered, lower, open_lowered

@@ -28,9 +28,8 @@ from googlenet_edge.engines.registry import backend_for
 from googlenet_edge.engines.stopwatch import Speed, Stopwatch, Target
 from googlenet_edge.engines.timing import Ratio
 from googlenet_edge.errors import ConfigError
-from googlenet_edge.export import export
+from googlenet_edge.export import Cost, export, inference_cost
 from googlenet_edge.files import check_writable, to_json, write_bytes
-from googlenet_edge.prune import Cost, inference_cost
 from googlenet_edge.reports import Observer
 from googlenet_edge.slim import convolution_widths, importance_on, slimmed
 from googlenet_edge.statistics import Interval

@@ -16,10 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from googlenet_edge.dataset import Progress
-from googlenet_edge.engines.bundle import Bundle, read_bundle, write_bundle
+from googlenet_edge.engines.bundle import Bundle, Golden, read_bundle, write_bundle
 from googlenet_edge.engines.cuda_device import Buffer, CudaDevice, load_driver, new_stream
 from googlenet_edge.engines.devices import profile_of
-from googlenet_edge.engines.golden import Golden
 from googlenet_edge.engines.onnxruntime_cpu import Simulated
 from googlenet_edge.engines.protocol import EngineOptions
 from googlenet_edge.engines.tensorrt_builder import PlanRequest, build_plan, calibrator_of

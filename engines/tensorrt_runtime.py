@@ -20,8 +20,16 @@ from numpy.typing import NDArray
 
 from googlenet_edge.dataset import Progress
 from googlenet_edge.engines.bundle import read_bundle
-from googlenet_edge.engines.cuda_device import Buffer, CudaDevice, Timeline, load_driver, new_stream
-from googlenet_edge.engines.cuda_graph import Graph, GraphDriver, Recording
+from googlenet_edge.engines.cuda_device import (
+    Buffer,
+    CudaDevice,
+    Graph,
+    GraphDriver,
+    Recording,
+    Timeline,
+    load_driver,
+    new_stream,
+)
 from googlenet_edge.engines.devices import DeviceProfile, profile_of, refuse_without_bundles
 from googlenet_edge.engines.protocol import DeviceStage, EngineOptions, EngineSpec, check_batch
 from googlenet_edge.engines.registry import open_bundle

@@ -37,7 +37,6 @@ NEED_TORCH = {
     "googlenet_edge.model",
     "googlenet_edge.parallel",
     "googlenet_edge.pretrained",
-    "googlenet_edge.prune",
     "googlenet_edge.slim",
     "googlenet_edge.train",
     "googlenet_edge.training_loop",

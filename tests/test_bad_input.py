@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from tiny_bundles import hide_openvino, solid, write_colour_bundle
 
-from googlenet_edge.calibration.layers import layers
+from googlenet_edge.calibration.placement import layers
 from googlenet_edge.calibration.table import CalibrationTable
 from googlenet_edge.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from googlenet_edge.commands import machine

@@ -18,9 +18,8 @@ from tiny_graph import table_of, tiny_graph, tiny_pixels
 
 from googlenet_edge.calibration.lower import lower_int8_cpu
 from googlenet_edge.calibration.weights import WeightRange
-from googlenet_edge.engines.bundle import Bundle, Manifest, write_bundle
+from googlenet_edge.engines.bundle import Bundle, Golden, Manifest, write_bundle
 from googlenet_edge.engines.cold_start import ColdStart
-from googlenet_edge.engines.golden import Golden
 from googlenet_edge.engines.onnxruntime_cpu import OnnxRuntimeCpu
 from googlenet_edge.engines.protocol import EngineOptions
 from googlenet_edge.engines.report.judge import Change, Metric

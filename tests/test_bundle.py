@@ -23,8 +23,17 @@ from tiny_bundles import (
 )
 
 from googlenet_edge.engines.accuracy import Accuracy, Comparison
-from googlenet_edge.engines.bundle import SCHEMA, Bundle, FileRecord, _seal, read_bundle, write_bundle
-from googlenet_edge.engines.golden import LOGIT_TOLERANCE, Golden, read_golden
+from googlenet_edge.engines.bundle import (
+    LOGIT_TOLERANCE,
+    SCHEMA,
+    Bundle,
+    FileRecord,
+    Golden,
+    _seal,
+    read_bundle,
+    read_golden,
+    write_bundle,
+)
 from googlenet_edge.engines.registry import open_bundle
 from googlenet_edge.errors import BundleError, EngineError, OutputError
 from googlenet_edge.files import sha256_bytes, to_json

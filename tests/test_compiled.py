@@ -18,8 +18,7 @@ from tensorrt_machine import Machine, batch, machine_at
 from tiny_bundles import onnx_bytes, solid, write_colour_bundle
 
 import googlenet_edge
-from googlenet_edge.engines.bundle import Bundle, Manifest, read_bundle, write_bundle
-from googlenet_edge.engines.golden import Golden, check_golden
+from googlenet_edge.engines.bundle import Bundle, Golden, Manifest, check_golden, read_bundle, write_bundle
 from googlenet_edge.engines.predictor import load_predictor
 from googlenet_edge.engines.tensorrt_calibration import calibrate_with_tensorrt
 from googlenet_edge.errors import BundleError, EngineError

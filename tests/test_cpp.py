@@ -23,8 +23,7 @@ from tiny_bundles import COLOUR_NET, COLOURS, colour_bundle, onnx_bytes, solid, 
 from tiny_graph import tiny_pixels
 
 import googlenet_edge
-from googlenet_edge.engines.bundle import write_bundle
-from googlenet_edge.engines.golden import Golden
+from googlenet_edge.engines.bundle import Golden, write_bundle
 from googlenet_edge.engines.predictor import Predictor, open_rgb
 from googlenet_edge.preprocess import Preprocess
 

@@ -32,8 +32,7 @@ from tiny_bundles import (
 )
 
 import googlenet_edge
-from googlenet_edge.engines.bundle import write_bundle
-from googlenet_edge.engines.golden import Golden
+from googlenet_edge.engines.bundle import Golden, write_bundle
 from googlenet_edge.engines.predictor import Predictor
 from googlenet_edge.errors import EdgeError
 from googlenet_edge.files import sha256_bytes

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from googlenet_edge.engines.cuda_device import Buffer, CudaDevice, Timeline, load_driver, new_stream
-from googlenet_edge.engines.cuda_graph import GraphDriver
+from googlenet_edge.engines.cuda_device import Buffer, CudaDevice, GraphDriver, Timeline, load_driver, new_stream
 from googlenet_edge.engines.protocol import DeviceStage
 
 HERE = find_spec("pycuda") is not None and (Path("/dev/nvidiactl").exists() or Path("/dev/nvhost-gpu").exists())

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny_graph import one_by_one, table_of, tiny_graph, tiny_images
 
-from googlenet_edge.calibration.domain import times_as_far, unlike
+from googlenet_edge.calibration.calibrate import times_as_far, unlike
 from googlenet_edge.errors import CalibrationError
 
 GRAPH = tiny_graph()

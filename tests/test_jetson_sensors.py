@@ -14,7 +14,7 @@ from fake_jetson import AGX_ORIN, FAKES, NANO, ORIN_NANO, XAVIER_NX, break_file,
 from hypothesis import given
 from hypothesis import strategies as st
 
-from googlenet_edge.engines.jetson_sensors import OpenSensor, Sensor, find_sensors, read_throttle_events
+from googlenet_edge.engines.sensors import OpenSensor, Sensor, find_sensors, read_throttle_events
 
 RAIL = "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon0"
 

@@ -22,9 +22,8 @@ from tiny_graph import table_of, tiny_graph, tiny_pixels
 
 from googlenet_edge.calibration.lower_tensorrt import lower_fp16_tensorrt, lower_fp32_tensorrt, lower_int8_tensorrt
 from googlenet_edge.engines import onnxruntime_gpu, onnxruntime_providers
-from googlenet_edge.engines.bundle import Bundle, Lineage, Manifest, write_bundle
+from googlenet_edge.engines.bundle import Bundle, Golden, Lineage, Manifest, write_bundle
 from googlenet_edge.engines.devices import profile_of
-from googlenet_edge.engines.golden import Golden
 from googlenet_edge.engines.onnxruntime_cpu import OnnxRuntimeCpu, Simulated
 from googlenet_edge.engines.protocol import EngineOptions
 from googlenet_edge.engines.registry import backend_for, open_bundle

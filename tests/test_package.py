@@ -26,8 +26,7 @@ from tiny_graph import CROP, table_of, tiny_graph, tiny_pixels
 
 import googlenet_edge
 from googlenet_edge.calibration.lower_tensorrt import lower_int8_tensorrt
-from googlenet_edge.engines.bundle import Bundle, Manifest, read_bundle, write_bundle
-from googlenet_edge.engines.golden import Golden
+from googlenet_edge.engines.bundle import Bundle, Golden, Manifest, read_bundle, write_bundle
 from googlenet_edge.engines.package import write_package
 from googlenet_edge.engines.predictor import open_rgb
 from googlenet_edge.errors import BundleError, OutputError

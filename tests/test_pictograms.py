@@ -10,9 +10,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from googlenet_edge.errors import OutputError
-from googlenet_edge.glyphs import SIGNS
 from googlenet_edge.images import decode_rgb
-from googlenet_edge.pictograms import CLASS_NAMES, render, write_pictograms
+from googlenet_edge.pictograms import CLASS_NAMES, SIGNS, render, write_pictograms
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -11,9 +11,16 @@ import pytest
 from tiny_graph import SHAPES, TINY, table_of, tiny_graph, tiny_images, whole_googlenet
 
 from googlenet_edge.calibration.audit import missing, take_census
-from googlenet_edge.calibration.layers import Layer, float_nodes, layers
 from googlenet_edge.calibration.lower import lower_int8_cpu
-from googlenet_edge.calibration.placement import grids, measured_tensors, staying_float, without_rule
+from googlenet_edge.calibration.placement import (
+    Layer,
+    float_nodes,
+    grids,
+    layers,
+    measured_tensors,
+    staying_float,
+    without_rule,
+)
 from googlenet_edge.calibration.session import open_session
 from googlenet_edge.graph import InferenceGraph
 from googlenet_edge.target import Device, Precision, Unit

@@ -11,7 +11,7 @@ from networks import made_checkpoint
 
 from googlenet_edge.checkpoint import build_model, read_checkpoint, write_checkpoint
 from googlenet_edge.errors import CheckpointError
-from googlenet_edge.prune import prune
+from googlenet_edge.export import prune
 
 
 def test_prune_keeps_every_logit_bit_for_bit_through_the_disk(tmp_path: Path) -> None:

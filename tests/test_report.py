@@ -30,9 +30,8 @@ from googlenet_edge.engines.report.material import Material, Source, read_materi
 from googlenet_edge.engines.report.page import page_of
 from googlenet_edge.engines.report.plots import Spot
 from googlenet_edge.engines.report.subjects import subjects_of
-from googlenet_edge.engines.report.text import to_csv, to_markdown
 from googlenet_edge.engines.report.verdict import Tone, Verdict, verdict_of
-from googlenet_edge.engines.report.write import to_html
+from googlenet_edge.engines.report.write import to_csv, to_html, to_markdown
 from googlenet_edge.errors import DataError
 from googlenet_edge.files import to_json
 from googlenet_edge.statistics import Interval

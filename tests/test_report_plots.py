@@ -11,15 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from googlenet_edge.engines.report.plots import (
+    WIDTH,
     Curve,
+    Scale,
     Spot,
     accuracy_against_latency,
     by_round,
     confusion,
     curves,
     histogram,
+    tick_label,
+    ticks,
 )
-from googlenet_edge.engines.report.svg import WIDTH, Scale, tick_label, ticks
 from googlenet_edge.statistics import Interval, summarize
 
 SVG = "{http://www.w3.org/2000/svg}"

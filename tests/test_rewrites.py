@@ -16,10 +16,8 @@ from tiny_graph import table_of, tiny_graph, tiny_pixels, whole_googlenet
 
 from googlenet_edge.calibration.audit import missing, take_census
 from googlenet_edge.calibration.lower import lower_fp16_storage, lower_fp32, lower_int8_cpu
-from googlenet_edge.calibration.pointwise import merge_pointwise
-from googlenet_edge.calibration.rewrites import Rewrite, rewrite, signed_pixels
+from googlenet_edge.calibration.rewrites import Rewrite, merge_pointwise, rewrite, signed_pixels, space_to_depth
 from googlenet_edge.calibration.session import open_session
-from googlenet_edge.calibration.stem import space_to_depth
 from googlenet_edge.engines.openvino_cpu import integers_in
 from googlenet_edge.engines.protocol import EngineOptions
 from googlenet_edge.graph import InferenceGraph

@@ -19,7 +19,7 @@ from onnx import numpy_helper
 from PIL import Image
 from tiny_graph import CROP, table_of, tiny_graph
 
-from googlenet_edge.calibration.layers import layers
+from googlenet_edge.calibration.placement import layers
 from googlenet_edge.dataset import ImageSet, Progress
 from googlenet_edge.engines import sensitivity
 from googlenet_edge.engines.lowering import Lowered, lower

@@ -17,8 +17,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from googlenet_edge.engines.energy import EnergyPlan, Stretch, energy_of, integral, take_stretches, total_power
-from googlenet_edge.engines.jetson_sensors import OpenSensor, Sensor
-from googlenet_edge.engines.sensors import Recording, Series, Watch, Watched, deadlines, record, thinned, throttled
+from googlenet_edge.engines.sensors import (
+    OpenSensor,
+    Recording,
+    Sensor,
+    Series,
+    Watch,
+    Watched,
+    deadlines,
+    record,
+    thinned,
+    throttled,
+)
 from googlenet_edge.errors import ConfigError
 
 

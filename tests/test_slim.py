@@ -27,9 +27,8 @@ from googlenet_edge.channels import (
 )
 from googlenet_edge.checkpoint import Checkpoint, build_model, read_checkpoint, write_checkpoint
 from googlenet_edge.errors import CheckpointError
-from googlenet_edge.export import check_parity, export
+from googlenet_edge.export import check_parity, export, inference_cost, prune
 from googlenet_edge.model import GoogLeNet
-from googlenet_edge.prune import inference_cost, prune
 from googlenet_edge.slim import channel_importance, convolution_widths, macs_a_channel_pair, slimmed, widths_from
 
 Kept = dict[str, tuple[int, ...]]

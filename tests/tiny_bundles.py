@@ -17,8 +17,7 @@ from tiny_graph import table_of, tiny_pixels, whole_googlenet
 
 from googlenet_edge.calibration.lower import lower_fp16_storage, lower_fp32, lower_int8_cpu
 from googlenet_edge.calibration.weights import WeightRange
-from googlenet_edge.engines.bundle import Bundle, Lineage, Manifest, write_bundle
-from googlenet_edge.engines.golden import Golden
+from googlenet_edge.engines.bundle import Bundle, Golden, Lineage, Manifest, write_bundle
 from googlenet_edge.engines.protocol import EngineOptions
 from googlenet_edge.engines.registry import backend_for
 from googlenet_edge.preprocess import Preprocess

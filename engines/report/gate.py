@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from googlenet_edge.engines.report.differences import differing_circumstances
 from googlenet_edge.engines.report.judge import (
     RUN_TO_RUN_PERCENT,
     Change,
     Matched,
     Metric,
 )
+from googlenet_edge.engines.report.subjects import differing_circumstances
 from googlenet_edge.errors import ConfigError, DataError
 
 _RULE = re.compile(r"(?P<metric>[a-z0-9_.]+)\s*(?P<side>[<>])\s*(?P<limit>[+-]?\d{1,6}(?:\.\d{1,6})?)(?P<percent>%?)")

@@ -14,9 +14,14 @@ import numpy as np
 from googlenet_edge.engines.accuracy import compare
 from googlenet_edge.engines.answers import Answers, BundleAnswers
 from googlenet_edge.engines.measurement import BundleMeasurement, Samples, samples
-from googlenet_edge.engines.report.differences import differing_circumstances, software_changes
 from googlenet_edge.engines.report.material import Material
-from googlenet_edge.engines.report.subjects import Subject, shown_text, subjects_of
+from googlenet_edge.engines.report.subjects import (
+    Subject,
+    differing_circumstances,
+    shown_text,
+    software_changes,
+    subjects_of,
+)
 from googlenet_edge.errors import DataError
 from googlenet_edge.statistics import (
     FEWEST_FOR_P99_9,

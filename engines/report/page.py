@@ -12,7 +12,6 @@ from googlenet_edge.engines.answers import Answers, thumbnail_of
 from googlenet_edge.engines.measurement import Stage
 from googlenet_edge.engines.report import cells, plots
 from googlenet_edge.engines.report.cells import Table
-from googlenet_edge.engines.report.differences import software_changes
 from googlenet_edge.engines.report.judge import Matched
 from googlenet_edge.engines.report.material import Material, Source
 from googlenet_edge.engines.report.repeat import repeat_commands
@@ -23,6 +22,7 @@ from googlenet_edge.engines.report.subjects import (
     pairs_of,
     shown_name,
     shown_text,
+    software_changes,
     subjects_of,
 )
 from googlenet_edge.engines.report.telemetry import Telemetry, telemetry_of

@@ -233,7 +233,7 @@ def prune(
     gnet-edge prune runs/photos/checkpoint.safetensors
     """
     from googlenet_edge.checkpoint import read_checkpoint, write_checkpoint
-    from googlenet_edge.prune import prune as run
+    from googlenet_edge.export import prune as run
 
     taken = named(workspace.take_checkpoint(checkpoint, workspace.read_settings()))
     path = workspace.result_place(out, beside=taken, usual=workspace.PRUNED_FILE)

@@ -75,7 +75,7 @@ float little_endian_float(const uint8_t* bytes) {
 
 // The largest difference that another processor's kernels may make, as a share of the largest golden logit.
 double logit_tolerance(const Manifest& manifest) {
-  if (quantized_by_cache(manifest)) return 0.2;  // as DLA_TOLERANCE in golden.py
+  if (quantized_by_cache(manifest)) return 0.2;  // as DLA_TOLERANCE in bundle.py
   switch (manifest.precision) {
     case Precision::kFp32:
       return 1e-3;

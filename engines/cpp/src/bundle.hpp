@@ -1,4 +1,4 @@
-// A bundle in memory: what googlenet_edge/engines/bundle.py and golden.py write.
+// A bundle in memory: what googlenet_edge/engines/bundle.py writes.
 #pragma once
 
 #include <string>

@@ -1,0 +1,58 @@
+"""The wheel without the notes of inner modules: docstrings and comments are a quarter of it, and it goes to devices.
+
+The programs stay the same line for line, so that a traceback there can be read beside the sources.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import tokenize
+from pathlib import Path
+
+from setuptools import setup
+from setuptools.command.build_py import build_py
+
+# These keep theirs: the commands show them as --help, and what `googlenet_edge` exports to whoever asks for help().
+SHOWN = (
+    "googlenet_edge/__init__.py",
+    "googlenet_edge/cli.py",
+    "googlenet_edge/commands/",
+    "googlenet_edge/engines/predictor.py",
+    "googlenet_edge/errors.py",
+    "googlenet_edge/preprocess.py",
+    "googlenet_edge/target.py",
+)
+
+
+def without_notes(source: str) -> str:
+    """The same program on the same lines, without comments and without strings that are statements."""
+    lines = source.splitlines(keepends=True)
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column].rstrip() + "\n"
+    for node in ast.walk(ast.parse(source)):
+        body = getattr(node, "body", None)
+        for statement in body if isinstance(body, list) else ():
+            match statement:
+                case ast.Expr(value=ast.Constant(value=str()), lineno=first, end_lineno=int(last)):
+                    lines[first - 1 : last] = ["\n"] * (last - first + 1)
+                    if len(body) == 1:
+                        lines[first - 1] = " " * statement.col_offset + "...\n"
+    return "".join(lines)
+
+
+class BuildPy(build_py):
+    """Copies modules, and takes the notes out of the copies; an editable installation reads the sources themselves."""
+
+    def build_module(self, module: str, module_file: str, package: str) -> tuple[str, bool]:
+        """Where the copy is, and whether it was made now."""
+        path, copied = super().build_module(module, module_file, package)
+        shown = Path(path).relative_to(self.build_lib).as_posix().startswith(SHOWN)
+        if not self.editable_mode and not shown:
+            Path(path).write_text(without_notes(Path(path).read_text()))
+        return path, copied
+
+
+setup(cmdclass={"build_py": BuildPy})
