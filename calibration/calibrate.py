@@ -62,6 +62,14 @@ _MOST_PEAKS = 512  # images
 _RARE_SHARE = 64  # one of so many
 _log = logging.getLogger(__name__)
 
+FAR_SHARE = 1e-2
+"""The share of a tensor's values on the calibration images that count as far from zero."""
+
+LEAST_TIMES, MOST_TIMES = 0.25, 2.0
+"""Networks for signs, flowers and CIFAR-10's images, each calibrated on 20 to 200 images of its own, three draws each,
+gave 0.45 to 1.55; calibrated on those of the two others, 2.5 to 5.5. By hand, not kept."""
+_FEWEST_EXPECTED = 20
+
 
 def calibrate(
     graph: InferenceGraph, images: Checked, *, method: RangeMethod | None = None, progress: Progress | None = None
@@ -210,14 +218,6 @@ def _rounding(preparation: Preparation) -> dict[str, Rounding]:
         return {}
     full, reduced = preparation.steps, preparation.rounded(WeightRange.REDUCED)
     return {name: Rounding(encode_steps(full[name]), encode_steps(reduced[name])) for name in full}
-
-
-FAR_SHARE = 1e-2
-"""The share of a tensor's values on the calibration images that count as far from zero."""
-LEAST_TIMES, MOST_TIMES = 0.25, 2.0
-"""Networks for signs, flowers and CIFAR-10's images, each calibrated on 20 to 200 images of its own, three draws each,
-gave 0.45 to 1.55; calibrated on those of the two others, 2.5 to 5.5. By hand, not kept."""
-_FEWEST_EXPECTED = 20
 
 
 def times_as_far(graph: InferenceGraph, table: CalibrationTable, images: Iterable[NDArray[np.float32]]) -> float:

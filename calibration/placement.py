@@ -200,7 +200,8 @@ def layers(graph: onnx.GraphProto) -> tuple[Layer, ...]:
     """The layers of a graph in its order. All of them in float is the whole graph in float."""
     grid_of = grids(graph)
     return tuple(
-        Layer(grid_of[group[0]], group, _computing(graph, frozenset(group))) for group in _groups(graph, grid_of)
+        Layer(grid_of[group[0]], group, _rounding_nodes(graph, frozenset(group)))
+        for group in _copies_together(graph, grid_of)
     )
 
 
@@ -209,7 +210,7 @@ def float_nodes(chosen: Iterable[Layer]) -> frozenset[str]:
     return frozenset(name for layer in chosen for name in layer.nodes)
 
 
-def _groups(graph: onnx.GraphProto, quantized: dict[str, str]) -> list[tuple[str, ...]]:
+def _copies_together(graph: onnx.GraphProto, quantized: dict[str, str]) -> list[tuple[str, ...]]:
     """The quantized tensors, those together that are copied from and to each other."""
     group_of: dict[str, tuple[str, ...]] = {tensor: (tensor,) for tensor in quantized}
     for node in graph.node:
@@ -220,7 +221,7 @@ def _groups(graph: onnx.GraphProto, quantized: dict[str, str]) -> list[tuple[str
     return list(dict.fromkeys(group_of.values()))
 
 
-def _computing(graph: onnx.GraphProto, tensors: frozenset[str]) -> frozenset[str]:
+def _rounding_nodes(graph: onnx.GraphProto, tensors: frozenset[str]) -> frozenset[str]:
     """The nodes that write or read one of the tensors and round what they give."""
     absorbed = absorbed_in_relu(graph)
 

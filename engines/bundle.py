@@ -49,6 +49,19 @@ _MAX_MANIFEST_BYTES = 1 << 20
 
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
+LOGIT_TOLERANCE = {Precision.FP32: 1e-3, Precision.FP16: 2e-2, Precision.INT8: 5e-2}
+"""The largest difference that another processor's kernels may make, as a share of the largest golden logit.
+
+Other kernels sum in another order (FP32, FP16) or round a value between two 8-bit levels the other way (INT8: float
+arithmetic in place of ONNX Runtime's integer kernels moves GoogLeNet's logits by 0.8 % of the largest).
+"""
+
+DLA_TOLERANCE = 0.2
+"""The same for a DLA in INT8: on the device it is decided which tensors of the calibration cache are rounded to 8 bits.
+
+Wide, since no DLA has run this yet: it finds another model, not another rounding.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class FileRecord:
@@ -291,20 +304,6 @@ def _golden_bytes(bundle: Bundle) -> bytes:
             f" (k, {crop}, {crop}, 3) with logits (k, {classes})"
         )
     return bundle.golden.to_bytes()
-
-
-LOGIT_TOLERANCE = {Precision.FP32: 1e-3, Precision.FP16: 2e-2, Precision.INT8: 5e-2}
-"""The largest difference that another processor's kernels may make, as a share of the largest golden logit.
-
-Other kernels sum in another order (FP32, FP16) or round a value between two 8-bit levels the other way (INT8: float
-arithmetic in place of ONNX Runtime's integer kernels moves GoogLeNet's logits by 0.8 % of the largest).
-"""
-
-DLA_TOLERANCE = 0.2
-"""The same for a DLA in INT8: on the device it is decided which tensors of the calibration cache are rounded to 8 bits.
-
-Wide, since no DLA has run this yet: it finds another model, not another rounding.
-"""
 
 
 def tolerance(precision: Precision, unit: Unit) -> float:

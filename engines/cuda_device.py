@@ -30,6 +30,23 @@ _NON_BLOCKING = 1
 _RESOLUTION_MS = 0.0005
 """Of events; shorter is not told from nothing."""
 
+_log = logging.getLogger(__name__)
+_LIBRARY = "libcuda.so.1"
+
+_THREAD_LOCAL = 1
+"""``CU_STREAM_CAPTURE_MODE_THREAD_LOCAL``: other threads may call CUDA meanwhile, whatever they call."""
+
+_CALLS: dict[str, tuple[Any, ...]] = {
+    "cuStreamBeginCapture_v2": (c_void_p, c_int),
+    "cuStreamEndCapture": (c_void_p, POINTER(c_void_p)),
+    "cuGraphInstantiateWithFlags": (POINTER(c_void_p), c_void_p, c_ulonglong),
+    "cuGraphLaunch": (c_void_p, c_void_p),
+    "cuGraphExecDestroy": (c_void_p,),
+    "cuGraphDestroy": (c_void_p,),
+    "cuGetErrorString": (c_int, POINTER(c_char_p)),
+}
+"""Name → types of the arguments, from ``cuda.h``; each returns a ``CUresult``, which is 0 where it went well."""
+
 
 def load_driver() -> Any:
     """``pycuda.driver``, initialized. Raises `EngineError` where it is not installed, or there is no GPU for it."""
@@ -142,24 +159,6 @@ class Timeline:
             stage: max(float(end.time_since(start)), _RESOLUTION_MS)
             for stage, (start, end) in zip(DeviceStage, pairs, strict=True)
         }
-
-
-_log = logging.getLogger(__name__)
-
-_LIBRARY = "libcuda.so.1"
-_THREAD_LOCAL = 1
-"""``CU_STREAM_CAPTURE_MODE_THREAD_LOCAL``: other threads may call CUDA meanwhile, whatever they call."""
-
-_CALLS: dict[str, tuple[Any, ...]] = {
-    "cuStreamBeginCapture_v2": (c_void_p, c_int),
-    "cuStreamEndCapture": (c_void_p, POINTER(c_void_p)),
-    "cuGraphInstantiateWithFlags": (POINTER(c_void_p), c_void_p, c_ulonglong),
-    "cuGraphLaunch": (c_void_p, c_void_p),
-    "cuGraphExecDestroy": (c_void_p,),
-    "cuGraphDestroy": (c_void_p,),
-    "cuGetErrorString": (c_int, POINTER(c_char_p)),
-}
-"""Name → types of the arguments, from ``cuda.h``; each returns a ``CUresult``, which is 0 where it went well."""
 
 
 class GraphDriver:

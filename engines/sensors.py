@@ -30,6 +30,19 @@ _MOST_KEPT = 100_000
 Wait = Callable[[float], bool]
 """Waits so many seconds, or until it is time to end, and says whether it is: `threading.Event.wait`."""
 
+_DRIVERS = "sys/bus/i2c/drivers"
+_ZONES = "sys/devices/virtual/thermal/thermal_zone*"
+_COUNTERS = "sys/class/hwmon/hwmon*"
+_CHANNELS = 3  # of an INA3221, without the sums behind them
+_WHOLE = ("VIN", "VDD_IN", "POM_5V_IN")
+
+_PART_OF = {"VDDQ_VDD2_1V8AO": "VIN_SYS_5V0"}
+"""Rails of an AGX Orin: that of its memory is fed by, and so measured in, the other."""
+_NO_SENSOR = {"PMIC-Die"}  # the driver says 50 or 100 °C, whatever it is
+_THROTTLES = {1: "under-voltage", 2: "average over-current", 3: "instantaneous over-current"}
+_POWER_LIMITS_MW = (0.0, 300_000.0)
+_TEMPERATURE_LIMITS_C = (-40.0, 125.0)
+
 
 @dataclass(frozen=True, slots=True)
 class Series:
@@ -158,20 +171,6 @@ class Watch:
 def throttled(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int] | None:
     """How far the counters went, for those read both times; None where there is none."""
     return {cause: after[cause] - count for cause, count in before.items() if after.get(cause, -1) >= count} or None
-
-
-_DRIVERS = "sys/bus/i2c/drivers"
-_ZONES = "sys/devices/virtual/thermal/thermal_zone*"
-_COUNTERS = "sys/class/hwmon/hwmon*"
-_CHANNELS = 3  # of an INA3221, without the sums behind them
-_WHOLE = ("VIN", "VDD_IN", "POM_5V_IN")
-_PART_OF = {"VDDQ_VDD2_1V8AO": "VIN_SYS_5V0"}
-"""Rails of an AGX Orin: that of its memory is fed by, and so measured in, the other."""
-_NO_SENSOR = {"PMIC-Die"}  # the driver says 50 or 100 °C, whatever it is
-_THROTTLES = {1: "under-voltage", 2: "average over-current", 3: "instantaneous over-current"}
-
-_POWER_LIMITS_MW = (0.0, 300_000.0)
-_TEMPERATURE_LIMITS_C = (-40.0, 125.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,9 @@ from googlenet_edge.workspace import GRAPH_FILE
 
 _DEFAULT = Preprocess()
 
+TOLERANCE = 1e-4
+_RANDOM_IMAGES = 4
+
 
 class Source(Protocol):
     """A file to start from."""
@@ -140,10 +143,6 @@ class _OnnxOrigin(Origin):
     def doubts(self, val: Checked) -> tuple[str, ...]:
         del val
         return ("the file does not say what it was trained on; that may have been some of the validation images",)
-
-
-TOLERANCE = 1e-4
-_RANDOM_IMAGES = 4
 
 
 def import_graph(file: ForeignFile, *, class_names: tuple[str, ...], images: InputFormat) -> InferenceGraph:

@@ -26,6 +26,8 @@ from googlenet_edge.model import BATCH_NORM_EPSILON, ConvBNReLU, GoogLeNet, Ince
 
 _PROOF_IMAGES = 4
 
+PARITY_TOLERANCE = 1e-4
+
 
 @dataclass(frozen=True, slots=True)
 class Cost:
@@ -101,9 +103,6 @@ def _macs(model: nn.Module, forward: Callable[[Tensor], object], crop: int) -> i
         for hook in hooks:
             hook.remove()
     return total
-
-
-PARITY_TOLERANCE = 1e-4
 
 
 def export(checkpoint: Checkpoint, *, opset: int = DEFAULT_OPSET) -> InferenceGraph:

@@ -21,6 +21,11 @@ from googlenet_edge.errors import ConfigError, DataError
 from googlenet_edge.files import from_json, read_file
 from googlenet_edge.statistics import Interval
 
+LEAST_ROUNDS = 6
+
+_MOST = 1e12
+"""No time in milliseconds, size in bytes or count is larger."""
+
 
 @dataclass(frozen=True, slots=True)
 class LayerCost:
@@ -150,11 +155,6 @@ def parse_layers(data: bytes, where: str) -> Layers:
     if not all(math.isfinite(value) and abs(value) < 1e9 for value in (found.latency_ms, *figures)):
         raise DataError(f"{where} cannot be layers of gnet-edge sensitivity: a figure is not finite; measure again")
     return found
-
-
-LEAST_ROUNDS = 6
-_MOST = 1e12
-"""No time in milliseconds, size in bytes or count is larger."""
 
 
 def check_measurement(measurement: Measurement, where: str) -> None:

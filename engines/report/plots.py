@@ -22,6 +22,12 @@ WIDTH = 360
 """Units of every drawing's width: about the CSS pixels of a phone, so that letters have their size there."""
 _EDGE = 20  # where half a label would stand outside
 
+_MOST_BINS = 48
+_AXIS_QUANTILE = 0.995
+MOST_CONFUSION_CLASSES = 30
+_NAME_EM = 6.5
+COLOURS = 6
+
 
 @dataclass(frozen=True, slots=True)
 class Scale:
@@ -131,13 +137,6 @@ def y_axis(frame: Frame, words: str) -> list[str]:
         parts.append(line((frame.x.start, frame.y(value)), (frame.x.end, frame.y(value)), kind="rule"))
         parts.append(text(frame.x.start - 6, frame.y(value) + 4, tick_label(value, step), anchor="end"))
     return parts
-
-
-_MOST_BINS = 48
-_AXIS_QUANTILE = 0.995
-MOST_CONFUSION_CLASSES = 30
-_NAME_EM = 6.5
-COLOURS = 6
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,11 @@ _LONGEST_NAME = 60
 _Named = tuple[str, Source, BundleMeasurement]
 """A measured bundle with its label and its file."""
 
+_MAY_DIFFER = {"date", "load_average", "memory_mb", "system", "python", "packages", "jetson", "gpu"}
+"""What a gate is there to compare (software), or what differs from boot to boot and from minute to minute.
+
+``jetson`` has a comparison of its own, and ``gpu`` counts where it computes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Subject:
@@ -137,12 +142,6 @@ def _joined(parts: Sequence[str], which: Sequence[int]) -> str:
 def _short(path: str) -> str:
     name = PurePath(path).name or path
     return shown_name(name)
-
-
-_MAY_DIFFER = {"date", "load_average", "memory_mb", "system", "python", "packages", "jetson", "gpu"}
-"""What a gate is there to compare (software), or what differs from boot to boot and from minute to minute.
-
-``jetson`` has a comparison of its own, and ``gpu`` counts where it computes."""
 
 
 def differing_circumstances(before: Subject, after: Subject) -> tuple[str, ...]:

@@ -28,6 +28,9 @@ from googlenet_edge.files import write_bytes
 
 _FOLDER = files("googlenet_edge.engines.report")
 
+_MARKUP = re.compile(r"([\\`*_\[\]<>#|~&])")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
 
 class Format(Enum):
     """What a report can be, by the suffix of its file."""
@@ -76,10 +79,6 @@ def to_html(page: Page) -> bytes:
     values = {field.name: getattr(page, field.name) for field in fields(page)}
     wider = RUN_TO_RUN_PERCENT
     return environment.from_string(template).render(values, style=style, version=__version__, wider=wider).encode()
-
-
-_MARKUP = re.compile(r"([\\`*_\[\]<>#|~&])")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def to_markdown(page: Page) -> bytes:
