@@ -9,6 +9,7 @@ import zlib
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,8 +18,8 @@ from googlenet_edge.calibration.collect import Statistics
 from googlenet_edge.calibration.histogram import BINS, Histogram
 from googlenet_edge.calibration.ranges import RangeMethod, Ranges, estimate
 from googlenet_edge.calibration.weights import WeightRange
-from googlenet_edge.errors import CalibrationError
-from googlenet_edge.files import from_versioned_json, read_file, to_json, write_bytes
+from googlenet_edge.errors import CalibrationError, OutputError
+from googlenet_edge.files import from_json, from_versioned_json, read_file, to_json, write_bytes
 from googlenet_edge.graph import INPUT, InferenceGraph
 from googlenet_edge.preprocess import Preprocess
 
@@ -169,6 +170,16 @@ def make_table(
 def write_table(path: Path, table: CalibrationTable) -> None:
     """Writes the table in one step. Raises `OutputError`."""
     write_bytes(path, to_json(table))
+
+
+def refuse_another_s_table(path: Path) -> None:
+    """Raises `OutputError` where there is JSON that is no table of any version, which writing would lose."""
+    try:
+        found = from_json(path.read_bytes(), dict[str, msgspec.Raw], where=str(path), error=CalibrationError)
+    except (OSError, CalibrationError):
+        return  # nothing is there, or nothing that anybody could use
+    if not {"graph_sha256", "tensors"} <= found.keys():
+        raise OutputError(f"{path} is no calibration table, and one would take its place: move it somewhere else")
 
 
 def read_table(path: Path) -> CalibrationTable:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from googlenet_edge.calibration.calibrate import FEWEST_TO_CHOOSE, KEPT_BYTES, calibrate, table_at, times_as_far, unlike
 from googlenet_edge.calibration.ranges import RangeMethod
-from googlenet_edge.calibration.table import CalibrationTable, write_table
+from googlenet_edge.calibration.table import CalibrationTable, refuse_another_s_table, write_table
 from googlenet_edge.dataset import (
     Checked,
     ImageSet,
@@ -338,6 +338,7 @@ def _table(
     if table := table_at(path, graph, images, method=request.method):
         steps.reused.append(str(path))
         return table
+    refuse_another_s_table(path)
     table = steps.calibrated(graph, images, request.method)
     write_table(path, table)
     return table

@@ -153,6 +153,17 @@ def test_graph_of_somebody_else_is_not_replaced(built: Built, tmp_path: Path) ->
         refused_without_a_trace(sentence, command, "runs/photos/checkpoint.safetensors", "--data", "photos", cwd=work)
 
 
+def test_file_of_somebody_else_is_not_replaced_by_a_table(built: Built, tmp_path: Path) -> None:
+    work = copy_of(built.folder, tmp_path / "work")
+    (work / "gnet-edge.toml").unlink()
+    (work / "runs/photos/calibration.json").write_text('{"camera": "left", "fx": 612.4}')
+    sentence = (
+        "runs/photos/calibration.json is no calibration table, and one would take its place: move it somewhere else"
+    )
+    for command, source in (("build", "checkpoint.safetensors"), ("calibrate", "googlenet.onnx")):
+        refused_without_a_trace(sentence, command, f"runs/photos/{source}", "--data", "photos", cwd=work)
+
+
 def test_foreign_file_does_not_touch_a_training_of_the_same_name(files: Path, tmp_path: Path) -> None:
     shutil.copytree(files / "photos", tmp_path / "photos")
     trained = tmp_path / "runs" / "net"

@@ -287,12 +287,15 @@ def calibrate(
     Example:
     gnet-edge calibrate runs/photos/googlenet.onnx --method entropy
     """
+    from googlenet_edge.calibration.table import refuse_another_s_table
     from googlenet_edge.engines.build import calibrate_file
     from googlenet_edge.engines.tables import trials_table
 
     taken = named(workspace.take_graph(graph))
     request = calibration_request(taken, data, images, method, skip_damaged)
     path = workspace.result_place(out, beside=taken, usual=workspace.TABLE_FILE)
+    if out is None:
+        refuse_another_s_table(path)
     table = calibrate_file(taken, path, request, bars=bar)
     if table.choice:
         shown(trials_table(table.choice))
