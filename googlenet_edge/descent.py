@@ -1,6 +1,6 @@
 """Stochastic gradient descent as every training here does it: Nesterov momentum, a warm-up, then half a cosine.
 
-In mixed precision where the processor is made for it.
+In mixed precision where the processor is made for it. Where weights are random at the start, kernels are moved by `Muon`.
 """
 
 from __future__ import annotations
@@ -14,14 +14,24 @@ from typing import Annotated
 import torch
 from msgspec import Meta
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from googlenet_edge.augment import Augmentation
 from googlenet_edge.errors import TrainingError
+from googlenet_edge.muon import Muon
 from googlenet_edge.processor import read_processor
 
 Positive = Annotated[int, Meta(ge=1)]
 _WARMUP = 0.05  # a share of all steps
 _MOMENTUM = 0.9  # Nesterov's
+_KERNEL_MOMENTUM = 0.6
+_KERNEL_RATE = 0.2
+"""How much of the learning rate a kernel moves by, as a share of its length, where training starts at random."""
+
+_BIAS_RATE = 8.0
+"""How many times as fast the biases of normalizations learn where training starts at random.
+
+Source: Page, "How to Train Your ResNet 8", and Jordan, arXiv 2404.00498, section 3.4; both take 64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +67,14 @@ class Descent:
         steps: int,
         device: torch.device,
         mend: str,
-        bias_rate: float = 1.0,
+        at_random: bool = False,
     ) -> None:
         """``steps`` are those of all epochs; ``mend`` says what to do about a loss that is not finite.
 
-        The biases of normalizations learn ``bias_rate`` times as fast as all else.
+        ``at_random``: the weights have learned nothing yet, so kernels are moved by `Muon`, and biases learn faster.
         """
         self._model, self._config, self._steps, self._mend = model, config, steps, mend
-        self._optimizer = _optimizer(model, config, bias_rate)
+        self._optimizers = _optimizers(model, config, at_random=at_random, device=device)
         self._scaler = gradient_scaler(device, wanted=config.mixed_precision)
 
     def step(self, number: int, loss: Tensor) -> float:
@@ -73,11 +83,13 @@ class Descent:
         Raises:
             TrainingError: the loss is not finite; the weights cannot be used any more.
         """
-        for group in self._optimizer.param_groups:
-            group["lr"] = group["rate"] * learning_rate_at(number, steps=self._steps, config=self._config)
-        self._optimizer.zero_grad()
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["rate"] * learning_rate_at(number, steps=self._steps, config=self._config)
+            optimizer.zero_grad()
         torch.autograd.backward(self._scaler.scale(loss))
-        self._scaler.step(self._optimizer)
+        for optimizer in self._optimizers:
+            self._scaler.step(optimizer)
         self._scaler.update()
         value = float(loss.detach())
         if not math.isfinite(value):
@@ -90,8 +102,8 @@ class Descent:
             raise TrainingError(f"the weights are not finite after the last step; {self._mend}")
 
     def momentum(self) -> dict[str, Tensor]:
-        """The optimizer's buffers by parameter name."""
-        state = self._optimizer.state
+        """The optimizers' buffers by parameter name."""
+        state = {parameter: kept for optimizer in self._optimizers for parameter, kept in optimizer.state.items()}
         found = {n: state[p].get("momentum_buffer") for n, p in self._model.named_parameters() if p in state}
         return {name: buffer for name, buffer in found.items() if buffer is not None}
 
@@ -107,10 +119,11 @@ class Descent:
 
     def load_momentum(self, momentum: dict[str, Tensor]) -> None:
         """Each buffer in the memory format of its parameter, which the fused optimizer takes for granted."""
-        for name, parameter in self._model.named_parameters():
-            if name in momentum:
-                buffer = torch.empty_like(parameter).copy_(momentum[name])
-                self._optimizer.state[parameter]["momentum_buffer"] = buffer
+        names = {parameter: name for name, parameter in self._model.named_parameters()}
+        for optimizer in self._optimizers:
+            for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+                if (buffer := momentum.get(names[parameter])) is not None:
+                    optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)
 
 
 def learning_rate_at(step: int, *, steps: int, config: DescentConfig) -> float:
@@ -133,22 +146,24 @@ def batch_size_for(wanted: int, images: int, *, processes: int = 1) -> int:
     return size
 
 
-def _optimizer(model: nn.Module, config: DescentConfig, bias_rate: float) -> torch.optim.SGD:
-    biases = [m.bias for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
-    fast = set(biases)
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1 and p not in fast]
-    return torch.optim.SGD(
-        [
-            {"params": decayed, "weight_decay": config.weight_decay, "rate": 1.0},
-            {"params": others, "weight_decay": 0.0, "rate": 1.0},
-            {"params": biases, "weight_decay": 0.0, "rate": bias_rate},
-        ],
-        lr=config.learning_rate,
-        momentum=_MOMENTUM,
-        nesterov=True,
-        fused=True,
-    )
+def _optimizers(model: nn.Module, config: DescentConfig, *, at_random: bool, device: torch.device) -> list[Optimizer]:
+    """Gradient descent, and where training starts at random `Muon` for the kernels."""
+    normalizations = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    kernels = [m.weight for m in model.modules() if isinstance(m, nn.Conv2d)] if at_random else []
+    biases = [m.bias for m in normalizations] if at_random else []
+    elsewhere = {*kernels, *biases}
+    others = [p for p in model.parameters() if p not in elsewhere]
+    groups = [
+        {"params": [p for p in others if p.ndim > 1], "weight_decay": config.weight_decay, "rate": 1.0},
+        {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0, "rate": 1.0},
+        {"params": biases, "weight_decay": 0.0, "rate": _BIAS_RATE},
+    ]
+    plain = torch.optim.SGD(groups, lr=config.learning_rate, momentum=_MOMENTUM, nesterov=True, fused=True)
+    if not kernels:
+        return [plain]
+    dtype = _reduced_dtype(device.type) if config.mixed_precision else None
+    products = torch.bfloat16 if dtype is torch.bfloat16 else torch.float32  # float16 ends too early for them
+    return [plain, Muon(kernels, momentum=_KERNEL_MOMENTUM, rate=_KERNEL_RATE, dtype=products)]
 
 
 def autocast(device: torch.device, *, wanted: bool) -> AbstractContextManager[object]:

@@ -1,4 +1,4 @@
-"""Training: main loss + 0.3 × each auxiliary loss, SGD with Nesterov momentum, warm-up and cosine, weight averaging.
+"""Training: main loss + 0.3 × each auxiliary loss, Nesterov momentum, warm-up and cosine, weight averaging.
 
 `train_from` can be killed at any moment and called again: it goes on from the last saved step with the same images, the
 same draws and so the same result.
@@ -30,10 +30,6 @@ from googlenet_edge.training_state import TrainConfig, TrainingState, write_stat
 
 AUX_WEIGHT = 0.3
 LABEL_SMOOTHING = 0.1
-BIAS_RATE = 8.0
-"""How many times as fast the biases of normalizations learn where training starts at random.
-
-Source: Page, "How to Train Your ResNet 8", and Jordan, arXiv 2404.00498, section 3.4; both take 64."""
 EMA_HALF_LIFE_SHARE = 0.02
 EVAL_BATCH = 100
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
@@ -165,7 +161,7 @@ class _Loop:
             steps=self._total,
             device=self.device,
             mend=_MEND,
-            bias_rate=1.0 if state.start else BIAS_RATE,
+            at_random=not state.start,
         )
         self.descent.load_momentum(state.momentum)
         self.descent.load_scaling(state.scaling)

@@ -484,7 +484,7 @@ def test_biases_of_normalizations_learn_faster_from_nothing_than_from_a_checkpoi
 ) -> None:
     config = replace(CONFIG, epochs=1, learning_rate=1e-4, mixed_precision=False)
     one_step = replace(start(data, config), config=config)
-    names = "conv1.bn.bias", "conv1.bn.weight", "conv1.conv.weight", "fc.bias"
+    names = "conv1.bn.bias", "conv1.bn.weight", "fc.bias"
 
     def moved(state: TrainingState, folder: Path) -> list[float]:
         with pytest.raises(StoppedError):
@@ -495,7 +495,24 @@ def test_biases_of_normalizations_learn_faster_from_nothing_than_from_a_checkpoi
 
     anew = moved(one_step, tmp_path / "anew")
     further = moved(replace(one_step, start="0" * 64), tmp_path / "further")
-    assert [a / b for a, b in zip(anew, further, strict=True)] == pytest.approx([8, 1, 1, 1], rel=1e-3)
+    assert [a / b for a, b in zip(anew, further, strict=True)] == pytest.approx([8, 1, 1], rel=1e-3)
+
+
+def test_kernels_are_moved_as_far_in_every_layer_from_nothing(data: TrainingData, tmp_path: Path) -> None:
+    """Not from a checkpoint, whose kernels keep their lengths."""
+    begun = replace(start(data, config := replace(CONFIG, epochs=1, learning_rate=1e-4)), config=config)
+    names = [name for name in begun.weights if name.endswith("conv.weight")]
+
+    def lengths(state: TrainingState, folder: Path) -> list[float]:
+        with pytest.raises(StoppedError):
+            run(state, data, folder, Watching(1))
+        saved = read_state(folder)
+        assert saved is not None
+        return [float(saved.weights[name].norm() / len(saved.weights[name]) ** 0.5) for name in names]
+
+    assert lengths(begun, tmp_path / "anew") == pytest.approx([1] * 59, rel=0.1)
+    before = [float(begun.weights[name].norm() / len(begun.weights[name]) ** 0.5) for name in names]
+    assert lengths(replace(begun, start="0" * 64), tmp_path / "further") == pytest.approx(before, rel=0.1)
 
 
 def test_training_from_weights_keeps_their_first_filters(photos: Path, tmp_path: Path) -> None:

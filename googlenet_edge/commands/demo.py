@@ -17,7 +17,7 @@ from googlenet_edge.target import Device, Precision
 
 def demo(
     folder: Annotated[Path, typer.Argument(help="Where images and results go.")] = Path("runs/demo"),
-    epochs: Annotated[int, typer.Option(min=1)] = 16,
+    epochs: Annotated[int, typer.Option(min=1)] = 12,
 ) -> None:
     """The whole flow on generated pictograms: train, build FP32 and INT8, measure, report. Minutes, no download.
 
@@ -34,7 +34,7 @@ def demo(
     if checkpoint.exists():
         shown(f"using {checkpoint} (trained before)")
     else:
-        train(images, folder, epochs, 64, batch_size=64, learning_rate=0.03, min_area=0.7, flip=False)
+        train(images, folder, epochs, 64, learning_rate=0.2, min_area=0.7, flip=False)
     for precision in (Precision.FP32, Precision.INT8):
         build(checkpoint, precision, Device.CPU, images)
     bundle = folder / "int8-cpu"

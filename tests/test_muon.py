@@ -1,0 +1,51 @@
+"""Kernels that are moved alike in every direction, and kept as long as they are."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from googlenet_edge.muon import Muon, orthogonal
+
+
+def random_matrix(rows: int, columns: int, *, decades: float = 0.0) -> Tensor:
+    """With singular values from 1 down to 10^-decades."""
+    generator = torch.Generator().manual_seed(0)
+    u, _, v = torch.linalg.svd(torch.randn(rows, columns, generator=generator), full_matrices=False)
+    return u @ torch.diag(torch.logspace(0, -decades, min(rows, columns))) @ v
+
+
+@pytest.mark.parametrize("shape", [(6, 40), (40, 6), (16, 16)])
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_orthogonal_matrix_has_all_directions_of_a_matrix_alike(shape: tuple[int, int], scale: float) -> None:
+    matrix = random_matrix(*shape, decades=2)
+    found = orthogonal(matrix * scale)
+    u, values, v = torch.linalg.svd(found, full_matrices=False)
+    assert 0.6 < float(values.min()) <= float(values.max()) < 1.25
+    towards = matrix.flatten() @ (u @ v).flatten() / torch.linalg.svdvals(matrix).sum()
+    assert float(towards) == pytest.approx(1, abs=1e-3), "the nearest of all, so none has more of it"
+
+
+def test_orthogonal_matrix_of_nothing_is_nothing() -> None:
+    assert not orthogonal(torch.zeros(3, 5)).any()
+
+
+def test_kernel_learns_faint_directions_as_soon_as_strong_ones() -> None:
+    kernel = torch.zeros(2, 1, 1, 2).copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0]]).view(2, 1, 1, 2)).requires_grad_()
+    before = kernel.detach().clone()
+    descent = Muon([kernel], momentum=0.9, rate=1.0, dtype=torch.float32)
+    descent.param_groups[0]["lr"] = 0.1
+    kernel.grad = torch.tensor([[0.0, 100.0], [1.0, 0.0]]).view(2, 1, 1, 2)
+    descent.step()
+    strong, faint = (before - kernel.detach()).flatten()[[1, 2]].tolist()
+    assert strong == pytest.approx(0.1, rel=0.35)
+    assert faint == pytest.approx(strong, rel=0.5)
+
+
+def test_kernel_keeps_the_length_of_one_a_channel() -> None:
+    kernel = (torch.randn(9, 4, 3, 3, generator=torch.Generator().manual_seed(0)) * 100).requires_grad_()
+    descent = Muon([kernel], momentum=0.9, rate=1.0, dtype=torch.float32)
+    kernel.grad = torch.zeros_like(kernel)
+    descent.step()
+    assert float(kernel.detach().norm()) == pytest.approx(3)
