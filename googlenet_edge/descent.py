@@ -1,6 +1,6 @@
 """Stochastic gradient descent as every training here does it: Nesterov momentum, a warm-up, then half a cosine.
 
-In mixed precision where the processor is made for it. Where weights are random at the start, kernels are moved by `Muon`.
+In mixed precision where the processor is made for it. Where weights are random at the start, `Muon` moves kernels.
 """
 
 from __future__ import annotations

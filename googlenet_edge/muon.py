@@ -1,9 +1,8 @@
 """Muon: momentum whose step moves a kernel alike in every direction, not most where its gradient happens to be large.
 
 A kernel is a matrix from patches to channels. Its gradient is nearly of a low rank, so plain descent learns a few
-directions first and the others late; the nearest orthogonal matrix has them all. A training then needs about half as
-many epochs for the same accuracy (``benchmarks/README.md``), which costs a few matrix products a step, whatever the
-batch.
+directions first and the others late; the nearest orthogonal matrix has them all. A training then needs far fewer
+epochs (``benchmarks/README.md``), and a few matrix products a step, whatever the batch.
 
 Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024, in the form that they trained
 CIFAR-10 with: kernels have a fixed length, since a normalization follows them, and no weight decay.
