@@ -18,7 +18,7 @@ from fake_cuda_graph import Libcuda
 from fake_tensorrt import Script, fake_tensorrt
 from numpy.typing import NDArray
 
-from googlenet_edge.engines import cuda_graph
+from googlenet_edge.engines import cuda_device
 from googlenet_edge.engines.devices import profile_of
 from googlenet_edge.engines.protocol import EngineOptions
 from googlenet_edge.engines.tensorrt_runtime import TensorRtEngine, open_tensorrt
@@ -40,7 +40,7 @@ class Machine:
         package.__spec__ = ModuleSpec("pycuda", None)
         patch.setitem(sys.modules, "pycuda", package)
         patch.setitem(sys.modules, "pycuda.driver", self.gpu.driver())
-        patch.setattr(cuda_graph, "CDLL", self._library)
+        patch.setattr(cuda_device, "CDLL", self._library)
 
     def open(self, streams: int = 1, *, calibration_cache: bytes = b"") -> TensorRtEngine:
         options = EngineOptions(streams=streams, precision=Precision.INT8, calibration_cache=calibration_cache)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fake_tensorrt import DLA_LINES, LAYER_LINE
 
-from googlenet_edge.engines.lowering import take_plan_census
+from googlenet_edge.engines.tensorrt_check import take_plan_census
 from googlenet_edge.engines.tensorrt_layers import (
     NumberType,
     PlanLayer,
