@@ -51,7 +51,7 @@ class BuildPy(build_py):
         path, copied = super().build_module(module, module_file, package)
         shown = Path(path).relative_to(self.build_lib).as_posix().startswith(SHOWN)
         if not self.editable_mode and not shown:
-            Path(path).write_text(without_notes(Path(path).read_text()))
+            Path(path).write_text(without_notes(Path(path).read_text("utf-8")), "utf-8")
         return path, copied
 
 

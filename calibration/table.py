@@ -9,7 +9,6 @@ import zlib
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -173,12 +172,15 @@ def write_table(path: Path, table: CalibrationTable) -> None:
 
 
 def refuse_another_s_table(path: Path) -> None:
-    """Raises `OutputError` where there is JSON that is no table of any version, which writing would lose."""
+    """Raises `OutputError` where there is whole JSON, or more than a table can be, that is no table of any version."""
+    if not path.exists():
+        return
     try:
-        found = from_json(path.read_bytes(), dict[str, msgspec.Raw], where=str(path), error=CalibrationError)
-    except (OSError, CalibrationError):
-        return  # nothing is there, or nothing that anybody could use
-    if not {"graph_sha256", "tensors"} <= found.keys():
+        data = read_file(path, limit=MAX_BYTES, error=OutputError)
+        found = from_json(data, object, where=str(path), error=CalibrationError)
+    except CalibrationError:
+        return  # cut off or damaged: of no use to anybody
+    if not (isinstance(found, dict) and {"graph_sha256", "tensors"} <= found.keys()):
         raise OutputError(f"{path} is no calibration table, and one would take its place: move it somewhere else")
 
 

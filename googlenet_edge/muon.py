@@ -23,7 +23,7 @@ class Muon(torch.optim.Optimizer):
     """For kernels ``(cout, cin, height, width)`` of convolutions that a normalization follows."""
 
     def __init__(self, kernels: Iterable[Tensor], *, momentum: float, rate: float, dtype: torch.dtype) -> None:
-        """A step of size ``lr`` turns a kernel by about ``lr`` of its length. ``dtype`` is that of the products."""
+        """A step turns a kernel by at most about ``lr`` of its length. ``dtype`` is that of the products."""
         super().__init__([{"params": list(kernels), "rate": rate}], {"lr": 0.0, "momentum": momentum})
         self._dtype = dtype
 
@@ -32,7 +32,10 @@ class Muon(torch.optim.Optimizer):
         """Moves every kernel."""
         for group in self.param_groups:
             for kernel in group["params"]:
-                buffer = self.state[kernel].setdefault("momentum_buffer", torch.zeros_like(kernel))
+                state = self.state[kernel]
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(kernel)
+                buffer = state["momentum_buffer"]
                 buffer.mul_(group["momentum"]).add_(kernel.grad)
                 ahead = kernel.grad.add(buffer, alpha=group["momentum"])
                 direction = orthogonal(ahead.flatten(1).to(self._dtype)).to(kernel.dtype).view(kernel.shape)

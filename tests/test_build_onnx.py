@@ -153,10 +153,11 @@ def test_graph_of_somebody_else_is_not_replaced(built: Built, tmp_path: Path) ->
         refused_without_a_trace(sentence, command, "runs/photos/checkpoint.safetensors", "--data", "photos", cwd=work)
 
 
-def test_file_of_somebody_else_is_not_replaced_by_a_table(built: Built, tmp_path: Path) -> None:
+@pytest.mark.parametrize("theirs", ['{"camera": "left", "fx": 612.4}', "[612.4, 611.9]"])
+def test_file_of_somebody_else_is_not_replaced_by_a_table(theirs: str, built: Built, tmp_path: Path) -> None:
     work = copy_of(built.folder, tmp_path / "work")
     (work / "gnet-edge.toml").unlink()
-    (work / "runs/photos/calibration.json").write_text('{"camera": "left", "fx": 612.4}')
+    (work / "runs/photos/calibration.json").write_text(theirs)
     sentence = (
         "runs/photos/calibration.json is no calibration table, and one would take its place: move it somewhere else"
     )

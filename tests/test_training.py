@@ -500,7 +500,8 @@ def test_biases_of_normalizations_learn_faster_from_nothing_than_from_a_checkpoi
 
 def test_kernels_are_moved_as_far_in_every_layer_from_nothing(data: TrainingData, tmp_path: Path) -> None:
     """Not from a checkpoint, whose kernels keep their lengths."""
-    begun = replace(start(data, config := replace(CONFIG, epochs=1, learning_rate=1e-4)), config=config)
+    config = replace(CONFIG, epochs=1, learning_rate=1e-4)
+    begun = replace(start(data, config), config=config)
     names = [name for name in begun.weights if name.endswith("conv.weight")]
 
     def lengths(state: TrainingState, folder: Path) -> list[float]:
