@@ -202,6 +202,9 @@ def _throughput(
 ) -> list[BatchThroughput]:
     runs = [inference(predictor, image, batch=batch) for predictor in predictors]
     rounds = take_turns([partial(settled, run, 1, clock) for run in runs], plan.throughput_rounds, tick)
-    streams = predictors[0].engine.spec.streams
-    latencies, images = [samples(of_one) for of_one in rounds], batch * streams
-    return [BatchThroughput(images, 1e3 * images / latency.summary_ms.p50, latency, streams) for latency in latencies]
+    return [_speed(samples(of_one), batch, p.engine.spec.streams) for of_one, p in zip(rounds, predictors, strict=True)]
+
+
+def _speed(latency: Samples, batch: int, streams: int) -> BatchThroughput:
+    images = batch * streams
+    return BatchThroughput(images, 1e3 * images / latency.summary_ms.p50, latency, streams)

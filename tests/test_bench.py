@@ -246,6 +246,23 @@ def test_measure_shares_images_among_streams_for_throughput() -> None:
     assert len(ticks) == turn_count(plan)
 
 
+def test_measure_counts_the_images_of_each_bundle_by_its_own_streams() -> None:
+    clock = FakeClock()
+    many = FakeEngine(clock, lambda batch: 5.0, spec=replace(FAKE, streams=3))
+    one = FakeEngine(clock, lambda batch: 10.0)  # as a TensorRT whose contexts cannot share a profile
+    found = measure(
+        [predictor(FakeEngine(clock, lambda batch: 1.0)) for _ in range(2)],
+        generated_jpeg(),
+        plan=BenchPlan(rounds=6, runs=1, batches=(4,), batch_rounds=2, streams=3),
+        clock=clock,
+        tick=lambda: None,
+        streamed=[predictor(many), predictor(one)],
+    )
+    streamed = [bundle.throughput[1] for bundle in found]
+    assert [(t.batch, t.streams) for t in streamed] == [(12, 3), (4, 1)]
+    assert streamed[1].images_per_s == pytest.approx(400, rel=1e-5)
+
+
 def test_measure_gives_each_stage_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = FakeClock()
     engine = predictor(FakeEngine(clock, lambda batch: 5.0))
