@@ -95,6 +95,7 @@ def power_mode(root: Path, name: str) -> Iterator[None]:
         raise EngineError("the power mode of now cannot be read, so it could not be set back; see: sudo nvpmodel -q")
     with ExitStack() as stack:
         if name != before:
+            stack.enter_context(_kept_clocks(root))  # nvpmodel moves those that were fixed
             stack.callback(_set_mode, root, modes, before)
             _set_mode(root, modes, name)
         yield
@@ -107,6 +108,14 @@ def fixed_clocks(root: Path) -> Iterator[None]:
     Raises:
         EngineError: jetson_clocks is missing or fails; where it fails to set back, with the command that does.
     """
+    with _kept_clocks(root):
+        _run(root, _JETSON_CLOCKS)
+        yield
+
+
+@contextmanager
+def _kept_clocks(root: Path) -> Iterator[None]:
+    """Sets all clocks back at the end to what they are at the start."""
     folder = Path(tempfile.mkdtemp(prefix="gnet-edge-clocks-"))
     stored = folder / "clocks"  # a new name: for one that exists, jetson_clocks asks whether it may overwrite it
     try:
@@ -115,7 +124,6 @@ def fixed_clocks(root: Path) -> Iterator[None]:
         shutil.rmtree(folder)
         raise
     try:
-        _run(root, _JETSON_CLOCKS)
         yield
     finally:
         _restore(root, stored)
@@ -126,7 +134,7 @@ def _restore(root: Path, stored: Path) -> None:
     try:
         _run(root, _JETSON_CLOCKS, "--restore", str(stored))
     except EngineError as problem:
-        raise EngineError(f"the clocks are still fixed: {problem}; sudo jetson_clocks --restore {stored}") from problem
+        raise EngineError(f"the clocks are not set back: {problem}; sudo jetson_clocks --restore {stored}") from problem
 
 
 def _modes(root: Path) -> dict[str, int]:

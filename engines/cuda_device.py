@@ -71,9 +71,13 @@ class CudaDevice:
     """The first GPU, from `load_driver` to `close`."""
 
     def __init__(self, driver: Any) -> None:
+        """Raises `EngineError` where the GPU is taken, or has no memory for a context."""
         self.driver = driver
-        self._device = driver.Device(0)
-        self._context = self._device.retain_primary_context()
+        try:
+            self._device = driver.Device(0)
+            self._context = self._device.retain_primary_context()
+        except Exception as problem:  # as above
+            raise EngineError(f"the GPU cannot be used ({problem}); close other programs that use it") from problem
 
     @property
     def name(self) -> str:

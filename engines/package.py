@@ -285,7 +285,7 @@ def _trtexec(bundle: Bundle, *, model: str, plan: str, image: str, most: int = _
     shapes = [
         f"--{end}Shapes=pixels:{image.format(n=n, crop=crop)}" for end, n in (("min", 1), ("opt", 1), ("max", most))
     ]
-    words = ["/usr/src/tensorrt/bin/trtexec", f"--onnx={model}", f"--saveEngine={plan}", *shapes]
+    words = ["/usr/src/tensorrt/bin/trtexec", f"--onnx={model}", f"--saveEngine={plan}", "--noTF32", *shapes]
     older = f"Before TensorRT 10, write {_FLAGS[bundle.manifest.precision]} in place of --stronglyTyped."
     return f"{shlex.join(words)} --stronglyTyped", older
 

@@ -33,6 +33,7 @@ SYSTEM_PYTHON = "python3"
 _IMAGE = "image"
 _PIECE = 1 << 18
 _PATIENCE_S = 15.0  # for setting clocks back
+_BY_PROVIDER = {each.engine for each in GPU_PROVIDERS}
 
 Bars = Callable[[str], AbstractContextManager[Progress]]
 
@@ -84,11 +85,16 @@ def bench_there(
 
     Raises:
         BundleError: a bundle is damaged.
-        ConfigError: no bundle, or the same twice; no ssh here.
+        ConfigError: no bundle, or the same twice; no ssh here; an engine that no environment can be made for.
         RemoteError: no connection or no Python, or anything that goes wrong over there.
     """
     if not paths or len(set(paths)) < len(paths):
         raise ConfigError("give one or more bundles to measure, each once")
+    if plan.engine in _BY_PROVIDER and remote.python is None:
+        raise ConfigError(
+            f"--engine {plan.engine.value} needs an environment with ONNX Runtime for GPUs; pip would lay the one for"
+            f" processors over it. Name that environment's interpreter on {remote.host} with --python"
+        )
     cargo = load_cargo(paths, generated_jpeg() if image is None else image, pack_wheel())
     with ExitStack() as stack:
         with bars(f"connecting to {remote.host}"):
@@ -150,8 +156,8 @@ def _extras(manifest: Manifest, engine: EngineName | None) -> Iterator[str]:
 
 
 def _packages(manifest: Manifest, engine: EngineName | None) -> Iterator[str]:
-    """What it needs that is no extra: TensorRT itself comes with the system, and so does ONNX Runtime for a GPU."""
-    if profile_of(manifest.device).has_tensorrt and engine not in {each.engine for each in GPU_PROVIDERS}:
+    """What it needs that is no extra; TensorRT itself comes with the system."""
+    if profile_of(manifest.device).has_tensorrt and engine not in _BY_PROVIDER:
         yield "pycuda"
 
 

@@ -23,7 +23,16 @@ from typing import TYPE_CHECKING, Any
 
 from googlenet_edge.dataset import Progress
 from googlenet_edge.engines.tensorrt_layers import Placement, PlanLayer, layers_in_log, placement_in_log
-from googlenet_edge.engines.tensorrt_library import Flavour, Library, errors_in, listening, logger_of, shape_of
+from googlenet_edge.engines.tensorrt_library import (
+    Flavour,
+    Library,
+    errors_in,
+    kept,
+    listening,
+    logger_of,
+    shape_of,
+    started,
+)
 from googlenet_edge.errors import EngineError
 from googlenet_edge.files import sha256_bytes, to_json
 from googlenet_edge.target import Precision, Unit
@@ -189,9 +198,9 @@ def build_plan(
         CalibrationError: the calibration cache is damaged.
     """
     recipe = recipe_for(library, request, calibrates=calibrator is not None)
-    trt, started = library.trt, time.perf_counter()
+    trt, start = library.trt, time.perf_counter()
     with listening(library) as lines:
-        builder = trt.Builder(logger_of(library.module))
+        builder = started(trt.Builder, library, lines)
         network = builder.create_network(_network_flags(library, recipe))
         parser = trt.OnnxParser(
             network, logger_of(library.module)
@@ -206,7 +215,7 @@ def build_plan(
             config.set_calibration_profile(profile)
             config.int8_calibrator = calibrator  # TensorRT does not keep it alive
         _use_timing_cache(library, config, timing_cache)
-        monitor = _monitor_of(library, progress) if progress else None
+        monitor = _monitor_of(library, progress or _untold)
         if monitor is not None:
             config.progress_monitor = monitor
         data = builder.build_serialized_network(network, config)
@@ -215,7 +224,7 @@ def build_plan(
         del calibrator, monitor, parser  # what TensorRT read while it built
         learned = _learned(library, config)
         layers, placement = layers_in_log(lines), placement_in_log(lines)
-    seconds = time.perf_counter() - started
+    seconds = time.perf_counter() - start
     return Plan(key_of(library, request, gpu=gpu), bytes(data), layers, placement, learned, seconds)
 
 
@@ -300,19 +309,19 @@ def _learned(library: Library, config: tensorrt.IBuilderConfig) -> bytes:
 def calibrator_of(library: Library, cache: bytes = b"", *, images: Iterable[int] = ()) -> Any:
     """An ``IInt8EntropyCalibrator2``: it knows the scales of ``cache`` already, or gives images, one at a time.
 
-    What TensorRT found is kept in ``written``.
+    What TensorRT found is kept in ``written``, and in ``given`` how many images it took.
 
     Args:
         images: where on the device the next one is, uint8 ``(1, crop, crop, 3)``.
     """
-    trt = library.trt
+    trt, logger = library.trt, logger_of(library.module)
 
     class Calibrator(trt.IInt8EntropyCalibrator2):  # type: ignore[misc, name-defined]  # (a class of the module at hand)
         """Called by TensorRT while it builds."""
 
         def __init__(self) -> None:
             trt.IInt8EntropyCalibrator2.__init__(self)
-            self.written = b""
+            self.written, self.given = b"", 0
             self._images = iter(images)
 
         def get_batch_size(self) -> int:
@@ -321,8 +330,11 @@ def calibrator_of(library: Library, cache: bytes = b"", *, images: Iterable[int]
 
         def get_batch(self, _names: list[str]) -> list[int] | None:
             """The address of the next image on the device, or none when all were given."""
-            image = next(self._images, None)
-            return None if image is None else [image]
+            with kept(logger):
+                for image in self._images:
+                    self.given += 1
+                    return [image]
+            return None
 
         def read_calibration_cache(self) -> bytes | None:
             """The scales, or none: everything is to be measured."""
@@ -337,7 +349,7 @@ def calibrator_of(library: Library, cache: bytes = b"", *, images: Iterable[int]
 
 def _monitor_of(library: Library, progress: Progress) -> Any:
     """An ``IProgressMonitor`` that reports the steps of the outermost phase; None where there is no such class."""
-    trt = library.trt
+    trt, logger = library.trt, logger_of(library.module)
     if not hasattr(trt, "IProgressMonitor"):
         return None
 
@@ -354,14 +366,20 @@ def _monitor_of(library: Library, progress: Progress) -> Any:
                 self._outermost, self._steps = phase, steps
 
         def step_complete(self, phase: str, step: int) -> bool:
-            """True for: go on."""
-            if phase == self._outermost:
-                progress(min(step + 1, self._steps), self._steps)
-            return True
+            """Whether to go on: not after a Ctrl-C."""
+            with kept(logger):
+                if phase == self._outermost:
+                    progress(min(step + 1, self._steps), self._steps)
+            return logger.stopped is None
 
         def phase_finish(self, phase: str) -> None:
             """It may end before its last step."""
-            if phase == self._outermost:
-                progress(self._steps, self._steps)
+            with kept(logger):
+                if phase == self._outermost:
+                    progress(self._steps, self._steps)
 
     return Monitor()
+
+
+def _untold(_done: int, _total: int) -> None:
+    """Progress that nobody watches."""

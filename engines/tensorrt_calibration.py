@@ -16,21 +16,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from googlenet_edge.dataset import Progress
-from googlenet_edge.engines.bundle import Bundle, Golden, read_bundle, write_bundle
+from googlenet_edge.engines.bundle import Bundle, Golden, check_place, read_bundle, write_bundle
 from googlenet_edge.engines.cuda_device import Buffer, CudaDevice, load_driver, new_stream
 from googlenet_edge.engines.devices import profile_of
 from googlenet_edge.engines.onnxruntime_cpu import Simulated
 from googlenet_edge.engines.protocol import EngineOptions
 from googlenet_edge.engines.tensorrt_builder import PlanRequest, build_plan, calibrator_of
 from googlenet_edge.engines.tensorrt_library import Flavour, load_library
-from googlenet_edge.errors import EngineError
+from googlenet_edge.errors import EngineError, OutputError
 
 _FASTEST = 0
 """The optimization level of a plan that is thrown away."""
 
 
-def calibratable(path: Path) -> Bundle:
-    """The bundle at a path. Raises `EngineError` where TensorRT does not choose its scales, `BundleError`."""
+def calibratable(path: Path, out: Path) -> Bundle:
+    """The bundle at a path, if another can be written at ``out``.
+
+    Raises `EngineError` where TensorRT does not choose its scales, `BundleError`, `OutputError`.
+    """
+    check_place(out)
+    if out.resolve() == path.resolve():
+        raise OutputError(f"{out} is the bundle whose scales are to be found anew; give another --out")
     bundle = read_bundle(path)
     if not bundle.calibration_cache:
         raise EngineError(
@@ -56,7 +62,7 @@ def calibrate_with_tensorrt(
         EngineError: see `calibratable`; TensorRT, pycuda or the GPU is missing; or TensorRT refuses the model.
         OutputError: ``out`` cannot be written.
     """
-    bundle = calibratable(path)
+    bundle = calibratable(path, out)
     Simulated(bundle.model, EngineOptions(calibration_cache=bundle.calibration_cache)).close()  # or it fails at the end
     cache, library = _cache_of(bundle, pixels, progress)
     with Simulated(bundle.model, EngineOptions(calibration_cache=cache)) as simulated:
@@ -117,6 +123,10 @@ def _cache_of(bundle: Bundle, pixels: NDArray[np.uint8], progress: Progress | No
         calibrator = calibrator_of(library, images=map(upload, pixels))
         build_plan(library, request, gpu=device.name, calibrator=calibrator, progress=progress)
         cache: bytes = calibrator.written
+    if calibrator.given != len(pixels):
+        raise EngineError(
+            f"{library} calibrated on {calibrator.given} of {len(pixels)} images; see its messages in the log"
+        )
     if not cache:
         raise EngineError(f"{library} built a plan and wrote no scales; see its messages in the log")
     return cache, str(library)

@@ -11,12 +11,12 @@ import importlib
 import logging
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from googlenet_edge.errors import EngineError
 from googlenet_edge.tensorrt_version import Version
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import tensorrt
 
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
 _OLDEST: Version = (8, 5)
 _FIRST_STRONGLY_TYPED: Version = (10,)
 
@@ -94,7 +95,8 @@ def listening(library: Library) -> Iterator[list[str]]:
     """Yields the lines that TensorRT logs inside the block, the verbose ones too. One thread at a time.
 
     Warnings go to the log of this package, and outside of such blocks errors, too. A process whose own logger TensorRT
-    met first gets no lines here, for TensorRT keeps to one logger for a process.
+    met first gets no lines here, for TensorRT keeps to one logger for a process. What was `kept` inside the block, as a
+    Ctrl-C, is raised at its end.
     """
     logger = logger_of(library.module)
     with logger.turn:
@@ -103,7 +105,30 @@ def listening(library: Library) -> Iterator[list[str]]:
         try:
             yield lines
         finally:
-            logger.lines = None
+            stopped, logger.lines, logger.stopped = logger.stopped, None, None
+            if stopped:
+                raise stopped
+
+
+@contextmanager
+def kept(logger: Any) -> Iterator[None]:
+    """For the inside of what TensorRT calls, which prints and forgets what is raised there: `listening` raises it."""
+    try:
+        yield
+    except BaseException as problem:
+        if logger.lines is None:
+            raise
+        logger.stopped = logger.stopped or problem
+
+
+def started(kind: Callable[[Any], T], library: Library, lines: list[str]) -> T:
+    """A builder or a runtime, inside `listening`. Raises `EngineError` where TensorRT finds no CUDA that it can use."""
+    try:
+        return kind(logger_of(library.module))
+    except TypeError as problem:  # pybind11's, for a null pointer
+        raise EngineError(
+            f"{library} cannot start: {errors_in(lines)}; see whether the driver is new enough, and memory free"
+        ) from problem
 
 
 @cache
@@ -116,17 +141,19 @@ def logger_of(module: Any) -> Any:
         def __init__(self) -> None:
             module.ILogger.__init__(self)
             self.lines: list[str] | None = None
+            self.stopped: BaseException | None = None
             self.turn = threading.Lock()
 
         def log(self, severity: Any, message: str) -> None:
             """Called by TensorRT, from any thread."""
-            line, lines = f"{_severity(severity)}: {message}", self.lines
-            if lines is not None:
-                lines.append(line)
-            elif line.startswith(_ERRORS):
-                _log.error("TensorRT: %s", message)
-            if severity == module.ILogger.WARNING:
-                _log.warning("TensorRT: %s", message)
+            with kept(self):
+                line, lines = f"{_severity(severity)}: {message}", self.lines
+                if lines is not None:
+                    lines.append(line)
+                elif line.startswith(_ERRORS):
+                    _log.error("TensorRT: %s", message)
+                if severity == module.ILogger.WARNING:
+                    _log.warning("TensorRT: %s", message)
 
     return Logger()
 
@@ -137,9 +164,11 @@ def shape_of(dims: Sequence[int] | tensorrt.Dims) -> tuple[int, ...]:
 
 
 def errors_in(lines: list[str]) -> str:
-    """What TensorRT said went wrong, word for word; or that it said nothing."""
-    found = [line.partition(": ")[2].strip() for line in lines if line.startswith(_ERRORS)]
-    return "; ".join(dict.fromkeys(found)) or "TensorRT gave no reason"
+    """What TensorRT said went wrong, or else warned of, word for word; or that it said nothing."""
+    for kinds in (_ERRORS, "WARNING:"):
+        if found := [line.partition(": ")[2].strip() for line in lines if line.startswith(kinds)]:
+            return "; ".join(dict.fromkeys(found))
+    return "TensorRT gave no reason"
 
 
 def _severity(severity: Any) -> str:

@@ -41,8 +41,8 @@ from googlenet_edge.engines.tensorrt_library import (
     errors_in,
     listening,
     load_library,
-    logger_of,
     shape_of,
+    started,
 )
 from googlenet_edge.engines.tensorrt_plans import StoredPlan, plan_at, remove_plan
 from googlenet_edge.errors import EngineError
@@ -106,7 +106,7 @@ class TensorRtEngine:
         """Takes the device over, which is current, and gives it back when closed. Raises `EngineError`."""
         self._device, self._library = device, library
         with listening(library) as lines:
-            self._runtime = library.trt.Runtime(logger_of(library.module))
+            self._runtime = started(library.trt.Runtime, library, lines)
             if plan.record.key.unit is Unit.DLA:
                 self._runtime.DLA_core = plan.record.key.dla_core
             self._engine = self._runtime.deserialize_cuda_engine(plan.data)

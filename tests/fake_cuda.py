@@ -36,6 +36,7 @@ class Gpu:
     most_events: int = 99
     most_streams: int = 99
     devices: int = 1
+    taken: str = ""
     fault: str = ""
     fault_from_wait: int = 0
     waits: int = 0
@@ -82,6 +83,8 @@ class Gpu:
         assert getattr(self.current, "depth", 0) == 1, "the context is not current in this thread"
 
     def _retain(self) -> Any:
+        if self.taken:
+            raise MemoryError(self.taken)
         self.retained += 1
         return SimpleNamespace(push=self._push, detach=self._detach)
 

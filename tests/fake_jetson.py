@@ -237,6 +237,7 @@ def _tools(root: Path, fake: FakeJetson) -> None:
     names = "".join(f"< POWER_MODEL ID={number} NAME={name} >\n" for number, name in enumerate(fake.modes))
     _write(root / "etc/nvpmodel.conf", f"# clocks of the modes\n{names}< PM_CONFIG DEFAULT={fake.mode} >\n")
     fan = "echo NV Fan Mode:quiet\n" if not fake.hwmon else ""
+    gpu = f"{root}/sys/class/devfreq/{fake.gpu}"
     _script(
         root / "usr/sbin/nvpmodel",
         f"""
@@ -245,12 +246,11 @@ case "$1" in
 -q) mode=$(sed 's/pmode:0*//' "$status"); mode=${{mode:-0}}
     {fan}echo "NV Power Mode: $(sed -n "s/< POWER_MODEL ID=$mode NAME=\\(.*\\) >/\\1/p" {root}/etc/nvpmodel.conf)"
     echo "$mode" ;;
--m) printf 'pmode:%04d\\n' "$2" > "$status" ;;
+-m) printf 'pmode:%04d\\n' "$2" > "$status"; echo {fake.gpu_hz[1]} > {gpu}/min_freq ;;
 *) exit 1 ;;
 esac
 """,
     )
-    gpu = f"{root}/sys/class/devfreq/{fake.gpu}"
     cpu = f"{root}/sys/devices/system/cpu/cpu0/cpufreq"
     _script(
         root / "usr/bin/jetson_clocks",

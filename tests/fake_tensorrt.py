@@ -42,7 +42,9 @@ class Script:
     calibration: bytes | None = None
     calibrated_on: list[int] = field(default_factory=list)
     found_scales: bytes = b""
-    progress: list[str] = field(default_factory=list)
+    built: bool = False
+    starts: bool = True
+    takes: int = 1 << 30
 
 
 def fake_library(version: str, script: Script, flavour: Flavour = Flavour.TENSORRT) -> Library:
@@ -73,8 +75,26 @@ def fake_tensorrt(version: str, script: Script, *, rtx: bool = False) -> Any:
         trt.IProgressMonitor = type("IProgressMonitor", (), {})
     settable = _settable(number, typed_only=typed_only, rtx=rtx)
     trt.Builder = lambda logger: _Builder(trt, script, logger, settable)
+    if not script.starts:
+        trt.Builder = _null
     trt.OnnxParser = lambda network, logger: _Parser(script)
     return trt
+
+
+def _null(logger: Any) -> Any:
+    logger.log(
+        SimpleNamespace(name="WARNING"), "Unable to determine the driver: CUDA initialization failure, error: 35"
+    )
+    raise TypeError("pybind11::init(): factory function returned nullptr")
+
+
+def _called(back: Any, *values: Any, otherwise: Any = None) -> Any:
+    """As TensorRT calls Python: what is raised there is printed and forgotten."""
+    try:
+        return back(*values)
+    except BaseException as problem:
+        print(f"[ERROR] Exception caught: {problem}")
+        return otherwise
 
 
 def _enum(*names: str) -> Any:
@@ -125,17 +145,21 @@ class _Builder:
             self._script.calibration = calibrator.read_calibration_cache()
             if self._script.calibration is None:
                 self._calibrate(calibrator)
-        if monitor := self._script.settings.get("progress_monitor"):
-            _play(monitor)
         for line in self._script.log:
-            self._logger.log(SimpleNamespace(name="VERBOSE"), line)
+            _called(self._logger.log, SimpleNamespace(name="VERBOSE"), line)
+        monitor = self._script.settings.get("progress_monitor")
+        if monitor and not _play(monitor):
+            return None
+        self._script.built = True
         if self._script.build_fails_with:
             self._logger.log(SimpleNamespace(name="ERROR"), self._script.build_fails_with)
             return None
         return b"plan of " + self._trt.__version__.encode()
 
     def _calibrate(self, calibrator: Any) -> None:
-        while addresses := calibrator.get_batch(["pixels"]):
+        while len(self._script.calibrated_on) < self._script.takes and (
+            addresses := _called(calibrator.get_batch, ["pixels"])
+        ):
             self._script.calibrated_on += addresses
         calibrator.write_calibration_cache(memoryview(self._script.found_scales))
 
@@ -182,11 +206,14 @@ class _Config:
         return SimpleNamespace(serialize=lambda: b"learned")
 
 
-def _play(monitor: Any) -> None:
-    """A build of two steps with a phase inside."""
-    monitor.phase_start("building", None, 2)
-    monitor.phase_start("timing", "building", 1)
-    assert monitor.step_complete("timing", 0)
-    monitor.phase_finish("timing")
-    assert monitor.step_complete("building", 0)
-    monitor.phase_finish("building")
+def _play(monitor: Any) -> bool:
+    """A build of two steps with a phase inside; whether it was not ended on the way."""
+    _called(monitor.phase_start, "building", None, 2)
+    _called(monitor.phase_start, "timing", "building", 1)
+    if not _called(monitor.step_complete, "timing", 0, otherwise=False):
+        return False
+    _called(monitor.phase_finish, "timing")
+    if not _called(monitor.step_complete, "building", 0, otherwise=False):
+        return False
+    _called(monitor.phase_finish, "building")
+    return True

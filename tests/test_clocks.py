@@ -104,7 +104,13 @@ def test_clocks_are_set_through_sudo_by_who_is_not_root(tmp_path: Path, monkeypa
         assert (gpu_clock(root), read_power_mode(root)) == (Clock(306, 918, 918), "15W")
     assert (gpu_clock(root), read_power_mode(root)) == (Clock(306, 306, 918), "25W")
     nvpmodel, jetson_clocks = f"{root}/usr/sbin/nvpmodel", f"{root}/usr/bin/jetson_clocks"
-    assert (tmp_path / "asked").read_text().split() == [nvpmodel, *[jetson_clocks] * 3, nvpmodel]
+    assert (tmp_path / "asked").read_text().split() == [
+        jetson_clocks,
+        nvpmodel,
+        *[jetson_clocks] * 3,
+        nvpmodel,
+        jetson_clocks,
+    ]
     (tools / "sudo").write_text("#!/bin/sh\necho 'sudo: a password is required' >&2; exit 1\n")
     sentence = rf"\(sudo: a password is required\); it needs root: let sudo run {jetson_clocks} without a password$"
     with pytest.raises(EngineError, match=sentence), fixed_clocks(root):
@@ -135,10 +141,21 @@ def test_failure_that_jetson_clocks_does_not_tell_by_its_code_is_one(tmp_path: P
     root = fake_jetson(tmp_path / "root", ORIN_NANO)
     with (root / "usr/bin/jetson_clocks").open("a") as tool:
         tool.write("\n[ \"$1\" != --restore ] || echo 'Error: Failed to restore GPU frequency!'; exit 0\n")
-    sentence = r"^the clocks are still fixed: jetson_clocks failed \(Error: Failed to restore GPU frequency!\).*; sudo "
+    sentence = (
+        r"^the clocks are not set back: jetson_clocks failed \(Error: Failed to restore GPU frequency!\).*; sudo "
+    )
     with pytest.raises(EngineError, match=sentence), fixed_clocks(root):
         pass
     assert list(temporaries.iterdir()), "what it needs is still there"
+
+
+def test_clocks_that_a_person_had_fixed_are_fixed_again_after_another_mode(tmp_path: Path, temporaries: Path) -> None:
+    root = fake_jetson(tmp_path / "root", ORIN_NANO)
+    subprocess.run([root / "usr/bin/jetson_clocks"], check=True)
+    with power_mode(root, "15W"):
+        assert gpu_clock(root) == Clock(306, 306, 918), "as nvpmodel leaves them"
+    assert gpu_clock(root) == Clock(306, 918, 918)
+    assert list(temporaries.iterdir()) == []
 
 
 def test_mode_that_is_set_already_is_left_alone(tmp_path: Path) -> None:
@@ -205,7 +222,7 @@ def test_what_cannot_be_set_back_is_told_after_a_block_that_ended_well(tmp_path:
         (root / "usr/bin/jetson_clocks").write_text("#!/bin/sh\nexit 7\n")
     clocks_left, mode_left = left
     assert clocks_left.startswith(
-        "the clocks are still fixed: jetson_clocks failed (code 7); sudo jetson_clocks --rest"
+        "the clocks are not set back: jetson_clocks failed (code 7); sudo jetson_clocks --rest"
     )
     assert mode_left == mode
     sentence = "^the power mode did not change to 25W: "
@@ -228,7 +245,7 @@ def test_clocks_without_root_or_without_a_jetson_are_refused(tmp_path: Path, tem
 def test_clocks_that_cannot_be_set_back_say_how_it_is_done(tmp_path: Path, temporaries: Path) -> None:
     root = fake_jetson(tmp_path / "root", ORIN_NANO)
     tool = root / "usr/bin/jetson_clocks"
-    sentence = r"^the clocks are still fixed: .*; sudo jetson_clocks --restore "
+    sentence = r"^the clocks are not set back: .*; sudo jetson_clocks --restore "
     with pytest.raises(EngineError, match=sentence) as refused, fixed_clocks(root):
         tool.write_text("#!/bin/sh\nexit 7\n")
     assert Path(str(refused.value).rpartition(" ")[2]).is_file(), "what it needs is still there"

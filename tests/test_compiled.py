@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from traceback import walk_tb
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,10 +19,11 @@ from tensorrt_machine import Machine, batch, machine_at
 from tiny_bundles import onnx_bytes, solid, write_colour_bundle
 
 import googlenet_edge
+from googlenet_edge.engines import tensorrt_calibration
 from googlenet_edge.engines.bundle import Bundle, Golden, Manifest, check_golden, read_bundle, write_bundle
 from googlenet_edge.engines.predictor import load_predictor
 from googlenet_edge.engines.tensorrt_calibration import calibrate_with_tensorrt
-from googlenet_edge.errors import BundleError, EngineError
+from googlenet_edge.errors import BundleError, EngineError, OutputError
 from googlenet_edge.preprocess import Preprocess
 from googlenet_edge.target import Device, EngineName, Precision, Unit
 
@@ -186,6 +188,43 @@ def test_a_calibrator_that_writes_nothing_is_an_error_and_leaves_no_bundle(
     with pytest.raises(EngineError, match="tensorrt 10.3.0 built a plan and wrote no scales"):
         calibrate_with_tensorrt(for_dla, batch(3), tmp_path / "out")
     assert len(orin.script.calibrated_on) == 3 and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("problem", [KeyboardInterrupt, EngineError])
+def test_a_calibration_that_is_ended_on_the_way_leaves_no_bundle_of_a_few_images(
+    orin: Machine, for_dla: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: type[BaseException]
+) -> None:
+    orin.script.found_scales = b"TRT-100300-EntropyCalibration2\nreal: 40008102\nplanes: 00000000\n"
+    upload, images = tensorrt_calibration.Upload.__call__, []
+
+    def ended(self: Any, image: Any) -> int:
+        if len(images) == 2:
+            raise problem
+        images.append(image)
+        return upload(self, image)
+
+    monkeypatch.setattr(tensorrt_calibration.Upload, "__call__", ended)
+    with pytest.raises(problem):
+        calibrate_with_tensorrt(for_dla, batch(3), tmp_path / "out")
+    assert len(orin.script.calibrated_on) == 2 and not (tmp_path / "out").exists()
+
+
+def test_a_calibrator_that_takes_a_few_images_is_an_error(orin: Machine, for_dla: Path, tmp_path: Path) -> None:
+    orin.script.takes, orin.script.found_scales = 2, b"TRT-100300-EntropyCalibration2\nreal: 40008102\n"
+    with pytest.raises(EngineError, match="tensorrt 10.3.0 calibrated on 2 of 3 images; see its messages in the log"):
+        calibrate_with_tensorrt(for_dla, batch(3), tmp_path / "out")
+
+
+def test_a_place_where_no_bundle_can_be_is_refused_before_tensorrt_calibrates(
+    orin: Machine, for_dla: Path, tmp_path: Path
+) -> None:
+    for out, sentence in [
+        (for_dla / "inside", "is a bundle; give another --out"),
+        (for_dla, "is the bundle whose scales are to be found anew; give another --out"),
+    ]:
+        with pytest.raises(OutputError, match=sentence):
+            calibrate_with_tensorrt(for_dla, batch(3), out)
+    assert orin.script.calibrated_on == []
 
 
 def test_a_graph_that_tensorrt_refuses_while_it_calibrates_gives_everything_back(

@@ -156,6 +156,7 @@ def test_triton_gets_a_plan_by_the_command_that_stands_beside_it(tmp_path: Path,
     assert words and words[1].split() == [
         "--onnx=googlenet/model.onnx",
         "--saveEngine=googlenet/1/model.plan",
+        "--noTF32",
         f"--minShapes=pixels:1x{CROP}x{CROP}x3",
         f"--optShapes=pixels:1x{CROP}x{CROP}x3",
         f"--maxShapes=pixels:8x{CROP}x{CROP}x3",

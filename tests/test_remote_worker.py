@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from googlenet_edge.engines.jetson import read_jetson, read_power_mode
 from googlenet_edge.engines.remote_worker import RemotePlan, Request, in_their_words, run
 from googlenet_edge.engines.ssh import parse_host
 from googlenet_edge.engines.sustained import SustainedPlan
-from googlenet_edge.errors import DataError, EngineError
+from googlenet_edge.errors import ConfigError, DataError, EngineError
 from googlenet_edge.files import to_json
 from googlenet_edge.target import Device, EngineName
 
@@ -113,6 +114,16 @@ def test_measurement_from_another_machine_is_believed_no_more_than_one_from_a_fi
     sentence = "^the measurement of me@jetson cannot be a measurement: the stages, the throughput or the cold start is"
     with pytest.raises(DataError, match=sentence):
         remote._checked(data, [], remote.Cargo({}, {}, (), ""), parse_host("me@jetson"))
+
+
+def test_engine_that_no_environment_can_be_made_for_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
+    plan = replace(PLAN, engine=EngineName.ONNXRUNTIME_CUDA)
+    sentence = (
+        r"^--engine onnxruntime-cuda needs an environment with ONNX Runtime for GPUs; pip would lay the one for"
+        r" processors over it. Name that environment's interpreter on me@jetson with --python$"
+    )
+    with pytest.raises(ConfigError, match=sentence):
+        remote.bench_there([tmp_path], remote.Remote(parse_host("me@jetson")), plan=plan, bars=lambda _: nullcontext())
 
 
 def test_engine_is_one_of_the_bundle_s_device_whatever_device_was_named(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from dataclasses import replace
 
 import pytest
@@ -136,6 +137,44 @@ def test_a_build_that_fails_is_quoted_word_for_word() -> None:
     script = Script(build_fails_with="Error Code 2: OutOfMemory (requested 512 MiB)")
     assert refusal("8.5.2", REQUEST, script) == (
         "tensorrt 8.5.2 could not build the plan: Error Code 2: OutOfMemory (requested 512 MiB)"
+    )
+
+
+class CtrlC(str):
+    """A line during which a person presses it, as Python learns of it: in the middle of a call by TensorRT."""
+
+    __slots__ = ()
+
+    def __format__(self, _: str) -> str:
+        signal.raise_signal(signal.SIGINT)
+        return "a line"
+
+
+@pytest.mark.parametrize(("version", "built"), [("8.5.2", True), ("10.3.0", False)])
+def test_ctrl_c_while_tensorrt_builds_is_not_lost_and_ends_the_build_where_that_can_be(
+    version: str, built: bool
+) -> None:
+    script = Script(log=[CtrlC("a line"), "another"])
+    library = fake_library(version, script)
+    with pytest.raises(KeyboardInterrupt):
+        build_plan(library, REQUEST)
+    assert script.built is built
+    script.log = []
+    assert build_plan(library, REQUEST).data, "and the next build knows nothing of it"
+
+
+def test_progress_that_fails_is_that_error_and_not_one_of_tensorrt() -> None:
+    def broken(_done: int, _total: int) -> None:
+        raise BrokenPipeError("the terminal is gone")
+
+    with pytest.raises(BrokenPipeError, match="the terminal is gone"):
+        build_plan(fake_library("10.3.0", Script()), REQUEST, progress=broken)
+
+
+def test_a_tensorrt_that_cannot_start_is_named_with_what_it_said() -> None:
+    assert refusal("10.3.0", REQUEST, Script(starts=False)) == (
+        "tensorrt 10.3.0 cannot start: Unable to determine the driver: CUDA initialization failure, error: 35; see"
+        " whether the driver is new enough, and memory free"
     )
 
 

@@ -236,6 +236,13 @@ def test_a_machine_without_a_gpu_is_named(machine: Machine) -> None:
     assert machine.refusal().startswith("CUDA finds no GPU; check the driver")
 
 
+def test_a_gpu_that_gives_no_context_is_named(machine: Machine) -> None:
+    machine.gpu.taken = "cuDevicePrimaryCtxRetain failed: out of memory"
+    assert machine.refusal() == (
+        "the GPU cannot be used (cuDevicePrimaryCtxRetain failed: out of memory); close other programs that use it"
+    )
+
+
 def test_a_missing_pycuda_is_named_with_what_installs_it(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pycuda.driver", None)
     assert "install it beside the CUDA toolkit with: pip install pycuda, or use --engine simulated" in machine.refusal()

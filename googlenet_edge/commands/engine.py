@@ -147,9 +147,9 @@ def _calibrate_there(bundle: Path, out: Path | None, request: CalibrationRequest
     from googlenet_edge.engines.build import calibration_pixels
     from googlenet_edge.engines.tensorrt_calibration import calibratable, calibrate_with_tensorrt
 
-    preprocess = calibratable(bundle).manifest.preprocess
-    pixels = calibration_pixels(request, preprocess, bars=bar)
     made = out or workspace.named_after(bundle, "-by-tensorrt")
+    preprocess = calibratable(bundle, made).manifest.preprocess
+    pixels = calibration_pixels(request, preprocess, bars=bar)
     with bar("TensorRT calibrates") as progress:
         calibrate_with_tensorrt(bundle, pixels, made, progress=progress)
     shown(f"scales: those of TensorRT's calibrator on {len(pixels)} images, in {made}")
