@@ -13,7 +13,7 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-# These keep theirs: the commands show them as --help, and what `googlenet_edge` exports to whoever asks for help().
+# What is public here keeps its docstrings: commands show them as --help, and what `googlenet_edge` exports, help().
 SHOWN = (
     "googlenet_edge/__init__.py",
     "googlenet_edge/cli.py",
@@ -25,15 +25,20 @@ SHOWN = (
 )
 
 
-def without_notes(source: str) -> str:
-    """The same program on the same lines, without comments and without strings that are statements."""
+def without_notes(source: str, *, shown: bool) -> str:
+    """The same program on the same lines, without comments and without strings that are statements.
+
+    Where it is ``shown``, docstrings stay but for those of names with a leading underscore.
+    """
     lines = source.splitlines(keepends=True)
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             row, column = token.start
             lines[row - 1] = lines[row - 1][:column].rstrip() + "\n"
     for node in ast.walk(ast.parse(source)):
-        body = getattr(node, "body", None)
+        body, name = getattr(node, "body", None), getattr(node, "name", "__module__")
+        if shown and not (name.startswith("_") and not name.endswith("__")):
+            continue
         for statement in body if isinstance(body, list) else ():
             match statement:
                 case ast.Expr(value=ast.Constant(value=str()), lineno=first, end_lineno=int(last)):
@@ -50,8 +55,8 @@ class BuildPy(build_py):
         """Where the copy is, and whether it was made now."""
         path, copied = super().build_module(module, module_file, package)
         shown = Path(path).relative_to(self.build_lib).as_posix().startswith(SHOWN)
-        if not self.editable_mode and not shown:
-            Path(path).write_text(without_notes(Path(path).read_text("utf-8")), "utf-8")
+        if not self.editable_mode:
+            Path(path).write_text(without_notes(Path(path).read_text("utf-8"), shown=shown), "utf-8")
         return path, copied
 
 
