@@ -17,7 +17,7 @@ from googlenet_edge.engines.bundle import Bundle, Golden, Lineage, Manifest, wri
 from googlenet_edge.engines.lowering import Lowered, lower, open_lowered
 from googlenet_edge.engines.protocol import Engine, EngineOptions
 from googlenet_edge.engines.registry import backend_for
-from googlenet_edge.engines.rewriting import fastest
+from googlenet_edge.engines.trials import fastest
 from googlenet_edge.export import export
 from googlenet_edge.graph import InferenceGraph
 from googlenet_edge.model import GoogLeNet, GoogLeNetConfig

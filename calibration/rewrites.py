@@ -1,7 +1,7 @@
 """Exact rewrites of lowered models: other operators for the same values, which a processor may run faster.
 
 Each is a function of a model, of floats or of codes, and leaves what the model takes and gives as it was. Whether one
-is worth it, the machine at hand must say: see `googlenet_edge.engines.rewriting`.
+is worth it, the machine at hand must say: see `googlenet_edge.engines.trials`.
 """
 
 from __future__ import annotations

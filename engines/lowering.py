@@ -42,7 +42,7 @@ _WEIGHT_BITS = {WeightRange.FULL: 8, WeightRange.REDUCED: 7}
 class Lowered:
     """The bytes that a device's backend opens. ``notes`` says in sentences what became of the graph.
 
-    ``float_nodes`` are the nodes that are meant to be float, ``rewrites`` is what `rewriting.fastest` tried.
+    ``float_nodes`` are the nodes that are meant to be float, ``rewrites`` is what `trials.fastest` tried.
     ``calibration_cache`` holds the scales for TensorRT where the model has no pairs.
     """
 

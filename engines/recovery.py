@@ -18,14 +18,13 @@ from googlenet_edge.calibration.placement import Layer, float_nodes
 from googlenet_edge.calibration.table import CalibrationTable
 from googlenet_edge.dataset import ImageSet, Progress, load_pixels
 from googlenet_edge.engines.accuracy import Accuracy, Comparison, Evaluation, compare
-from googlenet_edge.engines.auto import Candidate, choose, time_engines
 from googlenet_edge.engines.bundle import EngineTrial, Golden, Verdict
 from googlenet_edge.engines.evaluate import evaluate
 from googlenet_edge.engines.lowering import Lowered, lower, open_lowered
 from googlenet_edge.engines.protocol import EngineOptions
 from googlenet_edge.engines.registry import Backend, default_to_build_with
-from googlenet_edge.engines.rewriting import fastest
 from googlenet_edge.engines.sensitivity import Probe, rank_layers
+from googlenet_edge.engines.trials import Candidate, choose, fastest, time_engines
 from googlenet_edge.errors import AccuracyError, EngineError
 from googlenet_edge.graph import InferenceGraph
 from googlenet_edge.preprocess import Preprocess

@@ -55,11 +55,11 @@ NEED_ONNX = {
     "googlenet_edge.engines.lowering",
     "googlenet_edge.engines.package",
     "googlenet_edge.engines.recovery",
-    "googlenet_edge.engines.rewriting",
     "googlenet_edge.engines.sensitivity",
     "googlenet_edge.engines.slimming",
     "googlenet_edge.engines.source",
     "googlenet_edge.engines.stopwatch",
+    "googlenet_edge.engines.trials",
 }
 # The only ones that need the extra [openvino].
 NEED_OPENVINO = {"googlenet_edge.engines.openvino_cpu"}

@@ -14,10 +14,10 @@ from tiny_bundles import COLOUR_NET, hide_openvino, onnx_bytes
 
 from googlenet_edge.engines import registry
 from googlenet_edge.engines.accuracy import Accuracy, Comparison
-from googlenet_edge.engines.auto import Candidate, Timed, choose, time_engines
 from googlenet_edge.engines.bundle import Verdict
 from googlenet_edge.engines.protocol import Engine, EngineOptions, EngineSpec
 from googlenet_edge.engines.registry import BACKENDS, Backend
+from googlenet_edge.engines.trials import Candidate, Timed, choose, time_engines
 from googlenet_edge.statistics import Interval
 from googlenet_edge.target import Device, EngineName
 

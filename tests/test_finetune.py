@@ -16,7 +16,7 @@ from networks import made_checkpoint, normalized_noise
 from tiny_bundles import solid
 
 from googlenet_edge.checkpoint import Checkpoint, build_model, is_auxiliary, read_checkpoint, write_checkpoint
-from googlenet_edge.engines import finetune, rewriting
+from googlenet_edge.engines import finetune, trials
 from googlenet_edge.engines.accuracy import Comparison, Evaluation, compare
 from googlenet_edge.engines.bundle import read_bundle
 from googlenet_edge.export import export, unfolded
@@ -102,7 +102,7 @@ def test_finetune_writes_a_checkpoint_that_names_its_parent(tuned: Tuned) -> Non
 
 def test_finetune_says_what_became_of_int8(tuned: Tuned, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without rewrites, which a build takes where they are fast, and which may move a sum by a code."""
-    monkeypatch.setattr(rewriting, "_WORTH_TRYING", {EngineName.ONNXRUNTIME: ()})
+    monkeypatch.setattr(trials, "_WORTH_TRYING", {EngineName.ONNXRUNTIME: ()})
     report = json.loads(tuned.outcome.out)
     assert report["checkpoint"] == "runs/photos/finetuned.safetensors"
     assert report["before"]["against_fp32"]["reference"] == report["after"]["against_fp32"]["reference"]

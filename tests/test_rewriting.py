@@ -17,7 +17,7 @@ from googlenet_edge.engines.bundle import Trial
 from googlenet_edge.engines.lowering import Lowered, lower
 from googlenet_edge.engines.protocol import EngineOptions, EngineSpec
 from googlenet_edge.engines.registry import backend_for
-from googlenet_edge.engines.rewriting import ROUNDS, fastest, hold_trial
+from googlenet_edge.engines.trials import ROUNDS, fastest, hold_trial
 from googlenet_edge.target import Device, EngineName, Precision
 
 
