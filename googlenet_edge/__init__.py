@@ -2,7 +2,7 @@
 
 import googlenet_edge
 
-with googlenet_edge.load("runs/signs/int8-cpu") as model:
+with googlenet_edge.load("runs/demo/int8-cpu") as model:
     print(model.predict("photo.jpg"))
 """
 

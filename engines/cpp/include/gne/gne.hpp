@@ -1,6 +1,6 @@
 // The C++17 face of libgne: owns the engine, throws gne::error, copies labels. Header only, over gne.h.
 //
-//   gne::engine engine("runs/signs/int8-cpu");
+//   gne::engine engine("runs/demo/int8-cpu");
 //   for (const gne::prediction& each : engine.classify_file("photo.jpg", 5)) std::cout << each.label << '\n';
 #ifndef GNE_GNE_HPP
 #define GNE_GNE_HPP
