@@ -5,6 +5,7 @@ So every epoch is the same again after a restart, and whatever the number of loa
 
 from __future__ import annotations
 
+import ctypes
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from googlenet_edge.preprocess import Preprocess
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 RATIO = 4 / 3
 UNCHANGED_COLOURS = np.vstack([np.eye(3), np.zeros((1, 3))]).astype(np.float32)
+_PR_SET_PDEATHSIG = 1
 _BY_A_LOADER = "in DataLoader worker process"
 _NO_MEMORY = "there is not enough memory; free some, or give a smaller --batch-size"
 Key = tuple[int, int]  # (epoch, index of the image)
@@ -165,9 +167,15 @@ def _clear(error: BaseException) -> EdgeError | None:
 
 
 def _leave_signals_to_parent(_: int) -> None:
-    """Ctrl-C in a terminal reaches every process; only the one that trains may act on it."""
+    """Ctrl-C in a terminal reaches every process; only the one that trains may act on it.
+
+    Where that is killed, this one ends at once, too (Linux): it would keep the folder's lock.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "prctl"):
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def random_crop(

@@ -242,10 +242,11 @@ def test_train_command_survives_ctrl_c_and_sigkill(photos: Path, tmp_path: Path)
     second = gnet_edge(tmp_path, *arguments)
     wait_for_epoch(second, 2)
     second.kill()
-    second.communicate()
+    second.wait()  # not for its loaders, which have the other end of the pipe and the folder's lock
     third = gnet_edge(tmp_path, *arguments)
     _, text = third.communicate()
     assert third.returncode == 0, text
+    second.communicate()
     assert "epoch   1" not in text
     assert not list((tmp_path / "run").glob(".*.tmp-*"))
     alone = gnet_edge(tmp_path, *TRAIN[:-1], "alone", "--epochs", "3")
