@@ -159,6 +159,8 @@ def _optimizers(model: nn.Module, config: DescentConfig, *, at_random: bool, dev
         {"params": biases, "weight_decay": 0.0, "rate": _BIAS_RATE},
     ]
     plain = torch.optim.SGD(groups, lr=config.learning_rate, momentum=_MOMENTUM, nesterov=True, fused=True)
+    for p in (*others, *biases):
+        plain.state[p]["momentum_buffer"] = torch.zeros_like(p)  # which a first step that is skipped leaves undefined
     if not kernels:
         return [plain]
     dtype = _reduced_dtype(device.type) if config.mixed_precision else None

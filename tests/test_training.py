@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import pty
@@ -152,6 +153,23 @@ def test_training_with_loss_scaling_goes_on_with_its_scale(
     assert saved is not None
     assert same(run(saved, data, tmp_path / "run", Watching()).weights, whole.weights)
     assert [each.get_scale() for each in made] == [32.0, 8.0, 32.0]
+
+
+def test_first_step_that_loss_scaling_skips_leaves_no_momentum(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """PyTorch fills memory that nobody has written with NaN here."""
+    request.addfinalizer(lambda: torch.use_deterministic_algorithms(False))
+    torch.use_deterministic_algorithms(True)
+    monkeypatch.setattr(
+        descent, "gradient_scaler", lambda device, *, wanted: torch.amp.GradScaler(device.type, init_scale=2.0**127)
+    )
+    model = torch.nn.Linear(3, 2)
+    before = copy.deepcopy(model.state_dict())
+    down = descent.Descent(model, CONFIG, steps=9, device=torch.device("cpu"), mend="")
+    down.step(0, 9 * model(torch.ones(1, 3)).sum())
+    assert same(model.state_dict(), before), "skipped"
+    assert [buffer.abs().max().item() for buffer in down.momentum().values()] == [0, 0]
 
 
 @pytest.mark.parametrize(("capability", "dtype"), [((7, 5), torch.float16), ((8, 0), torch.bfloat16)])
