@@ -148,7 +148,7 @@ def batch_size_for(wanted: int, images: int, *, processes: int = 1) -> int:
 
 def _optimizers(model: nn.Module, config: DescentConfig, *, at_random: bool, device: torch.device) -> list[Optimizer]:
     """Gradient descent, and where training starts at random `Muon` for the kernels."""
-    normalizations = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    normalizations = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d | nn.SyncBatchNorm)]
     kernels = [m.weight for m in model.modules() if isinstance(m, nn.Conv2d)] if at_random else []
     biases = [m.bias for m in normalizations] if at_random else []
     elsewhere = {*kernels, *biases}

@@ -516,6 +516,20 @@ def test_biases_of_normalizations_learn_faster_from_nothing_than_from_a_checkpoi
     assert [a / b for a, b in zip(anew, further, strict=True)] == pytest.approx([8, 1, 1], rel=1e-3)
 
 
+def test_biases_of_normalizations_over_several_gpus_learn_as_fast() -> None:
+    """`make_parallel` puts those in before there is an optimizer."""
+
+    def moved(model: torch.nn.Module) -> torch.Tensor:
+        down = descent.Descent(model, CONFIG, steps=9, device=torch.device("cpu"), mend="", at_random=True)
+        down.step(0, model(torch.linspace(-1, 1, 96).view(2, 3, 4, 4)).exp().sum())
+        return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    torch.manual_seed(0)
+    one = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, bias=False), torch.nn.BatchNorm2d(4))
+    several = torch.nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(one))  # type: ignore[no-untyped-call]
+    assert torch.equal(moved(several), moved(one))
+
+
 def test_kernels_are_moved_as_far_in_every_layer_from_nothing(data: TrainingData, tmp_path: Path) -> None:
     """Not from a checkpoint, whose kernels keep their lengths."""
     config = replace(CONFIG, epochs=1, learning_rate=1e-4)
