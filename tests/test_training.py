@@ -48,7 +48,7 @@ from googlenet_edge.pictograms import write_pictograms
 from googlenet_edge.preprocess import Preprocess
 from googlenet_edge.reports import EpochReport, StepReport, StoppedError, drop_lines_from, read_lines
 from googlenet_edge.train import TrainRequest, train
-from googlenet_edge.training_loop import TrainingData, ema_decay_at, train_from, training_loss
+from googlenet_edge.training_loop import TrainingData, ema_decay_at, evaluate_model, train_from, training_loss
 from googlenet_edge.training_state import TrainConfig, TrainingState, check_same_training, first_state, read_state
 from googlenet_edge.whitening import whitened
 
@@ -203,6 +203,20 @@ def test_training_reports_what_a_progress_bar_shows(data: TrainingData, tmp_path
     assert checkpoint.info.training is not None
     assert checkpoint.info.training.val_top1 == watching.epochs[-1].val_top1
     assert checkpoint.info.training.images == 48
+
+
+@pytest.mark.parametrize(("crop", "batches"), [(32, [48]), (448, [25, 23])])
+def test_evaluation_takes_fewer_images_at_a_time_where_they_are_large(
+    data: TrainingData, crop: int, batches: list[int]
+) -> None:
+    class Network(torch.nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append(len(x))
+            return super().forward(x.mean((2, 3)))
+
+    seen: list[int] = []
+    evaluate_model(Network(3, 12), data.train, Preprocess(crop, crop))
+    assert seen == batches
 
 
 def test_training_gives_up_where_the_loss_is_not_finite(data: TrainingData, tmp_path: Path) -> None:
