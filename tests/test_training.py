@@ -441,6 +441,12 @@ def one_batch(folder: Path, epoch: int, *, flip: bool, plain_from: int | None = 
     return next(batches.of(Epoch(len(images), len(images), 0, epoch)))[0]
 
 
+def test_batches_draw_nothing_that_others_would_draw(tmp_path: Path) -> None:
+    before = torch.get_rng_state()
+    one_batch(tmp_path, 0, flip=True)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_an_image_is_mirrored_in_every_other_epoch(tmp_path: Path) -> None:
     def mirrored(epoch: int, *, flip: bool) -> set[bool]:
         batch = one_batch(tmp_path, epoch, flip=flip, plain_from=0).int()
