@@ -130,6 +130,7 @@ class TrainingBatches:
             persistent_workers=workers > 0,
             prefetch_factor=4 if workers > 0 else None,
             worker_init_fn=_leave_signals_to_parent,
+            generator=torch.Generator(),  # a loader draws from the common one, and how often depends on ``workers``
         )
 
     def of(self, epoch: Epoch) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

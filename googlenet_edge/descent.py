@@ -148,7 +148,7 @@ def batch_size_for(wanted: int, images: int, *, processes: int = 1) -> int:
 
 def _optimizers(model: nn.Module, config: DescentConfig, *, at_random: bool, device: torch.device) -> list[Optimizer]:
     """Gradient descent, and where training starts at random `Muon` for the kernels."""
-    normalizations = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    normalizations = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d | nn.SyncBatchNorm)]
     kernels = [m.weight for m in model.modules() if isinstance(m, nn.Conv2d)] if at_random else []
     biases = [m.bias for m in normalizations] if at_random else []
     elsewhere = {*kernels, *biases}
@@ -159,6 +159,8 @@ def _optimizers(model: nn.Module, config: DescentConfig, *, at_random: bool, dev
         {"params": biases, "weight_decay": 0.0, "rate": _BIAS_RATE},
     ]
     plain = torch.optim.SGD(groups, lr=config.learning_rate, momentum=_MOMENTUM, nesterov=True, fused=True)
+    for p in (*others, *biases):
+        plain.state[p]["momentum_buffer"] = torch.zeros_like(p)  # which a first step that is skipped leaves undefined
     if not kernels:
         return [plain]
     dtype = _reduced_dtype(device.type) if config.mixed_precision else None

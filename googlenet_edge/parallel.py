@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from googlenet_edge.errors import TrainingError
 from googlenet_edge.reports import StoppedError
 
 
@@ -34,13 +35,23 @@ class Rank:
 
 @contextmanager
 def process_group() -> Iterator[Rank]:
-    """This process's rank, as ``torchrun`` tells it; alone where there is no torchrun."""
+    """This process's rank, as ``torchrun`` tells it; alone where there is no torchrun.
+
+    Raises:
+        TrainingError: there are more processes than GPUs.
+    """
     if not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
         yield Rank()
         return
     cuda = torch.cuda.is_available()
     if cuda:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        local, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if local >= gpus:
+            here = "1 GPU is" if gpus == 1 else f"{gpus} GPUs are"
+            raise TrainingError(
+                f"{here} here, and this is process {local + 1} of this machine; give --nproc-per-node {gpus}"
+            )
+        torch.cuda.set_device(local)
     dist.init_process_group("nccl" if cuda else "gloo")
     try:
         yield Rank(dist.get_rank(), dist.get_world_size())

@@ -110,7 +110,8 @@ def evaluate_model(model: nn.Module, images: ImageSet, preprocess: Preprocess) -
     """(top-1, top-5) as shares, in FP32. ``model``: in eval mode, float32 ``(N, 3, crop, crop)`` → ``(N, classes)``."""
     device = next(model.parameters()).device
     top1 = top5 = done = 0
-    for batch in _stacked(load_pixels(images, preprocess), EVAL_BATCH):
+    size = max(1, EVAL_BATCH * 224**2 // max(224, preprocess.crop) ** 2)  # in the memory of a step
+    for batch in _stacked(load_pixels(images, preprocess), size):
         x = torch.from_numpy(preprocess.normalize(batch)).to(device, memory_format=torch.channels_last)
         labels = torch.tensor(images.labels[done : done + len(batch)], device=device)
         with torch.inference_mode():

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from googlenet_edge.errors import TrainingError
 from googlenet_edge.parallel import BatchDropout, Rank, process_group
 
 
@@ -45,6 +46,18 @@ def test_process_group_is_one_process_where_a_cluster_sets_a_variable_of_torchru
     monkeypatch.delenv("RANK", raising=False)
     with process_group() as rank:
         assert rank == Rank()
+
+
+@pytest.mark.parametrize(("gpus", "here"), [(1, "1 GPU is"), (2, "2 GPUs are")])
+def test_more_processes_than_gpus_are_refused(gpus: int, here: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"RANK": "6", "WORLD_SIZE": "8", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "LOCAL_RANK": "2"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    sentence = f"{here} here, and this is process 3 of this machine; give --nproc-per-node {gpus}"
+    with pytest.raises(TrainingError, match=f"^{sentence}$"), process_group():
+        pytest.fail("begun")
 
 
 def test_dropout_masks_of_all_processes_are_the_rows_of_one_mask() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import pty
@@ -47,7 +48,7 @@ from googlenet_edge.pictograms import write_pictograms
 from googlenet_edge.preprocess import Preprocess
 from googlenet_edge.reports import EpochReport, StepReport, StoppedError, drop_lines_from, read_lines
 from googlenet_edge.train import TrainRequest, train
-from googlenet_edge.training_loop import TrainingData, ema_decay_at, train_from, training_loss
+from googlenet_edge.training_loop import TrainingData, ema_decay_at, evaluate_model, train_from, training_loss
 from googlenet_edge.training_state import TrainConfig, TrainingState, check_same_training, first_state, read_state
 from googlenet_edge.whitening import whitened
 
@@ -154,6 +155,23 @@ def test_training_with_loss_scaling_goes_on_with_its_scale(
     assert [each.get_scale() for each in made] == [32.0, 8.0, 32.0]
 
 
+def test_first_step_that_loss_scaling_skips_leaves_no_momentum(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """PyTorch fills memory that nobody has written with NaN here."""
+    request.addfinalizer(lambda: torch.use_deterministic_algorithms(False))
+    torch.use_deterministic_algorithms(True)
+    monkeypatch.setattr(
+        descent, "gradient_scaler", lambda device, *, wanted: torch.amp.GradScaler(device.type, init_scale=2.0**127)
+    )
+    model = torch.nn.Linear(3, 2)
+    before = copy.deepcopy(model.state_dict())
+    down = descent.Descent(model, CONFIG, steps=9, device=torch.device("cpu"), mend="")
+    down.step(0, 9 * model(torch.ones(1, 3)).sum())
+    assert same(model.state_dict(), before), "skipped"
+    assert [buffer.abs().max().item() for buffer in down.momentum().values()] == [0, 0]
+
+
 @pytest.mark.parametrize(("capability", "dtype"), [((7, 5), torch.float16), ((8, 0), torch.bfloat16)])
 def test_gpus_that_only_emulate_bfloat16_get_float16(
     capability: tuple[int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
@@ -185,6 +203,20 @@ def test_training_reports_what_a_progress_bar_shows(data: TrainingData, tmp_path
     assert checkpoint.info.training is not None
     assert checkpoint.info.training.val_top1 == watching.epochs[-1].val_top1
     assert checkpoint.info.training.images == 48
+
+
+@pytest.mark.parametrize(("crop", "batches"), [(32, [48]), (448, [25, 23])])
+def test_evaluation_takes_fewer_images_at_a_time_where_they_are_large(
+    data: TrainingData, crop: int, batches: list[int]
+) -> None:
+    class Network(torch.nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append(len(x))
+            return super().forward(x.mean((2, 3)))
+
+    seen: list[int] = []
+    evaluate_model(Network(3, 12), data.train, Preprocess(crop, crop))
+    assert seen == batches
 
 
 def test_training_gives_up_where_the_loss_is_not_finite(data: TrainingData, tmp_path: Path) -> None:
@@ -410,6 +442,12 @@ def one_batch(folder: Path, epoch: int, *, flip: bool, plain_from: int | None = 
     return next(batches.of(Epoch(len(images), len(images), 0, epoch)))[0]
 
 
+def test_batches_draw_nothing_that_others_would_draw(tmp_path: Path) -> None:
+    before = torch.get_rng_state()
+    one_batch(tmp_path, 0, flip=True)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_an_image_is_mirrored_in_every_other_epoch(tmp_path: Path) -> None:
     def mirrored(epoch: int, *, flip: bool) -> set[bool]:
         batch = one_batch(tmp_path, epoch, flip=flip, plain_from=0).int()
@@ -497,6 +535,20 @@ def test_biases_of_normalizations_learn_faster_from_nothing_than_from_a_checkpoi
     anew = moved(one_step, tmp_path / "anew")
     further = moved(replace(one_step, start="0" * 64), tmp_path / "further")
     assert [a / b for a, b in zip(anew, further, strict=True)] == pytest.approx([8, 1, 1], rel=1e-3)
+
+
+def test_biases_of_normalizations_over_several_gpus_learn_as_fast() -> None:
+    """`make_parallel` puts those in before there is an optimizer."""
+
+    def moved(model: torch.nn.Module) -> torch.Tensor:
+        down = descent.Descent(model, CONFIG, steps=9, device=torch.device("cpu"), mend="", at_random=True)
+        down.step(0, model(torch.linspace(-1, 1, 96).view(2, 3, 4, 4)).exp().sum())
+        return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    torch.manual_seed(0)
+    one = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, bias=False), torch.nn.BatchNorm2d(4))
+    several = torch.nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(one))  # type: ignore[no-untyped-call]
+    assert torch.equal(moved(several), moved(one))
 
 
 def test_kernels_are_moved_as_far_in_every_layer_from_nothing(data: TrainingData, tmp_path: Path) -> None:
