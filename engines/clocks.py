@@ -1,18 +1,21 @@
-"""The clocks and the power mode of a Jetson, set for a measurement and always set back.
+"""The clocks and the power mode of a Jetson, set for a measurement and always set back: by another process, if killed.
 
 NVIDIA's order: ``nvpmodel`` first, which sets the limits, then ``jetson_clocks``, which goes to the upper ones.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -26,6 +29,17 @@ _TIMEOUT_S = 60.0
 _Handler = Callable[[int, FrameType | None], object] | int
 _ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C, a polite end, and an SSH connection that was lost."""
+
+_GUARD = """
+import json, subprocess, sys
+left = []
+for line in sys.stdin:
+    words = json.loads(line)
+    left.append(words) if words else left.pop()
+for words in reversed(left):
+    subprocess.run(words)
+"""
+"""Reads commands that undo something, and an empty one for the last that was undone; runs what is left at the end."""
 
 
 @contextmanager
@@ -96,6 +110,7 @@ def power_mode(root: Path, name: str) -> Iterator[None]:
     with ExitStack() as stack:
         if name != before:
             stack.enter_context(_kept_clocks(root))  # nvpmodel moves those that were fixed
+            stack.enter_context(_guarded(root, _NVPMODEL, "-m", str(modes[before])))
             stack.callback(_set_mode, root, modes, before)
             _set_mode(root, modes, name)
         yield
@@ -123,11 +138,12 @@ def _kept_clocks(root: Path) -> Iterator[None]:
     except EngineError:
         shutil.rmtree(folder)
         raise
-    try:
-        yield
-    finally:
-        _restore(root, stored)
-        shutil.rmtree(folder)
+    with _guarded(root, _JETSON_CLOCKS, "--restore", str(stored)):
+        try:
+            yield
+        finally:
+            _restore(root, stored)
+            shutil.rmtree(folder)
 
 
 def _restore(root: Path, stored: Path) -> None:
@@ -157,12 +173,41 @@ def _set_mode(root: Path, modes: dict[str, int], name: str) -> None:
         raise EngineError(f"the power mode did not change to {name}, {mend}")
 
 
+@contextmanager
+def _guarded(root: Path, tool: Path, *arguments: str) -> Iterator[None]:
+    """Where this process is killed in the block, another runs the tool in its place."""
+    _tell_guard(_words(root, tool, *arguments))
+    try:
+        yield
+    finally:
+        _tell_guard([])
+
+
+def _tell_guard(words: list[str]) -> None:
+    stdin = _guard().stdin
+    if stdin:
+        with suppress(OSError):  # it was killed, too
+            stdin.write(json.dumps(words).encode() + b"\n")
+            stdin.flush()
+
+
+@cache
+def _guard() -> subprocess.Popen[bytes]:
+    """Ends when this process does; in a session of its own, so that it is not ended with it."""
+    words, quiet = [sys.executable, "-I", "-c", _GUARD], subprocess.DEVNULL
+    return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, start_new_session=True)
+
+
+def _words(root: Path, tool: Path, *arguments: str) -> list[str]:
+    as_root = ("sudo", "-n") if root == ROOT and os.geteuid() else ()
+    return [*as_root, str(root / tool), *arguments]
+
+
 def _run(root: Path, tool: Path, *arguments: str) -> None:
     """One of NVIDIA's tools, which need root: through sudo, as far as that asks for no password."""
-    as_root = ("sudo", "-n") if root == ROOT and os.geteuid() else ()
     if not (root / tool).exists():
         raise EngineError(f"{root / tool} is missing; clocks can be set on a Jetson only")
-    code, said = _ended([*as_root, str(root / tool), *arguments], tool.name)
+    code, said = _ended(_words(root, tool, *arguments), tool.name)
     failed = re.search(r"^Error.*", said, re.MULTILINE)  # with which jetson_clocks ends, too, as if all were well
     if code or failed:
         reason = failed[0] if failed else said.split("\n")[0].strip() or f"code {code}"

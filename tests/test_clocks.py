@@ -92,6 +92,17 @@ def test_process_that_is_ended_sets_clocks_and_mode_back_first(ending: signal.Si
     assert (gpu_clock(root), read_power_mode(root)) == (Clock(306, 306, 918), "25W")
 
 
+def test_process_that_is_killed_leaves_clocks_and_mode_as_they_were(tmp_path: Path) -> None:
+    """As for want of memory: nobody asks it first."""
+    root = fake_jetson(tmp_path / "root", ORIN_NANO)
+    with subprocess.Popen([sys.executable, "-c", BUSY, root], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        assert (gpu_clock(root), read_power_mode(root)) == (Clock(306, 918, 918), "15W")
+        process.kill()
+    wait_until(lambda: (gpu_clock(root), read_power_mode(root)) == (Clock(306, 306, 918), "25W"))
+
+
 def test_clocks_are_set_through_sudo_by_who_is_not_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root, tools = fake_jetson(tmp_path / "root", ORIN_NANO), tmp_path / "tools"
     tools.mkdir()
