@@ -39,6 +39,7 @@ from googlenet_edge.workspace import (
     CHECKPOINT_FILE,
     SLIM_FILE,
     RunRecord,
+    refuse_another_s_run,
     refuse_inside_bundle,
     slim_folder,
     write_run_record,
@@ -310,6 +311,7 @@ def _check_possible(request: SlimRequest) -> None:
             raise ConfigError(f"a speed-up of {speedup:g} makes nothing faster; give --speedup above 1, such as 1.5")
         path = slim_folder(request.out, speedup) / CHECKPOINT_FILE
         refuse_inside_bundle(path)
+        refuse_another_s_run(path.parent)
         if path.exists() and path.samefile(request.checkpoint):
             raise ConfigError(f"{path} is the checkpoint to slim, which is kept; give another --out")
         check_writable(path)

@@ -10,8 +10,9 @@ from typing import Any, Protocol
 
 import msgspec
 
-from googlenet_edge.errors import OutputError, TrainingError
+from googlenet_edge.errors import ConfigError, OutputError, TrainingError
 from googlenet_edge.files import write_bytes
+from googlenet_edge.workspace import NOT_OURS
 
 STEPS_PER_REPORT = 10
 
@@ -161,8 +162,18 @@ def _decoded(text: bytes) -> dict[str, Any] | None:
         return None
 
 
+def refuse_another_s_lines(path: Path) -> None:
+    """Raises `ConfigError` where there is something else than lines of trainings, whole or damaged."""
+    try:
+        ours = msgspec.convert(read_lines(path), list[EpochReport])
+    except msgspec.ValidationError:
+        ours = []
+    if not ours and path.is_file() and path.stat().st_size:
+        raise ConfigError(f"{path} {NOT_OURS}")
+
+
 def drop_lines_from(path: Path, *, epoch: int) -> None:
     """Removes the lines of ``epoch`` and later ones, which are going to be run again."""
     if path.is_file():
-        kept = [line for line in read_lines(path) if line.get("epoch", epoch) < epoch]
+        kept = [line for line in read_lines(path) if isinstance(number := line.get("epoch"), int) and number < epoch]
         write_bytes(path, b"".join(msgspec.json.encode(line) + b"\n" for line in kept))

@@ -23,7 +23,7 @@ from googlenet_edge.files import alone_in, check_writable
 from googlenet_edge.model import Widths
 from googlenet_edge.parallel import Rank
 from googlenet_edge.preprocess import Preprocess
-from googlenet_edge.reports import Observer
+from googlenet_edge.reports import Observer, refuse_another_s_lines
 from googlenet_edge.training_loop import TrainingData, train_from
 from googlenet_edge.training_state import (
     TrainConfig,
@@ -33,7 +33,15 @@ from googlenet_edge.training_state import (
     remove_state,
 )
 from googlenet_edge.whitening import whitened
-from googlenet_edge.workspace import CHECKPOINT_FILE, RunRecord, refuse_inside_bundle, write_run_record
+from googlenet_edge.workspace import (
+    CHECKPOINT_FILE,
+    METRICS_FILE,
+    STATE_FILE,
+    RunRecord,
+    refuse_another_s_run,
+    refuse_inside_bundle,
+    write_run_record,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +76,17 @@ def train(
 
     Raises:
         DataError, TrainingError, OutputError: see there.
-        ConfigError: the folder has a finished checkpoint, or another training writes into it.
+        ConfigError: the folder has a finished checkpoint or what somebody else wrote, or another training writes into
+            it.
         StoppedError: the observer asked to stop; the state is saved.
     """
     path = request.folder / CHECKPOINT_FILE
     refuse_inside_bundle(path)
     _refuse_among_images(request)
     _refuse_finished(path)
+    if not (request.folder / STATE_FILE).exists():
+        refuse_another_s_run(request.folder)
+        refuse_another_s_lines(request.folder / METRICS_FILE)
     check_writable(path)
     data = check_training_data(
         request.data,

@@ -27,6 +27,7 @@ from googlenet_edge.parallel import Rank, any_rank, make_parallel, mean_of_ranks
 from googlenet_edge.preprocess import Preprocess
 from googlenet_edge.reports import EpochReport, Meter, Observer, StoppedError, append_line, drop_lines_from
 from googlenet_edge.training_state import TrainConfig, TrainingState, write_state
+from googlenet_edge.workspace import METRICS_FILE
 
 AUX_WEIGHT = 0.3
 LABEL_SMOOTHING = 0.1
@@ -66,7 +67,7 @@ def train_from(
         StoppedError: the observer asked to stop.
     """
     loop = _Loop(state, data, rank, observer, workers)
-    metrics = folder / "metrics.jsonl"
+    metrics = folder / METRICS_FILE
     if rank.first:
         drop_lines_from(metrics, epoch=state.epoch + 1)
     report = None

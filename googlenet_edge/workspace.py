@@ -29,6 +29,8 @@ MEASUREMENT_FILE = "measurement.json"
 ANSWERS_FILE = "answers.json"
 STATE_FILE = "training-state.safetensors"
 RUN_FILE = "run.json"
+METRICS_FILE = "metrics.jsonl"
+NOT_OURS = "is not of a training by gnet-edge; give another --out"
 SETTINGS_FILE = Path("gnet-edge.toml")
 MOST_THREADS = 256
 _SLIM = "slim-{}"
@@ -85,6 +87,14 @@ def read_run_record(folder: Path) -> RunRecord | None:
     if not path.exists():
         return None
     return from_json(read_file(path, limit=1 << 20, error=ConfigError), RunRecord, where=str(path), error=ConfigError)
+
+
+def refuse_another_s_run(folder: Path) -> None:
+    """Raises `ConfigError` where ``run.json`` is not what `write_run_record` writes there."""
+    try:
+        read_run_record(folder)
+    except ConfigError as problem:
+        raise ConfigError(f"{folder / RUN_FILE} {NOT_OURS}") from problem
 
 
 def run_name(data: Path) -> str:

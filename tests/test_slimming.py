@@ -357,6 +357,14 @@ def test_slim_keeps_the_checkpoint_that_it_starts_from(work: Path, tmp_path: Pat
     refused_without_a_trace(sentence, "slim", path, "--data", "photos", "--out", tmp_path, cwd=work)
 
 
+def test_slim_does_not_replace_what_somebody_else_wrote(work: Path, tmp_path: Path) -> None:
+    record = tmp_path / "slim-1.5" / "run.json"
+    record.parent.mkdir()
+    record.write_text('{"data": ["a", "b"]}')
+    sentence = rf"{record} is not of a training by gnet-edge; give another --out"
+    refused_without_a_trace(sentence, "slim", work / CHECKPOINT, "--data", "photos", "--out", tmp_path, cwd=tmp_path)
+
+
 def test_slim_sees_before_all_work_that_the_result_cannot_be_written(work: Path) -> None:
     sentence = (
         r"cannot write photos/val/stop/.*: .*photos/val/stop/00000.jpg is not a folder that can be written to; .*"

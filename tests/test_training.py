@@ -51,11 +51,16 @@ from googlenet_edge.train import TrainRequest, train
 from googlenet_edge.training_loop import TrainingData, ema_decay_at, evaluate_model, train_from, training_loss
 from googlenet_edge.training_state import TrainConfig, TrainingState, check_same_training, first_state, read_state
 from googlenet_edge.whitening import whitened
+from googlenet_edge.workspace import RunRecord, write_run_record
 
 PREPROCESS = Preprocess(resize=32, crop=32)
 CONFIG = TrainConfig(epochs=2, batch_size=16, augmentation=Augmentation(flip=False))
 COMMAND = [str(Path(sys.executable).with_name("gnet-edge"))]
 TRAIN = ("train", "--data", "photos", "--size", "32", "--batch-size", "16", "--no-flip", "--out", "run")
+OUR_LINE = (
+    '{"epoch":1,"loss":2.0,"train_top1":0.5,"val_top1":0.5,"val_top5":1.0,"learning_rate":0.1,"images_per_s":9.0,'
+    '"seconds":1.0}\n'
+)
 
 
 @pytest.fixture(autouse=True)
@@ -384,6 +389,34 @@ def test_training_into_a_bundle_is_refused(photos: Path, tmp_path: Path) -> None
     assert read_bundle(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("metrics.jsonl", '{"step": 1, "accuracy": 0.5}\n'),
+        ("metrics.jsonl", '{"epoch": "first", "loss": 2.0}\n'),
+        ("metrics.jsonl", "epoch 1: 0.5\n"),
+        ("metrics.jsonl", OUR_LINE + '{"epoch": 2, "accuracy": 0.5}\n'),
+        ("run.json", '{"data": 3}'),
+        ("run.json", "[]"),
+    ],
+)
+def test_training_does_not_replace_what_somebody_else_wrote(tmp_path: Path, name: str, text: str) -> None:
+    """It has not even looked for images."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).write_text(text)
+    sentence = f"run/{name} is not of a training by gnet-edge; give another --out"
+    refused_without_a_trace(sentence, "train", "--data", "none", "--out", "run", cwd=tmp_path)
+
+
+def test_training_begins_anew_over_lines_of_its_own_and_what_a_kill_cut_off(tmp_path: Path) -> None:
+    """Here it ends at once, since there are no images."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").write_text(OUR_LINE + OUR_LINE[:20])
+    write_run_record(tmp_path / "run", RunRecord("elsewhere", 3))
+    sentence = "none is not a folder; expected .*"
+    refused_without_a_trace(sentence, "train", "--data", "none", "--out", "run", cwd=tmp_path)
+
+
 def test_torchrun_trains_as_one_process_does(photos: Path, tmp_path: Path) -> None:
     """By the real command, in one step on all images; `test_parallel` compares the gradients to the last digits."""
     shutil.copytree(photos, tmp_path / "photos")
@@ -403,7 +436,7 @@ def test_torchrun_trains_as_one_process_does(photos: Path, tmp_path: Path) -> No
 
 def test_metrics_drop_what_is_run_again_and_what_a_kill_cut_off(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"epoch":1,"loss":2.0}\n{"epoch":2,"loss":1.0}\n{"epoch":3,"lo')
+    path.write_text('{"epoch":1,"loss":2.0}\n{"epoch":2,"loss":1.0}\n{"epoch":"x"}\n{"epoch":3,"lo')
     drop_lines_from(path, epoch=2)
     assert path.read_text() == '{"epoch":1,"loss":2.0}\n'
 
