@@ -19,7 +19,7 @@ from googlenet_edge.calibration.table import CalibrationTable
 from googlenet_edge.calibration.weights import weight_range_for
 from googlenet_edge.checkpoint import Checkpoint, build_model, read_checkpoint, write_checkpoint
 from googlenet_edge.dataset import check_images, open_dataset, stratified_sample
-from googlenet_edge.distil import DistilConfig, distil
+from googlenet_edge.distil import DistilConfig, as_trained, distil
 from googlenet_edge.engines.accuracy import Accuracy, Comparison, Evaluation, compare
 from googlenet_edge.engines.build import CalibrationRequest
 from googlenet_edge.engines.checkpoint_source import images_for
@@ -91,6 +91,7 @@ def finetune(
     """
     _check_possible(request)
     checkpoint = read_checkpoint(request.checkpoint)
+    request = replace(request, config=as_trained(request.config, checkpoint.info))
     calibration = request.calibration
     data = images_for(
         checkpoint.info, calibration.data, seed=calibration.seed, when_damaged=calibration.when_damaged, bars=bars
@@ -120,7 +121,7 @@ def _trained(
     distil(student, build_model(checkpoint), data, request.config, observer=observer, workers=request.workers)
     tuned = Checkpoint(checkpoint.info, unfolded(student.weights(), checkpoint))
     accuracy = evaluate_model(build_model(tuned), data.val, data.preprocess)
-    record = data.record(request.config.epochs, accuracy, time.monotonic() - started, checkpoint.sha256)
+    record = data.record(request.config, accuracy, time.monotonic() - started, checkpoint.sha256)
     return replace(tuned, info=replace(checkpoint.info, training=record))
 
 

@@ -17,7 +17,7 @@ from googlenet_edge.checkpoint import (
     write_checkpoint,
 )
 from googlenet_edge.dataset import WhenDamaged, refuse_damaged, stratified_sample
-from googlenet_edge.distil import DistilConfig, distil
+from googlenet_edge.distil import DistilConfig, as_trained, distil
 from googlenet_edge.engines.accuracy import Accuracy, Comparison, Evaluation, compare
 from googlenet_edge.engines.checkpoint_source import images_for
 from googlenet_edge.engines.circumstances import Circumstances, read_circumstances
@@ -122,6 +122,7 @@ def slim(
     """
     _check_possible(request)
     checkpoint = read_checkpoint(request.checkpoint)
+    request = replace(request, config=as_trained(request.config, checkpoint.info))
     data = images_for(checkpoint.info, request.data, seed=request.seed, when_damaged=request.when_damaged, bars=bars)
     circumstances = read_circumstances()
     stopwatch = Stopwatch(checkpoint, request.target, data.train, clock=clock)
@@ -268,7 +269,7 @@ class _Workshop:
         seconds = time.monotonic() - started
         after = self.evaluation(tuned, name)
         top = after.accuracy.top1, after.accuracy.top5
-        record = self.data.record(self.request.config.epochs, top, seconds, self.checkpoint.sha256)
+        record = self.data.record(self.request.config, top, seconds, self.checkpoint.sha256)
         tuned = replace(tuned, info=replace(tuned.info, training=record))
         speed = self.stopwatch.speed(tuned)
         folder = slim_folder(self.request.out, speedup)

@@ -9,9 +9,11 @@ import ctypes
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
+from msgspec import Meta
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -29,6 +31,7 @@ _PR_SET_PDEATHSIG = 1
 _BY_A_LOADER = "in DataLoader worker process"
 _NO_MEMORY = "there is not enough memory; free some, or give a smaller --batch-size"
 Key = tuple[int, int]  # (epoch, index of the image)
+Share = Annotated[float, Meta(ge=0, le=1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +44,10 @@ class Augmentation:
     by noise.
     """
 
-    min_area: float = 0.35
+    min_area: Annotated[float, Meta(ge=0.05, le=1)] = 0.35
     flip: bool = True
-    colour: float = 0.2
-    erase: float = 0.0
+    colour: Share = 0.2
+    erase: Share = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from googlenet_edge.augment import Augmentation
 from googlenet_edge.errors import CheckpointError
 from googlenet_edge.files import from_versioned_json, sha256_file, to_json, write_bytes
 from googlenet_edge.model import GoogLeNet, GoogLeNetConfig, Widths
@@ -25,7 +26,7 @@ class TrainingRecord:
     """How a checkpoint came to be. Accuracies are shares (0…1) of the validation images, in FP32.
 
     ``parent_sha256`` is the hash of the checkpoint that it was made from by fine-tuning, or empty; the rest then tells
-    of the fine-tuning alone.
+    of the fine-tuning alone. ``augmentation`` is missing in older files.
     """
 
     epochs: int
@@ -36,6 +37,7 @@ class TrainingRecord:
     val_top5: float
     seconds: float
     parent_sha256: str = ""
+    augmentation: Augmentation | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,8 @@ Source: Page, "How to Train Your ResNet 8", and Jordan, arXiv 2404.00498, sectio
 class DescentConfig:
     """What a person may set of any training. ``batch_size`` is that of all processes together.
 
-    ``learning_rate`` is the peak. ``weight_decay`` is that of kernels and matrices; biases and normalization have none.
+    ``learning_rate`` is the peak. ``weight_decay`` is that of kernels and matrices; biases, normalization and
+    what `Muon` moves have none.
     ``mixed_precision`` acts where the processor is made for it; a network whose own roundings are the point needs it
     off.
     """
@@ -73,6 +74,7 @@ class Descent:
 
         ``at_random``: the weights have learned nothing yet, so kernels are moved by `Muon`, and biases learn faster.
         """
+        torch.backends.cudnn.allow_tf32 = False  # float32 means float32; what may be coarser is in 16 bits
         self._model, self._config, self._steps, self._mend = model, config, steps, mend
         self._optimizers = _optimizers(model, config, at_random=at_random, device=device)
         self._scaler = gradient_scaler(device, wanted=config.mixed_precision)

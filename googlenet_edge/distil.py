@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from googlenet_edge.augment import Epoch, TrainingBatches, to_input
+from googlenet_edge.checkpoint import CheckpointInfo
 from googlenet_edge.descent import Descent, DescentConfig, Positive, autocast, batch_size_for, learning_rate_at
 from googlenet_edge.reports import EpochReport, Meter, Observer, StoppedError
 from googlenet_edge.training_loop import TrainingData, evaluate_model, top1_share
@@ -30,6 +31,12 @@ class DistilConfig(DescentConfig):
     epochs: Positive = 3
     learning_rate: float = 0.01
     weight_decay: float = 1e-4
+
+
+def as_trained(config: DistilConfig, teacher: CheckpointInfo) -> DistilConfig:
+    """With the augmentation that the teacher learned from, where its file says so: signs are not mirrored then."""
+    known = teacher.training.augmentation if teacher.training else None
+    return replace(config, augmentation=known) if known else config
 
 
 def distil(

@@ -1,4 +1,4 @@
-"""Training: main loss + 0.3 × each auxiliary loss, Nesterov momentum, warm-up and cosine, weight averaging.
+"""Training: main loss + 0.3 × each auxiliary loss, the descent of `descent`, weight averaging.
 
 `train_from` can be killed at any moment and called again: it goes on from the last saved step with the same images, the
 same draws and so the same result.
@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from googlenet_edge.augment import Epoch, TrainingBatches, to_input
 from googlenet_edge.checkpoint import Checkpoint, TrainingRecord
 from googlenet_edge.dataset import ImageSet, load_pixels
-from googlenet_edge.descent import Descent, autocast, batch_size_for, learning_rate_at
+from googlenet_edge.descent import Descent, DescentConfig, autocast, batch_size_for, learning_rate_at
 from googlenet_edge.model import GoogLeNet
 from googlenet_edge.parallel import Rank, any_rank, make_parallel, mean_of_ranks
 from googlenet_edge.preprocess import Preprocess
@@ -47,11 +47,12 @@ class TrainingData:
     val_sha256: str
     preprocess: Preprocess
 
-    def record(self, epochs: int, accuracy: tuple[float, float], seconds: float, parent: str = "") -> TrainingRecord:
+    def record(
+        self, config: DescentConfig, accuracy: tuple[float, float], seconds: float, parent: str = ""
+    ) -> TrainingRecord:
         """Of a training on them; ``accuracy`` is (top-1, top-5) on ``val``."""
-        return TrainingRecord(
-            epochs, len(self.train), self.train_sha256, self.val_sha256, *accuracy, seconds, parent_sha256=parent
-        )
+        hashes = self.train_sha256, self.val_sha256
+        return TrainingRecord(config.epochs, len(self.train), *hashes, *accuracy, seconds, parent, config.augmentation)
 
 
 def train_from(
@@ -198,8 +199,10 @@ class _Loop:
             self.meter.add(loss, top1_share(logits, labels))
             self.meter.report(step + 1, self.observer)
             if step + 1 < self.steps and self.asked_to_stop():
+                sums = mean_of_ranks([*self.meter.sums], self.rank, self.device)
                 if self.rank.first:
-                    save(self.state(epoch, step + 1))
+                    save(self.state(epoch, step + 1, sums=(sums[0], sums[1])))
+                any_rank(False, self.rank, self.device)  # once one process ends, torchrun kills the one that saves
                 raise _stopped(f"in epoch {epoch + 1} after step {step + 1} of {self.steps}")
         self.descent.require_finite_weights()
         means = self.meter.means()
@@ -238,8 +241,8 @@ class _Loop:
     def _seconds(self) -> float:
         return self.seconds_before + self.meter.seconds
 
-    def state(self, epoch: int, step: int) -> TrainingState:
-        """Everything that is needed to go on from ``step`` of ``epoch`` (both counted from 0)."""
+    def state(self, epoch: int, step: int, *, sums: tuple[float, float] = (0.0, 0.0)) -> TrainingState:
+        """Everything that is needed to go on from ``step`` of ``epoch`` (both counted from 0), which has these ``sums``."""
         return TrainingState(
             info=self.info,
             config=self.config,
@@ -254,12 +257,12 @@ class _Loop:
             start=self.start,
             batch_size=self.batch_size,
             scaling=self.descent.scaling(),
-            sums=self.meter.sums if step else (0.0, 0.0),
+            sums=sums,
         )
 
     def checkpoint(self, accuracy: tuple[float, float]) -> Checkpoint:
         """The averaged weights with their record."""
-        record = self.data.record(self.config.epochs, accuracy, self._seconds())
+        record = self.data.record(self.config, accuracy, self._seconds())
         return Checkpoint(replace(self.info, training=record), self.average.state_dict())
 
 

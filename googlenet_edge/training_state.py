@@ -14,11 +14,12 @@ from torch import Tensor
 from googlenet_edge.checkpoint import Checkpoint, CheckpointInfo, read_safetensors
 from googlenet_edge.descent import DescentConfig
 from googlenet_edge.errors import TrainingError
-from googlenet_edge.files import from_json, to_json, write_bytes
+from googlenet_edge.files import from_versioned_json, to_json, write_bytes
 from googlenet_edge.model import GoogLeNet
 from googlenet_edge.workspace import STATE_FILE
 
 METADATA_KEY = "googlenet_edge_training"
+SCHEMA = 1
 _NO_FILE = "weights of no checkpoint"
 
 
@@ -48,6 +49,7 @@ class _Header:
     batch_size: int = 0
     scaling: dict[str, int | float] = field(default_factory=dict)
     sums: tuple[float, float] = (0.0, 0.0)
+    schema: int = SCHEMA
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +59,8 @@ class TrainingState(_Header):
     ``weights`` are those being trained, ``average`` their moving average, ``momentum`` the optimizer's buffers by
     parameter name, ``generator`` the state of the random draws of dropout. ``start`` is the hash of the checkpoint that
     it began with; empty where it began at random. ``batch_size`` is that of all processes as it came to be, ``scaling``
-    the state of loss scaling, ``sums`` the losses and the shares of right answers of the epoch's steps, added up.
+    the state of loss scaling, ``sums`` the losses and the shares of right answers of the epoch's steps, added up,
+    the mean of all processes.
     """
 
     weights: dict[str, Tensor]
@@ -123,7 +126,11 @@ def read_state(folder: Path) -> TrainingState | None:
         return None
     metadata, tensors = read_safetensors(path)
     text = metadata.get(METADATA_KEY, "")
-    header = from_json(text.encode(), _Header, where=f"the metadata of {path}", error=TrainingError)
+    where = f"the metadata of {path}"
+    try:
+        header = from_versioned_json(text.encode(), _Header, schema=SCHEMA, where=where, error=TrainingError)
+    except TrainingError as problem:
+        raise TrainingError(f"{problem}; start anew with another --out") from problem
 
     def part(prefix: str) -> dict[str, Tensor]:
         return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
@@ -146,7 +153,7 @@ def check_same_training(saved: TrainingState, wanted: TrainingState, folder: Pat
             raise TrainingError(f"{folder} was being trained with {f.name} {before}, now it is {now}; {mend}")
     if saved.images_sha256 != wanted.images_sha256:
         raise TrainingError(f"{folder} was being trained on other images; {mend}")
-    if saved.batch_size not in (0, wanted.batch_size):  # earlier versions did not write it
+    if saved.batch_size != wanted.batch_size:
         raise TrainingError(
             f"{folder} was being trained in batches of {saved.batch_size}, in so many processes they are of"
             f" {wanted.batch_size}; {mend}"

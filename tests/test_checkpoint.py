@@ -14,6 +14,7 @@ import torch
 from networks import NARROW, made_checkpoint
 from safetensors.torch import save_file
 
+from googlenet_edge.augment import Augmentation
 from googlenet_edge.checkpoint import (
     METADATA_KEY,
     Checkpoint,
@@ -29,7 +30,8 @@ from googlenet_edge.files import sha256_file
 
 
 def test_checkpoint_survives_the_disk(tmp_path: Path) -> None:
-    record = TrainingRecord(3, 100, "a" * 64, "b" * 64, 0.5, 0.9, 12.5)
+    augmentation = Augmentation(0.7, flip=False)
+    record = TrainingRecord(3, 100, "a" * 64, "b" * 64, 0.5, 0.9, 12.5, augmentation=augmentation)
     checkpoint = made_checkpoint(true_5x5=True)
     checkpoint = replace(checkpoint, info=replace(checkpoint.info, training=record))
     path = tmp_path / "c.safetensors"

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import made_checkpoint
 from torch import Tensor, nn
 from watching import Watching
 
 from googlenet_edge.augment import Augmentation
+from googlenet_edge.checkpoint import TrainingRecord
 from googlenet_edge.dataset import load_pixels, refuse_damaged
-from googlenet_edge.distil import DistilConfig, distil, distillation_loss
+from googlenet_edge.distil import DistilConfig, as_trained, distil, distillation_loss
 from googlenet_edge.errors import TrainingError
 from googlenet_edge.pictograms import write_pictograms
 from googlenet_edge.preprocess import Preprocess
@@ -103,6 +105,16 @@ def test_distillation_depends_on_its_seed_alone_and_leaves_other_draws_alone(dat
 
     assert torch.equal(taught(seed=0, others=3), taught(seed=0, others=4))
     assert not torch.equal(taught(seed=0, others=3), taught(seed=1, others=3))
+
+
+def test_student_sees_images_changed_as_its_teacher_saw_them() -> None:
+    """Signs that a training must not mirror, `slim` and `finetune` must not either."""
+    teacher = made_checkpoint().info
+    config = DistilConfig(epochs=2)
+    assert as_trained(config, teacher) == config, "an older file says nothing of it"
+    record = TrainingRecord(3, 100, "", "", 0.5, 0.9, 1.0, augmentation=Augmentation(0.7, flip=False))
+    known = as_trained(config, replace(teacher, training=record))
+    assert known == replace(config, augmentation=Augmentation(0.7, flip=False))
 
 
 def test_distillation_tells_of_steps_and_epochs(data: TrainingData) -> None:

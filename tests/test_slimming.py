@@ -20,8 +20,9 @@ from networks import NARROW, SMALL, made_checkpoint
 from numpy.typing import NDArray
 from tiny_bundles import hide_openvino, solid
 
+from googlenet_edge.augment import Augmentation
 from googlenet_edge.channels import LatencyModel
-from googlenet_edge.checkpoint import Checkpoint, is_auxiliary, read_checkpoint, write_checkpoint
+from googlenet_edge.checkpoint import Checkpoint, TrainingRecord, is_auxiliary, read_checkpoint, write_checkpoint
 from googlenet_edge.dataset import Progress, open_dataset
 from googlenet_edge.engines import slimming, stopwatch
 from googlenet_edge.engines.bundle import read_bundle
@@ -42,6 +43,7 @@ from googlenet_edge.target import Device, Precision
 from googlenet_edge.workspace import RunRecord, write_run_record
 
 CHECKPOINT = "runs/photos/checkpoint.safetensors"
+TRAINED = TrainingRecord(1, 48, "", "", 0.5, 1.0, 1.0, augmentation=Augmentation(0.7, flip=False))
 BRIEFLY = ("--precision", "fp32", "--epochs", "1", "--batch-size", "32", "--workers", "0")
 SLIM = ("slim", CHECKPOINT, "--data", "photos", *BRIEFLY)
 
@@ -118,7 +120,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def for_photos(widths: Widths, folder: Path) -> Checkpoint:
     made = made_checkpoint(classes=12, widths=widths)
-    return replace(made, info=replace(made.info, class_names=open_dataset(folder / "photos").train.class_names))
+    names = open_dataset(folder / "photos").train.class_names
+    return replace(made, info=replace(made.info, class_names=names, training=TRAINED))
 
 
 # The search
@@ -266,7 +269,8 @@ def test_slim_writes_checkpoints_that_name_their_parent(slim: Slimmed) -> None:
         child = slim.checkpoint(f"{folder}/checkpoint.safetensors")
         assert child.info.training is not None
         assert (child.info.training.parent_sha256, child.info.training.images) == (parent.sha256, 48)
-        assert replace(child.info, training=None, widths=parent.info.widths) == parent.info
+        assert child.info.training.augmentation == TRAINED.augmentation
+        assert replace(child.info, training=TRAINED, widths=parent.info.widths) == parent.info
         widths = convolution_widths(child.info.widths)
         assert all(width % 8 == 0 for width in widths.values())
         assert sum(widths.values()) < sum(convolution_widths(parent.info.widths).values())

@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from command import refused_without_a_trace
 from PIL import Image
+from safetensors.torch import save
 from tiny_bundles import write_colour_bundle
 from watching import Watching
 
@@ -42,6 +43,7 @@ from googlenet_edge.dataset import Checked, check_images, load_pixels, open_data
 from googlenet_edge.descent import learning_rate_at
 from googlenet_edge.engines.bundle import read_bundle
 from googlenet_edge.errors import DamagedImageError, OutputError, TrainingError
+from googlenet_edge.files import to_json
 from googlenet_edge.model import Outputs
 from googlenet_edge.parallel import Rank
 from googlenet_edge.pictograms import write_pictograms
@@ -49,7 +51,14 @@ from googlenet_edge.preprocess import Preprocess
 from googlenet_edge.reports import EpochReport, StepReport, StoppedError, drop_lines_from, read_lines
 from googlenet_edge.train import TrainRequest, train
 from googlenet_edge.training_loop import TrainingData, ema_decay_at, evaluate_model, train_from, training_loss
-from googlenet_edge.training_state import TrainConfig, TrainingState, check_same_training, first_state, read_state
+from googlenet_edge.training_state import (
+    METADATA_KEY,
+    TrainConfig,
+    TrainingState,
+    check_same_training,
+    first_state,
+    read_state,
+)
 from googlenet_edge.whitening import whitened
 from googlenet_edge.workspace import RunRecord, write_run_record
 
@@ -137,6 +146,24 @@ def test_training_stopped_at_any_step_ends_as_if_it_never_was(data: TrainingData
         assert [line["epoch"] for line in lines] == [1, 2]
         for line, figures in zip(lines, metrics, strict=True):
             assert (line["loss"], line["train_top1"]) == pytest.approx(figures)
+
+
+def test_training_keeps_in_its_checkpoint_how_images_were_changed(data: TrainingData, tmp_path: Path) -> None:
+    record = run(start(data), data, tmp_path, Watching()).info.training
+    assert record and record.augmentation == Augmentation(flip=False)
+    assert not torch.backends.cudnn.allow_tf32, "the accuracy beside it is in float32, on every GPU"
+
+
+def test_state_that_another_version_wrote_is_not_gone_on_with(data: TrainingData, tmp_path: Path) -> None:
+    header = to_json(replace(start(data), weights={}, average={})).replace(b'"schema":1', b'"schema":2')
+    for said, text in [
+        (r"cannot be read: .*required field `schema`.*", header.replace(b'"schema"', b'"scheme"')),
+        (r"has schema 2, this version reads up to 1; upgrade googlenet-edge", header),
+    ]:
+        metadata = {METADATA_KEY: text.decode()}
+        (tmp_path / "training-state.safetensors").write_bytes(save({"generator": torch.zeros(1)}, metadata=metadata))
+        with pytest.raises(TrainingError, match=rf"^the metadata of .* {said}; start anew with another --out$"):
+            read_state(tmp_path)
 
 
 def test_training_with_loss_scaling_goes_on_with_its_scale(
