@@ -242,7 +242,7 @@ class _Loop:
         return self.seconds_before + self.meter.seconds
 
     def state(self, epoch: int, step: int, *, sums: tuple[float, float] = (0.0, 0.0)) -> TrainingState:
-        """Everything that is needed to go on from ``step`` of ``epoch`` (both counted from 0), which has these ``sums``."""
+        """Everything that is needed to go on from ``step`` of ``epoch``, both counted from 0."""
         return TrainingState(
             info=self.info,
             config=self.config,
