@@ -18,7 +18,7 @@ from googlenet_edge.augment import Epoch, TrainingBatches, to_input
 from googlenet_edge.checkpoint import CheckpointInfo
 from googlenet_edge.descent import Descent, DescentConfig, Positive, autocast, batch_size_for, learning_rate_at
 from googlenet_edge.reports import EpochReport, Meter, Observer, StoppedError
-from googlenet_edge.training_loop import TrainingData, evaluate_model, top1_share
+from googlenet_edge.training_loop import TrainingData, evaluate_model, placed, top1_share
 
 _MEND = "start again with a lower --learning-rate"
 _TEMPERATURE = 2.0
@@ -97,7 +97,7 @@ class _Lessons:
     ) -> None:
         self.data, self.config, self.observer = data, config, observer
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.student, self.teacher = (_placed(network, self.device) for network in (student, teacher))
+        self.student, self.teacher = (placed(network, self.device) for network in (student, teacher))
         self.batch_size = batch_size_for(config.batch_size, len(data.train))
         self.steps = len(data.train) // self.batch_size
         self.total = config.epochs * self.steps
@@ -143,10 +143,6 @@ class _Lessons:
                 wanted = self.teacher(x)
             found = self.student(x)
         return self.descent.step(number, distillation_loss(found, wanted)), top1_share(found.detach(), labels)
-
-
-def _placed(network: nn.Module, device: torch.device) -> nn.Module:
-    return network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload,no-any-return]
 
 
 @contextmanager

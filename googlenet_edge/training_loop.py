@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from googlenet_edge.reports import EpochReport, Meter, Observer, StoppedError, a
 from googlenet_edge.training_state import TrainConfig, TrainingState, write_state
 from googlenet_edge.workspace import METRICS_FILE
 
+Network = TypeVar("Network", bound=nn.Module)
 AUX_WEIGHT = 0.3
 LABEL_SMOOTHING = 0.1
 EMA_HALF_LIFE_SHARE = 0.02
@@ -123,6 +125,11 @@ def evaluate_model(model: nn.Module, images: ImageSet, preprocess: Preprocess) -
     return top1 / done, top5 / done
 
 
+def placed(network: Network, device: torch.device) -> Network:
+    """On a device, in channels-last memory and in eval mode."""
+    return network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload,no-any-return]
+
+
 def top1_share(logits: Tensor, labels: Tensor) -> float:
     """The share of rows of ``logits`` ``(N, classes)``, on any device, whose largest is at ``labels`` ``(N,)``."""
     return float((logits.argmax(1).cpu() == labels).float().mean())
@@ -183,7 +190,7 @@ class _Loop:
     def _network(self, weights: dict[str, Tensor]) -> GoogLeNet:
         model = GoogLeNet(self.info.model_config())
         model.load_state_dict(weights)
-        return model.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload,no-any-return]
+        return placed(model, self.device)
 
     def run_epoch(self, epoch: int, *, save: Callable[[TrainingState], None]) -> EpochReport:
         """All steps of one epoch, then the evaluation of the averaged weights."""
@@ -199,9 +206,9 @@ class _Loop:
             self.meter.add(loss, top1_share(logits, labels))
             self.meter.report(step + 1, self.observer)
             if step + 1 < self.steps and self.asked_to_stop():
-                sums = mean_of_ranks([*self.meter.sums], self.rank, self.device)
+                losses, hits = mean_of_ranks([*self.meter.sums], self.rank, self.device)
                 if self.rank.first:
-                    save(self.state(epoch, step + 1, sums=(sums[0], sums[1])))
+                    save(self.state(epoch, step + 1, sums=(losses, hits)))
                 any_rank(False, self.rank, self.device)  # once one process ends, torchrun kills the one that saves
                 raise _stopped(f"in epoch {epoch + 1} after step {step + 1} of {self.steps}")
         self.descent.require_finite_weights()
