@@ -231,10 +231,9 @@ def test_what_cannot_be_set_back_is_told_after_a_block_that_ended_well(tmp_path:
     root = board("both")
     with held(root, "15W", fixed=True) as left:
         (root / "usr/bin/jetson_clocks").write_text("#!/bin/sh\nexit 7\n")
-    clocks_left, mode_left = left
-    assert clocks_left.startswith(
-        "the clocks are not set back: jetson_clocks failed (code 7); sudo jetson_clocks --rest"
-    )
+    fixed_left, mode_left, before_left = left
+    sentence = "the clocks are not set back: jetson_clocks failed (code 7); sudo jetson_clocks --restore "
+    assert fixed_left.startswith(sentence) and before_left.startswith(sentence)
     assert mode_left == mode
     sentence = "^the power mode did not change to 25W: "
     with pytest.raises(EngineError, match=sentence), held(board("failed"), "15W", fixed=False):
