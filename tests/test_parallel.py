@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import sys
@@ -14,29 +15,54 @@ from safetensors.torch import load_file
 
 from googlenet_edge.errors import TrainingError
 from googlenet_edge.parallel import BatchDropout, Rank, process_group
+from googlenet_edge.pictograms import write_pictograms
+from googlenet_edge.reports import read_lines
 
 
-def test_two_gloo_processes_give_the_gradients_of_one_and_the_first_tells_of_a_stop(tmp_path: Path) -> None:
-    """All gradients and running statistics, with dropout and both auxiliary heads, to 1e-11 in float64."""
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """What two processes left, and what each said."""
+    work = tmp_path_factory.mktemp("two")
+    write_pictograms(work / "photos", train_per_class=1, val_per_class=1, size=32)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    out = tmp_path / "gradients.safetensors"
     program = [sys.executable, parallel_gradients.__file__]
     processes = [
-        subprocess.Popen([*program, str(index), port, str(out)], stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [*program, str(index), port, str(work / "gradients.safetensors")], stderr=subprocess.PIPE, text=True
+        )
         for index in range(2)
     ]
     errors = [process.communicate()[1] for process in processes]
-    assert [process.returncode for process in processes] == [1, 1]
-    told = [[line for line in text.splitlines() if line.startswith("gnet-edge:")] for text in errors]
-    assert told == [["gnet-edge: training stopped"], []], errors
-    assert "Traceback" not in "".join(errors), errors
-    one, two = parallel_gradients.gradients(Rank()), load_file(out)
-    assert one.keys() == two.keys()
+    assert [process.returncode for process in processes] == [1, 1], errors
+    return work, errors
+
+
+def test_two_gloo_processes_give_the_gradients_of_one(two: tuple[Path, list[str]]) -> None:
+    """All gradients and running statistics, with dropout and both auxiliary heads, to 1e-11 in float64."""
+    one, found = parallel_gradients.gradients(Rank()), load_file(two[0] / "gradients.safetensors")
+    assert one.keys() == found.keys()
     for name, expected in one.items():
-        difference = (two[name] - expected).double().norm()
+        difference = (found[name] - expected).double().norm()
         assert difference <= 1e-11 * expected.double().norm(), name
+
+
+def test_first_of_two_processes_tells_of_a_stop(two: tuple[Path, list[str]]) -> None:
+    told = [[line for line in text.splitlines() if line.startswith("gnet-edge:")] for text in two[1]]
+    assert told == [["gnet-edge: training stopped"], []], two[1]
+    assert "Traceback" not in "".join(two[1]), two[1]
+
+
+def test_two_processes_that_were_stopped_report_the_epoch_as_those_that_were_not(two: tuple[Path, list[str]]) -> None:
+    (whole,), (stopped,) = (read_lines(two[0] / name / "metrics.jsonl") for name in ("whole", "stopped"))
+    figures = [(line["loss"], line["train_top1"], line["val_top1"]) for line in (whole, stopped)]
+    assert figures[1] == pytest.approx(figures[0])
+
+
+def test_process_does_not_end_before_the_first_has_saved(two: tuple[Path, list[str]]) -> None:
+    """Since torchrun ends all as soon as one has ended."""
+    assert json.loads((two[0] / "told.json").read_text()) == 1
 
 
 def test_process_group_is_one_process_where_a_cluster_sets_a_variable_of_torchrun(
