@@ -44,7 +44,7 @@ class Augmentation:
     by noise.
     """
 
-    min_area: Annotated[float, Meta(ge=0.05, le=1)] = 0.35
+    min_area: Annotated[float, Meta(gt=0, le=1)] = 0.35
     flip: bool = True
     colour: Share = 0.2
     erase: Share = 0.0

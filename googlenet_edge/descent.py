@@ -38,10 +38,9 @@ Source: Page, "How to Train Your ResNet 8", and Jordan, arXiv 2404.00498, sectio
 class DescentConfig:
     """What a person may set of any training. ``batch_size`` is that of all processes together.
 
-    ``learning_rate`` is the peak. ``weight_decay`` is that of kernels and matrices; biases, normalization and
-    what `Muon` moves have none.
-    ``mixed_precision`` acts where the processor is made for it; a network whose own roundings are the point needs it
-    off.
+    ``learning_rate`` is the peak. ``weight_decay`` is that of kernels and matrices; biases, normalization and what
+    `Muon` moves have none. ``mixed_precision`` acts where the processor is made for it; a network whose own roundings
+    are the point needs it off.
     """
 
     epochs: Positive = 30

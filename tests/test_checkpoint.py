@@ -30,7 +30,7 @@ from googlenet_edge.files import sha256_file
 
 
 def test_checkpoint_survives_the_disk(tmp_path: Path) -> None:
-    augmentation = Augmentation(0.7, flip=False)
+    augmentation = Augmentation(0.01, flip=False)  # less than the command line takes
     record = TrainingRecord(3, 100, "a" * 64, "b" * 64, 0.5, 0.9, 12.5, augmentation=augmentation)
     checkpoint = made_checkpoint(true_5x5=True)
     checkpoint = replace(checkpoint, info=replace(checkpoint.info, training=record))
@@ -41,6 +41,17 @@ def test_checkpoint_survives_the_disk(tmp_path: Path) -> None:
     assert found.weights.keys() == checkpoint.weights.keys()
     assert all(torch.equal(found.weights[name], tensor) for name, tensor in checkpoint.weights.items())
     assert found.sha256 == sha256_file(path)
+
+
+@pytest.mark.parametrize(
+    "changed", [Augmentation(0.0), Augmentation(2.0), Augmentation(colour=-1), Augmentation(erase=7)]
+)
+def test_checkpoint_whose_images_cannot_have_been_changed_so_is_refused(tmp_path: Path, changed: Augmentation) -> None:
+    record = TrainingRecord(3, 100, "a" * 64, "b" * 64, 0.5, 0.9, 12.5, augmentation=changed)
+    made = made_checkpoint()
+    write_checkpoint(tmp_path / "c.safetensors", replace(made, info=replace(made.info, training=record)))
+    with pytest.raises(CheckpointError, match=r"cannot be read: Expected `float` .* at `\$.training.augmentation\."):
+        read_checkpoint(tmp_path / "c.safetensors")
 
 
 def change(checkpoint: Checkpoint, **tensors: torch.Tensor) -> Checkpoint:
