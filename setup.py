@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import io
 import tokenize
+import zlib
 from pathlib import Path
 
 from setuptools import setup
@@ -46,6 +47,9 @@ def without_notes(source: str, *, shown: bool) -> str:
                     if len(body) == 1:
                         lines[first - 1] = " " * statement.col_offset + "...\n"
     return "".join(lines)
+
+
+zlib.Z_DEFAULT_COMPRESSION = zlib.Z_BEST_COMPRESSION  # which is how `zipfile` packs the wheel
 
 
 class BuildPy(build_py):

@@ -102,14 +102,18 @@ def lower_int8_tensorrt(
     return _in_opset(taking_pixels_less(model, _S8_MIDDLE, crop=graph.preprocess.crop), opset)
 
 
-def lower_implicit_tensorrt(graph: InferenceGraph, table: CalibrationTable, *, opset: int = 17) -> onnx.ModelProto:
+def lower_implicit_tensorrt(
+    graph: InferenceGraph, table: CalibrationTable, *, opset: int = 17, float_nodes: AbstractSet[str] = NO_NODES
+) -> onnx.ModelProto:
     """The float graph that the table's ranges are for: with a calibration cache, a DLA's TensorRT quantizes it itself.
+
+    ``float_nodes``: names of convolutions and classifiers that stay float, with the weights that they had.
 
     Raises:
         CalibrationError: the table belongs to another graph.
         LoweringError: the opset is none of `OPSETS`.
     """
-    ready = prepared(graph, table, weight_range=WeightRange.FULL)
+    ready = prepared(graph, table, weight_range=WeightRange.FULL, float_nodes=float_nodes)
     return lower_fp32_tensorrt(ready, opset=opset, dla_head=True)
 
 

@@ -6,6 +6,7 @@ is worth it, the machine at hand must say: see `googlenet_edge.engines.trials`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -97,7 +98,11 @@ def _find_stem(index: Index) -> _Stem | None:
     per_channel: list[onnx.TensorProto] = []
     node = index.only_reader(planes.output[0])
     while node is not None and node.op_type in _BETWEEN:
-        per_channel += [index.constants[name] for name in node.input[1:] if len(index.constants[name].dims) == 4]
+        for constant in map(index.constants.get, node.input[1:]):
+            if constant is None or not (math.prod(constant.dims) == 1 or list(constant.dims) == [1, 3, 1, 1]):
+                return None  # a mean image of a foreign network, say
+            if math.prod(constant.dims) > 1:
+                per_channel.append(constant)
         node = index.only_reader(node.output[0])
     if node is None or not is_plain_conv(node, stride=2):
         return None

@@ -165,7 +165,7 @@ def _int8_dla(
     graph: InferenceGraph, table: CalibrationTable | None, float_nodes: AbstractSet[str], opset: int
 ) -> Lowered:
     measured = _given(table)
-    model = lower_implicit_tensorrt(graph, measured, opset=opset)
+    model = lower_implicit_tensorrt(graph, measured, opset=opset, float_nodes=float_nodes)
     cache = calibration_cache(graph, measured, model, version=_CACHE_VERSION, float_nodes=float_nodes)
     notes = (_SIMULATED_CACHE, *_without_rule(graph))
     return Lowered(model.SerializeToString(deterministic=True), notes, calibration_cache=cache)

@@ -6,6 +6,7 @@ environment, runs the measurement and sends it back (`engines/remote_agent.py`).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
@@ -121,6 +122,11 @@ def load_cargo(paths: Sequence[Path], image: bytes, wheel: Wheel) -> Cargo:
     return Cargo({layout[place]: data for place, data in placed.items()}, layout, tuple(manifests), wheel.name)
 
 
+def _name(path: Path) -> str:
+    """As `to_json` writes it."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
 def _folder(number: int) -> str:
     return f"bundles/{number:03}"
 
@@ -128,7 +134,7 @@ def _folder(number: int) -> str:
 def _job(paths: Sequence[Path], remote: Remote, plan: RemotePlan, cargo: Cargo) -> dict[str, object]:
     request = Request(
         bundles=tuple(_folder(number) for number in range(len(paths))),
-        names=tuple(map(str, paths)),
+        names=tuple(map(_name, paths)),
         image=_IMAGE,
         plan=plan,
     )
@@ -198,7 +204,7 @@ def _checked(data: bytes, paths: Sequence[Path], cargo: Cargo, host: Host) -> Me
     measurement = parse_measurement(data, f"the measurement of {host}")
     check_measurement(measurement, f"the measurement of {host}")
     measured = [(bundle.name, bundle.model_sha256) for bundle in measurement.bundles]
-    sent = [(str(path), m.files[MODEL].sha256) for path, m in zip(paths, cargo.manifests, strict=True)]
+    sent = [(_name(path), m.files[MODEL].sha256) for path, m in zip(paths, cargo.manifests, strict=True)]
     if measured != sent:
         raise RemoteError(f"{host} sent a measurement of something else; is its googlenet-edge damaged?")
     return measurement

@@ -74,6 +74,7 @@ class Link:
     def __init__(self, host: Host, python: str, process: subprocess.Popen[bytes]) -> None:
         self._host, self._python, self._process = host, python, process
         self._stdin, self._stdout, self._stderr = _pipes(process)
+        os.set_blocking(self._stdin.fileno(), False)
         self._buffer, self._said = bytearray(), b""
         self._ready = False
         self._spoke = time.monotonic()
@@ -109,7 +110,7 @@ class Link:
     def start_agent(self) -> None:
         """Looks which Python answers, and gives it the agent to run."""
         version = self.expect(EventKind.PYTHON).message
-        numbers = tuple(int(part) for part in version.split(".") if part.isdecimal())
+        numbers = tuple(int(part[:9]) for part in version.split(".") if part.isdecimal())
         if numbers[:2] < _OLDEST_PYTHON:
             raise RemoteError(
                 f"{self._host}: {self._python} is Python {printable(version)}, 3.10 or newer is needed;"
@@ -151,6 +152,8 @@ class Link:
         left = memoryview(data)
         try:
             while left:
+                if not select.select([], [self._stdin], [], self._patience)[1]:
+                    raise self._silent()
                 left = left[os.write(self._stdin.fileno(), left) :]
         except BrokenPipeError:
             while True:  # it has said why, or it raises
@@ -171,8 +174,7 @@ class Link:
 
     def _more(self) -> None:
         """Waits for bytes, and tells meanwhile that somebody is here."""
-        patience = SILENCE_S if self._ready else _STARTING_S
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + self._patience
         streams = [self._stdout, self._stderr]
         while time.monotonic() < deadline:
             if self._ready and time.monotonic() - self._spoke >= ALIVE_S:
@@ -188,12 +190,19 @@ class Link:
                     self._ended()
                 self._buffer += piece
                 return
-        raise RemoteError(
-            f"{self._host} has said nothing for {patience:.0f} seconds; see whether it hangs, and try again"
+        raise self._silent()
+
+    @property
+    def _patience(self) -> float:
+        return SILENCE_S if self._ready else _STARTING_S
+
+    def _silent(self) -> RemoteError:
+        return RemoteError(
+            f"{self._host} has said nothing for {self._patience:.0f} seconds; see whether it hangs, and try again"
         )
 
     def _breathe(self) -> None:
-        with suppress(BrokenPipeError):
+        with suppress(BrokenPipeError, BlockingIOError):
             os.write(self._stdin.fileno(), b'{"do": "alive"}\n')  # a pipe takes so few bytes whole
         self._spoke = time.monotonic()
 

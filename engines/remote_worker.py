@@ -57,12 +57,16 @@ class RemotePlan:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """``bundles`` and ``image`` are paths where the worker runs, ``names`` what the measurement calls the bundles."""
+    """``bundles`` and ``image`` are paths where the worker runs, ``names`` what the measurement calls the bundles.
+
+    ``load_average``: before the installation, which makes some.
+    """
 
     bundles: tuple[str, ...]
     names: tuple[str, ...]
     image: str
     plan: RemotePlan
+    load_average: float | None = None
 
 
 def run(request: Request, *, say: Say, root: Path = ROOT) -> Measurement:
@@ -80,6 +84,7 @@ def run(request: Request, *, say: Say, root: Path = ROOT) -> Measurement:
     image = Path(request.image).read_bytes()
     with held(root, wish.power_mode, fixed=wish.lock_clocks) as left:
         circumstances = read_circumstances(root)  # before the load that compiling makes
+        circumstances = replace(circumstances, load_average=request.load_average or circumstances.load_average)
         build_plans(paths, engine=wish.engine, say=say)
         plan = BenchPlan(
             threads=wish.threads,

@@ -30,7 +30,6 @@ UNCHANGED_COLOURS = np.vstack([np.eye(3), np.zeros((1, 3))]).astype(np.float32)
 _PR_SET_PDEATHSIG = 1
 _BY_A_LOADER = "in DataLoader worker process"
 _NO_MEMORY = "there is not enough memory; free some, or give a smaller --batch-size"
-Key = tuple[int, int]  # (epoch, index of the image)
 Share = Annotated[float, Meta(ge=0, le=1)]
 
 
@@ -54,7 +53,8 @@ class Augmentation:
 class Epoch:
     """The batches of one epoch for one of ``world`` processes, from batch ``first`` on.
 
-    All processes shuffle alike; process ``rank`` takes its part of every batch.
+    All processes shuffle alike; process ``rank`` takes its part of every batch. ``plain``: images are not augmented but
+    mirrored and cut as evaluation cuts them, anywhere.
     """
 
     images: int
@@ -64,14 +64,18 @@ class Epoch:
     first: int = 0
     rank: int = 0
     world: int = 1
+    plain: bool = False
 
-    def batches(self) -> Iterator[list[Key]]:
+    def batches(self) -> Iterator[list[tuple[Epoch, int]]]:
         """Keys of this process's share of each batch; what does not fill a batch is left out of this epoch."""
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.images).tolist()
         share = self.batch_size // self.world
         for start in range(self.first * self.batch_size, self.images - self.batch_size + 1, self.batch_size):
             mine = start + self.rank * share
-            yield [(self.epoch, i) for i in order[mine : mine + share]]
+            yield [(self, i) for i in order[mine : mine + share]]
+
+
+Key = tuple[Epoch, int]  # of which epoch, index of the image
 
 
 class _Batches(Sampler[list[Key]]):
@@ -87,23 +91,20 @@ class _Batches(Sampler[list[Key]]):
 class _Crops(Dataset[tuple[Tensor, Tensor, int]]):
     """(epoch, index) → uint8 ``(crop, crop, 3)``, its colour map float32 ``(4, 3)``, and the label."""
 
-    def __init__(
-        self, images: ImageSet, preprocess: Preprocess, augmentation: Augmentation, seed: int, plain_from: int | None
-    ) -> None:
-        self.images, self.preprocess, self.augmentation, self.seed = images, preprocess, augmentation, seed
-        self.plain_from = plain_from
+    def __init__(self, images: ImageSet, preprocess: Preprocess, augmentation: Augmentation) -> None:
+        self.images, self.preprocess, self.augmentation = images, preprocess, augmentation
 
     def __getitem__(self, key: Key) -> tuple[Tensor, Tensor, int]:
         epoch, index = key
-        random = np.random.default_rng([self.seed, epoch, index])
+        random = np.random.default_rng([epoch.seed, epoch.epoch, index])
         image = decode_rgb(self.images.paths[index], short_side=self.preprocess.resize)
-        if self.plain_from is not None and epoch >= self.plain_from:
+        if epoch.plain:
             pixels, colours = plain_crop(image, self.preprocess, random), UNCHANGED_COLOURS
         else:
             pixels = random_crop(image, self.preprocess.crop, self.augmentation, random)
             colours = random_colours(self.augmentation, random)
             erase_rectangle(pixels, self.augmentation, random)
-        if self.augmentation.flip and (epoch + index) % 2:
+        if self.augmentation.flip and (epoch.epoch + index) % 2:
             pixels = np.ascontiguousarray(pixels[:, ::-1])
         return torch.from_numpy(pixels), torch.from_numpy(colours), self.images.labels[index]
 
@@ -120,14 +121,11 @@ class TrainingBatches:
         preprocess: Preprocess,
         augmentation: Augmentation,
         *,
-        seed: int,
         workers: int,
-        plain_from: int | None = None,
     ) -> None:
-        """``plain_from``: the first epoch whose images are cut as evaluation cuts them; none: no epoch's are."""
         self._sampler = _Batches()
         self._loader = DataLoader(
-            _Crops(images, preprocess, augmentation, seed, plain_from),
+            _Crops(images, preprocess, augmentation),
             batch_sampler=self._sampler,
             num_workers=workers,
             persistent_workers=workers > 0,

@@ -86,7 +86,7 @@ class Descent:
         """
         for optimizer in self._optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = group["rate"] * learning_rate_at(number, steps=self._steps, config=self._config)
+                group["lr"] = group["rate"] * self.rate(number)
             optimizer.zero_grad()
         torch.autograd.backward(self._scaler.scale(loss))
         for optimizer in self._optimizers:
@@ -97,6 +97,10 @@ class Descent:
             raise TrainingError(f"the loss is {value} at step {number + 1}; {self._mend}")
         return value
 
+    def rate(self, number: int) -> float:
+        """The learning rate of that step."""
+        return learning_rate_at(number, steps=self._steps, config=self._config)
+
     def require_finite_weights(self) -> None:
         """Raises `TrainingError` where the last step left weights that no loss has shown yet."""
         if not all(torch.isfinite(parameter).all() for parameter in self._model.parameters()):
@@ -105,8 +109,7 @@ class Descent:
     def momentum(self) -> dict[str, Tensor]:
         """The optimizers' buffers by parameter name."""
         state = {parameter: kept for optimizer in self._optimizers for parameter, kept in optimizer.state.items()}
-        found = {n: state[p].get("momentum_buffer") for n, p in self._model.named_parameters() if p in state}
-        return {name: buffer for name, buffer in found.items() if buffer is not None}
+        return {n: state[p]["momentum_buffer"] for n, p in self._model.named_parameters() if p in state}
 
     def scaling(self) -> dict[str, int | float]:
         """The state of loss scaling; empty where there is none."""
@@ -119,12 +122,10 @@ class Descent:
             self._scaler.load_state_dict(state)
 
     def load_momentum(self, momentum: dict[str, Tensor]) -> None:
-        """Each buffer in the memory format of its parameter, which the fused optimizer takes for granted."""
-        names = {parameter: name for name, parameter in self._model.named_parameters()}
-        for optimizer in self._optimizers:
-            for parameter in (p for group in optimizer.param_groups for p in group["params"]):
-                if (buffer := momentum.get(names[parameter])) is not None:
-                    optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)
+        """In place: the fused optimizer takes it for granted that a buffer is in the memory format of its parameter."""
+        for name, buffer in self.momentum().items():
+            if name in momentum:
+                buffer.copy_(momentum[name])
 
 
 def learning_rate_at(step: int, *, steps: int, config: DescentConfig) -> float:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from googlenet_edge.augment import Epoch, TrainingBatches, to_input
 from googlenet_edge.checkpoint import CheckpointInfo
-from googlenet_edge.descent import Descent, DescentConfig, Positive, autocast, batch_size_for, learning_rate_at
+from googlenet_edge.descent import Descent, DescentConfig, Positive, autocast, batch_size_for
 from googlenet_edge.reports import EpochReport, Meter, Observer, StoppedError
 from googlenet_edge.training_loop import TrainingData, evaluate_model, placed, top1_share
 
@@ -103,9 +103,7 @@ class _Lessons:
         self.total = config.epochs * self.steps
         self.descent = Descent(self.student, config, steps=self.total, device=self.device, mend=_MEND)
         self.meter = Meter(epochs=config.epochs, steps=self.steps, batch_size=self.batch_size)
-        self.batches = TrainingBatches(
-            data.train, data.preprocess, config.augmentation, seed=config.seed, workers=workers
-        )
+        self.batches = TrainingBatches(data.train, data.preprocess, config.augmentation, workers=workers)
 
     def epoch(self, epoch: int) -> EpochReport:
         """All steps of one epoch, counted from 0, then the evaluation."""
@@ -122,16 +120,17 @@ class _Lessons:
                     " training is not kept, the same command starts again"
                 )
         self.descent.require_finite_weights()
-        means = self.meter.means()
+        loss, train_top1 = (total / self.steps for total in self.meter.sums)
+        images_per_s = self.meter.images_per_s
         top1, top5 = evaluate_model(self.student.eval(), self.data.val, self.data.preprocess)
         return EpochReport(
             epoch=epoch + 1,
-            loss=means.loss,
-            train_top1=means.top1,
+            loss=loss,
+            train_top1=train_top1,
             val_top1=top1,
             val_top5=top5,
-            learning_rate=learning_rate_at((epoch + 1) * self.steps - 1, steps=self.total, config=self.config),
-            images_per_s=means.images_per_s,
+            learning_rate=self.descent.rate((epoch + 1) * self.steps - 1),
+            images_per_s=images_per_s,
             seconds=self.meter.seconds,
         )
 

@@ -110,7 +110,19 @@ def read_graph(path: Path) -> InferenceGraph:
     if others := {o.version for o in model.opset_import} - set(OPSETS):
         known = " or ".join(map(str, OPSETS))
         raise GraphError(f"{path} is of opset {max(others)}, and gnet-edge export writes {known}; export it again")
+    if not _as_written(model.graph, metadata.preprocess.crop):
+        raise GraphError(f"{path} was changed after gnet-edge export wrote it; export it again")
     return InferenceGraph(model, metadata.class_names, metadata.preprocess, metadata.parent_sha256)
+
+
+def _as_written(graph: onnx.GraphProto, crop: int) -> bool:
+    """Whether images of that size go in, logits come out, and every layer has its weight and its bias."""
+    if [i.name for i in graph.input] != [INPUT] or [o.name for o in graph.output] != [OUTPUT]:
+        return False
+    sides = [side.dim_value for side in graph.input[0].type.tensor_type.shape.dim[1:]]
+    stored = {constant.name for constant in graph.initializer}
+    layers = [node.input[1:] for node in graph.node if node.op_type in ("Conv", "Gemm")]
+    return sides == [3, crop, crop] and all(len(parts) == 2 and stored.issuperset(parts) for parts in layers)
 
 
 def metadata_of(model: onnx.ModelProto, path: Path) -> GraphMetadata | None:

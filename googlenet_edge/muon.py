@@ -26,16 +26,15 @@ class Muon(torch.optim.Optimizer):
         """A step turns a kernel by at most about ``lr`` of its length. ``dtype`` is that of the products."""
         super().__init__([{"params": list(kernels), "rate": rate}], {"lr": 0.0, "momentum": momentum})
         self._dtype = dtype
+        for kernel in self.param_groups[0]["params"]:
+            self.state[kernel]["momentum_buffer"] = torch.zeros_like(kernel)
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
         """Moves every kernel."""
         for group in self.param_groups:
             for kernel in group["params"]:
-                state = self.state[kernel]
-                if not state:
-                    state["momentum_buffer"] = torch.zeros_like(kernel)
-                buffer = state["momentum_buffer"]
+                buffer = self.state[kernel]["momentum_buffer"]
                 buffer.mul_(group["momentum"]).add_(kernel.grad)
                 ahead = kernel.grad.add(buffer, alpha=group["momentum"])
                 direction = orthogonal(ahead.flatten(1).to(self._dtype)).to(kernel.dtype).view(kernel.shape)

@@ -72,11 +72,7 @@ def first_tells_of_stop(rank: Rank) -> Iterator[None]:
 
 def any_rank(flag: bool, rank: Rank, device: torch.device) -> bool:
     """Whether ``flag`` is set in any process."""
-    if rank.world == 1:
-        return flag
-    total = torch.tensor(float(flag), device=device)
-    dist.all_reduce(total)
-    return bool(total.item() > 0)
+    return mean_of_ranks([float(flag)], rank, device)[0] > 0
 
 
 def mean_of_ranks(values: list[float], rank: Rank, device: torch.device) -> list[float]:

@@ -65,15 +65,6 @@ class StoppedError(TrainingError):
     """Training was asked to stop; the message says whether it can go on from there."""
 
 
-@dataclass(frozen=True, slots=True)
-class EpochMeans:
-    """Means over the steps of an epoch; ``top1`` is a share of the training images."""
-
-    loss: float
-    top1: float
-    images_per_s: float
-
-
 class Meter:
     """Keeps what the steps of a training came to, and how fast they go."""
 
@@ -81,15 +72,14 @@ class Meter:
         """``steps`` are those of an epoch; time counts from now."""
         self._epochs, self._steps, self._batch_size = epochs, steps, batch_size
         self._started = self._epoch_started = time.monotonic()
-        self._epoch = self._done = self._before = 0
+        self._epoch = self._done = 0
         self._sums = 0.0, 0.0
         self._losses: list[float] = []
         self._hits: list[float] = []
 
-    def begin(self, epoch: int, *, step: int = 0, sums: tuple[float, float] = (0.0, 0.0)) -> None:
-        """An epoch, counted from 0, begins, or goes on after ``step`` steps that came to ``sums``."""
-        self._epoch, self._losses, self._hits = epoch, [], []
-        self._before, self._sums = step, sums
+    def begin(self, epoch: int, *, sums: tuple[float, float] = (0.0, 0.0)) -> None:
+        """An epoch, counted from 0, begins, or goes on after steps that came to ``sums``."""
+        self._epoch, self._losses, self._hits, self._sums = epoch, [], [], sums
         self._epoch_started = time.monotonic()
 
     def add(self, loss: float, top1: float) -> None:
@@ -111,18 +101,15 @@ class Meter:
                 steps=self._steps,
                 loss=_mean(self._losses[-STEPS_PER_REPORT:]),
                 top1=_mean(self._hits[-STEPS_PER_REPORT:]),
-                images_per_s=self._done * self._batch_size / self.seconds,
+                images_per_s=self.images_per_s,
                 remaining_s=left * self.seconds / self._done,
             )
         )
 
-    def means(self) -> EpochMeans:
-        """Of the epoch so far."""
-        seconds = time.monotonic() - self._epoch_started
-        rate = len(self._losses) * self._batch_size / seconds if self._losses else 0.0
-        steps = self._before + len(self._losses)
-        loss, hits = self.sums
-        return EpochMeans(loss / steps, hits / steps, rate) if steps else EpochMeans(math.nan, math.nan, rate)
+    @property
+    def images_per_s(self) -> float:
+        """Of the epoch so far, as far as it was run here."""
+        return len(self._losses) * self._batch_size / (time.monotonic() - self._epoch_started)
 
     @property
     def sums(self) -> tuple[float, float]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,7 +23,8 @@ from torch.nn.parallel import DistributedDataParallel
 from googlenet_edge.augment import Epoch, TrainingBatches, to_input
 from googlenet_edge.checkpoint import Checkpoint, TrainingRecord
 from googlenet_edge.dataset import ImageSet, load_pixels
-from googlenet_edge.descent import Descent, DescentConfig, autocast, batch_size_for, learning_rate_at
+from googlenet_edge.descent import Descent, DescentConfig, autocast, batch_size_for
+from googlenet_edge.errors import TrainingError
 from googlenet_edge.model import GoogLeNet
 from googlenet_edge.parallel import Rank, any_rank, make_parallel, mean_of_ranks
 from googlenet_edge.preprocess import Preprocess
@@ -65,7 +67,7 @@ def train_from(
     Returns the checkpoint of the averaged weights; does not write it.
 
     Raises:
-        TrainingError: the loss is not finite, or there is not enough memory.
+        TrainingError: the loss is not finite, there is not enough memory, or another process is at another step.
         DamagedImageError: an image was changed or removed since it was checked.
         StoppedError: the observer asked to stop.
     """
@@ -115,8 +117,9 @@ def evaluate_model(model: nn.Module, images: ImageSet, preprocess: Preprocess) -
     device = next(model.parameters()).device
     top1 = top5 = done = 0
     size = max(1, EVAL_BATCH * 224**2 // max(224, preprocess.crop) ** 2)  # in the memory of a step
-    for batch in _stacked(load_pixels(images, preprocess), size):
-        x = torch.from_numpy(preprocess.normalize(batch)).to(device, memory_format=torch.channels_last)
+    pixels = iter(load_pixels(images, preprocess))
+    while batch := list(islice(pixels, size)):
+        x = torch.from_numpy(preprocess.normalize(np.stack(batch))).to(device, memory_format=torch.channels_last)
         labels = torch.tensor(images.labels[done : done + len(batch)], device=device)
         with torch.inference_mode():
             best = model(x).topk(min(5, len(images.class_names))).indices
@@ -155,6 +158,11 @@ class _Loop:
     def __init__(self, state: TrainingState, data: TrainingData, rank: Rank, observer: Observer, workers: int) -> None:
         self.config, self.data, self.rank, self.observer = state.config, data, rank, observer
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        place = [float(state.epoch), float(state.step)]
+        if mean_of_ranks(place, rank, self.device) != place:
+            raise TrainingError(
+                "processes would go on from different steps; give --out on a disk that all of them share"
+            )
         self.generator = torch.Generator().manual_seed(state.config.seed)
         if state.generator is not None:
             self.generator.set_state(state.generator)
@@ -177,15 +185,7 @@ class _Loop:
         self.descent.load_scaling(state.scaling)
         self.first_step, self.first_sums, self.seconds_before = state.step, state.sums, state.seconds
         self.meter = Meter(epochs=state.config.epochs, steps=self.steps, batch_size=self.batch_size)
-        config = state.config
-        self.batches = TrainingBatches(
-            data.train,
-            data.preprocess,
-            config.augmentation,
-            seed=config.seed,
-            workers=workers,
-            plain_from=config.epochs - config.plain_epochs,
-        )
+        self.batches = TrainingBatches(data.train, data.preprocess, state.config.augmentation, workers=workers)
 
     def _network(self, weights: dict[str, Tensor]) -> GoogLeNet:
         model = GoogLeNet(self.info.model_config())
@@ -197,10 +197,17 @@ class _Loop:
         first, sums = self.first_step, self.first_sums
         self.first_step, self.first_sums = 0, (0.0, 0.0)
         plan = Epoch(
-            len(self.data.train), self.batch_size, self.config.seed, epoch, first, self.rank.index, self.rank.world
+            len(self.data.train),
+            self.batch_size,
+            self.config.seed,
+            epoch,
+            first,
+            self.rank.index,
+            self.rank.world,
+            epoch >= self.config.epochs - self.config.plain_epochs,
         )
         self.model.train()
-        self.meter.begin(epoch, step=first, sums=sums)
+        self.meter.begin(epoch, sums=sums)
         for step, (pixels, colours, labels) in enumerate(self.batches.of(plan), start=first):
             loss, logits = self._step(epoch * self.steps + step, pixels, colours, labels)
             self.meter.add(loss, top1_share(logits, labels))
@@ -212,8 +219,8 @@ class _Loop:
                 any_rank(False, self.rank, self.device)  # once one process ends, torchrun kills the one that saves
                 raise _stopped(f"in epoch {epoch + 1} after step {step + 1} of {self.steps}")
         self.descent.require_finite_weights()
-        means = self.meter.means()
-        loss, train_top1 = mean_of_ranks([means.loss, means.top1], self.rank, self.device)
+        images_per_s = self.meter.images_per_s
+        loss, train_top1 = mean_of_ranks([total / self.steps for total in self.meter.sums], self.rank, self.device)
         top1, top5 = self.evaluate()
         return EpochReport(
             epoch=epoch + 1,
@@ -221,8 +228,8 @@ class _Loop:
             train_top1=train_top1,
             val_top1=top1,
             val_top5=top5,
-            learning_rate=learning_rate_at(epoch * self.steps + self.steps - 1, steps=self._total, config=self.config),
-            images_per_s=means.images_per_s,
+            learning_rate=self.descent.rate((epoch + 1) * self.steps - 1),
+            images_per_s=images_per_s,
             seconds=self._seconds(),
         )
 
@@ -285,14 +292,3 @@ def _average(average: nn.Module, model: nn.Module, *, decay: float) -> None:
     torch._foreach_lerp_([mine[n] for n in floats], [theirs[n] for n in floats], 1 - decay)
     for name in mine.keys() - set(floats):
         mine[name].copy_(theirs[name])
-
-
-def _stacked(images: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
-    batch: list[np.ndarray] = []
-    for image in images:
-        batch.append(image)
-        if len(batch) == size:
-            yield np.stack(batch)
-            batch = []
-    if batch:
-        yield np.stack(batch)

@@ -25,7 +25,7 @@ _NO_FILE = "weights of no checkpoint"
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig(DescentConfig):
-    """In the last ``plain_epochs``, images are not augmented but mirrored and cut as evaluation cuts them, anywhere."""
+    """``plain_epochs``: how many epochs at the end are `Epoch.plain`."""
 
     plain_epochs: Annotated[int, Meta(ge=0)] = 0
 

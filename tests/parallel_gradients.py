@@ -26,6 +26,7 @@ from googlenet_edge import training_loop
 from googlenet_edge.checkpoint import CheckpointInfo
 from googlenet_edge.console import run_command
 from googlenet_edge.dataset import refuse_damaged
+from googlenet_edge.errors import TrainingError
 from googlenet_edge.model import GoogLeNet, GoogLeNetConfig
 from googlenet_edge.parallel import Rank, first_tells_of_stop, make_parallel, process_group
 from googlenet_edge.preprocess import Preprocess
@@ -68,6 +69,7 @@ def gradients(rank: Rank) -> dict[str, Tensor]:
 def train(rank: Rank, work: Path) -> None:
     """An epoch in ``whole``, and in ``stopped`` one that the second process asks to stop and that then goes on.
 
+    ``apart0`` and ``apart1``: what a process is told that has another state than the other.
     ``told.json``: how often all processes spoke to each other between saving and stopping.
     """
     preprocess = Preprocess(32, 32)
@@ -98,6 +100,10 @@ def train(rank: Rank, work: Path) -> None:
         run(state, folder=work / "stopped", observer=Watching(1 if rank.index else 1 << 30))
     if rank.first:
         (work / "told.json").write_text(json.dumps(told[-1]))
+    try:
+        run(replace(state, step=rank.index), folder=work / "stopped", observer=Watching())
+    except TrainingError as problem:
+        (work / f"apart{rank.index}").write_text(str(problem))
     run(read_state(work / "stopped"), folder=work / "stopped", observer=Watching())
 
 

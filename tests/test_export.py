@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -110,6 +111,32 @@ def test_graph_refuses_an_opset_that_export_does_not_write(tmp_path: Path) -> No
     model.opset_import[0].version = 99
     onnx.save(model, tmp_path / "graph.onnx")
     with pytest.raises(GraphError, match=r"is of opset 99, and gnet-edge export writes 13 or 17; export it again"):
+        read_graph(tmp_path / "graph.onnx")
+
+
+def renamed(model: onnx.ModelProto, old: str, new: str) -> None:
+    for node in model.graph.node:
+        node.input[:] = [new if name == old else name for name in node.input]
+        node.output[:] = [new if name == old else name for name in node.output]
+    for value in (*model.graph.input, *model.graph.output):
+        value.name = new if value.name == old else value.name
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda model: renamed(model, "images", "data"),
+        lambda model: renamed(model, "logits", "scores"),
+        lambda model: model.graph.node[0].input.pop(),
+        lambda model: model.graph.input[0].type.tensor_type.shape.dim[2].Clear(),
+    ],
+    ids=["input", "output", "bias", "size"],
+)
+def test_graph_refuses_what_was_changed(edit: Callable[[onnx.ModelProto], None], tmp_path: Path) -> None:
+    model = onnx.load_model_from_string(export(made_checkpoint()).bytes)
+    edit(model)
+    onnx.save(model, tmp_path / "graph.onnx")
+    with pytest.raises(GraphError, match=r"was changed after gnet-edge export wrote it; export it again"):
         read_graph(tmp_path / "graph.onnx")
 
 

@@ -27,6 +27,7 @@ from foreign_models import (
 from numpy.typing import NDArray
 from onnx import numpy_helper, parser
 
+from googlenet_edge.calibration.lower import lower_fp32
 from googlenet_edge.engines.predictor import softmax
 from googlenet_edge.engines.source import check_import, import_graph
 from googlenet_edge.errors import GraphError
@@ -144,6 +145,9 @@ def small(body: str, *, opset: int = 17, classes: int = 3) -> onnx.ModelProto:
         "one": np.float32(1.25),
         "nought": np.float32(0),
         "e": rng.normal(0, 0.4, (1, 3)),
+        "tiny": np.float32(1e-5),
+        "huge": np.float32(9000),
+        "green": np.array([0, 1, 0]).reshape(3, 1, 1),
     }
     read = {name for node in model.graph.node for name in node.input}
     for name in read & weights.keys():
@@ -237,6 +241,15 @@ def test_names_are_those_of_the_file_and_unique(tmp_path: Path) -> None:
     assert [node.name for node in graph.model.graph.node] == ["images_2", "/a_b/c_d", "/a_b/c_d_2", "v", "logits_2"]
 
 
+def test_names_of_a_file_keep_clear_of_what_lowered_models_add(tmp_path: Path) -> None:
+    model = small(f"{CONV} r = Relu (c) {HEAD}")
+    for node, name in zip(model.graph.node, ("pixels", "probabilities", "zero_point"), strict=False):
+        node.name = name
+    graph = imported_small(model, tmp_path)
+    assert [node.name for node in graph.model.graph.node][:3] == ["pixels_2", "probabilities_2", "zero_point_2"]
+    onnx.checker.check_model(lower_fp32(graph), full_check=True)
+
+
 # What stands before the first convolution
 
 
@@ -252,8 +265,18 @@ def test_linear_front_disappears_in_weights_and_preprocessing(front: str, images
     assert kinds(graph) == {"Conv": 1, "Relu": 1, "GlobalAveragePool": 1, "Flatten": 1, "Gemm": 1}
 
 
-@pytest.mark.parametrize("front", ["t = Relu (x)", "t = LRN <size = 3> (x)", "q = Mul (x, x) t = Add (q, x)"])
-def test_front_that_is_not_linear_stays_and_needs_rgb(front: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "front",
+    [
+        "t = Relu (x)",
+        "t = LRN <size = 3> (x)",
+        "q = Mul (x, x) t = Add (q, x)",
+        "t = Mul (x, tiny)",
+        "t = Add (x, huge)",
+        "t = Mul (x, green)",
+    ],
+)
+def test_front_that_no_preprocessing_can_do_stays_and_needs_rgb(front: str, tmp_path: Path) -> None:
     model = small(f"{front} c = Conv <pads = [1, 1, 1, 1]> (t, w) r = Relu (c) {HEAD}")
     first = model.graph.node[0].op_type
     assert kinds(imported_small(model, tmp_path))[first] >= 1
@@ -325,6 +348,10 @@ def test_network_of_zeros_is_refused(tmp_path: Path) -> None:
             "m = ReduceMean <axes = [2, 3], keepdims = 0> (x) s = Constant <value_ints = [1, 3, 1, 1]> ()"
             " u = Reshape (m, s) c = Conv (x, u) g = GlobalAveragePool (c) v = Flatten (g) y = Gemm (v, e, b)",
             "computes the weight u; export it with constant weights",
+        ),
+        (
+            f"{CONV} d, m = Dropout (c) r = Where (m, c, d) {HEAD}",
+            "the Where r reads a mask or statistics, which no GoogLeNet does; export it again",
         ),
     ],
 )

@@ -60,6 +60,11 @@ def test_two_processes_that_were_stopped_report_the_epoch_as_those_that_were_not
     assert figures[1] == pytest.approx(figures[0])
 
 
+def test_two_processes_that_are_at_different_steps_are_told_so(two: tuple[Path, list[str]]) -> None:
+    sentence = "processes would go on from different steps; give --out on a disk that all of them share"
+    assert [(two[0] / f"apart{index}").read_text() for index in range(2)] == [sentence, sentence]
+
+
 def test_process_does_not_end_before_the_first_has_saved(two: tuple[Path, list[str]]) -> None:
     """Since torchrun ends all as soon as one has ended."""
     assert json.loads((two[0] / "told.json").read_text()) == 1

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import PathDistribution
 from pathlib import Path
+from subprocess import PIPE
 
 import numpy as np
 import pytest
@@ -102,13 +103,14 @@ def why(future: Future[MeasuredThere]) -> str:
 
 
 def test_remote_bench_brings_a_measurement_home_and_copies_only_what_changed(work: Path, device: Device) -> None:
-    write_colour_bundle(work / "int8-cpu", Precision.INT8)
-    paths, bars = [work / "fp32-cpu", work / "int8-cpu"], Bars()
+    latin = work / os.fsdecode(b"caf\xe9")
+    write_colour_bundle(latin, Precision.INT8)
+    paths, names, bars = [work / "fp32-cpu", latin], [f"{work}/fp32-cpu", rf"{work}/caf\xe9"], Bars()
     first = bench_there(paths, replace(HERE, keep=True), plan=BRIEF, bars=bars)
 
-    assert [bundle.name for bundle in first.measurement.bundles] == list(map(str, paths))
+    assert [bundle.name for bundle in first.measurement.bundles] == names
     assert [bundle.precision for bundle in first.measurement.bundles] == [Precision.FP32, Precision.INT8]
-    assert [(ratio.name, ratio.reference) for ratio in first.measurement.ratios] == [(str(paths[1]), str(paths[0]))]
+    assert [(ratio.name, ratio.reference) for ratio in first.measurement.ratios] == [(names[1], names[0])]
     done, total = bars.last[f"measuring on {ALIAS}"] or (0, 0)
     assert done == total > 0
     assert bars.last[f"copying to {ALIAS}"] == (first.copied_bytes, first.copied_bytes)
@@ -196,6 +198,10 @@ def test_remote_bench_without_ssh_says_what_to_install(work: Path, monkeypatch: 
         (
             """echo '{"event": "python", "message": "3.8.10"}'""",
             ": {python} is Python 3.8.10, 3.10 or newer is needed; name another with --python",
+        ),
+        (
+            """printf '{"event": "python", "message": "2.%05000d"}\\n' 0""",
+            f": {{python}} is Python 2.{'0' * 498}, 3.10 or newer is needed; name another with --python",
         ),
         ("echo no such thing >&2; exit 3", ": {python} is not usable: no such thing; name another with --python"),
         (
@@ -316,6 +322,15 @@ def test_remote_device_that_hangs_is_given_up(work: Path, device: Device, monkey
         assert why(future) == f"{ALIAS} has said nothing for 4 seconds; see whether it hangs, and try again"
         os.kill(agent, signal.SIGCONT)
     assert not device.kept.exists()
+
+
+def test_remote_device_that_takes_nothing_any_more_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_link, "_STARTING_S", 1.0)
+    with subprocess.Popen(["sleep", "60"], stdin=PIPE, stdout=PIPE, stderr=PIPE) as deaf:
+        link = remote_link.Link(parse_host("me@jetson"), "python3", deaf)
+        with pytest.raises(RemoteError, match="me@jetson has said nothing for 1 seconds; see whether it hangs, and"):
+            link.send("piece", payload=bytes(1 << 20))
+        deaf.kill()
 
 
 def test_remote_device_is_measured_by_one_at_a_time(work: Path, device: Device) -> None:

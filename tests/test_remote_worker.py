@@ -58,11 +58,13 @@ def test_worker_measures_as_it_was_asked_with_a_stream_for_each_core(
         remote_worker, "bench", lambda paths, **others: given.update(paths=paths, **others) or measured()
     )
     said: list[tuple[str, dict[str, Any]]] = []
-    run(asked(PLAN, tmp_path), say=lambda event, **facts: said.append((event, facts)), root=fake_pc(tmp_path / "pc"))
+    request = replace(asked(PLAN, tmp_path), load_average=0.25)  # what the agent saw before it installed
+    run(request, say=lambda event, **facts: said.append((event, facts)), root=fake_pc(tmp_path / "pc"))
     plan = given["plan"]
     assert (plan.rounds, plan.sustained) == (7, SustainedPlan(60, 30))
     assert plan.streams == len(os.sched_getaffinity(0))
     assert given["names"] == ("runs/fp32", "runs/int8")
+    assert given["circumstances"].load_average == 0.25
     assert given["image"] == b"an image"
     assert said == [("step", {"message": "measuring"})]
 
@@ -111,7 +113,7 @@ def test_worker_names_bundles_as_the_other_side_knows_them(tmp_path: Path) -> No
 
 def test_measurement_from_another_machine_is_believed_no_more_than_one_from_a_file() -> None:
     data = to_json(measured(replace(measured_bundle("int8-cpu"), cold_starts=())))
-    sentence = "^the measurement of me@jetson cannot be a measurement: the stages, the throughput or the cold start is"
+    sentence = "^the measurement of me@jetson cannot be a measurement: a stage, the throughput or the cold start is"
     with pytest.raises(DataError, match=sentence):
         remote._checked(data, [], remote.Cargo({}, {}, (), ""), parse_host("me@jetson"))
 

@@ -24,7 +24,7 @@ from measured import (
 from googlenet_edge.engines.answers import Answers, write_answers
 from googlenet_edge.engines.measurement import BundleMeasurement, Measurement, Samples, samples, write_measurement
 from googlenet_edge.engines.report.gate import Rule, Side, parse_rules
-from googlenet_edge.engines.report.judge import Change, Metric, judge, latency_change
+from googlenet_edge.engines.report.judge import Change, Metric, judge, latency_change, without_counterpart
 from googlenet_edge.engines.report.material import Material, Source
 from googlenet_edge.engines.rounds import BenchPlan, take_rounds
 from googlenet_edge.errors import ConfigError, DataError
@@ -306,6 +306,14 @@ def test_judge_matches_bundles_of_one_name_by_their_paths() -> None:
     pairs = judge(material(both), material(both))
     assert [pair.before.bundle.name for pair in pairs] == [pair.after.bundle.name for pair in pairs]
     assert len(pairs) == 2
+
+
+def test_judge_matches_a_new_bundle_with_none_that_is_still_there() -> None:
+    slim = measured_bundle("runs/signs/slim-1.5/int8-cpu", factor=0.6)
+    before, now = material(one(BUNDLE)), material(measured(BUNDLE, slim))
+    matched = judge(before, now)
+    assert [pair.after.bundle.name for pair in matched] == [BUNDLE.name]
+    assert without_counterpart(before, now, matched) == ([], ["runs/signs/slim-1.5/int8-cpu (onnxruntime)"])
 
 
 def test_judge_matches_single_bundles_whatever_their_names() -> None:

@@ -229,6 +229,14 @@ def test_space_to_depth_of_an_odd_size_is_none() -> None:
     assert rewrite(lower_fp32(graph), BOTH[1:]) is not None
 
 
+@pytest.mark.parametrize("front", ["images, mean_weight", "mean_weight, images"])
+def test_space_to_depth_of_a_network_that_subtracts_a_mean_image_is_none(front: str) -> None:
+    text = INCEPTION.replace("{\n", f"{{\n  front = Sub ({front})\n", 1).replace("> (images,", "> (front,")
+    model = lower_fp32(inception(text, mean=(1, 3, 32, 32)))
+    assert kinds(model)["Sub"] == 2
+    assert space_to_depth(model) is None
+
+
 def test_space_to_depth_of_another_stride_is_none() -> None:
     assert space_to_depth(lower_fp32(inception(INCEPTION.replace("strides = [2, 2], pads = [3", "pads = [3")))) is None
 

@@ -22,7 +22,7 @@ from tiny_graph import SHAPES, TINY, one_by_one, table_of, tiny_graph, tiny_imag
 from googlenet_edge.calibration.calibrate import calibrate
 from googlenet_edge.calibration.extremes import flat, joined, stacked
 from googlenet_edge.calibration.lower import lower_int8_cpu, prepared, quantized, rescaled_by
-from googlenet_edge.calibration.lower_tensorrt import lower_int8_tensorrt
+from googlenet_edge.calibration.lower_tensorrt import lower_implicit_tensorrt, lower_int8_tensorrt
 from googlenet_edge.calibration.ranges import Ranges
 from googlenet_edge.calibration.rescale import rescale_factors, rescaled, rescaled_moments
 from googlenet_edge.calibration.rounding import compensated, rounded_together, rounding_steps, window_means
@@ -312,6 +312,18 @@ def test_the_table_has_codes_for_both_ranges_of_weights(table: CalibrationTable,
 
 def steps_of(table: CalibrationTable) -> dict[str, NDArray[np.int8]]:
     return table.steps(WeightRange.FULL)
+
+
+def test_layer_that_stays_float_keeps_its_weights_on_a_dla(table: CalibrationTable) -> None:
+    def weights(stay: set[str]) -> dict[str, NDArray[np.generic]]:
+        model = lower_implicit_tensorrt(GRAPH, table, float_nodes=stay)
+        return {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
+
+    before = {each.name: numpy_helper.to_array(each) for each in GRAPH.model.graph.initializer}
+    stays, all_on_integers = weights({"stem_conv"}), weights(set())
+    for name in ("stem_weight", "stem_bias"):
+        assert np.array_equal(stays[name], before[name])
+        assert not np.array_equal(all_on_integers[name], before[name])
 
 
 def test_tensorrt_gets_the_codes_that_were_chosen(table: CalibrationTable) -> None:

@@ -132,13 +132,14 @@ def test_average_forgets_its_beginning_and_settles() -> None:
 
 
 def test_training_stopped_at_any_step_ends_as_if_it_never_was(data: TrainingData, tmp_path: Path) -> None:
-    """Weights, metrics and draws of dropout, bit for bit."""
-    whole = run(start(data), data, tmp_path / "whole", Watching())
+    """Weights, metrics and draws of dropout, bit for bit; the second epoch has plain images."""
+    config = replace(CONFIG, plain_epochs=1)
+    whole = run(start(data, config), data, tmp_path / "whole", Watching())
     metrics = [(line["loss"], line["train_top1"]) for line in read_lines(tmp_path / "whole" / "metrics.jsonl")]
     for stop_after in (1, 3, 4):  # within the first epoch, at its end, within the second
         folder = tmp_path / f"stopped-{stop_after}"
         with pytest.raises(StoppedError, match="was saved; the same command goes on from there"):
-            run(start(data), data, folder, Watching(stop_after))
+            run(start(data, config), data, folder, Watching(stop_after))
         saved = read_state(folder)
         assert saved is not None
         resumed = run(saved, data, folder, Watching())
@@ -471,12 +472,15 @@ def test_metrics_drop_what_is_run_again_and_what_a_kill_cut_off(tmp_path: Path) 
 
 
 def test_epochs_share_every_batch_between_processes_without_overlap() -> None:
-    whole = list(Epoch(10, 4, 0, 3).batches())
-    parts = [list(Epoch(10, 4, 0, 3, rank=rank, world=2).batches()) for rank in range(2)]
+    def batches(epoch: int, **part: int) -> list[list[int]]:
+        return [[index for _, index in batch] for batch in Epoch(10, 4, 0, epoch, **part).batches()]
+
+    whole = batches(3)
+    parts = [batches(3, rank=rank, world=2) for rank in range(2)]
     assert [a + b for a, b in zip(*parts, strict=True)] == whole
-    assert len({index for batch in whole for _, index in batch}) == 8
-    assert list(Epoch(10, 4, 0, 3, first=1).batches()) == whole[1:]
-    assert list(Epoch(10, 4, 0, 4).batches()) != whole
+    assert len({index for batch in whole for index in batch}) == 8
+    assert batches(3, first=1) == whole[1:]
+    assert batches(4) != whole
 
 
 def test_crops_stay_within_the_image_and_keep_the_least_area() -> None:
@@ -490,7 +494,7 @@ def test_crops_stay_within_the_image_and_keep_the_least_area() -> None:
         assert spans[0] * spans[1] >= 0.4 * 90 * 60
 
 
-def one_batch(folder: Path, epoch: int, *, flip: bool, plain_from: int | None = None) -> torch.Tensor:
+def one_batch(folder: Path, epoch: int, *, flip: bool, plain: bool = False) -> torch.Tensor:
     """uint8 ``(N, 32, 32, 3)``: the images of one class, a ramp of red from left to right, as training sees them."""
     ramp = np.zeros((40, 64, 3), np.uint8)
     ramp[..., 0], ramp[..., 1] = np.arange(64) * 4, np.arange(40)[:, None] * 6
@@ -500,8 +504,8 @@ def one_batch(folder: Path, epoch: int, *, flip: bool, plain_from: int | None = 
         Image.fromarray(ramp).save(path)
     images = open_dataset(folder, seed=0).train
     wild = Augmentation(min_area=0.1, flip=flip, colour=0.5, erase=1.0)
-    batches = TrainingBatches(images, Preprocess(40, 32), wild, seed=0, workers=0, plain_from=plain_from)
-    return next(batches.of(Epoch(len(images), len(images), 0, epoch)))[0]
+    batches = TrainingBatches(images, Preprocess(40, 32), wild, workers=0)
+    return next(batches.of(Epoch(len(images), len(images), 0, epoch, plain=plain)))[0]
 
 
 def test_batches_draw_nothing_that_others_would_draw(tmp_path: Path) -> None:
@@ -512,7 +516,7 @@ def test_batches_draw_nothing_that_others_would_draw(tmp_path: Path) -> None:
 
 def test_an_image_is_mirrored_in_every_other_epoch(tmp_path: Path) -> None:
     def mirrored(epoch: int, *, flip: bool) -> set[bool]:
-        batch = one_batch(tmp_path, epoch, flip=flip, plain_from=0).int()
+        batch = one_batch(tmp_path, epoch, flip=flip, plain=True).int()
         return {bool(image[0, 0, 0] > image[0, -1, 0]) for image in batch}
 
     assert mirrored(0, flip=True) == mirrored(1, flip=True) == {False, True}
@@ -520,11 +524,11 @@ def test_an_image_is_mirrored_in_every_other_epoch(tmp_path: Path) -> None:
 
 
 def test_plain_epochs_see_the_squares_that_evaluation_cuts_at_random_places(tmp_path: Path) -> None:
-    plain = one_batch(tmp_path, 3, flip=False, plain_from=3).int()
+    plain = one_batch(tmp_path, 3, flip=False, plain=True).int()
     spans = {(int(image[0, -1, 0] - image[0, 0, 0]), int(image[-1, 0, 1] - image[0, 0, 1])) for image in plain}
     assert all(abs(red - 31 * 4) <= 2 and abs(green - 31 * 6) <= 2 for red, green in spans)  # 32 of 40 pixels
     assert len({tuple(image[0, 0].tolist()) for image in plain}) > 1
-    assert not torch.equal(one_batch(tmp_path, 2, flip=False, plain_from=3), plain)  # of which parts are erased
+    assert not torch.equal(one_batch(tmp_path, 3, flip=False), plain)  # of which parts are erased
 
 
 def test_colours_without_change_leave_the_plain_normalization() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -129,7 +129,7 @@ class Matched:
 
 
 def judge(baseline: Material, now: Material) -> tuple[Matched, ...]:
-    """Every bundle that both have, by its path, or else by the name of its folder.
+    """Every bundle that both have, by its path, or else by the name of its folder where that path is new.
 
     A single one on both sides matches whatever its name.
 
@@ -137,7 +137,8 @@ def judge(baseline: Material, now: Material) -> tuple[Matched, ...]:
         DataError: the two have no bundle in common, or one of them is of several precisions.
     """
     old, new = subjects_of(baseline), subjects_of(now)
-    matched = [(a, b) for b in new for a in _counterparts(b, old)]
+    here = {_place(subject) for subject in new}
+    matched = [(a, b) for b in new for a in _counterparts(b, old, here)]
     if not matched and len(old) == len(new) == 1:
         matched = [(old[0], new[0])]
     if not matched:
@@ -361,12 +362,20 @@ def _answers_of(bundle: BundleMeasurement, answers: Sequence[Answers]) -> tuple[
     return next(((a, b) for a in answers for b in a.bundles if b.is_of(*model)), None)
 
 
-def _counterparts(subject: Subject, others: Sequence[Subject]) -> list[Subject]:
-    """Those of the same path, or where there is none of the same name, on the same engine."""
-    name, backend = subject.bundle.name, subject.bundle.engine.backend
+def _counterparts(subject: Subject, others: Sequence[Subject], here: Set[tuple[str, str]]) -> list[Subject]:
+    """Those of the same path, or where there is none of the same name, on the same engine.
+
+    ``here``: the paths and engines of today, whose bundles have their counterparts.
+    """
+    name, backend = _place(subject)
     alike = [each for each in others if each.bundle.engine.backend == backend]
     exact = [each for each in alike if each.bundle.name == name]
-    return exact or [each for each in alike if PurePath(each.bundle.name).name == PurePath(name).name]
+    moved = [each for each in alike if _place(each) not in here]
+    return exact or [each for each in moved if PurePath(each.bundle.name).name == PurePath(name).name]
+
+
+def _place(subject: Subject) -> tuple[str, str]:
+    return subject.bundle.name, subject.bundle.engine.backend
 
 
 def _names(subjects: Sequence[Subject]) -> str:

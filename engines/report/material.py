@@ -14,7 +14,14 @@ from pathlib import Path
 from googlenet_edge.engines.accuracy import Accuracy, Comparison
 from googlenet_edge.engines.answers import KIND as ANSWERS
 from googlenet_edge.engines.answers import Answers, parse_answers
-from googlenet_edge.engines.measurement import MAX_BYTES, BundleMeasurement, Measurement, Samples, parse_measurement
+from googlenet_edge.engines.measurement import (
+    MAX_BYTES,
+    BundleMeasurement,
+    Measurement,
+    Samples,
+    Stage,
+    parse_measurement,
+)
 from googlenet_edge.engines.sensors import Series
 from googlenet_edge.engines.sustained import Sustained
 from googlenet_edge.errors import ConfigError, DataError
@@ -194,8 +201,8 @@ def _problems_of(bundle: BundleMeasurement) -> Iterator[str]:
     yield from _problems_of_samples("latency", bundle.latency)
     if len(bundle.latency.rounds_ms) < LEAST_ROUNDS:
         yield f"latency has {len(bundle.latency.rounds_ms)} rounds, at least {LEAST_ROUNDS} are needed"
-    if not (bundle.stages and bundle.throughput and bundle.cold_starts):
-        yield "the stages, the throughput or the cold start is missing"
+    if not (bundle.stages.keys() == set(Stage) and bundle.throughput and bundle.cold_starts):
+        yield "a stage, the throughput or the cold start is missing"
     for stage, found in (*bundle.stages.items(), *bundle.device_stages.items()):
         yield from _problems_of_samples(f"stage {stage.value}", found)
     for batch in bundle.throughput:

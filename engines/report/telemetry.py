@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,28 +52,24 @@ def telemetry_of(source: Source, subjects: Sequence[Subject]) -> Telemetry | Non
 
 def _timeline(title: str, unit: str, series: Series, *, factor: float, floor: Floor) -> Timeline | None:
     """Of the sensors that said something, as many as there are colours: those with the largest values."""
-    said = {name: _points(series.times_s, values, factor) for name, values in series.values.items()}
-    largest = sorted((name for name in said if said[name]), key=lambda name: -_peak(said, name))[:COLOURS]
+    said = {name: [value for value in values if value is not None] for name, values in series.values.items()}
+    most = {name: factor * max(values) for name, values in said.items() if values}
+    largest = sorted(most, key=lambda name: -most[name])[:COLOURS]
     if not largest:
         return None
-    found = [Curve(colour, said[name]) for colour, name in enumerate(largest, start=1)]
+    found = [
+        Curve(colour, _points(series.times_s, series.values[name], factor))
+        for colour, name in enumerate(largest, start=1)
+    ]
     drawing = curves(found, across="seconds", along=unit, floor=floor)
-    return Timeline(
-        title, drawing, tuple(f"{shown_name(name)} (most {_peak(said, name):.1f} {unit})" for name in largest)
-    )
+    return Timeline(title, drawing, tuple(f"{shown_name(name)} (most {most[name]:.1f} {unit})" for name in largest))
 
 
 def _points(times: Sequence[float], values: Sequence[float | None], factor: float) -> tuple[tuple[float, float], ...]:
     """Means of neighbours, so that an hour is not drawn in a hundred thousand points."""
     pairs = [(time, factor * value) for time, value in zip(times, values, strict=True) if value is not None]
-    if not pairs:
-        return ()
     parts = np.array_split(np.array(pairs, np.float64), min(_MOST_POINTS, len(pairs)))
     return tuple((float(x), float(y)) for x, y in (part.mean(axis=0) for part in parts))
-
-
-def _peak(said: Mapping[str, tuple[tuple[float, float], ...]], name: str) -> float:
-    return max(value for _, value in said[name])
 
 
 def _energy_table(subjects: Sequence[tuple[int, Subject]]) -> Table:

@@ -68,7 +68,7 @@ class _Rewriter:
     def __init__(self, network: Network) -> None:
         self._network = network
         self._readers = Counter([name for node in network.nodes for name in node.input] + [network.output])
-        self._taken = {INPUT, OUTPUT}
+        self._taken = {INPUT, OUTPUT, "pixels", "probabilities", "zero_point"}  # what lowered models add
         self._tensor = {network.input: INPUT}  # of every tensor of the file: its name here
         self._nodes: list[NodeProto] = []
         self._layers: dict[str, _Layer] = {}
@@ -76,6 +76,8 @@ class _Rewriter:
 
     def add(self, node: NodeProto) -> None:
         """Writes what a node of the file becomes."""
+        if not {*node.input, ""} <= {*self._tensor, *self._network.weights, ""}:
+            raise self._refused(node, "reads a mask or statistics")
         rule = _RULES.get(node.op_type)
         if not (rule and rule(self, node)):
             self._keep(node)

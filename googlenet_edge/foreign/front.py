@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -54,18 +55,19 @@ def without_front(file: ForeignFile, network: Network, images: InputFormat) -> t
     """
     front = _front(network)
     linear = _linear_map(file, front, images) if front else None
-    if front is None or linear is None:
-        if images.channel_order is ChannelOrder.BGR:
-            first = next(node for node in network.nodes if network.input in node.input)
-            raise GraphError(
-                f"{file.path} reads its images with {first.op_type} ({label(first)}) before any convolution, so BGR"
-                " cannot be turned into RGB there; export it with RGB input"
-            )
-        return network, images.preprocess
-    preprocess, matrix = images.preprocess, linear.matrix
-    if front.nodes:
-        preprocess, matrix = _absorbed(preprocess, linear)
-    return _with_first_weights(network, front, matrix), preprocess
+    if front and linear:
+        with suppress(ValueError):  # colours that cannot be told apart any more, or numbers beyond all images
+            preprocess, matrix = images.preprocess, linear.matrix
+            if front.nodes:
+                preprocess, matrix = _absorbed(preprocess, linear)
+            return _with_first_weights(network, front, matrix), preprocess
+    if images.channel_order is ChannelOrder.BGR:
+        first = next(node for node in network.nodes if network.input in node.input)
+        raise GraphError(
+            f"{file.path} reads its images with {first.op_type} ({label(first)}) before any convolution, so BGR"
+            " cannot be turned into RGB there; export it with RGB input"
+        )
+    return network, images.preprocess
 
 
 def _front(network: Network) -> _Front | None:
