@@ -9,6 +9,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -124,12 +125,17 @@ def piped(bundle: Path) -> None:
     os.mkfifo(bundle / "labels.txt")
 
 
+NO_BUNDLE = " is not a bundle: it has no manifest.json; give a folder that gnet-edge build wrote"
 WHOLE = {"resize": 36, "crop": 32, "mean": [127.5] * 3, "std": [127.5] * 3}
 ODD: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing model": (lambda b: (b / "model.onnx").unlink(), "model.onnx is missing; copy the whole bundle again"),
     "extra file": (lambda b: (b / "x.plan").touch(), "x.plan does not belong to the bundle; remove it"),
     "swapped": (swapped, "labels.txt"),
     "a pipe": (piped, "labels.txt is not a file"),
+    "endless link": (
+        lambda b: (shutil.rmtree(b), b.symlink_to(b)),
+        "manifest.json cannot be read: Too many levels of symbolic links",
+    ),
     "no manifest": (lambda b: (b / "manifest.json").unlink(), "is not a bundle: it has no manifest.json; give a"),
     "a folder": (lambda b: ((b / "model.onnx").unlink(), (b / "model.onnx").mkdir()), "model.onnx is not a file"),
     "newer schema": (lambda b: forge(b, schema=4), "has schema 4, this libgne reads 3; upgrade libgne"),
@@ -159,6 +165,13 @@ def test_cpp_says_what_is_odd_about_a_bundle(
     change(bundle)
     assert words in refusal(gne, bundle)
     assert not opens_in_python(bundle)
+
+
+def test_cpp_sentences_of_long_paths_end_with_what_to_do_and_with_a_whole_letter(gne: Library) -> None:
+    folder = Path("/".join(["µ" * 100] * 15))
+    assert refusal(gne, folder).endswith("/" + folder.name + NO_BUNDLE)
+    for beyond in ("µ" * 5000, "x" + "µ" * 5000):
+        assert refusal(gne, Path(beyond)).startswith(beyond[:4000])  # decoded from UTF-8
 
 
 def test_cpp_opens_a_bundle_whatever_the_members_say_that_it_does_not_use(gne: Library, bundle: Path) -> None:
@@ -200,7 +213,7 @@ def test_cpp_refuses_a_model_that_computes_something_else_here(gne: Library, tmp
     write_bundle(tmp_path / "b", with_golden_logits(bundle, bundle.golden.logits + 0.01))
     assert refusal(gne, tmp_path / "b") == (
         f"{tmp_path / 'b'} computes something else on this machine: its golden logits differ by 0.01, at most 0.00401"
-        " is allowed for fp32; upgrade ONNX Runtime, or build the bundle here"
+        " is allowed for fp32; upgrade the runtime, or build the bundle here"
     )
 
 

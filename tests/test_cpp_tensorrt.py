@@ -304,13 +304,14 @@ Change = Callable[[Path], object]
     ("change", "sentence"),
     [
         (lambda f: (f / RECORD).unlink(), r"plan\.json is missing"),
+        (lambda f: (f / "engine.plan").unlink(), r"engine\.plan is missing"),
         (lambda f: (f / RECORD).write_text("{}"), r"plan\.json cannot be read: .*"),
         (lambda f: (f / RECORD).write_text((f / RECORD).read_text()[:-9]), r"plan\.json cannot be read: .*"),
         (lambda f: (f / RECORD).write_text(" " * 70_000), r"plan\.json has 70000 bytes .*"),
         (lambda f: (f / PLAN).write_bytes(b"colours 32 3 9"), r"engine\.plan is cut off or was changed"),
         (lambda f: (f / PLAN).write_bytes(b"colours 32"), r"engine\.plan is cut off or was changed"),
     ],
-    ids=["missing", "empty", "cut record", "large record", "changed", "cut"],
+    ids=["missing", "no plan", "empty", "cut record", "large record", "changed", "cut"],
 )
 def test_cpp_refuses_a_damaged_plan(orin: Orin, change: Change, sentence: str) -> None:
     change(orin.plan)

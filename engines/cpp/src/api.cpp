@@ -15,11 +15,13 @@ namespace {
 using namespace gne_sdk;
 
 constexpr uint32_t kMaxThreads = 256;
-constexpr size_t kMaxText = 1024;
+constexpr size_t kMaxText = 8192;  // a path may have half of it
 thread_local char last_error[kMaxText];  // of a fixed size, so that it can say that there is no memory
 
 gne_status fail(gne_status status, const char* text) noexcept {
-  const size_t size = std::min(std::strlen(text), kMaxText - 1);
+  size_t size = std::min(std::strlen(text), kMaxText - 1);
+  if (text[size])  // cut off: not within a letter of UTF-8
+    while (size && (text[size] & 0xc0) == 0x80) --size;
   std::memcpy(last_error, text, size);
   last_error[size] = '\0';
   return status;

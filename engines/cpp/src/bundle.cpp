@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -29,7 +30,7 @@ constexpr uint64_t kMaxManifestBytes = 1 << 20, kMaxTextBytes = 1 << 24, kMaxByt
 
 bool exists(const std::string& path) {
   struct stat info {};
-  return ::stat(path.c_str(), &info) == 0;
+  return ::stat(path.c_str(), &info) == 0 || (errno != ENOENT && errno != ENOTDIR);  // else reading it says why not
 }
 
 // TensorRT reads the cache when it compiles the model, libgne only verifies it.
@@ -182,7 +183,7 @@ void check_golden(const Bundle& bundle, const std::vector<float>& logits) {
   if (static_cast<double>(difference) <= allowed) return;
   refuse(bundle.where + " computes something else on this machine: its golden logits differ by " +
          short_number(static_cast<double>(difference)) + ", at most " + short_number(allowed) + " is allowed for " +
-         name_of(precision) + "; upgrade ONNX Runtime, or build the bundle here");
+         name_of(precision) + "; upgrade the runtime, or build the bundle here");
 }
 
 }  // namespace gne_sdk

@@ -69,7 +69,7 @@ Engine Engine::open(const std::string& folder, const EngineOptions& options) {
   refuse_at_the_end();
   const Computing computing;
   std::unique_ptr<Model> model = open_model(bundle, options);
-  bundle.model = {};  // its memory is given back before the golden vectors need theirs
+  std::vector<uint8_t>().swap(bundle.model);  // its memory is given back before the golden vectors need theirs
   check_fit(bundle, *model);
   check_golden(bundle, golden_logits(bundle, *model));
   stop_computing_at_exit();

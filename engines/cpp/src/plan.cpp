@@ -45,16 +45,16 @@ std::string calibration_sha256(const Manifest& manifest) {
   return cache == manifest.files.end() ? "" : cache->second.sha256;
 }
 
-std::vector<uint8_t> read_record(const std::string& file, const std::string& bundle) {
+std::vector<uint8_t> read_part(const std::string& file, uint64_t limit, const std::string& bundle) {
   try {
-    return read_file(file, kMaxRecordBytes, GNE_BAD_RUNTIME);
+    return read_file(file, limit, GNE_BAD_RUNTIME);
   } catch (const Failure& problem) {
     refuse(problem.what(), bundle);
   }
 }
 
 std::vector<uint8_t> read_data(const std::string& file, const Json& record, const std::string& bundle) {
-  std::vector<uint8_t> data = read_file(file, kMaxPlanBytes, GNE_BAD_RUNTIME);
+  std::vector<uint8_t> data = read_part(file, kMaxPlanBytes, bundle);
   const auto size = static_cast<size_t>(record.at("size").integer(1, kMaxPlanBytes));
   if (data.size() != size || sha256(data) != record.at("sha256").string()) {
     refuse(file + " is cut off or was changed", bundle);
@@ -74,7 +74,7 @@ Plan read_plan(const Manifest& manifest, const std::string& bundle, const std::s
   const std::string& model = manifest.files.find("model.onnx")->second.sha256;
   const std::string calibration = calibration_sha256(manifest), folder = folder_of(model, calibration);
   const std::string file = folder + "/engine.plan", record = folder + "/plan.json";
-  const std::vector<uint8_t> text = read_record(record, bundle);
+  const std::vector<uint8_t> text = read_part(record, kMaxRecordBytes, bundle);
   try {
     const Json root = parse_json(Bytes(text).text());
     if (root.at("schema").integer(0, INT64_MAX) != kRecordSchema) throw JsonError("it is of another schema");
