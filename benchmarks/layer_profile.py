@@ -236,7 +236,8 @@ def us_of_product(nodes: Times) -> float:
     """The product alone. Raises `EngineError` where it was not computed on its own."""
     found = [us for operator, us in nodes.values() if operator in PRODUCTS]
     if len(found) != 1:
-        raise EngineError(f"the product became {', '.join(operator for operator, _ in nodes.values())}")
+        became = ", ".join(operator for operator, _ in nodes.values())
+        raise EngineError(f"the product became {became}, so this processor has none to compare layers with")
     return found[0]
 
 
