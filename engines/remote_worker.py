@@ -84,7 +84,8 @@ def run(request: Request, *, say: Say, root: Path = ROOT) -> Measurement:
     image = Path(request.image).read_bytes()
     with held(root, wish.power_mode, fixed=wish.lock_clocks) as left:
         circumstances = read_circumstances(root)  # before the load that compiling makes
-        circumstances = replace(circumstances, load_average=request.load_average or circumstances.load_average)
+        if request.load_average is not None:
+            circumstances = replace(circumstances, load_average=request.load_average)
         build_plans(paths, engine=wish.engine, say=say)
         plan = BenchPlan(
             threads=wish.threads,
