@@ -156,6 +156,13 @@ def test_training_keeps_in_its_checkpoint_how_images_were_changed(data: Training
     assert not torch.backends.cudnn.allow_tf32, "the accuracy beside it is in float32, on every GPU"
 
 
+def test_only_the_last_epochs_are_plain(data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, of = list[bool](), TrainingBatches.of
+    monkeypatch.setattr(TrainingBatches, "of", lambda self, epoch: seen.append(epoch.plain) or of(self, epoch))
+    run(start(data, replace(CONFIG, plain_epochs=1)), data, tmp_path / "run", Watching())
+    assert seen == [False, True]
+
+
 def test_state_that_another_version_wrote_is_not_gone_on_with(data: TrainingData, tmp_path: Path) -> None:
     header = json.loads(to_json(replace(start(data), weights={}, average={})))
     older = {name: value for name, value in header.items() if name != "schema"}
