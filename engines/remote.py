@@ -6,7 +6,6 @@ environment, runs the measurement and sends it back (`engines/remote_agent.py`).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
@@ -27,7 +26,7 @@ from googlenet_edge.engines.report.material import check_measurement
 from googlenet_edge.engines.ssh import Host, printable
 from googlenet_edge.engines.wheel import Wheel, pack_wheel
 from googlenet_edge.errors import ConfigError, RemoteError
-from googlenet_edge.files import sha256_bytes
+from googlenet_edge.files import encodable_text, sha256_bytes
 from googlenet_edge.target import Device, EngineName
 
 SYSTEM_PYTHON = "python3"
@@ -122,11 +121,6 @@ def load_cargo(paths: Sequence[Path], image: bytes, wheel: Wheel) -> Cargo:
     return Cargo({layout[place]: data for place, data in placed.items()}, layout, tuple(manifests), wheel.name)
 
 
-def _name(path: Path) -> str:
-    """As `to_json` writes it."""
-    return os.fsencode(path).decode(errors="backslashreplace")
-
-
 def _folder(number: int) -> str:
     return f"bundles/{number:03}"
 
@@ -134,7 +128,7 @@ def _folder(number: int) -> str:
 def _job(paths: Sequence[Path], remote: Remote, plan: RemotePlan, cargo: Cargo) -> dict[str, object]:
     request = Request(
         bundles=tuple(_folder(number) for number in range(len(paths))),
-        names=tuple(map(_name, paths)),
+        names=tuple(encodable_text(str(path)) for path in paths),
         image=_IMAGE,
         plan=plan,
     )
@@ -204,7 +198,7 @@ def _checked(data: bytes, paths: Sequence[Path], cargo: Cargo, host: Host) -> Me
     measurement = parse_measurement(data, f"the measurement of {host}")
     check_measurement(measurement, f"the measurement of {host}")
     measured = [(bundle.name, bundle.model_sha256) for bundle in measurement.bundles]
-    sent = [(_name(path), m.files[MODEL].sha256) for path, m in zip(paths, cargo.manifests, strict=True)]
+    sent = [(encodable_text(str(path)), m.files[MODEL].sha256) for path, m in zip(paths, cargo.manifests, strict=True)]
     if measured != sent:
         raise RemoteError(f"{host} sent a measurement of something else; is its googlenet-edge damaged?")
     return measurement

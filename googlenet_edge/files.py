@@ -167,7 +167,12 @@ def _encodable(value: Any) -> Any:
         return {_encodable(key): _encodable(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
         return [_encodable(each) for each in value]
-    return os.fsencode(value).decode(errors="backslashreplace") if isinstance(value, str) else value
+    return encodable_text(value) if isinstance(value, str) else value
+
+
+def encodable_text(value: str) -> str:
+    """A path as `to_json` writes it."""
+    return os.fsencode(value).decode(errors="backslashreplace")
 
 
 @dataclass(frozen=True, slots=True)
