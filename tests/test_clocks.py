@@ -72,7 +72,7 @@ def test_process_that_is_ended_sets_clocks_and_mode_back_first(ending: signal.Si
     tool = root / "usr/bin/jetson_clocks"
     real = tool.rename(tool.with_name("real"))
     wait = f"touch {waits}; read go < {tmp_path}/go"
-    tool.write_text(f'#!/bin/sh\n[ "$1" != --restore ] || {{ {wait}; }}\nexec {real} "$@"\n')
+    tool.write_text(f'#!/bin/sh\n[ "$1" != --restore ] || [ -e {waits} ] || {{ {wait}; }}\nexec {real} "$@"\n')
     tool.chmod(0o755)
     os.mkfifo(tmp_path / "go")
     with ExitStack() as stack:
