@@ -358,7 +358,10 @@ def test_cpp_plugin_computes_on_after_a_batch_that_failed(orin: Orin, monkeypatc
 
 def test_cpp_plugin_passes_tensorrts_error_on(orin: Orin) -> None:
     write_plan(orin.plan, compiled(for_device(Device.ORIN_NANO), b"of another TensorRT"))
-    assert orin.refusal() == "TensorRT does not load the plan: Magic tag does not match"
+    assert orin.refusal() == (
+        "TensorRT does not load the plan: Magic tag does not match; remove gnet-edge/plans in your cache folder, and"
+        " build the bundle here again"
+    )
 
 
 @pytest.mark.parametrize(("number", "major"), [("8602", 8), ("8502", 8), ("110100", 11)])

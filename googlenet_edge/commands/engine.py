@@ -306,7 +306,9 @@ def predict(
 
 
 def inspect(
-    path: Annotated[Path | None, typer.Argument(help="Bundle, checkpoint, graph or table.")] = None,
+    path: Annotated[
+        Path | None, typer.Argument(help="Bundle, checkpoint, graph or table; default: the newest bundle.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """What is inside a file or folder of this tool; reading it verifies it.

@@ -57,7 +57,12 @@ ModeOption = Annotated[
     str | None, typer.Option(help="A Jetson's power mode meanwhile, such as 15W; default: as it is.")
 ]
 HostOption = Annotated[
-    str | None, typer.Option(rich_help_panel=_PANEL, metavar="USER@ADDRESS", help="Measure there; default: here.")
+    str | None,
+    typer.Option(
+        rich_help_panel=_PANEL,
+        metavar="USER@ADDRESS",
+        help="Measure there; default: host of gnet-edge.toml, else here.",
+    ),
 ]
 PythonOption = Annotated[
     str | None, typer.Option(rich_help_panel=_PANEL, metavar="PATH", help="Its Python; default: a new environment.")

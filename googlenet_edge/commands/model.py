@@ -120,10 +120,10 @@ def finetune(
     skip_damaged: SkipOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a checkpoint to lose less in INT8, where calibration is not enough. Stopped, it starts again.
+    """Train a checkpoint to lose less in INT8, where calibration is not enough. Stopped, it starts over.
 
-    The result is a checkpoint to build from. It is written where INT8 gets as
-    many validation images right as before.
+    The result is a checkpoint to build from. It is written only where INT8
+    gets at least as many validation images right as before.
 
     Examples:
     gnet-edge finetune
@@ -164,7 +164,9 @@ def slim(
     data: DataOption = None,
     speedup: Annotated[list[float] | None, typer.Option(help="May be given several times; default: 1.5.")] = None,
     precision: Annotated[Precision | None, typer.Option(help="What to be faster in; default: int8.")] = None,
-    engine: Annotated[EngineName, typer.Option(help="What to be faster on.")] = EngineName.ONNXRUNTIME,
+    engine: Annotated[
+        EngineName, typer.Option(help="What to be faster on: onnxruntime or openvino.")
+    ] = EngineName.ONNXRUNTIME,
     threads: OneThreadOption = None,
     epochs: Annotated[int, typer.Option(min=1, help="A third of the training is usual.")] = 10,
     batch_size: Annotated[int, typer.Option(min=2, help="Images a step.")] = 128,
@@ -178,7 +180,7 @@ def slim(
     """Remove channels until inference is faster, as measured here, and train what is left to answer as before.
 
     The result is a checkpoint to build from. Several speed-ups give a curve of
-    accuracy against latency. Stopped, it starts again.
+    accuracy against latency. Stopped, it starts over.
 
     Examples:
     gnet-edge slim --speedup 1.5

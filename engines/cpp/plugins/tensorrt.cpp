@@ -51,7 +51,9 @@ void check(cudaError_t code, const char* doing) {
   if (code != cudaSuccess) throw Problem(std::string(doing) + " (" + cudaGetErrorString(code) + ")");
 }
 
-[[noreturn]] void fail(const char* what) { throw Problem("TensorRT " + std::string(what) + ": " + logger().take()); }
+[[noreturn]] void fail(const char* what, const char* advice = "") {
+  throw Problem("TensorRT " + std::string(what) + ": " + logger().take() + advice);
+}
 
 struct Version {
   int major, minor, patch;
@@ -141,7 +143,9 @@ class Engine {
     if (!runtime_) fail("does not start");
     if (dla_core >= 0) runtime_->setDLACore(dla_core);
     engine_.reset(runtime_->deserializeCudaEngine(plan, size));
-    if (!engine_) fail("does not load the plan");
+    if (!engine_) {
+      fail("does not load the plan", "; remove gnet-edge/plans in your cache folder, and build the bundle here again");
+    }
     read_interface();
     pixels_ = std::make_unique<Buffer>(most_ * image_bytes());
     logits_ = std::make_unique<Buffer>(most_ * row_bytes());
