@@ -21,7 +21,7 @@ CPP = Path(__file__).parents[1] / "engines" / "cpp"
 APT = "sudo apt install cmake g++ libjpeg-dev"
 
 RGB, BGR, NV12, NV12_BT709 = range(4)
-BAD_ARGUMENT, CLOSED, BAD_BUNDLE, BAD_RUNTIME, BAD_IMAGE = range(1, 6)
+BAD_ARGUMENT, CLOSED, BAD_BUNDLE, BAD_RUNTIME, BAD_IMAGE, NO_MEMORY = range(1, 7)
 
 
 class Failed(Exception):  # noqa: N818  (a status, as the library has it)

@@ -11,6 +11,7 @@ import random
 import resource
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -390,7 +391,35 @@ def test_cpp_lack_of_memory_is_not_blamed_on_the_image(
     """Of a progressive JPEG libjpeg keeps the coefficients, and fails by itself; a turned one is held as a whole."""
     ended = answers_in_400_mb(gne_prefix, tmp_path, jpeg(photo(16, 16), **kind))
     assert len(ended.stdout.splitlines()) == 1, "the small one is read"
-    assert ended.stderr == "there is not enough memory; free some, or use smaller images\n"
+    assert ended.stderr == "there is not enough memory; free some, or use smaller images, or fewer at once\n"
+
+
+def test_cpp_lack_of_memory_for_a_batch_is_not_blamed_on_the_runtime(gne_prefix: Path, tmp_path: Path) -> None:
+    write_bundle(tmp_path / "b", colour_bundle())
+    program = """
+import resource, sys
+from pathlib import Path
+import numpy as np, libgne
+library, bundle = sys.argv[1:]
+with libgne.load(Path(library)).open(Path(bundle)) as engine:
+    pixels = np.zeros((60_000, 32, 32, 3), np.uint8)
+    engine.run(pixels[:1])
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + (50 << 20),) * 2)
+    try:
+        engine.run(pixels)
+    except libgne.Failed as problem:
+        print(problem.status, problem)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program, gne_prefix / "lib" / "libgne.so", tmp_path / "b"],
+        env={**os.environ, "GNE_ONNXRUNTIME": str(libgne.wheel_runtime()), "PYTHONPATH": str(Path(__file__).parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = f"{libgne.NO_MEMORY} there is not enough memory; free some, or use smaller images, or fewer at once\n"
+    assert (ended.stdout, ended.stderr) == (said, "")
 
 
 def test_cpp_rows_of_an_upright_photo_are_not_all_in_memory(gne_prefix: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import libgne
 import numpy as np
 import pytest
-from libgne import BAD_BUNDLE, BAD_RUNTIME, CPP, Engine, Failed, Library, done
+from libgne import BAD_BUNDLE, BAD_RUNTIME, CPP, Engine, Failed, Library, done, wheel_runtime
 from tiny_bundles import colour_bundle, solid
 
 from googlenet_edge.engines.bundle import Bundle, read_bundle, write_bundle
@@ -180,17 +180,23 @@ def test_cpp_plugin_gives_many_threads_their_own_logits(orin: Orin) -> None:
     assert np.allclose(found, expected(pixels[:, 0]), atol=1e-4)
 
 
-def end_of_a_program(orin: Orin, gne_prefix: Path, image: Path, how: str) -> None:
+def end_of_a_program(orin: Orin, gne_prefix: Path, image: Path, how: str, *first: Path) -> None:
     """The end of a program whose last engine is closed after TensorRT's own state has gone."""
     solid("red").save(image)
     places = {"GNE_TENSORRT": str(orin.plugin), "LD_LIBRARY_PATH": str(orin.stand_in.parent)}
-    done(gne_prefix.parent / "build" / "tests" / "leave", orin.bundle, image, how, env={**os.environ, **places})
+    leave = gne_prefix.parent / "build" / "tests" / "leave"
+    done(leave, orin.bundle, image, how, *first, env={**os.environ, **places, "GNE_ONNXRUNTIME": str(wheel_runtime())})
 
 
 def test_cpp_an_engine_that_is_closed_after_its_runtime_has_ended_is_left_as_it_is(
     orin: Orin, gne_prefix: Path, tmp_path: Path
 ) -> None:
     end_of_a_program(orin, gne_prefix, tmp_path / "red.jpg", "run")
+
+
+def test_cpp_a_second_runtime_is_left_as_it_is_at_the_end_too(orin: Orin, gne_prefix: Path, tmp_path: Path) -> None:
+    write_bundle(tmp_path / "cpu", colour_bundle())
+    end_of_a_program(orin, gne_prefix, tmp_path / "red.jpg", "run", tmp_path / "cpu")
 
 
 def test_cpp_a_forked_process_ends_without_waiting_for_threads_that_it_has_not(

@@ -50,7 +50,7 @@ gne_status guarded(Call call) noexcept {
   } catch (const Failure& failure) {
     return fail(failure.status(), failure.what());
   } catch (const std::bad_alloc&) {
-    return fail(GNE_NO_MEMORY, "there is not enough memory; free some, or use smaller images");
+    return fail(GNE_NO_MEMORY, "there is not enough memory; free some, or use smaller images, or fewer at once");
   } catch (const std::exception& problem) {
     return fail(GNE_INTERNAL, problem.what());
   } catch (...) {
@@ -165,9 +165,7 @@ gne_status gne_describe(const gne_engine* engine, gne_info* info) {
   return guarded([&] {
     const auto opened = find_handle(engine);
     check_size(info, "info");
-    const size_t size = info->size;
     *info = opened->info();
-    info->size = size;
   });
 }
 

@@ -19,7 +19,7 @@ namespace gne_sdk {
 namespace {
 
 constexpr const char *kManifest = "manifest.json", *kModel = "model.onnx", *kLabels = "labels.txt",
-                     *kGolden = "golden.bin", *kCache = kCalibration;
+                     *kGolden = "golden.bin";
 constexpr uint64_t kMaxManifestBytes = 1 << 20, kMaxTextBytes = 1 << 24, kMaxBytes = 1 << 30;
 
 [[noreturn]] void refuse(const std::string& text) { throw Failure(GNE_BAD_BUNDLE, text); }
@@ -40,7 +40,7 @@ bool quantized_by_cache(const Manifest& manifest) {
 
 void check_file_set(const std::string& folder, const Manifest& manifest) {
   std::set<std::string> expected = {kModel, kLabels, kGolden};
-  if (quantized_by_cache(manifest)) expected.insert(kCache);
+  if (quantized_by_cache(manifest)) expected.insert(kCalibration);
   std::set<std::string> listed;
   for (const auto& [name, record] : manifest.files) listed.insert(name);
   if (listed != expected) refuse(folder + "/" + kManifest + " lists the wrong files; build the bundle again");
@@ -164,8 +164,8 @@ Bundle read_bundle(const std::string& folder) {
   if (Bytes(bundle.model).text().find("location") != std::string_view::npos) {  // the key of ONNX's external data
     refuse(folder + "/" + kModel + " keeps weights in another file, which no hash covers; build the bundle again");
   }
-  if (quantized_by_cache(bundle.manifest) && read_recorded(folder, kCache, kMaxTextBytes, bundle.manifest).empty()) {
-    refuse(folder + "/" + kCache + " is empty, and a DLA quantizes by it; build the bundle again");
+  if (quantized_by_cache(bundle.manifest) && read_recorded(folder, kCalibration, kMaxTextBytes, bundle.manifest).empty()) {
+    refuse(folder + "/" + kCalibration + " is empty, and a DLA quantizes by it; build the bundle again");
   }
   return bundle;
 }

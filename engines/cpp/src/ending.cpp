@@ -27,7 +27,7 @@ bool is_forked() { return opener != 0 && opener != ::getpid(); }
 
 void stop_computing() {
   ending = true;
-  over = true;
+  if (over.exchange(true)) return;
   if (!is_forked()) (void)mutex().try_lock_for(kLongest);  // and it is never given back
 }
 
@@ -50,11 +50,9 @@ GivingBack::GivingBack() : lock_(mutex(), std::defer_lock) {
 bool GivingBack::is_allowed() const { return lock_.owns_lock() && !over; }
 
 void stop_computing_at_exit() {
-  static const bool registered = [] {
-    opener = ::getpid();
-    return std::atexit(stop_computing) == 0;
-  }();
-  (void)registered;
+  pid_t nobody = 0;
+  (void)opener.compare_exchange_strong(nobody, ::getpid());
+  (void)std::atexit(stop_computing);  // of those that are registered, the last is the first that is called
 }
 
 }  // namespace gne_sdk

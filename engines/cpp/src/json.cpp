@@ -193,7 +193,6 @@ const Kind& as(const Json::Value& value, const char* kind) {
 
 Json::Json(Value value) : value_(std::make_unique<Value>(std::move(value))) {}
 Json::Json(Json&&) noexcept = default;
-Json& Json::operator=(Json&&) noexcept = default;
 Json::~Json() = default;
 
 const Json& Json::at(std::string_view name) const {
@@ -206,8 +205,6 @@ const Json& Json::at(std::string_view name) const {
 const Json::Object& Json::object() const { return as<Object>(*value_, "an object"); }
 
 const std::string& Json::string() const { return as<std::string>(*value_, "a string"); }
-
-const Json::Array& Json::array() const { return as<Array>(*value_, "an array"); }
 
 int64_t Json::integer(int64_t least, int64_t most) const {
   const std::string& text = as<Number>(*value_, "a number").text;

@@ -31,14 +31,12 @@ class Json {
 
   Json(Value value);  // NOLINT: meant to convert
   Json(Json&&) noexcept;
-  Json& operator=(Json&&) noexcept;
   ~Json();
 
   // Each throws JsonError where the value is of another kind, or has no such member.
   const Json& at(std::string_view name) const;
   const Object& object() const;
   const std::string& string() const;
-  const Array& array() const;
   int64_t integer(int64_t least, int64_t most) const;
 
  private:

@@ -41,7 +41,9 @@ void Session::check(ort::Status* status, const char* doing) const {
   if (!status) return;
   const Owned<ort::Status> owned(status, api_.ReleaseStatus);
   const std::string_view text = api_.GetErrorMessage(status);
-  if (text.find("std::bad_alloc") != std::string_view::npos) throw std::bad_alloc();
+  for (const std::string_view sign : {"std::bad_alloc", "Failed to allocate memory", "smaller than requested bytes"}) {
+    if (text.find(sign) != std::string_view::npos) throw std::bad_alloc();
+  }
   throw Failure(GNE_BAD_RUNTIME, std::string(doing) + " (" + std::string(text.substr(0, text.find('\n'))) +
                                      "); upgrade ONNX Runtime, or build the bundle again");
 }
@@ -77,9 +79,9 @@ void Session::read_interface() {
   check(api_.GetAllocatorWithDefaultOptions(&allocator), kLoading);
   char *input_name = nullptr, *output_name = nullptr;
   check(api_.SessionGetInputName(session_.get(), 0, allocator, &input_name), kLoading);
-  input_ = owned_name(input_name);
+  input_ = owned_name(allocator, input_name);
   check(api_.SessionGetOutputName(session_.get(), 0, allocator, &output_name), kLoading);
-  output_ = owned_name(output_name);
+  output_ = owned_name(allocator, output_name);
 }
 
 std::vector<int64_t> Session::shape_of(ort::TypeInfo* info, int wanted_type) const {
@@ -97,9 +99,7 @@ std::vector<int64_t> Session::shape_of(ort::TypeInfo* info, int wanted_type) con
   return shape;
 }
 
-std::string Session::owned_name(char* name) const {
-  ort::Allocator* allocator = nullptr;
-  check(api_.GetAllocatorWithDefaultOptions(&allocator), kLoading);
+std::string Session::owned_name(ort::Allocator* allocator, char* name) const {
   const std::string copy = name;
   check(api_.AllocatorFree(allocator, name), kLoading);
   return copy;

@@ -1,9 +1,9 @@
 // A model that is loaded by ONNX Runtime on the CPU: uint8 (count, crop, crop, 3) → float (count, classes).
 #pragma once
 
-#include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "bytes.hpp"
 #include "model.hpp"
@@ -36,7 +36,7 @@ class Session : public Model {
   Owned<ort::SessionOptions> make_options(const SessionSettings& settings) const;
   void read_interface();
   std::vector<int64_t> shape_of(ort::TypeInfo* info, int wanted_type) const;
-  std::string owned_name(char* name) const;
+  std::string owned_name(ort::Allocator* allocator, char* name) const;
   Owned<ort::Value> tensor(void* data, size_t bytes, const std::vector<int64_t>& shape, int type) const;
 
   ort::Api api_;

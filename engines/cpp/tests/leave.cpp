@@ -1,7 +1,7 @@
-// leave BUNDLE IMAGE.jpg run|open|fork: returns from main while eight threads compute, or open and close the bundle;
+// leave BUNDLE IMAGE.jpg run|open|fork [BUNDLE]: returns from main while eight threads compute, or open and close the bundle;
 // "fork": children that have none of the threads return, too (ONNX Runtime's own end would wait for its threads there).
-// What is destroyed at the end computes once more, and writes what it is told, and closes an engine. Nothing else may be
-// written, and nothing go wrong.
+// What is destroyed at the end computes once more, and writes what it is told, and closes an engine. It is made before the
+// first bundle is opened, and after the second where there are two. Nothing else may be written, and nothing go wrong.
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -34,13 +34,11 @@ struct AtTheEnd {
   std::unique_ptr<const gne::engine> closed_last;
 };
 
-AtTheEnd last;
-
 void run() { engine->run(*pixels); }
 
 // Children that exit as main does, while the threads of this process hold what they would wait for. Returns what main
 // does.
-int fork_some() {
+int fork_some(AtTheEnd& last) {
   for (int i = 0; i < 8; ++i) {
     const pid_t child = ::fork();
     if (child == 0) {
@@ -60,7 +58,9 @@ int fork_some() {
 }  // namespace
 
 int main(int count, char** arguments) {
-  if (count != 4) return 2;
+  if (count != 4 && count != 5) return 2;
+  if (count == 5) new gne::engine(arguments[4]);
+  static AtTheEnd last;
   const std::string_view how = arguments[3];
   static const char* const bundle = arguments[1];
   engine = new gne::engine(bundle);
@@ -74,5 +74,5 @@ int main(int count, char** arguments) {
     }).detach();
   }
   while (done < 32) std::this_thread::yield();
-  return how == "fork" ? fork_some() : 0;
+  return how == "fork" ? fork_some(last) : 0;
 }

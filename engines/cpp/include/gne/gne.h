@@ -9,8 +9,9 @@
  * ready; others wait.
  *
  * Ending: while a process ends, what runs is waited for, ten seconds at most, and nothing else begins: a call that would
- * does not return, so no thread that may be in one is to be joined then. Only the first gne_open of a process must have
- * returned before. Fork before it; a process that was forked later may only exec or _exit.
+ * does not return, so no thread that may be in one is to be joined then. In the thread that ends the process it returns
+ * GNE_CLOSED. Only the first gne_open of a process must have returned before. Fork before it; a process that was forked
+ * later may only exec or _exit.
  *
  * Versions: structs that the caller fills carry their own size, so that a program built with this header works with
  * every later libgne of the same GNE_ABI (the SOVERSION).
@@ -37,7 +38,7 @@ extern "C" {
 typedef enum gne_status {
   GNE_OK = 0,
   GNE_BAD_ARGUMENT = 1, /* a null pointer, an impossible size, stride or k */
-  GNE_CLOSED = 2,       /* the engine was closed, or was never opened */
+  GNE_CLOSED = 2,       /* the engine was closed, or was never opened, or the process ends */
   GNE_BAD_BUNDLE = 3,   /* damaged, of another schema, for another device, or it computes something else here */
   GNE_BAD_RUNTIME = 4,  /* ONNX Runtime, or a plan and what runs it, is missing, does not fit, or failed */
   GNE_BAD_IMAGE = 5,    /* the image is missing, damaged, too large, or no JPEG */
@@ -61,7 +62,7 @@ typedef struct gne_options {
 
 /* What an open engine is. The texts live until it is closed: do not read them where another thread may do that. */
 typedef struct gne_info {
-  size_t size;                 /* sizeof(gne_info), filled in by the caller */
+  size_t size;                 /* sizeof(gne_info), filled in by the caller; then how much of it is known */
   uint32_t crop;               /* the model reads pixels uint8 (count, crop, crop, 3), RGB */
   uint32_t resize;             /* the short side of an image before the centre crop */
   uint32_t classes;            /* it gives logits float (count, classes) */
