@@ -281,6 +281,7 @@ def _bundle_measurement(
         lineage=manifest.lineage,
         accuracy=manifest.accuracy,
         against_fp32=manifest.against_fp32,
+        accuracy_engine=manifest.engine,
         energy=energy,
         sustained=sustained,
     )

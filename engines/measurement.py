@@ -20,7 +20,7 @@ from googlenet_edge.engines.timing import WarmUp, paired_ratio
 from googlenet_edge.errors import DataError
 from googlenet_edge.files import from_versioned_json, read_file, to_json, write_bytes
 from googlenet_edge.statistics import Interval, Summary, summarize
-from googlenet_edge.target import Device, Precision
+from googlenet_edge.target import Device, EngineName, Precision
 
 SCHEMA = 1
 MAX_BYTES = 64 << 20
@@ -61,7 +61,7 @@ class BundleMeasurement:
     apart from it: there the caches are as cold as decoding leaves them. ``device_stages`` are parts of its inference by
     the device's own clock, empty where it has none; the rest of the inference is launching and waiting. ``energy`` is
     None where it was not measured, ``sustained`` where it was not asked for. ``labels_sha256`` and what follows is what
-    the bundle's manifest says; files written before that was kept lack it.
+    the bundle's manifest says, its accuracy that of ``accuracy_engine``; files written before that was kept lack it.
     """
 
     name: str
@@ -81,6 +81,7 @@ class BundleMeasurement:
     lineage: Lineage | None = None
     accuracy: Accuracy | None = None
     against_fp32: Comparison | None = None
+    accuracy_engine: EngineName | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from measured import answered, lost_and_gained, measured, measured_bundle, on_a_
 from googlenet_edge.commands import demo as demonstration
 from googlenet_edge.engines.accuracy import compare
 from googlenet_edge.engines.answers import Thumbnail, write_answers
-from googlenet_edge.engines.measurement import Measurement, Stage, samples, write_measurement
+from googlenet_edge.engines.measurement import BundleMeasurement, Measurement, Stage, samples, write_measurement
 from googlenet_edge.engines.protocol import DeviceStage
 from googlenet_edge.engines.report import plots
 from googlenet_edge.engines.report.judge import judge
@@ -36,7 +36,7 @@ from googlenet_edge.engines.sensors import Series
 from googlenet_edge.errors import DataError
 from googlenet_edge.files import to_json
 from googlenet_edge.statistics import Interval
-from googlenet_edge.target import Precision
+from googlenet_edge.target import Device, EngineName, Precision
 
 FP32 = measured_bundle("runs/signs/fp32-cpu", Precision.FP32)
 INT8 = measured_bundle("runs/signs/int8-cpu")
@@ -134,6 +134,39 @@ def test_answers_by_another_engine_are_not_those_of_the_bundle_that_was_measured
     assert found.answers[0].candidate == "int8-cpu (onnxruntime)"
     old = subjects_of(Material((Source("m.json", measured(FP32, other)),), (about,)))
     assert [bool(subject.accuracy) for subject in old] == [True, True], "an older file names no engine"
+
+
+def judged_by_build(bundle: BundleMeasurement) -> BundleMeasurement:
+    """With 90 % of 2,000 images right, and what `build` says of FP32 beside it."""
+    about = answered(lost=30, gained=0)
+    return replace(with_accuracy(bundle, 1800), against_fp32=compare(*map(about.evaluation, about.bundles)))
+
+
+def test_accuracy_of_another_engine_is_not_that_of_the_one_that_was_measured() -> None:
+    """A build judges on ONNX Runtime, and `bench --engine openvino` measures another one."""
+    judged = replace(judged_by_build(INT8), accuracy_engine=EngineName.ONNXRUNTIME)
+    other = replace(judged, engine=replace(INT8.engine, backend="openvino"))
+    assert verdict(measured(FP32, judged)).headline.endswith("of accuracy against FP32.")
+    assert verdict(measured(FP32, other)).headline.endswith("its accuracy was not measured.")
+
+
+def test_simulated_accuracy_is_called_so_wherever_it_is_shown() -> None:
+    jetson = replace(INT8, engine=replace(INT8.engine, backend="tensorrt", device=Device.ORIN_NANO))
+    judged = replace(judged_by_build(jetson), accuracy_engine=EngineName.SIMULATED)
+    material = Material((Source("m.json", measured(FP32, judged)),), ())
+    found = verdict_of(subjects_of(material))
+    assert found.headline.endswith("of accuracy against FP32 (simulated).")
+    assert "Top-1 90.00 % (88.6 to 91.2), simulated on 2000 images" in found.details[1]
+    assert "90.00 % (88.6 to 91.2), simulated" in to_markdown(page_of(material)).decode()
+    assert [name for name in to_csv(subjects_of(material)).decode().split(",") if "simul" in name] == ["top1_simulated"]
+
+
+def test_comparison_of_a_build_is_not_told_beside_the_accuracy_on_other_images() -> None:
+    judged = judged_by_build(INT8)
+    about = answered(lost=30)
+    alone = replace(about, bundles=tuple(b for b in about.bundles if b.precision is Precision.INT8))
+    [_, subject] = subjects_of(Material((Source("m.json", measured(FP32, judged)),), (alone,)))
+    assert (subject.accuracy != judged.accuracy, subject.comparison) == (True, None)
 
 
 def test_page_of_answers_with_millions_of_classes_takes_no_matrix_of_them() -> None:

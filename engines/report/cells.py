@@ -193,7 +193,7 @@ def _glance_row(number: int, subject: Subject) -> Row:
         *(milliseconds(time) for time in (latency.p50, latency.p90, latency.p99)),
         tail_words(latency),
         "the reference" if subject.is_reference else against or NOT_MEASURED,
-        accuracy_words(subject.accuracy),
+        accuracy_words(subject.accuracy, simulated=subject.simulated),
         ""
         if subject.is_reference and not subject.comparison
         else change_words(subject.comparison).replace(" points", ""),

@@ -16,7 +16,7 @@ from googlenet_edge.engines.jetson import Jetson
 from googlenet_edge.engines.measurement import BundleMeasurement, LatencyRatio, latency_ratio, samples
 from googlenet_edge.engines.report.material import Material, Source
 from googlenet_edge.statistics import Summary
-from googlenet_edge.target import Device, Precision
+from googlenet_edge.target import Device, EngineName, Precision
 
 _LONGEST_NAME = 60
 _Named = tuple[str, Source, BundleMeasurement]
@@ -34,7 +34,7 @@ class Subject:
 
     ``label`` is unique in the report. ``ratio`` compares its latency with the reference of its own measurement and
     ``comparison`` its answers with those of ``compared_with``, which may be another one; both are ``None`` for the
-    reference itself, and where nobody measured.
+    reference itself, and where nobody measured. ``simulated``: the accuracy is not that of the engine itself.
     """
 
     label: str
@@ -45,6 +45,7 @@ class Subject:
     accuracy: Accuracy | None
     comparison: Comparison | None
     compared_with: str
+    simulated: bool
 
     @property
     def is_reference(self) -> bool:
@@ -109,17 +110,21 @@ def _subject(
     evaluation = next((about.evaluation(b) for about in answers for b in about.bundles if b.is_of(*model)), None)
     pair = next((p for p in pairs_of(answers) if p.candidate.is_of(*model)), None)
     beside = sorted(named, key=lambda other: other[1] is not source)
+    judged = bundle.accuracy_engine and bundle.accuracy_engine.value
+    accuracy = bundle.accuracy if judged in (None, bundle.engine.backend, EngineName.SIMULATED.value) else None
+    known = bundle.against_fp32 if accuracy and (evaluation is None or evaluation.accuracy == accuracy) else None
     return Subject(
         label=label,
         source=source,
         bundle=bundle,
         latency_ms=samples(bundle.latency.rounds_ms).summary_ms,
         ratio=latency_ratio(bundle, reference) if paired and bundle is not reference else None,
-        accuracy=evaluation.accuracy if evaluation else bundle.accuracy,
+        accuracy=evaluation.accuracy if evaluation else accuracy,
         comparison=compare(*map(pair.answers.evaluation, (pair.reference, pair.candidate)))
         if pair
-        else bundle.against_fp32,
+        else known,
         compared_with=label_of(pair.reference, ((name, other) for name, _, other in beside)) if pair else "FP32",
+        simulated=judged == EngineName.SIMULATED.value and evaluation is None,
     )
 
 

@@ -50,12 +50,12 @@ def milliseconds(value: float) -> str:
     return f"{value:.3f} ms" if value < 1 else f"{value:.2f} ms" if value < 100 else f"{value:.0f} ms"
 
 
-def accuracy_words(accuracy: Accuracy | None) -> str:
+def accuracy_words(accuracy: Accuracy | None, *, simulated: bool = False) -> str:
     """Top-1 with its interval, or that nobody measured it."""
     if accuracy is None:
         return "not measured"
     low, high = accuracy.top1_interval.low, accuracy.top1_interval.high
-    return f"{100 * accuracy.top1:.2f} % ({100 * low:.1f} to {100 * high:.1f})"
+    return f"{100 * accuracy.top1:.2f} % ({100 * low:.1f} to {100 * high:.1f}){', simulated' if simulated else ''}"
 
 
 def change_words(comparison: Comparison | None) -> str:
@@ -95,7 +95,7 @@ def _of_comparison(subject: Subject, subjects: Sequence[Subject]) -> Verdict:
     ]
     if subject.accuracy and subject.comparison:
         details.append(
-            f"Top-1 {accuracy_words(subject.accuracy)} on {subject.accuracy.images} images:"
+            f"Top-1 {_top1(subject)} on {subject.accuracy.images} images:"
             f" {change_words(subject.comparison)} against {accuracy_words(subject.comparison.reference)} of"
             f" {subject.compared_with}; {100 * subject.comparison.agreement:.2f} % of the predictions are equal."
         )
@@ -114,9 +114,14 @@ def _speed(ratio: LatencyRatio, reference: str) -> tuple[str, bool]:
     return f"is as fast as {reference}, as far as can be told", False
 
 
+def _top1(subject: Subject) -> str:
+    return accuracy_words(subject.accuracy, simulated=subject.simulated)
+
+
 def _accuracy(subject: Subject) -> tuple[str, bool]:
     """(what to say, whether accuracy is lost beyond doubt)."""
-    comparison, against = subject.comparison, f"against {subject.compared_with}"
+    comparison = subject.comparison
+    against = f"against {subject.compared_with}{' (simulated)' if subject.simulated else ''}"
     if comparison is None:
         return "and its accuracy was not measured", False
     points = comparison.top1_change_points
@@ -148,7 +153,7 @@ def _short(change: Change) -> str:
 
 
 def _figures(subject: Subject) -> str:
-    accuracy = f", top-1 {accuracy_words(subject.accuracy)}" if subject.accuracy else ""
+    accuracy = f", top-1 {_top1(subject)}" if subject.accuracy else ""
     latency = subject.latency_ms
     return f"{subject.label}: {milliseconds(latency.p50)} (p50), {milliseconds(latency.p99)} (p99){accuracy}."
 

@@ -147,6 +147,7 @@ def _csv_row(subject: Subject) -> dict[str, str | float | None]:
         "top1": accuracy.top1 if accuracy else None,
         "top1_low": accuracy.top1_interval.low if accuracy else None,
         "top1_high": accuracy.top1_interval.high if accuracy else None,
+        "top1_simulated": int(subject.simulated) if accuracy else None,
         "top1_change_points": comparison.top1_change_points if comparison else None,
         **{f"{stage.value}_ms": stage_ms(bundle, stage) for stage in Stage},
         **{f"{part.name.lower()}_ms": stage_ms(bundle, part) for part in DeviceStage},
