@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Callable
 from typing import Annotated
 
@@ -45,6 +47,8 @@ for panel, verbs in VERBS.items():
 
 def main() -> None:
     """Runs the command line; what a user can mend becomes one line on stderr and exit code 1."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # stderr has that anyway
     run_command(lambda: app(prog_name="gnet-edge"))
 
 

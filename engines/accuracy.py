@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from googlenet_edge.errors import DataError
 from googlenet_edge.statistics import Interval, mcnemar_exact_p, paired_difference_interval, wilson_interval
 
+OTHER_CLASSES = "the two models have different classes, or the same in another order; compare models of one checkpoint"
+
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
@@ -95,9 +97,7 @@ def compare(reference: Evaluation, candidate: Evaluation) -> Comparison:
         DataError: they are not evaluations of the same images, or of other classes.
     """
     if reference.class_names != candidate.class_names:
-        raise DataError(
-            "the two models have different classes, or the same in another order; compare models of one checkpoint"
-        )
+        raise DataError(OTHER_CLASSES)
     if not np.array_equal(reference.labels, candidate.labels):
         raise DataError("the two evaluations are of different images; evaluate both models on the same data")
     gained = int((candidate.correct & ~reference.correct).sum())

@@ -16,7 +16,7 @@ import numpy as np
 
 from googlenet_edge.dataset import ImageSet, in_threads
 from googlenet_edge.engines.accuracy import Evaluation
-from googlenet_edge.engines.bundle import MODEL, Sha256, read_bundle
+from googlenet_edge.engines.bundle import MODEL, Sha256, read_manifest
 from googlenet_edge.errors import DataError
 from googlenet_edge.files import from_versioned_json, to_json, write_bytes
 from googlenet_edge.images import decode_rgb
@@ -119,7 +119,7 @@ def parse_answers(data: bytes, where: str) -> Answers:
 
 
 def _of_bundle(path: Path, found: Evaluation) -> BundleAnswers:
-    manifest = read_bundle(path).manifest
+    manifest = read_manifest(path)
     predicted, in_top5 = tuple(found.predicted.tolist()), tuple(found.in_top5.tolist())
     sha256 = manifest.files[MODEL].sha256
     return BundleAnswers(str(path), manifest.precision, sha256, predicted, in_top5, found.seconds, found.backend)

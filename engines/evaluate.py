@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from googlenet_edge.dataset import ImageSet, Progress
-from googlenet_edge.engines.accuracy import Accuracy, Comparison, Evaluation, compare
+from googlenet_edge.engines.accuracy import OTHER_CLASSES, Accuracy, Comparison, Evaluation, compare
+from googlenet_edge.engines.bundle import LABELS, read_manifest
 from googlenet_edge.engines.predictor import Predictor, load_predictor, ranking
 from googlenet_edge.errors import DataError
 from googlenet_edge.target import EngineName
@@ -70,8 +71,10 @@ def evaluate_bundles(
 
     Raises:
         BundleError, EngineError: a bundle cannot be opened.
-        DataError, DamagedImageError: as `evaluate`.
+        DataError, DamagedImageError: as `evaluate`; or the bundles have different classes.
     """
+    if len({read_manifest(path).files[LABELS].sha256 for path in paths}) > 1:
+        raise DataError(OTHER_CLASSES)
     found = []
     for path in paths:
         with bars(f"opening {path.name}") as progress:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 import numpy as np
@@ -35,6 +36,7 @@ class OpenVinoCpu:
                 f"OpenVINO cannot load the model ({_reason(problem)}); build the bundle again"
             ) from problem
         self._own: _RequestOfThread | None = _RequestOfThread(compiled)
+        self._process = os.getpid()
         version = openvino.__version__.partition("-")[0]
         name = EngineName.OPENVINO.value
         self.spec = EngineSpec(name, version, Device.CPU, options.threads, crop, classes, options.streams)
@@ -44,6 +46,8 @@ class OpenVinoCpu:
         own = self._own
         if own is None:
             raise EngineError("the engine is closed; open the bundle again")
+        if self.spec.streams > 1 and os.getpid() != self._process:  # it would wait for threads that are not here
+            raise EngineError("the engine was opened before this process was forked; open the bundle in this process")
         check_batch(pixels, self.spec)
         try:
             return np.concatenate([own.infer(image) for image in np.split(pixels, len(pixels))])

@@ -242,5 +242,6 @@ def _too_lossy(precision: Precision, max_drop_points: float, tried: Sequence[Jud
         f"{precision.value} changes top-1 by {found.top1_change_points:+.2f} points (95 % interval"
         f" {low:+.2f}…{high:+.2f}{chance}), at most -{max_drop_points:g} is allowed;"
         f"{still} no bundle was written."
-        " Calibrate on more images or with another --method, or allow more with --max-drop"
+        f" {'Calibrate on more images or with another --method, or allow' if precision is Precision.INT8 else 'Allow'}"
+        " more with --max-drop"
     )

@@ -25,9 +25,9 @@ from googlenet_edge.dataset import ImageSet, Progress, load_pixels
 from googlenet_edge.engines.lowering import Lowered, lower, open_lowered
 from googlenet_edge.engines.predictor import Predictor
 from googlenet_edge.engines.registry import backend_for
-from googlenet_edge.engines.timing import Clock, warm_turns
+from googlenet_edge.engines.timing import Clock, paired_ratio, warm_turns
 from googlenet_edge.graph import InferenceGraph
-from googlenet_edge.statistics import Interval, median_interval
+from googlenet_edge.statistics import Interval
 from googlenet_edge.target import Device, Precision
 
 DEFAULT_IMAGES = 200
@@ -197,13 +197,13 @@ def _sensitivity(
 ) -> LayerSensitivity:
     """One row. ``left`` is the noise that is left without the layer, the rounds are those of all and without it."""
     pairs = [(statistics.median(a), statistics.median(b)) for a, b in zip(rounds, rounds_without, strict=True)]
-    slowdowns = [without / whole for whole, without in pairs]
+    slower = paired_ratio(rounds_without, rounds)
     return LayerSensitivity(
         layer=ranked.layer.name,
         noise_share=ranked.noise.power / of_all.power if of_all.power else 0.0,
         flips=ranked.noise.flips,
         gain_db=left.sqnr_db - of_all.sqnr_db if of_all.power else 0.0,
         extra_ms=statistics.median(without - whole for whole, without in pairs),
-        slowdown=statistics.median(slowdowns),
-        slowdown_interval=median_interval(slowdowns),
+        slowdown=slower.ratio,
+        slowdown_interval=slower.interval,
     )

@@ -29,7 +29,7 @@ from googlenet_edge.engines.stopwatch import Speed, Stopwatch, Target
 from googlenet_edge.engines.timing import Ratio
 from googlenet_edge.errors import ConfigError
 from googlenet_edge.export import Cost, export, inference_cost
-from googlenet_edge.files import check_writable, to_json, write_bytes
+from googlenet_edge.files import check_writable, real_path, to_json, write_bytes
 from googlenet_edge.reports import Observer
 from googlenet_edge.slim import convolution_widths, importance_on, slimmed
 from googlenet_edge.statistics import Interval
@@ -273,7 +273,7 @@ class _Workshop:
         tuned = replace(tuned, info=replace(tuned.info, training=record))
         speed = self.stopwatch.speed(tuned)
         folder = slim_folder(self.request.out, speedup)
-        write_run_record(folder, RunRecord(str(self.request.data.resolve()), self.request.seed))
+        write_run_record(folder, RunRecord(str(real_path(self.request.data)), self.request.seed))
         write_checkpoint(folder / CHECKPOINT_FILE, tuned)
         return SlimPoint(
             speedup=speedup,

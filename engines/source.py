@@ -17,8 +17,9 @@ from onnx import numpy_helper
 
 from googlenet_edge.dataset import Checked
 from googlenet_edge.errors import GraphError, OutputError
+from googlenet_edge.files import real_path
 from googlenet_edge.foreign.canonical import rewrite
-from googlenet_edge.foreign.file import ForeignFile, read_foreign, read_labels, why
+from googlenet_edge.foreign.file import MAX_SIDE, ForeignFile, read_foreign, read_labels, why
 from googlenet_edge.foreign.front import ChannelOrder, InputFormat, random_pixels, without_front
 from googlenet_edge.foreign.network import Original, open_session, read_network, run_session
 from googlenet_edge.graph import DEFAULT_OPSET, INPUT, OUTPUT, InferenceGraph, inference_model, metadata_of
@@ -97,7 +98,7 @@ class OnnxSource:
 
     def open(self, folder_names: tuple[str, ...]) -> Origin:
         """Reads and imports it. Raises `GraphError`, or `OutputError` where its graph would take its own place."""
-        if (self.folder / GRAPH_FILE).resolve() == self.path.resolve():
+        if real_path(self.folder / GRAPH_FILE) == real_path(self.path):
             raise OutputError(f"{self.path} is where its own graph would be written; move it somewhere else")
         file = read_foreign(self.path, size=self.size)
         own = metadata_of(file.model, self.path)
@@ -107,7 +108,7 @@ class OnnxSource:
         return _OnnxOrigin(graph.class_names, graph.preprocess, None, file, images, graph)
 
     def _preprocess(self, file: ForeignFile, own: Preprocess | None) -> Preprocess:
-        resize = self.resize or (own.resize if own else round(file.crop * 8 / 7))
+        resize = self.resize or (own.resize if own else min(MAX_SIDE, round(file.crop * 8 / 7)))
         usual = own or _DEFAULT
         try:
             return Preprocess(resize, file.crop, self.mean or usual.mean, self.std or usual.std)

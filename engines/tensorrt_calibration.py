@@ -24,6 +24,7 @@ from googlenet_edge.engines.protocol import EngineOptions
 from googlenet_edge.engines.tensorrt_builder import PlanRequest, build_plan, calibrator_of
 from googlenet_edge.engines.tensorrt_library import Flavour, load_library
 from googlenet_edge.errors import EngineError, OutputError
+from googlenet_edge.files import real_path
 
 _FASTEST = 0
 """The optimization level of a plan that is thrown away."""
@@ -35,7 +36,7 @@ def calibratable(path: Path, out: Path) -> Bundle:
     Raises `EngineError` where TensorRT does not choose its scales, `BundleError`, `OutputError`.
     """
     check_place(out)
-    if out.resolve() == path.resolve():
+    if real_path(out) == real_path(path):
         raise OutputError(f"{out} is the bundle whose scales are to be found anew; give another --out")
     bundle = read_bundle(path)
     if not bundle.calibration_cache:

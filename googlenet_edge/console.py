@@ -60,6 +60,7 @@ err = _Console(
     stderr=True,
     highlight=False,
     markup=False,
+    emoji=False,
     soft_wrap=True,
     width=None if sys.stderr and sys.stderr.isatty() else PIPED_WIDTH,  # none: a program was started with it closed
 )

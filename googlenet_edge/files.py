@@ -40,6 +40,11 @@ def is_name(text: str) -> bool:
     return bool(text) and not _UNSEEN.search(text)
 
 
+def real_path(path: Path) -> Path:
+    """Where links lead; `Path.resolve` raises where they lead round in a circle, before Python 3.13."""
+    return Path(os.path.realpath(path))
+
+
 def sha256_bytes(data: bytes) -> str:
     """Hexadecimal SHA-256."""
     return hashlib.sha256(data).hexdigest()

@@ -19,7 +19,7 @@ from googlenet_edge.dataset import (
 )
 from googlenet_edge.descent import batch_size_for
 from googlenet_edge.errors import ConfigError
-from googlenet_edge.files import alone_in, check_writable
+from googlenet_edge.files import alone_in, check_writable, real_path
 from googlenet_edge.model import Widths
 from googlenet_edge.parallel import Rank
 from googlenet_edge.preprocess import Preprocess
@@ -111,7 +111,7 @@ def train(
         elif request.start is None:
             state = whitened(state, data.train, request.preprocess)
         if rank.first:
-            write_run_record(request.folder, RunRecord(str(request.data.resolve()), request.config.seed))
+            write_run_record(request.folder, RunRecord(str(real_path(request.data)), request.config.seed))
         trained = train_from(state, data, folder=request.folder, rank=rank, observer=observer, workers=request.workers)
         if rank.first:
             write_checkpoint(path, trained)
@@ -123,7 +123,7 @@ def _refuse_among_images(request: TrainRequest) -> None:
     """There the folder of the results would be taken for a class of images."""
     split = request.data / "train", request.data / "val"
     for images in split if split[0].is_dir() else (request.data,):
-        place, root = request.folder.resolve(), images.resolve()
+        place, root = real_path(request.folder), real_path(images)
         if place.is_relative_to(root) and not "".join(place.relative_to(root).parts[:1]).startswith("."):
             raise ConfigError(
                 f"{request.folder} is inside of {images}, where each folder is a class of images; give another --out"

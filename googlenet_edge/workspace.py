@@ -13,7 +13,7 @@ from typing import Annotated
 import msgspec
 
 from googlenet_edge.errors import ConfigError, OutputError
-from googlenet_edge.files import check_file_place, check_writable, from_json, read_file, to_json, write_bytes
+from googlenet_edge.files import check_file_place, check_writable, from_json, read_file, real_path, to_json, write_bytes
 from googlenet_edge.target import Device, EngineChoice, Precision
 
 RUNS = Path("runs")
@@ -99,7 +99,7 @@ def refuse_another_s_run(folder: Path) -> None:
 
 def run_name(data: Path) -> str:
     """What a training on images is called; what begins with a dot would be hidden."""
-    return data.resolve().name.lstrip(".") or "run"
+    return real_path(data).name.lstrip(".") or "run"
 
 
 def run_folder_for(data: Path) -> Path:
@@ -151,12 +151,12 @@ def take_data(given: Path | None, settings: Settings, run: Path | None) -> Taken
     record = read_run_record(run)
     if record is None:
         raise ConfigError(f"{run} does not say which images it was trained on; give --data DIR")
-    return Taken(Path(record.data), f"{run.resolve().name} was trained on it")
+    return Taken(Path(record.data), f"{real_path(run).name} was trained on it")
 
 
 def named_after(folder: Path, ending: str) -> Path:
     """Another folder beside one, named after it. ``.`` and ``..`` have no name of their own."""
-    named = folder if folder.name.strip(".") else folder.resolve()
+    named = folder if folder.name.strip(".") else real_path(folder)
     return named.with_name(named.name + ending)
 
 

@@ -370,6 +370,25 @@ def test_loss_of_accuracy_above_max_drop_leaves_the_old_bundle(work: Path, monke
     refused_without_a_trace(sentence, *arguments, "--max-drop", "2.5", "--out", "another", cwd=work)
 
 
+def test_loss_of_fp16_advises_nothing_about_calibration(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recovery, "compare", lossy)
+    arguments = ("build", "runs/photos/checkpoint.safetensors", "--data", "photos", "--precision", "fp16")
+    sentence = r"fp16 changes top-1 by .* no bundle was written\. Allow more with --max-drop"
+    refused_without_a_trace(sentence, *arguments, cwd=work)
+
+
+def test_links_that_lead_round_in_a_circle_are_no_traceback(work: Path) -> None:
+    (work / "loop").symlink_to("loop")
+    (work / "loop.onnx").symlink_to("loop.onnx")
+    (work / "loop.json").symlink_to("loop.json")
+    nowhere = "Too many levels of symbolic links"
+    refused_without_a_trace("loop is not a folder; expected .*", "train", "--data", "loop", "--out", "new", cwd=work)
+    refused_without_a_trace(rf"loop\.json cannot be read: {nowhere}", "report", "loop.json", cwd=work)
+    refused_without_a_trace(
+        rf"loop\.onnx cannot be read: {nowhere}", "build", "--onnx", "loop.onnx", "--data", "photos", cwd=work
+    )
+
+
 # Settings, devices and what is not there
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from googlenet_edge.checkpoint import read_checkpoint, write_checkpoint
 from googlenet_edge.cli import app
 from googlenet_edge.commands import machine
 from googlenet_edge.engines import rounds
-from googlenet_edge.engines.bundle import write_bundle
+from googlenet_edge.engines.bundle import read_bundle, write_bundle
 from googlenet_edge.engines.energy import EnergyPlan
 from googlenet_edge.engines.jetson import Clock, read_jetson
 from googlenet_edge.engines.measurement import read_measurement, write_measurement
@@ -112,6 +113,7 @@ def test_version_is_that_of_the_package(tmp_path: Path) -> None:
         (("build", "--precision", "int4"), "'int4' is not one of 'fp32', 'fp16', 'int8'"),
         (("build", "--max-drop", "-1"), "Invalid value for '--max-drop'"),
         (("bench", "--rounds", "1"), "Invalid value for '--rounds'"),
+        (("bench", "--rounds", "5001"), "Invalid value for '--rounds'"),
         (("bench", "--sustained", "10"), "10 is no duration; write it as 90s, 10m or 1h"),
         (("bench", "--fps", "30"), "--fps is about a load that lasts: give --sustained, such as 10m"),
         (("predict",), "Missing argument '"),
@@ -309,6 +311,34 @@ def test_eval_compares_bundles_with_the_first(work: Path) -> None:
     assert first["against_first"] is None
     assert 0 <= second["against_first"]["agreement"] <= 1
     assert re.search(r"^runs/photos/int8-cpu: top-1 changes by [+-]\d", outcome.err, re.MULTILINE)
+
+
+def test_eval_of_bundles_with_other_classes_is_refused_before_anything_is_judged(work: Path) -> None:
+    bundle = read_bundle(work / "runs/photos/int8-cpu")
+    write_bundle(work / "other", replace(bundle, class_names=bundle.class_names[::-1]))
+    outcome = gnet_edge("eval", "runs/photos/int8-cpu", "other", "--out", "a.json", cwd=work)
+    sentence = "the two models have different classes, or the same in another order; compare models of one checkpoint"
+    assert (outcome.code, outcome.err.splitlines()[-1]) == (1, f"gnet-edge: {sentence}")
+    assert "evaluating" not in outcome.err
+    assert not (work / "a.json").exists()
+
+
+def test_help_can_be_read_where_the_terminal_is_not_utf_8() -> None:
+    for encoding in ("latin-1", "ascii"):
+        shown_help = subprocess.run(
+            [sys.executable, "-m", "googlenet_edge.cli", "build", "--help"],
+            env={**os.environ, "PYTHONIOENCODING": encoding},
+            capture_output=True,
+            check=False,
+        )
+        assert (shown_help.returncode, shown_help.stderr) == (0, b"")
+        assert b"--precision" in shown_help.stdout
+
+
+def test_words_between_colons_are_no_pictures(tmp_path: Path) -> None:
+    write_colour_bundle(tmp_path / "bundle")
+    solid("blue").save(tmp_path / "cam:b:2.png")
+    assert "cam:b:2.png" in done("predict", "cam:b:2.png", "--bundle", "bundle", cwd=tmp_path).err
 
 
 def test_eval_of_a_folder_that_is_not_split_says_that_it_judges_a_part(colours: Path, tmp_path: Path) -> None:

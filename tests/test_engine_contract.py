@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
@@ -166,6 +168,31 @@ def test_engine_that_is_not_installed_names_the_extra(monkeypatch: pytest.Monkey
         "; install it with: pip install 'googlenet-edge[openvino]', or choose another engine"
     )
     open_bundle(bundle, engine=EngineName.ONNXRUNTIME).close()
+
+
+def test_openvino_with_streams_says_that_a_forked_process_has_none_of_them() -> None:
+    """It would wait for ever: the threads that compute are not in it."""
+    program = """
+import os, sys
+import numpy as np
+from googlenet_edge.engines.openvino_cpu import OpenVinoCpu
+from googlenet_edge.engines.protocol import EngineOptions
+engine = OpenVinoCpu(sys.stdin.buffer.read(), EngineOptions(streams=2))
+pixels = np.zeros((1, 32, 32, 3), np.uint8)
+engine.run(pixels)
+if os.fork() == 0:
+    try:
+        engine.run(pixels)
+    except Exception as problem:
+        os.write(1, f"{type(problem).__name__}: {problem}".encode())
+    os._exit(0)
+os.wait()
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], input=onnx_bytes(COLOUR_NET), capture_output=True, timeout=120, check=True
+    )
+    sentence = "the engine was opened before this process was forked; open the bundle in this process"
+    assert ended.stdout.decode() == f"EngineError: {sentence}"
 
 
 def test_device_without_an_engine_of_that_name_says_which_it_has(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from foreign_models import (
     torchvision_style,
 )
 from numpy.typing import NDArray
-from onnx import numpy_helper, parser
+from onnx import helper, numpy_helper, parser
 
 from googlenet_edge.calibration.lower import lower_fp32
 from googlenet_edge.engines.predictor import softmax
@@ -68,6 +68,18 @@ def test_caffe_style_of_every_age_gives_its_own_probabilities(opset: int, tmp_pa
     blue_first = pixels[..., ::-1].astype(np.float32) - np.array(CAFFE_MEAN[::-1], np.float32)
     expected = [run(caffe_style(9), image[None]) for image in blue_first.transpose(0, 3, 1, 2)]
     assert equal(softmax(logits(graph, pixels)), np.concatenate(expected))
+
+
+def test_softmax_whose_result_is_reshaped_is_left_out_too(tmp_path: Path) -> None:
+    model = caffe_style(9)
+    last = model.graph.node[-1]
+    last.output[0] = "prob_0"
+    shape = numpy_helper.from_array(np.array([1, -1], np.int64), "answer_shape")
+    model.graph.initializer.append(shape)
+    model.graph.node.append(helper.make_node("Reshape", ["prob_0", "answer_shape"], ["prob_1"]))
+    graph = imported(saved(model, tmp_path / "net.onnx"), CAFFE)
+    plain = imported(saved(caffe_style(9), tmp_path / "plain.onnx"), CAFFE)
+    assert np.array_equal(logits(graph, some_pixels()), logits(plain, some_pixels()))
 
 
 def test_caffe_style_comes_out_in_the_operators_that_are_quantized(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from googlenet_edge.engines.measurement import (
 from googlenet_edge.engines.sensors import Series
 from googlenet_edge.engines.sustained import Sustained
 from googlenet_edge.errors import ConfigError, DataError
-from googlenet_edge.files import from_json, read_file
+from googlenet_edge.files import from_json, read_file, real_path
 from googlenet_edge.statistics import Interval
 
 LEAST_ROUNDS = 6
@@ -89,7 +89,7 @@ def read_material(paths: Sequence[Path]) -> Material:
         DataError: a file is missing, damaged, of a newer schema, none of these, or cannot be believed; no
             measurement among them, the same file twice, or files of different models.
     """
-    twice = [path for path, count in Counter(path.resolve() for path in paths).items() if count > 1]
+    twice = [path for path, count in Counter(map(real_path, paths)).items() if count > 1]
     if twice:
         raise DataError(f"{twice[0]} is given twice; give each file once")
     found = [_read(path) for path in paths]

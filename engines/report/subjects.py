@@ -120,9 +120,7 @@ def _subject(
         latency_ms=samples(bundle.latency.rounds_ms).summary_ms,
         ratio=latency_ratio(bundle, reference) if paired and bundle is not reference else None,
         accuracy=evaluation.accuracy if evaluation else accuracy,
-        comparison=compare(*map(pair.answers.evaluation, (pair.reference, pair.candidate)))
-        if pair
-        else known,
+        comparison=compare(*map(pair.answers.evaluation, (pair.reference, pair.candidate))) if pair else known,
         compared_with=label_of(pair.reference, ((name, other) for name, _, other in beside)) if pair else "FP32",
         simulated=judged == EngineName.SIMULATED.value and evaluation is None,
     )

@@ -37,6 +37,7 @@ from googlenet_edge.commands.options import (
 )
 from googlenet_edge.console import bar, chosen, named, shown
 from googlenet_edge.errors import ConfigError
+from googlenet_edge.files import real_path
 from googlenet_edge.processor import usable_cores
 from googlenet_edge.target import Device, EngineChoice, Precision, Unit
 
@@ -250,15 +251,15 @@ def evaluate(
 
     settings = workspace.read_settings()
     paths = [named(workspace.take_bundle(path)) for path in bundles or (None,)]
-    run = paths[0].resolve().parent
+    run = real_path(paths[0]).parent
     folder = named(workspace.take_data(data, settings, run))
     images = open_dataset(folder, seed=workspace.split_seed(run)).val
     cores = chosen("--threads", threads, settings.threads, CORES)
     if out:
         workspace.check_result_place(out, workspace.ANSWERS_FILE)
     if not (folder / "train").is_dir():
-        records = {workspace.read_run_record(path.resolve().parent) for path in paths}
-        known = records == {workspace.RunRecord(str(folder.resolve()), workspace.split_seed(run))}
+        records = {workspace.read_run_record(real_path(path).parent) for path in paths}
+        known = records == {workspace.RunRecord(str(real_path(folder)), workspace.split_seed(run))}
         unseen = "that no training on it sees" if known else _MAYBE_SEEN
         shown(f"judging {len(images)} images of {folder}: the one in five of each class {unseen}")
     if skip_damaged:

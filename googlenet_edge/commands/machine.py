@@ -41,7 +41,7 @@ def _seconds(text: str) -> float:
 
 RoundsOption = Annotated[
     int | None,
-    typer.Option(min=6, help="Of ten runs each; default: 20 to 200, until each p50 is known within 0.75 %."),
+    typer.Option(min=6, max=5000, help="Of ten runs each; default: 20 to 200, until each p50 is known within 0.75 %."),
 ]
 SustainedOption = Annotated[
     float | None,

@@ -6,7 +6,7 @@ Nothing is run here, and no other file is opened.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +24,7 @@ MAX_SIDE = 4096
 _MAX_LABELS_BYTES = 1 << 20
 _MAX_ELEMENTS = 1 << 28  # of one tensor: a gigabyte
 NO_OPERATION = ("Identity", "Dropout")
+_SAME_VALUES = ("Reshape", "Flatten", "Squeeze")
 _ONNX_ERRORS = (
     DecodeError,
     onnx.checker.ValidationError,
@@ -278,15 +279,15 @@ def _logits(path: Path, graph: onnx.GraphProto) -> str:
         )
     made_by = {output: node for node in graph.node for output in node.output}
     tensor = _before(made_by, graph.output[0].name)
-    last = made_by.get(tensor)
+    last = made_by.get(_before(made_by, tensor, (*NO_OPERATION, *_SAME_VALUES)))
     if last is not None and last.op_type == "Softmax":
         tensor = _before(made_by, last.input[0])
     return tensor
 
 
-def _before(made_by: dict[str, NodeProto], tensor: str) -> str:
-    """The tensor of which ``tensor`` is but a copy."""
-    while tensor in made_by and made_by[tensor].op_type in NO_OPERATION:
+def _before(made_by: dict[str, NodeProto], tensor: str, kinds: Sequence[str] = NO_OPERATION) -> str:
+    """The tensor that ``tensor`` is made from by nodes of such kinds alone."""
+    while tensor in made_by and made_by[tensor].op_type in kinds:
         tensor = made_by[tensor].input[0]
     return tensor
 

@@ -49,7 +49,7 @@ def read_network(file: ForeignFile) -> Network:
     same: dict[str, str] = {}
     nodes = []
     for original in file.model.graph.node:
-        if original.output[0] in weights:
+        if not original.output or original.output[0] in weights:
             continue
         node = NodeProto()
         node.CopyFrom(original)
