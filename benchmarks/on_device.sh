@@ -51,17 +51,21 @@ step bench gnet-edge bench "${bundles[@]}" --json
 trtexec=${TRTEXEC:-/usr/src/tensorrt/bin/trtexec}
 if [ -x "$trtexec" ]; then
   for i in "${!bundles[@]}"; do # built as gnet-edge builds it
-    flags=$(python3 - "${bundles[$i]}" <<'P'
+    flags=$(python3 - "${bundles[$i]}" "$work/calibration-$i.cache" <<'P'
 import json, sys
 from pathlib import Path
+from googlenet_edge.tensorrt_version import cache_for
 try:
     import tensorrt
-    major = int(tensorrt.__version__.split(".")[0])
+    version = tuple(map(int, tensorrt.__version__.split(".")[:3]))
 except ImportError:
-    major = 10
-bundle = Path(sys.argv[1])
+    version = (10, 3, 0)
+major = version[0]
+bundle, cache = map(Path, sys.argv[1:])
 manifest = json.loads((bundle / "manifest.json").read_text())
 dla, int8 = manifest["unit"] == "dla", manifest["precision"] == "int8"
+if dla and version >= (10, 8):
+    sys.exit("trtexec: this TensorRT has no DLA")
 flags = ["--noTF32"]
 if dla or major < 10:
     flags += ["--int8"] if int8 else []
@@ -70,10 +74,12 @@ elif major == 10:
     flags += ["--stronglyTyped"]
 if dla:
     flags += ["--useDLACore=0", "--allowGPUFallback"]
-    flags += [f"--calib={bundle / 'calibration.cache'}"] if int8 else []
+    if int8:  # TensorRT skips a cache whose header is another version's
+        cache.write_bytes(cache_for(version, (bundle / "calibration.cache").read_bytes()))
+        flags += [f"--calib={cache}"]
 print("\n".join(flags))
 P
-    )
+    ) || continue
     mapfile -t flags <<< "$flags"
     step "trtexec-$i" "$trtexec" --onnx="${bundles[$i]}/model.onnx" "${flags[@]}" --useCudaGraph
   done

@@ -9,9 +9,12 @@ twice and keep it from doing so.
 |---|---|---|
 | activations | u8, asymmetric | s8, symmetric: zero-point 0 |
 | pairs | on every tensor, shared by its readers | on what a convolution or classifier reads, shared by its readers |
-| weights | s8 per output channel | the same |
+| weights | s8 per output channel | the same, as floats on their grid and a pair |
 | bias | int32, dequantized | float32 |
 | input | uint8 NHWC, transposed, then cast | uint8 NHWC, cast, then transposed: it lets nothing but a Cast read uint8 |
+
+Weights are stored as floats, four times as large, because TensorRT 8 takes them no other way: constants of s8 were
+"invalid weights type of Int8" (NVIDIA/TensorRT#2163, #2361; 8.6 takes some, onnxruntime#17738).
 
 Everything that is not on integers is float32: TensorRT ≥ 9 takes that literally (strong typing), and before it the
 flags allow it float16.
@@ -171,10 +174,13 @@ class _Writer:
         ]
 
     def _add_weight(self, name: str) -> None:
-        """A weight as codes, and their dequantization under the name that it had."""
+        """A weight on its grid, its codes, and their dequantization under the name that it had."""
         codes, scale = quantize_per_channel(self.weights[name])
-        constants, node = dequantized_constant(name, codes, scale)
-        self.constants += constants
+        (_, *grid), node = dequantized_constant(name, codes, scale)
+        self._constant(f"{name}.rounded", codes * scale.reshape(-1, *[1] * (codes.ndim - 1)))
+        self.constants += grid
+        inputs = [f"{name}.rounded", *node.input[1:]]
+        self.nodes.append(helper.make_node("QuantizeLinear", inputs, node.input[:1], name=f"{name}.quantize", axis=0))
         self.nodes.append(node)
 
     def _constant(self, name: str, value: NDArray[np.generic]) -> None:
@@ -198,7 +204,8 @@ def _in_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
 def _with_dla_head(model: onnx.ModelProto) -> onnx.ModelProto:
     """AveragePool, a 1×1 convolution, and Flatten last, which a DLA runs in one piece.
 
-    The logits are the same but for the order of sums.
+    The logits are the same but for the order of sums. There is no padding to count, but a Xavier's DLA takes no pool
+    that would leave it out (NvInfer.h, `setAverageCountExcludesPadding`).
 
     Raises:
         LoweringError: it does not end with GlobalAveragePool, Flatten and Gemm, each alone reading the one before.
@@ -217,7 +224,9 @@ def _with_dla_head(model: onnx.ModelProto) -> onnx.ModelProto:
     planes = f"{OUTPUT}.planes"
     window = _spatial_size(model, pool.input[0])
     new = {
-        pool.name: helper.make_node("AveragePool", pool.input, pool.output, name=pool.name, kernel_shape=window),
+        pool.name: helper.make_node(
+            "AveragePool", pool.input, pool.output, name=pool.name, kernel_shape=window, count_include_pad=1
+        ),
         flatten.name: helper.make_node(
             "Conv", [pool.output[0], *gemm.input[1:]], [planes], name=gemm.name, kernel_shape=[1, 1]
         ),

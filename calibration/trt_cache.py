@@ -126,7 +126,8 @@ def tensor_scales(
     """The scale of every tensor of a lowered float model but its outputs, and what only an output copies.
 
     What a Concat joins gets one scale, the largest of its inputs: a DLA copies codes there. A convolution that a ReLU
-    absorbs has the ReLU's.
+    absorbs has the ReLU's, and the average of a pool that of its input: a DLA takes no other (NvInfer.h,
+    `IPoolingLayer`).
 
     Raises:
         CalibrationError: the table belongs to another graph, or has no range for one of its tensors.
@@ -139,6 +140,9 @@ def tensor_scales(
         raise CalibrationError(f"the calibration table has no range for {missing[0]}; calibrate again")
     largest = _of_pixels(graph) | {tensor: known[name] for tensor, name in grid_of.items()}
     largest |= {inner: largest[outer] for inner, outer in absorbed_in_relu(source).items() if outer in largest}
+    for node in lowered.graph.node:
+        if node.op_type == "AveragePool" and node.input[0] in largest:
+            largest[node.output[0]] = largest[node.input[0]]
     inner = [t for node in lowered.graph.node for t in node.output if t not in _outputs(lowered.graph)]
     return {tensor: largest[tensor] / S8_STEPS for tensor in [PIXELS, *inner] if tensor in largest}
 

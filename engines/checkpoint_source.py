@@ -51,7 +51,7 @@ class _CheckpointOrigin(Origin):
         return (graph.parent_sha256, graph.model.producer_version) == (self.source.sha256, __version__)
 
     def check(self, graph: InferenceGraph, pixels: NDArray[np.uint8]) -> float:
-        return check_parity(graph, self.source, [graph.preprocess.normalize(pixels)])
+        return check_parity(graph, self.source, graph.preprocess.normalize(pixels))
 
     def doubts(self, val: Checked) -> tuple[str, ...]:
         record = self.source.info.training

@@ -134,7 +134,7 @@ def _other(device: Device, title: str, platform: Platform, workspace_mib: int) -
 
 # fmt: off
 #                name       TensorRT  Python
-_46  = JetPack("4.6",     (8, 2),   "3.6")
+_46  = JetPack("4.6.1",   (8, 2),   "3.6")
 _51  = JetPack("5.1",     (8, 5),   "3.8")
 _60  = JetPack("6.0",     (8, 6),   "3.10")
 _61  = JetPack("6.1–6.2", (10, 3),  "3.10")

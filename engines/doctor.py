@@ -31,7 +31,8 @@ Providers = Callable[[], tuple[EngineName, ...]]
 _BUILD = ("torch", "onnx", "safetensors", "threadpoolctl")
 _RUNTIMES = tuple(backend.name for backend in BACKENDS if backend.device is Device.CPU)
 _MEND_RUNTIMES = {EngineName.OPENVINO: "pip install 'googlenet-edge[openvino]'"}
-_MEND_PYCUDA = "CPATH=/usr/local/cuda/include LIBRARY_PATH=/usr/local/cuda/lib64 pip install pycuda"
+_CUDA = "/usr/local/cuda"
+_MEND_PYCUDA = f"PATH={_CUDA}/bin:$PATH CPATH={_CUDA}/include LIBRARY_PATH={_CUDA}/lib64 pip install pycuda"
 
 
 class State(Enum):

@@ -1,6 +1,6 @@
 """From a lowered graph to a plan, by TensorRT 8.5, 8.6, 10, 11 or TensorRT for RTX: one way, with named branches.
 
-| | 8.5, 8.6 | 10 | 10 on a DLA | 11, RTX |
+| | 8.5, 8.6 | 10 | 8.5 to 10.7 on a DLA | 11, RTX |
 |---|---|---|---|---|
 | network | EXPLICIT_BATCH | STRONGLY_TYPED | neither | STRONGLY_TYPED |
 | FP16, INT8 | flags | types in the graph | flags | types in the graph |
@@ -9,7 +9,9 @@
 | timing cache | yes | yes | yes | not RTX |
 | progress | no | yes | yes | yes |
 
-Enumerators are looked up by name when they are used: TensorRT 11 renumbered them.
+"TensorRT 10.7 was the last 10.x release that supported DLA"; 11.4.1 has it again for strongly typed networks, which are
+not lowered for a DLA here (NVIDIA, "Working with DLA", 11.4.1). Enumerators are looked up by name when they are used:
+TensorRT 11 renumbered them.
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _LEVELS = range(6)
 _FIRST_WITH_LEVELS: Version = (8, 6)
+_FIRST_WITHOUT_DLA: Version = (10, 8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +165,11 @@ def recipe_for(library: Library, request: PlanRequest, *, calibrates: bool = Fal
         calibrates: whether TensorRT finds the scales while it builds, and so needs no cache.
     """
     on_dla = request.unit is Unit.DLA
-    if on_dla and (library.flavour is Flavour.RTX or library.version >= (11,)):
-        raise EngineError(f"{library} builds for no DLA, TensorRT 8 and 10 do; build for the GPU: leave --dla out")
+    if on_dla and (library.flavour is Flavour.RTX or library.version >= _FIRST_WITHOUT_DLA):
+        raise EngineError(
+            f"a DLA needs TensorRT 8.5 to 10.7 (JetPack 5 or 6), and this is {library}; build for the GPU: leave --dla"
+            " out"
+        )
     if on_dla and request.batches.least != request.batches.most:
         raise EngineError("a DLA takes one size of batch")
     if request.targets and library.flavour is not Flavour.RTX:
@@ -201,6 +207,10 @@ def build_plan(
     trt, start = library.trt, time.perf_counter()
     with listening(library) as lines:
         builder = started(trt.Builder, library, lines)
+        if request.unit is Unit.DLA and builder.num_DLA_cores <= request.dla_core:
+            raise EngineError(
+                f"{library} finds no DLA core {request.dla_core} here; build for the GPU: leave --dla out"
+            )
         network = builder.create_network(_network_flags(library, recipe))
         parser = trt.OnnxParser(
             network, logger_of(library.module)
@@ -225,6 +235,8 @@ def build_plan(
         learned = _learned(library, config)
         layers, placement = layers_in_log(lines), placement_in_log(lines)
     seconds = time.perf_counter() - start
+    if request.unit is Unit.DLA and not placement.dla:
+        _log.warning("%s puts nothing on the DLA, so the GPU computes all of it", library)
     return Plan(key_of(library, request, gpu=gpu), bytes(data), layers, placement, learned, seconds)
 
 

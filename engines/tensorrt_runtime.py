@@ -359,6 +359,7 @@ class Compiled:
     seconds: float
     reused: bool
     placement: Placement
+    unit: Unit
 
 
 def compile_bundle(path: Path, *, progress: Progress | None = None) -> Compiled:
@@ -391,4 +392,5 @@ def compile_bundle(path: Path, *, progress: Progress | None = None) -> Compiled:
         seconds=record.seconds,
         reused=plan.reused,
         placement=record.placement,
+        unit=record.key.unit,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -29,6 +30,7 @@ RATIO = 4 / 3
 UNCHANGED_COLOURS = np.vstack([np.eye(3), np.zeros((1, 3))]).astype(np.float32)
 _PR_SET_PDEATHSIG = 1
 _BY_A_LOADER = "in DataLoader worker process"
+_NO_MEMORY_SIGNS = ("can't allocate memory", "std::bad_alloc", "out of memory")
 _NO_MEMORY = "there is not enough memory; free some, or give a smaller --batch-size"
 Share = Annotated[float, Meta(ge=0, le=1)]
 
@@ -110,10 +112,7 @@ class _Crops(Dataset[tuple[Tensor, Tensor, int]]):
 
 
 class TrainingBatches:
-    """Batches of augmented images, loaded ahead by processes of their own; leaving the context ends them.
-
-    What goes wrong in them, or because there is not enough memory, leaves it as an error that a user can mend.
-    """
+    """Batches of augmented images, loaded ahead by processes of their own; leaving the context ends them."""
 
     def __init__(
         self,
@@ -142,12 +141,21 @@ class TrainingBatches:
     def __enter__(self) -> TrainingBatches:
         return self
 
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+    def __exit__(self, *_: object) -> None:
         iterator = self._loader._iterator  # a loader has no way to end its processes, which Python waits for at the end
         if iterator is not None and self._loader.num_workers > 0:
             iterator._shutdown_workers()  # type: ignore[attr-defined]
-        if error is not None and (clear := _clear(error)):
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """What goes wrong in processes that load images, or for lack of memory, leaves it as what a user can mend."""
+    try:
+        yield
+    except Exception as error:
+        if clear := _clear(error):
             raise clear from error
+        raise
 
 
 def _clear(error: BaseException) -> EdgeError | None:
@@ -155,10 +163,10 @@ def _clear(error: BaseException) -> EdgeError | None:
     text = str(error)
     match error:
         case EdgeError() if _BY_A_LOADER in text:
-            return type(error)(text.strip().rpartition("\n")[2].partition(": ")[2])
+            return type(error)(text.rpartition(f"{type(error).__name__}: ")[2].strip())
         case MemoryError() | torch.OutOfMemoryError():
             return TrainingError(_NO_MEMORY)
-        case RuntimeError() if any(sign in text for sign in ("can't allocate memory", "std::bad_alloc")):
+        case RuntimeError() if any(sign in text for sign in _NO_MEMORY_SIGNS):
             return TrainingError(_NO_MEMORY)
         case RuntimeError() if "DataLoader worker" in text:
             return TrainingError(
@@ -183,15 +191,15 @@ def _leave_signals_to_parent(_: int) -> None:
 def random_crop(
     image: Image.Image, crop: int, augmentation: Augmentation, random: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """A random part of the image: Inception's sampling of an area, then of an aspect ratio 3/4…4/3.
+    """A random part of the image: Inception's sampling of an area, then of an aspect ratio 3/4…4/3, or what has room.
 
     Returns uint8 ``(crop, crop, 3)``. Source: Szegedy et al., arXiv 1409.4842, section 6.
     """
     width, height = image.size
     area = width * height * random.uniform(augmentation.min_area, 1.0)
     ratio = RATIO ** random.uniform(-1.0, 1.0)
-    w, h = min(width, (area * ratio) ** 0.5), min(height, (area / ratio) ** 0.5)
-    return _part(image, w, h, crop, random)
+    h = min(height, area / min(width, (area * ratio) ** 0.5))
+    return _part(image, min(width, area / h), h, crop, random)
 
 
 def plain_crop(image: Image.Image, preprocess: Preprocess, random: np.random.Generator) -> NDArray[np.uint8]:

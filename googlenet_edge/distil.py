@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from googlenet_edge.augment import Epoch, TrainingBatches, to_input
+from googlenet_edge.augment import Epoch, TrainingBatches, clear_errors, to_input
 from googlenet_edge.checkpoint import CheckpointInfo
 from googlenet_edge.descent import Descent, DescentConfig, Positive, autocast, batch_size_for
 from googlenet_edge.reports import EpochReport, Meter, Observer, StoppedError
@@ -39,6 +39,7 @@ def as_trained(config: DistilConfig, teacher: CheckpointInfo) -> DistilConfig:
     return replace(config, augmentation=known) if known else config
 
 
+@clear_errors()
 def distil(
     student: nn.Module,
     teacher: nn.Module,

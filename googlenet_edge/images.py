@@ -50,8 +50,8 @@ def decode_rgb(source: Path | bytes, *, short_side: int) -> Image.Image:
     """A JPEG, PNG or WebP file (or its bytes) → an upright RGB image whose short side is at least that of the use.
 
     A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where at least ``2 × short_side`` pixels remain, so that a photo
-    of 100 megapixels costs neither its memory nor its time. Transparency is laid over white, 16-bit samples become
-    8-bit, CMYK and palettes become RGB, and the EXIF orientation is applied. Safe to call from several threads.
+    of 100 megapixels costs neither its memory nor its time. Transparency of 8 bits is laid over white, 16-bit samples
+    become 8-bit, CMYK and palettes become RGB, and the EXIF orientation is applied. Safe to call from several threads.
 
     Args:
         source: a path, or the bytes of a file.

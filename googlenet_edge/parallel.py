@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 
 from googlenet_edge.errors import TrainingError
 from googlenet_edge.reports import StoppedError
+
+_PATIENCE = timedelta(days=1)  # the others wait while the first evaluates
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,7 @@ def process_group() -> Iterator[Rank]:
                 f"{here} here, and this is process {local + 1} of this machine; give --nproc-per-node {gpus}"
             )
         torch.cuda.set_device(local)
-    dist.init_process_group("nccl" if cuda else "gloo")
+    dist.init_process_group("nccl" if cuda else "gloo", timeout=_PATIENCE)
     try:
         yield Rank(dist.get_rank(), dist.get_world_size())
     finally:

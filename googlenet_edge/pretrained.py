@@ -22,7 +22,7 @@ from googlenet_edge.checkpoint import (
     read_pth,
 )
 from googlenet_edge.dataset import Progress
-from googlenet_edge.errors import CheckpointError
+from googlenet_edge.errors import CheckpointError, OutputError
 from googlenet_edge.files import new_file, sha256_file
 from googlenet_edge.preprocess import Preprocess
 
@@ -79,6 +79,8 @@ def _download(url: str, path: Path, progress: Progress | None) -> None:
                     if progress:
                         progress(done, total)
             _check_hash(part, mend="the connection may have broken, try again")
+    except OutputError as problem:
+        raise CheckpointError(f"{str(problem).partition(';')[0]}; name another folder in TORCH_HOME") from problem
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as problem:
         raise _not_downloaded(url, path, getattr(problem, "reason", problem)) from problem
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import msgspec
 
 from googlenet_edge.errors import ConfigError, OutputError, TrainingError
-from googlenet_edge.files import write_bytes
+from googlenet_edge.files import check_file_place, write_bytes
 from googlenet_edge.workspace import NOT_OURS
 
 STEPS_PER_REPORT = 10
@@ -145,12 +145,13 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 def _decoded(text: bytes) -> dict[str, Any] | None:
     try:
         return msgspec.json.decode(text, type=dict[str, Any])
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 
 def refuse_another_s_lines(path: Path) -> None:
-    """Raises `ConfigError` where there is something else than lines of trainings, whole or damaged."""
+    """Raises `ConfigError` where there is something else than lines of trainings, `OutputError` where none can be."""
+    check_file_place(path)
     try:
         ours = msgspec.convert(read_lines(path), list[EpochReport])
     except msgspec.ValidationError:

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from googlenet_edge.augment import Epoch, TrainingBatches, to_input
+from googlenet_edge.augment import Epoch, TrainingBatches, clear_errors, to_input
 from googlenet_edge.checkpoint import Checkpoint, TrainingRecord
 from googlenet_edge.dataset import ImageSet, load_pixels
 from googlenet_edge.descent import Descent, DescentConfig, autocast, batch_size_for
@@ -59,6 +59,7 @@ class TrainingData:
         return TrainingRecord(config.epochs, len(self.train), *hashes, *accuracy, seconds, parent, config.augmentation)
 
 
+@clear_errors()
 def train_from(
     state: TrainingState, data: TrainingData, *, folder: Path, rank: Rank, observer: Observer, workers: int = 2
 ) -> Checkpoint:

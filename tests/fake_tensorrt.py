@@ -45,6 +45,7 @@ class Script:
     built: bool = False
     starts: bool = True
     takes: int = 1 << 30
+    dla_cores: int = 2
 
 
 def fake_library(version: str, script: Script, flavour: Flavour = Flavour.TENSORRT) -> Library:
@@ -125,6 +126,7 @@ class _Parser:
 class _Builder:
     def __init__(self, trt: Any, script: Script, logger: Any, settable: set[str]) -> None:
         self._trt, self._script, self._logger, self._settable = trt, script, logger, settable
+        self.num_DLA_cores = script.dla_cores
 
     def create_network(self, flags: int) -> Any:
         self._script.network_flags = flags

@@ -7,13 +7,14 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from scripts import FOLDER, Answer
-from tiny_bundles import write_colour_bundle
+from tiny_bundles import colour_bundle, write_colour_bundle
 from tiny_graph import table_of, tiny_graph, tiny_pixels
 
 from googlenet_edge.calibration.lower import lower_int8_cpu
@@ -25,7 +26,7 @@ from googlenet_edge.engines.protocol import EngineOptions
 from googlenet_edge.engines.report.judge import Change, Metric
 from googlenet_edge.processor import read_processor
 from googlenet_edge.statistics import Interval
-from googlenet_edge.target import Device, EngineName, Precision
+from googlenet_edge.target import Device, EngineName, Precision, Unit
 
 HELPERS = {
     *("common.py", "made.py", "onnxruntime_peer.py"),
@@ -81,6 +82,29 @@ def test_benchmarks_on_device_keeps_every_step_and_what_failed(bundles: list[Pat
     assert "nothing is left to compile" in steps["build-0"]["said"]
     assert done.stderr.endswith("all.json: 4 steps, failed: build-0\n")
     assert run("on_device.sh").returncode == 2
+
+
+@pytest.mark.parametrize(("version", "header"), [("8.6.2", b"TRT-8602-"), ("10.3.0", b"TRT-100300-"), ("10.16.0", b"")])
+def test_benchmarks_on_device_gives_trtexec_the_cache_of_its_version(
+    tmp_path: Path, version: str, header: bytes
+) -> None:
+    made = colour_bundle(Precision.INT8)
+    on_dla = replace(made.manifest, device=Device.AGX_ORIN, unit=Unit.DLA)
+    cache = b"TRT-8502-EntropyCalibration2\nimages: 3c010a14\n"
+    write_bundle(tmp_path / "dla", replace(made, manifest=on_dla, calibration_cache=cache))
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "tensorrt.py").write_text(f'__version__ = "{version}"\n')
+    trtexec = tmp_path / "trtexec"
+    keep = f'case $each in --calib=*) cp "${{each#--calib=}}" {tmp_path}/given ;; esac'
+    trtexec.write_text(f"#!/bin/sh\nfor each; do {keep}; done\n")
+    trtexec.chmod(0o755)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    places = {"PATH": path, "TRTEXEC": str(trtexec), "PYTHONPATH": str(tmp_path / "modules")}
+    done = run("on_device.sh", "--minutes", 0, "--out", tmp_path / "all.json", tmp_path / "dla", **places)
+    assert done.returncode == 0, done.stderr
+    given = tmp_path / "given"
+    assert (given.read_bytes() if given.exists() else b"") == (header + cache[9:] if header else b"")
+    assert ("trtexec-0" in json.loads((tmp_path / "all.json").read_bytes())["steps"]) == bool(header)
 
 
 def test_benchmarks_readme_names_every_script() -> None:

@@ -137,6 +137,7 @@ def test_build_says_what_it_took_and_what_it_cost(built: Built) -> None:
     assert "using runs/photos/checkpoint.safetensors (the newest under runs/)\n" in said
     assert f"using {built.folder}/photos (photos was trained on it)\n" in said
     assert "bundle: runs/photos/fp32-cpu\n" in said
+    assert "--calibration-images" not in said
     assert built.fp32.out == ""
     said = built.int8.err
     assert "using --calibration-images 24 (gnet-edge.toml says so)\n" in said

@@ -96,7 +96,8 @@ def test_doctor_of_a_workstation_with_a_gpu_asks_for_tensorrt(tmp_path: Path) ->
     assert "GPU" not in found  # the driver shows none
     assert found["TensorRT"].mend == "pip install tensorrt"
     assert found["pycuda"].mend == (
-        "CPATH=/usr/local/cuda/include LIBRARY_PATH=/usr/local/cuda/lib64 pip install pycuda"
+        "PATH=/usr/local/cuda/bin:$PATH CPATH=/usr/local/cuda/include LIBRARY_PATH=/usr/local/cuda/lib64 pip install"
+        " pycuda"
     )
     card = root / "proc/driver/nvidia/gpus/0000:01:00.0"
     card.mkdir(parents=True)

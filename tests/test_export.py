@@ -66,12 +66,22 @@ def test_parity_fails_where_a_weight_differs() -> None:
     weights["inception4c.branch1.bn.running_mean"] = weights["inception4c.branch1.bn.running_mean"] + 0.01
     graph = export(replace(checkpoint, weights=weights))
     with pytest.raises(GraphError, match="differs from PyTorch by .* of the largest logit, at most 1e-04 is allowed"):
-        check_parity(graph, checkpoint, [normalized_noise(2, 3, 32, 32)])
+        check_parity(graph, checkpoint, normalized_noise(2, 3, 32, 32))
 
 
-def test_parity_cannot_be_claimed_without_images() -> None:
-    with pytest.raises(GraphError, match="parity cannot be checked"):
-        check_parity(export(made_checkpoint()), made_checkpoint(), [])
+def test_parity_fails_where_a_logit_is_no_number() -> None:
+    checkpoint = made_checkpoint()
+    weights = {**checkpoint.weights, "fc.bias": torch.full_like(checkpoint.weights["fc.bias"], torch.nan)}
+    graph = export(replace(checkpoint, weights=weights))
+    with pytest.raises(GraphError, match="differs from PyTorch by nan of the largest logit"):
+        check_parity(graph, checkpoint, normalized_noise(2, 3, 32, 32))
+
+
+def test_parity_cannot_be_claimed_of_a_network_that_says_nothing() -> None:
+    silent = made_checkpoint()
+    weights = {**silent.weights, **{n: torch.zeros_like(silent.weights[n]) for n in ("fc.weight", "fc.bias")}}
+    with pytest.raises(GraphError, match="parity cannot be checked: every logit is zero"):
+        check_parity(export(silent), replace(silent, weights=weights), normalized_noise(2, 3, 32, 32))
 
 
 def test_graph_survives_the_disk(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_module_counts_and_not_the_board_that_carries_it(
 
 
 def test_jetpack_follows_from_the_release_where_its_package_is_missing(tmp_path: Path) -> None:
-    known = (((32, "7.4"), "4.6"), ((35, "6.1"), "5.1.5"), ((36, "4.0"), "6.1"), ((36, "4.4"), "6.2.1"))
+    known = (((32, "7.4"), "4.6.1"), ((35, "6.1"), "5.1.5"), ((36, "4.0"), "6.1"), ((36, "4.4"), "6.2.1"))
     for release, jetpack in (*known, ((36, "4.9"), None), ((40, "1.0"), None)):
         found = read_jetson(fake_jetson(tmp_path, replace(ORIN_NANO, l4t=release)))
         assert found is not None

@@ -59,6 +59,15 @@ def test_imagenet_keeps_no_download_that_is_not_the_file(torch_home: Path, promi
     assert list(torch_home.parent.iterdir()) == []
 
 
+def test_imagenet_where_no_download_can_be_kept_names_the_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "file"))
+    with pytest.raises(CheckpointError, match=r"cannot write \S+: Not a directory; name another folder in TORCH_HOME"):
+        imagenet_file(url=(tmp_path / "file").as_uri())
+
+
 def test_imagenet_refuses_another_file_under_the_name(torch_home: Path) -> None:
     torch_home.parent.mkdir(parents=True)
     torch_home.write_bytes(b"something else")

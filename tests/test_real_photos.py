@@ -50,7 +50,7 @@ def test_real_photos_agree_in_pytorch_onnx_and_int8(photos: Checked) -> None:
     checkpoint = made_checkpoint(classes=5, crop=64)
     graph = export(checkpoint)
     pixels = np.stack(list(load_pixels(photos.images, graph.preprocess)))
-    assert check_parity(graph, checkpoint, [graph.preprocess.normalize(pixels)]) <= 1e-4
+    assert check_parity(graph, checkpoint, graph.preprocess.normalize(pixels)) <= 1e-4
     table = calibrate(graph, photos, method=RangeMethod.MINMAX)
     exact = lower(graph, device=Device.CPU, precision=Precision.FP32, table=None)
     lowered = lower(graph, device=Device.CPU, precision=Precision.INT8, table=table)

@@ -330,5 +330,6 @@ def test_tensorrt_gets_the_codes_that_were_chosen(table: CalibrationTable) -> No
     model, steps = lower_int8_tensorrt(GRAPH, table), steps_of(table)
     written = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
     for layer in layer_weights(rescaled_by(GRAPH, table), table.ranges, WeightRange.FULL):
-        chosen = layer.nearest.codes + steps[layer.node.name].reshape(layer.weight.shape)
-        assert np.array_equal(written[f"{layer.node.input[1]}.quantized"], chosen)
+        chosen, name = layer.nearest.codes + steps[layer.node.name].reshape(layer.weight.shape), layer.node.input[1]
+        scales = written[f"{name}.scale"].reshape(-1, *[1] * (chosen.ndim - 1))
+        assert np.array_equal(np.rint(written[f"{name}.rounded"] / scales), chosen)

@@ -127,7 +127,7 @@ def test_slim_network_is_exported_under_the_same_names(narrow: Checkpoint) -> No
     slim = slimmed(narrow, every_other(_narrow()))
     ours, before = (export(checkpoint).model.graph for checkpoint in (slim, narrow))
     assert [node.output for node in ours.node] == [node.output for node in before.node]
-    assert check_parity(export(slim), slim, [normalized_noise(2, 3, 32, 32)]) < 1e-4
+    assert check_parity(export(slim), slim, normalized_noise(2, 3, 32, 32)) < 1e-4
 
 
 def test_slim_of_a_pruned_checkpoint_is_that_of_the_whole_one_pruned(narrow: Checkpoint) -> None:

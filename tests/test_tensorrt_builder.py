@@ -106,10 +106,22 @@ def test_the_plan_says_what_is_on_the_dla() -> None:
     assert str(plan.placement) == "1 piece on the DLA, 2 layers on the GPU"
 
 
+def test_a_plan_of_which_nothing_is_on_the_dla_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    plan = build_plan(fake_library("8.6.2", Script(log=DLA_LINES[1:])), ON_DLA)
+    assert str(plan.placement) == "0 pieces on the DLA, 2 layers on the GPU"
+    assert caplog.messages == ["tensorrt 8.6.2 puts nothing on the DLA, so the GPU computes all of it"]
+
+
 @pytest.mark.parametrize(
     ("version", "request_", "sentence"),
     [
-        ("11.4.0", ON_DLA, "tensorrt 11.4.0 builds for no DLA, TensorRT 8 and 10 do; build for the GPU"),
+        ("11.4.1", ON_DLA, "a DLA needs TensorRT 8.5 to 10.7 (JetPack 5 or 6), and this is tensorrt 11.4.1; build"),
+        (
+            "10.16.0",
+            ON_DLA,
+            "a DLA needs TensorRT 8.5 to 10.7 (JetPack 5 or 6), and this is tensorrt 10.16.0; build",
+        ),
+        ("10.3.0", replace(ON_DLA, dla_core=2), "tensorrt 10.3.0 finds no DLA core 2 here; build for the GPU"),
         ("8.6.2", replace(ON_DLA, batches=Batches(1, 4, 4)), "a DLA takes one size of batch"),
         ("8.6.2", replace(ON_DLA, calibration_cache=b""), "INT8 on a DLA needs the calibration cache of the bundle"),
         ("10.3.0", replace(REQUEST, targets=("SM86",)), "builds for the GPU at hand only; build on the device itself"),

@@ -54,7 +54,8 @@ NAMES = {
     "ProfilingVerbosity": {"DETAILED": ALWAYS},
     "ILogger": {"WARNING": ALWAYS, "__init__": ALWAYS},
     "Builder": dict.fromkeys(
-        ("build_serialized_network", "create_builder_config", "create_network", "create_optimization_profile"), ALWAYS
+        ("build_serialized_network", "create_builder_config", "create_network", "create_optimization_profile",
+         "num_DLA_cores"), ALWAYS
     ),
     "IBuilderConfig": dict.fromkeys(
         ("DLA_core", "add_optimization_profile", "clear_flag", "create_timing_cache", "default_device_type",

@@ -405,6 +405,20 @@ def test_training_where_memory_ends_says_what_to_give(data: TrainingData, tmp_pa
         run(start(data), data, tmp_path / "run", Greedy())
 
 
+@pytest.mark.parametrize(
+    "problem", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("CUDA error: out of memory")]
+)
+def test_training_whose_network_has_no_room_says_so(
+    data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: Exception
+) -> None:
+    def full(*_: object) -> None:
+        raise problem
+
+    monkeypatch.setattr("googlenet_edge.training_loop.placed", full)
+    with pytest.raises(TrainingError, match="there is not enough memory; free some, or give a smaller --batch-size"):
+        run(start(data), data, tmp_path / "run", Watching())
+
+
 @pytest.mark.parametrize("out", ["photos/model", "photos/train/model"])
 def test_training_into_a_class_of_images_is_refused(photos: Path, tmp_path: Path, out: str) -> None:
     shutil.copytree(photos, tmp_path / "photos")
@@ -442,6 +456,17 @@ def test_training_does_not_replace_what_somebody_else_wrote(tmp_path: Path, name
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / name).write_text(text)
     sentence = f"run/{name} is not of a training by gnet-edge; give another --out"
+    refused_without_a_trace(sentence, "train", "--data", "none", "--out", "run", cwd=tmp_path)
+
+
+def test_training_refuses_lines_that_are_no_utf_8_and_a_folder_in_their_place(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").write_bytes('{"name":"café"}'.encode("latin-1"))
+    sentence = "run/metrics.jsonl is not of a training by gnet-edge; give another --out"
+    refused_without_a_trace(sentence, "train", "--data", "none", "--out", "run", cwd=tmp_path)
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    (tmp_path / "run" / "metrics.jsonl").mkdir()
+    sentence = "cannot write run/metrics.jsonl: it is a folder, a device or a pipe; give another --out"
     refused_without_a_trace(sentence, "train", "--data", "none", "--out", "run", cwd=tmp_path)
 
 
@@ -490,15 +515,17 @@ def test_epochs_share_every_batch_between_processes_without_overlap() -> None:
     assert batches(4) != whole
 
 
-def test_crops_stay_within_the_image_and_keep_the_least_area() -> None:
-    ramp = np.zeros((60, 90, 3), np.uint8)
-    ramp[..., 0], ramp[..., 1] = np.arange(90), np.arange(60)[:, None]
+@pytest.mark.parametrize(("width", "height"), [(90, 60), (60, 90), (64, 64), (200, 40)])
+@pytest.mark.parametrize("least", [0.5, 0.7, 1.0])
+def test_crops_stay_within_the_image_and_keep_the_least_area(width: int, height: int, least: float) -> None:
+    ramp = np.zeros((height, width, 3), np.uint8)
+    ramp[..., 0], ramp[..., 1] = np.arange(width), np.arange(height)[:, None]
     image = Image.fromarray(ramp)
     for seed in range(50):
-        pixels = random_crop(image, 32, Augmentation(min_area=0.5, flip=False), np.random.default_rng(seed))
+        pixels = random_crop(image, 200, Augmentation(min_area=least, flip=False), np.random.default_rng(seed))
         spans = [int(pixels[..., c].max()) - int(pixels[..., c].min()) for c in (0, 1)]
-        assert pixels.shape == (32, 32, 3)
-        assert spans[0] * spans[1] >= 0.4 * 90 * 60
+        assert pixels.shape == (200, 200, 3)
+        assert (spans[0] + 2) * (spans[1] + 2) >= least * width * height
 
 
 def one_batch(folder: Path, epoch: int, *, flip: bool, plain: bool = False) -> torch.Tensor:

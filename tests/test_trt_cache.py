@@ -90,8 +90,15 @@ def test_header_refuses_versions_that_read_no_cache(version: Version) -> None:
 
 def test_scales_are_those_of_the_table() -> None:
     table, cache = table_of(tiny_graph()), tiny_cache()
-    for tensor in ("images", "stem", "avgpool"):
+    for tensor in ("images", "stem"):
         assert cache[tensor] == np.float32(table.tensors[tensor].amax / 127)
+
+
+def test_an_average_has_the_scale_of_what_it_is_of() -> None:
+    """A DLA runs no other pool in INT8 (NvInfer.h, `IPoolingLayer`)."""
+    table, cache = table_of(tiny_graph()), tiny_cache()
+    assert table.tensors["avgpool"].amax != table.tensors["block"].amax
+    assert cache["avgpool"] == cache["block"]
 
 
 def test_what_copies_values_has_the_scale_of_what_it_copies() -> None:

@@ -115,7 +115,14 @@ def build(
         engine=chosen("--engine", engine, settings.engine, EngineChoice.ONNXRUNTIME) if device is Device.CPU else None,
         timed_threads=threads or settings.threads or 1,
         unit=Unit.DLA if dla else Unit.MAIN,
-        calibration=calibration_request(source.folder / workspace.GRAPH_FILE, data, images, method, skip_damaged),
+        calibration=calibration_request(
+            source.folder / workspace.GRAPH_FILE,
+            data,
+            images,
+            method,
+            skip_damaged,
+            calibrates=precision is Precision.INT8,
+        ),
     )
     before = building.network_of(request.out)
     report = building.build(request, bars=bar)
@@ -165,7 +172,7 @@ def _compile(bundle: Path, *, as_json: bool) -> None:
         done = compile_bundle(bundle, progress=progress)
     took = "there already" if done.reused else f"compiled in {done.seconds:.0f} s"
     shown(f"{done.library} on {done.gpu}: {done.size / 1e6:.2f} MB, {took}")
-    if done.placement.dla:
+    if done.unit is Unit.DLA:
         shown(str(done.placement))
     shown("the golden vectors give the same logits as where the bundle was built")
     shown(f"plan: {done.folder}")

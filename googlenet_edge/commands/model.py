@@ -270,7 +270,7 @@ def export(
     path = workspace.result_place(out, beside=taken, usual=workspace.GRAPH_FILE)
     if out is None:
         refuse_another_s(path)
-    request = calibration_request(taken, data, None, None, skip_damaged)
+    request = calibration_request(taken, data, None, None, skip_damaged, calibrates=False)
     difference = export_checked(CheckpointSource(taken, opset), path, request)
     shown(f"largest difference from PyTorch: {difference:.1e} of the largest logit")
     shown(f"graph: {path}")

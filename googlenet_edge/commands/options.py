@@ -117,15 +117,21 @@ def _channels(option: str, text: str | None) -> Channels | None:
 
 
 def calibration_request(
-    taken: Path, data: Path | None, images: int | None, method: RangeMethod | None, skip_damaged: bool
+    taken: Path,
+    data: Path | None,
+    images: int | None,
+    method: RangeMethod | None,
+    skip_damaged: bool,
+    *,
+    calibrates: bool = True,
 ) -> CalibrationRequest:
-    """What to calibrate ``taken``, a checkpoint or a graph, on."""
+    """What to calibrate ``taken``, a checkpoint or a graph, on; or what to check it on."""
     from googlenet_edge.engines.build import CalibrationRequest
 
     settings = workspace.read_settings()
     return CalibrationRequest(
         data=named(workspace.take_data(data, settings, taken.parent)),
-        images=chosen("--calibration-images", images, settings.calibration_images, 500),
+        images=chosen("--calibration-images", images, settings.calibration_images if calibrates else None, 500),
         method=method,
         seed=workspace.split_seed(taken.parent),
         when_damaged=when_damaged(skip_damaged),
