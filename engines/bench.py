@@ -161,11 +161,11 @@ def _doubts_of_sensors(watched: Watched) -> Iterator[str]:
         yield f"watching the sensors took {watched.core_share:.1%} of a core; quiet the machine"
 
 
-def generated_jpeg(*, width: int = 640, height: int = 480) -> bytes:
-    """A JPEG with the detail and the size of a photo, the same whenever Pillow and NumPy are the same."""
+def generated_jpeg() -> bytes:
+    """A JPEG of 640×480 with the detail and the size of a photo, the same whenever Pillow and NumPy are the same."""
     random = np.random.default_rng(0)
-    coarse = Image.fromarray(random.integers(0, 256, (height // 32, width // 32, 3), np.uint8))
-    smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), np.float32)
+    coarse = Image.fromarray(random.integers(0, 256, (15, 20, 3), np.uint8))
+    smooth = np.asarray(coarse.resize((640, 480), Image.Resampling.BICUBIC), np.float32)
     noisy = smooth + random.normal(0, 8, smooth.shape)
     file = io.BytesIO()
     Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)

@@ -23,9 +23,7 @@ from googlenet_edge.distil import DistilConfig, as_trained, distil
 from googlenet_edge.engines.accuracy import Accuracy, Comparison, Evaluation, compare
 from googlenet_edge.engines.build import CalibrationRequest
 from googlenet_edge.engines.checkpoint_source import images_for
-from googlenet_edge.engines.evaluate import evaluate
-from googlenet_edge.engines.lowering import lower, open_lowered
-from googlenet_edge.engines.recovery import Bars
+from googlenet_edge.engines.recovery import Bars, evaluated
 from googlenet_edge.engines.registry import backend_for
 from googlenet_edge.errors import AccuracyError, ConfigError
 from googlenet_edge.export import export, unfolded
@@ -156,10 +154,10 @@ class _Judge:
     def evaluation(
         self, graph: InferenceGraph, precision: Precision, table: CalibrationTable | None = None
     ) -> Evaluation:
-        lowered = lower(graph, device=Device.CPU, precision=precision, table=table)
-        opened = open_lowered(graph, lowered, backend=backend_for(Device.CPU), threads=self._request.threads)
-        with opened as predictor, self._bars(f"evaluating {precision.value}") as progress:
-            return evaluate(predictor, self._val, progress=progress)
+        backend, threads = backend_for(Device.CPU), self._request.threads
+        return evaluated(
+            graph, self._val, backend=backend, bars=self._bars, precision=precision, table=table, threads=threads
+        )
 
 
 def _against(fp32: Evaluation, int8: Evaluation) -> Int8Accuracy:

@@ -140,13 +140,8 @@ class Judge:
 
     @cached_property
     def _reference(self) -> Evaluation:
-        fp32 = lower(self.graph, device=self.device, precision=Precision.FP32, table=None)
         backend = default_to_build_with(self.device)
-        with (
-            open_lowered(self.graph, fp32, backend=backend, streams=self.threads) as predictor,
-            self.bars("evaluating fp32") as progress,
-        ):
-            return evaluate(predictor, self.images, progress=progress)
+        return evaluated(self.graph, self.images, backend=backend, bars=self.bars, streams=self.threads)
 
     def _trials(
         self, ways: Sequence[tuple[Backend, Lowered]], against_fp32: Sequence[Comparison]
@@ -161,6 +156,25 @@ class Judge:
         return EngineOptions(
             self.timed_threads, weight_bits=lowered.weight_bits, calibration_cache=lowered.calibration_cache
         )
+
+
+def evaluated(
+    graph: InferenceGraph,
+    images: ImageSet,
+    *,
+    backend: Backend,
+    bars: Bars,
+    precision: Precision = Precision.FP32,
+    table: CalibrationTable | None = None,
+    name: str = "",
+    threads: int = 1,
+    streams: int = 1,
+) -> Evaluation:
+    """What a graph answers when it is lowered and run. Raises as `lower`, `open_lowered` and `evaluate` do."""
+    lowered = lower(graph, device=backend.device, precision=precision, table=table)
+    opened = open_lowered(graph, lowered, backend=backend, threads=threads, streams=streams)
+    with opened as predictor, bars(f"evaluating {name or precision.value}") as progress:
+        return evaluate(predictor, images, progress=progress)
 
 
 def within_budget(judge: Judge, *, held_out: Callable[[], ImageSet]) -> Judged:

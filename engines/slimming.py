@@ -21,9 +21,7 @@ from googlenet_edge.distil import DistilConfig, as_trained, distil
 from googlenet_edge.engines.accuracy import Accuracy, Comparison, Evaluation, compare
 from googlenet_edge.engines.checkpoint_source import images_for
 from googlenet_edge.engines.circumstances import Circumstances, read_circumstances
-from googlenet_edge.engines.evaluate import evaluate
-from googlenet_edge.engines.lowering import lower, open_lowered
-from googlenet_edge.engines.recovery import Bars
+from googlenet_edge.engines.recovery import Bars, evaluated
 from googlenet_edge.engines.registry import backend_for
 from googlenet_edge.engines.stopwatch import Speed, Stopwatch, Target
 from googlenet_edge.engines.timing import Ratio
@@ -289,11 +287,8 @@ class _Workshop:
 
     def evaluation(self, checkpoint: Checkpoint, name: str) -> Evaluation:
         """What a network says in FP32 about the validation images."""
-        graph = export(checkpoint)
-        lowered = lower(graph, device=Device.CPU, precision=Precision.FP32, table=None)
-        opened = open_lowered(graph, lowered, backend=backend_for(Device.CPU), streams=self.request.streams)
-        with opened as predictor, self.bars(f"evaluating {name}") as progress:
-            return evaluate(predictor, self.data.val, progress=progress)
+        backend, streams = backend_for(Device.CPU), self.request.streams
+        return evaluated(export(checkpoint), self.data.val, backend=backend, bars=self.bars, name=name, streams=streams)
 
     def _finetuned(self, slim: Checkpoint) -> Checkpoint:
         """The same widths, with weights that follow the original; auxiliary heads stay as they are."""

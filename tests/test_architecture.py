@@ -35,7 +35,6 @@ NEED_TORCH = {
     "googlenet_edge.distil",
     "googlenet_edge.export",
     "googlenet_edge.model",
-    "googlenet_edge.muon",
     "googlenet_edge.parallel",
     "googlenet_edge.pretrained",
     "googlenet_edge.slim",

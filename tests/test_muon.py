@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from googlenet_edge.muon import Muon, orthogonal
+from googlenet_edge.descent import Muon, orthogonal
 
 
 def random_matrix(rows: int, columns: int, *, decades: float = 0.0) -> Tensor:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from googlenet_edge.engines.sustained import SustainedPlan
 
 _PANEL = "On another machine, through SSH"
-_MEGABYTE = 1e6
 ROOT = Path("/")
 """Where this machine describes itself: ``proc``, ``sys``, ``etc``."""
 
@@ -201,16 +200,11 @@ def destination(
     )
 
 
-def device_there(given: Device | None, settings: Settings) -> Device:
-    """What the other machine has to be; it looks itself whether it is that."""
-    return chosen("--device", given, settings.device, Device.CPU)
-
-
 def measured_there(paths: Sequence[Path], remote: Remote, *, plan: RemotePlan, image: bytes | None) -> Measurement:
     """Measures over there, and says how much had to be copied."""
     from googlenet_edge.engines.remote import bench_there
 
     found = bench_there(paths, remote, plan=plan, image=image, bars=bar)
-    amount = f"{found.copied_files} files, {found.copied_bytes / _MEGABYTE:.2f} MB"
+    amount = f"{found.copied_files} files, {found.copied_bytes / 1e6:.2f} MB"
     shown(f"copied to {remote.host}: {amount if found.copied_files else 'nothing, all was there'}")
     return found.measurement
