@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from googlenet_edge.checkpoint import Checkpoint, CheckpointInfo, write_checkpoint
 from googlenet_edge.dataset import (
@@ -13,6 +17,7 @@ from googlenet_edge.dataset import (
     Progress,
     WhenDamaged,
     check_images,
+    load_pixels,
     open_dataset,
     refuse_damaged,
     require_every_class,
@@ -27,12 +32,12 @@ from googlenet_edge.reports import Observer, refuse_another_s_lines
 from googlenet_edge.training_loop import TrainingData, train_from
 from googlenet_edge.training_state import (
     TrainConfig,
+    TrainingState,
     check_same_training,
     first_state,
     read_state,
     remove_state,
 )
-from googlenet_edge.whitening import whitened
 from googlenet_edge.workspace import (
     CHECKPOINT_FILE,
     METRICS_FILE,
@@ -42,6 +47,10 @@ from googlenet_edge.workspace import (
     refuse_inside_bundle,
     write_run_record,
 )
+
+_FIRST = "conv1.conv.weight"
+_WHITENED_IMAGES = 500
+_PATCH_STRIDE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,3 +170,34 @@ def check_training_data(
 
     train_set, val_set = checked(dataset.train, before=0), checked(dataset.val, before=len(dataset.train))
     return TrainingData(train_set.images, val_set.images, train_set.sha256, val_set.sha256, preprocess)
+
+
+def whitened(state: TrainingState, images: ImageSet, preprocess: Preprocess) -> TrainingState:
+    """``state`` with filters of the first convolution that whiten patches of at most 500 images, from all classes.
+
+    Neighbouring pixels are alike, so random filters answer almost alike, and training has to tell them apart. The main
+    directions in which patches differ are apart from the start; each is there with both signs, because a ReLU follows.
+    They are as long as the random filters in the mean. Raises `DamagedImageError`.
+
+    Source: Page, "How to Train Your ResNet 8", and Jordan, arXiv 2404.00498, section 3.2. There these filters stay as
+    they are; here they are trained like all others.
+    """
+    random = state.weights[_FIRST]
+    cout, _, kernel, _ = random.shape
+    some = images.take(range(0, len(images), -(-len(images) // _WHITENED_IMAGES)))
+    directions = torch.linalg.eigh(_second_moments(some, preprocess, kernel)).eigenvectors.t().flip(0)
+    half = directions[: (cout + 1) // 2]
+    filters = torch.cat([half, -half])[:cout].float() * random.flatten(1).norm(dim=1).mean()
+    weights = {**state.weights, _FIRST: filters.view_as(random)}
+    return replace(state, weights=weights, average=weights)
+
+
+def _second_moments(images: ImageSet, preprocess: Preprocess, kernel: int) -> Tensor:
+    """float64 ``(3 × kernel², 3 × kernel²)``: sums over patches of the products of any two of their values."""
+    size = len(preprocess.mean) * kernel**2
+    sums = torch.zeros(size, size, dtype=torch.float64)
+    for pixels in load_pixels(images, preprocess):
+        x = torch.from_numpy(preprocess.normalize(pixels[None]))
+        patches = F.unfold(x, kernel, padding=kernel // 2, stride=_PATCH_STRIDE)[0].double()
+        sums += patches @ patches.t()
+    return sums

@@ -41,7 +41,6 @@ NEED_TORCH = {
     "googlenet_edge.train",
     "googlenet_edge.training_loop",
     "googlenet_edge.training_state",
-    "googlenet_edge.whitening",
 }
 NEED_ONNX = {
     "googlenet_edge.export",

@@ -50,7 +50,7 @@ from googlenet_edge.parallel import Rank
 from googlenet_edge.pictograms import write_pictograms
 from googlenet_edge.preprocess import Preprocess
 from googlenet_edge.reports import EpochReport, StepReport, StoppedError, drop_lines_from, read_lines
-from googlenet_edge.train import TrainRequest, train
+from googlenet_edge.train import TrainRequest, train, whitened
 from googlenet_edge.training_loop import TrainingData, ema_decay_at, evaluate_model, train_from, training_loss
 from googlenet_edge.training_state import (
     METADATA_KEY,
@@ -60,7 +60,6 @@ from googlenet_edge.training_state import (
     first_state,
     read_state,
 )
-from googlenet_edge.whitening import whitened
 from googlenet_edge.workspace import RunRecord, write_run_record
 
 PREPROCESS = Preprocess(resize=32, crop=32)

@@ -11,6 +11,7 @@ import typer
 from googlenet_edge import workspace
 from googlenet_edge.commands import machine
 from googlenet_edge.commands.options import (
+    CALIBRATION_IMAGES,
     CORES,
     AboutOnnx,
     BgrOption,
@@ -105,6 +106,8 @@ def build(
     precision = chosen("--precision", precision, settings.precision, Precision.INT8)
     device = machine.device_for_build(device, settings)
     _mind_what_would_be_ignored(device, engine, precision, bool(method or images))
+    if precision is not Precision.INT8:
+        images = CALIBRATION_IMAGES  # of which nothing is told, because they are not used
     request = building.BuildRequest(
         source=source,
         out=out or source.folder / f"{precision.value}-{device.value}{'-dla' if dla else ''}",
@@ -115,14 +118,7 @@ def build(
         engine=chosen("--engine", engine, settings.engine, EngineChoice.ONNXRUNTIME) if device is Device.CPU else None,
         timed_threads=threads or settings.threads or 1,
         unit=Unit.DLA if dla else Unit.MAIN,
-        calibration=calibration_request(
-            source.folder / workspace.GRAPH_FILE,
-            data,
-            images,
-            method,
-            skip_damaged,
-            calibrates=precision is Precision.INT8,
-        ),
+        calibration=calibration_request(source.folder / workspace.GRAPH_FILE, data, images, method, skip_damaged),
     )
     before = building.network_of(request.out)
     report = building.build(request, bars=bar)
@@ -370,10 +366,7 @@ def bench(
     lasting = machine.sustained_plan(sustained, fps)
     settings = workspace.read_settings()
     remote = machine.destination(host, python, keep, device=device, settings=settings)
-    if remote:
-        wish = chosen("--device", device, settings.device, Device.CPU)  # it looks itself whether it is that
-    else:
-        wish = machine.device_for_bench(device, settings)
+    wish = machine.device_for_bench(device, settings, there=bool(remote))
     on_processor = not remote and wish is Device.CPU and engine is None
     paths = machine.bundles_to_measure(bundles or (), wish, on_processor=on_processor)
     cores = chosen("--threads", threads, settings.threads, 1)

@@ -79,11 +79,13 @@ def device_for_build(given: Device | None, settings: Settings) -> Device:
     return _told(jetson_to_build_for(set_to=settings.device, root=ROOT))
 
 
-def device_for_bench(given: Device | None, settings: Settings) -> Device:
-    """Where to measure, which is here. Raises `EngineError` where this machine is another."""
+def device_for_bench(given: Device | None, settings: Settings, *, there: bool) -> Device:
+    """Where to measure: here, where `EngineError` is raised if this is another, or ``there``, which looks itself."""
     from googlenet_edge.engines.devices import device_to_measure
 
     wish = chosen("--device", given, settings.device, Device.CPU)
+    if there:
+        return wish
     device = device_to_measure(wish, root=ROOT)
     return device if device is wish else _told(device)
 

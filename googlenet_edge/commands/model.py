@@ -10,6 +10,7 @@ import typer
 
 from googlenet_edge import Preprocess, workspace
 from googlenet_edge.commands.options import (
+    CALIBRATION_IMAGES,
     CORES,
     DataOption,
     ImagesOption,
@@ -270,7 +271,7 @@ def export(
     path = workspace.result_place(out, beside=taken, usual=workspace.GRAPH_FILE)
     if out is None:
         refuse_another_s(path)
-    request = calibration_request(taken, data, None, None, skip_damaged, calibrates=False)
+    request = calibration_request(taken, data, CALIBRATION_IMAGES, None, skip_damaged)
     difference = export_checked(CheckpointSource(taken, opset), path, request)
     shown(f"largest difference from PyTorch: {difference:.1e} of the largest logit")
     shown(f"graph: {path}")

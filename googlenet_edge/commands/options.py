@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from googlenet_edge.engines.source import Source
 
 CORES = usable_cores()
+CALIBRATION_IMAGES = 500
 
 DataOption = Annotated[Path | None, typer.Option(help="Images; default: those of the training.")]
 SeedOption = Annotated[int, typer.Option(min=0, max=2**32 - 1)]
@@ -39,7 +40,9 @@ StreamsOption = Annotated[
 DropOption = Annotated[float | None, typer.Option(min=0, max=100, help="Largest loss of top-1, points; default: 1.")]
 MethodOption = Annotated[RangeMethod | None, typer.Option(help="Only this range method; default: by trial.")]
 EngineOption = Annotated[EngineName | None, typer.Option(help="Runtime; default: the one the bundle was built for.")]
-ImagesOption = Annotated[int | None, typer.Option("--calibration-images", min=1, help="How many; default: 500.")]
+ImagesOption = Annotated[
+    int | None, typer.Option("--calibration-images", min=1, help=f"How many; default: {CALIBRATION_IMAGES}.")
+]
 
 _OTHERS = "Somebody else's network"
 OnnxOption = Annotated[
@@ -117,21 +120,15 @@ def _channels(option: str, text: str | None) -> Channels | None:
 
 
 def calibration_request(
-    taken: Path,
-    data: Path | None,
-    images: int | None,
-    method: RangeMethod | None,
-    skip_damaged: bool,
-    *,
-    calibrates: bool = True,
+    taken: Path, data: Path | None, images: int | None, method: RangeMethod | None, skip_damaged: bool
 ) -> CalibrationRequest:
-    """What to calibrate ``taken``, a checkpoint or a graph, on; or what to check it on."""
+    """What to calibrate ``taken``, a checkpoint or a graph, on; or what to check it on, where ``images`` is not used."""
     from googlenet_edge.engines.build import CalibrationRequest
 
     settings = workspace.read_settings()
     return CalibrationRequest(
         data=named(workspace.take_data(data, settings, taken.parent)),
-        images=chosen("--calibration-images", images, settings.calibration_images if calibrates else None, 500),
+        images=chosen("--calibration-images", images, settings.calibration_images, CALIBRATION_IMAGES),
         method=method,
         seed=workspace.split_seed(taken.parent),
         when_damaged=when_damaged(skip_damaged),
