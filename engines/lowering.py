@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from functools import partial
+from importlib.util import find_spec
 
 import onnx
 
@@ -27,7 +28,9 @@ from googlenet_edge.engines.devices import PROFILES
 from googlenet_edge.engines.predictor import Predictor
 from googlenet_edge.engines.protocol import EngineOptions
 from googlenet_edge.engines.registry import Backend
-from googlenet_edge.engines.tensorrt_check import compiler_notes
+from googlenet_edge.engines.tensorrt_builder import PlanRequest, build_plan
+from googlenet_edge.engines.tensorrt_layers import NumberType, PlanCensus, take_plan_census
+from googlenet_edge.engines.tensorrt_library import Flavour, Library, load_library
 from googlenet_edge.errors import EngineError
 from googlenet_edge.graph import InferenceGraph
 from googlenet_edge.processor import read_processor
@@ -35,6 +38,9 @@ from googlenet_edge.target import Device, Precision, Unit
 from googlenet_edge.tensorrt_version import Version
 
 _MOST_NOTES = 6
+_WORKSPACE = 1 << 28
+_GENERATION = "SM86"
+_TYPES = {Precision.FP32: NumberType.FLOAT, Precision.FP16: NumberType.HALF, Precision.INT8: NumberType.INT8}
 _WEIGHT_BITS = {WeightRange.FULL: 8, WeightRange.REDUCED: 7}
 
 
@@ -175,6 +181,36 @@ def _for_tensorrt(model: onnx.ModelProto, precision: Precision) -> Lowered:
     data = model.SerializeToString(deterministic=True)
     kinds = {node.name: node.op_type for node in model.graph.node}
     return Lowered(data, (_SIMULATED, *compiler_notes(data, kinds, precision)))
+
+
+def compiler_notes(model: bytes, kinds: Mapping[str, str], precision: Precision) -> tuple[str, ...]:
+    """What NVIDIA's compiler says of a model, where TensorRT for RTX is installed: it needs no GPU for that.
+
+    It is another release for other GPUs than a Jetson's. So what it says is noted and never decides.
+
+    Args:
+        kinds: the operator of every node of the model, by name.
+    """
+    if not find_spec(Flavour.RTX.value):
+        return ()
+    try:
+        return (_note(load_library(Flavour.RTX), model, kinds, precision),)
+    except EngineError as problem:
+        return (f"NVIDIA's compiler does not take it here: {problem}",)
+
+
+def _note(library: Library, model: bytes, kinds: Mapping[str, str], precision: Precision) -> str:
+    plan = build_plan(library, PlanRequest(model, precision, _WORKSPACE, targets=(_GENERATION,)))
+    if not plan.layers:
+        return f"{library} compiles it"
+    return f"{library} compiles it: {_sentence(take_plan_census(plan.layers, kinds), kinds, precision)}"
+
+
+def _sentence(census: PlanCensus, kinds: Mapping[str, str], precision: Precision) -> str:
+    wanted, all_of_them = _TYPES[precision], sum(kind == "Conv" for kind in kinds.values())
+    found = f"{census.convolutions.get(wanted, 0)} of {all_of_them} convolutions on {wanted.value}"
+    rounding = len(census.rounding_kernels) + len(census.rounded_before_relu)
+    return f"{found}, {census.kernels} kernels" + (f", {rounding} of which round needlessly" if rounding else "")
 
 
 _SIMULATED = "the accuracy is simulated here, with every rounding of the model; TensorRT compiles it on the device"

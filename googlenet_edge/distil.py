@@ -121,19 +121,12 @@ class _Lessons:
                     " training is not kept, the same command starts again"
                 )
         self.descent.require_finite_weights()
-        loss, train_top1 = (total / self.steps for total in self.meter.sums)
-        images_per_s = self.meter.images_per_s
-        top1, top5 = evaluate_model(self.student.eval(), self.data.val, self.data.preprocess)
-        return EpochReport(
-            epoch=epoch + 1,
-            loss=loss,
-            train_top1=train_top1,
-            val_top1=top1,
-            val_top5=top5,
-            learning_rate=self.descent.rate((epoch + 1) * self.steps - 1),
-            images_per_s=images_per_s,
-            seconds=self.meter.seconds,
-        )
+        means = (total / self.steps for total in self.meter.sums)
+        rate = self.descent.rate((epoch + 1) * self.steps - 1)
+        return self.meter.end(means, self._evaluate, learning_rate=rate)
+
+    def _evaluate(self) -> tuple[float, float]:
+        return evaluate_model(self.student.eval(), self.data.val, self.data.preprocess)
 
     def _step(self, number: int, pixels: Tensor, colours: Tensor, labels: Tensor) -> tuple[float, float]:
         """(loss, top-1 as a share of the batch)."""

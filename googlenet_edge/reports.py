@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -105,6 +106,19 @@ class Meter:
                 remaining_s=left * self.seconds / self._done,
             )
         )
+
+    def end(
+        self,
+        means: Iterable[float],
+        evaluate: Callable[[], tuple[float, float]],
+        *,
+        learning_rate: float,
+        seconds_before: float = 0.0,
+    ) -> EpochReport:
+        """The epoch is over: its mean loss and share of right answers, and what ``evaluate`` gives, top-1 and top-5."""
+        (loss, train_top1), images_per_s, (top1, top5) = means, self.images_per_s, evaluate()
+        seconds = seconds_before + self.seconds
+        return EpochReport(self._epoch + 1, loss, train_top1, top1, top5, learning_rate, images_per_s, seconds)
 
     @property
     def images_per_s(self) -> float:

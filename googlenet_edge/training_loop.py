@@ -220,19 +220,9 @@ class _Loop:
                 any_rank(False, self.rank, self.device)  # once one process ends, torchrun kills the one that saves
                 raise _stopped(f"in epoch {epoch + 1} after step {step + 1} of {self.steps}")
         self.descent.require_finite_weights()
-        images_per_s = self.meter.images_per_s
-        loss, train_top1 = mean_of_ranks([total / self.steps for total in self.meter.sums], self.rank, self.device)
-        top1, top5 = self.evaluate()
-        return EpochReport(
-            epoch=epoch + 1,
-            loss=loss,
-            train_top1=train_top1,
-            val_top1=top1,
-            val_top5=top5,
-            learning_rate=self.descent.rate((epoch + 1) * self.steps - 1),
-            images_per_s=images_per_s,
-            seconds=self._seconds(),
-        )
+        means = mean_of_ranks([total / self.steps for total in self.meter.sums], self.rank, self.device)
+        rate = self.descent.rate((epoch + 1) * self.steps - 1)
+        return self.meter.end(means, self.evaluate, learning_rate=rate, seconds_before=self.seconds_before)
 
     def _step(self, step: int, pixels: Tensor, colours: Tensor, labels: Tensor) -> tuple[float, Tensor]:
         x = to_input(pixels.to(self.device), self.data.preprocess, colours.to(self.device))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from fake_tensorrt import DLA_LINES, LAYER_LINE
 
-from googlenet_edge.engines.tensorrt_check import take_plan_census
 from googlenet_edge.engines.tensorrt_layers import (
     NumberType,
     PlanLayer,
     Tensor,
     layers_in_log,
     placement_in_log,
+    take_plan_census,
 )
 
 CONV = PlanLayer(

@@ -20,10 +20,9 @@ from googlenet_edge.calibration.lower_tensorrt import (
     lower_int8_tensorrt,
 )
 from googlenet_edge.calibration.table import read_table
-from googlenet_edge.engines.lowering import lower
+from googlenet_edge.engines.lowering import compiler_notes, lower
 from googlenet_edge.engines.tensorrt_builder import Batches, Plan, PlanRequest, build_plan
-from googlenet_edge.engines.tensorrt_check import PlanCensus, compiler_notes, take_plan_census
-from googlenet_edge.engines.tensorrt_layers import NumberType
+from googlenet_edge.engines.tensorrt_layers import NumberType, PlanCensus, take_plan_census
 from googlenet_edge.engines.tensorrt_library import Flavour, Library, load_library
 from googlenet_edge.engines.tensorrt_plans import LAYERS, plan_at
 from googlenet_edge.errors import EngineError

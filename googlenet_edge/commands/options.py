@@ -122,7 +122,7 @@ def _channels(option: str, text: str | None) -> Channels | None:
 def calibration_request(
     taken: Path, data: Path | None, images: int | None, method: RangeMethod | None, skip_damaged: bool
 ) -> CalibrationRequest:
-    """What to calibrate ``taken``, a checkpoint or a graph, on; or what to check it on, where ``images`` is not used."""
+    """What to calibrate ``taken``, a checkpoint or a graph, on, or what to check it on."""
     from googlenet_edge.engines.build import CalibrationRequest
 
     settings = workspace.read_settings()
