@@ -18,7 +18,7 @@ from setuptools.command.build_py import build_py
 SHOWN = (
     "googlenet_edge/__init__.py",
     "googlenet_edge/cli.py",
-    "googlenet_edge/commands/",
+    *(f"googlenet_edge/commands/{name}.py" for name in ("demo", "engine", "machine", "model", "report")),
     "googlenet_edge/engines/predictor.py",
     "googlenet_edge/errors.py",
     "googlenet_edge/preprocess.py",
