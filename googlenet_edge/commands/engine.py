@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -91,9 +92,7 @@ def build(
             **{"--bgr": bgr, "--threads": threads},
             **({} if data else {"--out": out, "--calibration-images": images, "--method": method}),
         }
-        _refuse_what_a_bundle_has(
-            checkpoint, [n for n, value in settled.items() if value is not None and value is not False]
-        )
+        _refuse_what_a_bundle_has(checkpoint, settled)
         if data:
             on = calibration_request(checkpoint, data, images, method, skip_damaged)
             checkpoint = _calibrate_there(checkpoint, out, on)
@@ -106,8 +105,7 @@ def build(
     precision = chosen("--precision", precision, settings.precision, Precision.INT8)
     device = machine.device_for_build(device, settings)
     _mind_what_would_be_ignored(device, engine, precision, bool(method or images))
-    if precision is not Precision.INT8:
-        images = CALIBRATION_IMAGES  # of which nothing is told, because they are not used
+    count = images if precision is Precision.INT8 else CALIBRATION_IMAGES  # nothing is told of what is not used
     request = building.BuildRequest(
         source=source,
         out=out or source.folder / f"{precision.value}-{device.value}{'-dla' if dla else ''}",
@@ -118,7 +116,7 @@ def build(
         engine=chosen("--engine", engine, settings.engine, EngineChoice.ONNXRUNTIME) if device is Device.CPU else None,
         timed_threads=threads or settings.threads or 1,
         unit=Unit.DLA if dla else Unit.MAIN,
-        calibration=calibration_request(source.folder / workspace.GRAPH_FILE, data, images, method, skip_damaged),
+        calibration=calibration_request(source.folder / workspace.GRAPH_FILE, data, count, method, skip_damaged),
     )
     before = building.network_of(request.out)
     report = building.build(request, bars=bar)
@@ -138,9 +136,9 @@ def _mind_what_would_be_ignored(
         shown(f"--method and --calibration-images are about int8: nothing of {precision.value} is calibrated")
 
 
-def _refuse_what_a_bundle_has(bundle: Path, given: list[str]) -> None:
+def _refuse_what_a_bundle_has(bundle: Path, settled: Mapping[str, object]) -> None:
     """Raises `ConfigError` where options are given that were settled when the bundle was made."""
-    if given:
+    if given := [name for name, value in settled.items() if value is not None and value is not False]:
         raise ConfigError(
             f"{bundle} is a bundle, which is compiled as it is: leave {', '.join(given)} out, or give the checkpoint"
         )

@@ -97,14 +97,10 @@ constexpr std::pair<uint32_t, uint32_t> kUnseen[] = {{0, 0x1f},          {0x7f, 
 // The text is UTF-8.
 bool has_unseen(std::string_view text) {
   for (size_t at = 0; at < text.size();) {
-    const uint32_t lead = static_cast<unsigned char>(text[at]);
-    const size_t length = lead < 0x80 ? 1 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
-    uint32_t code = length == 1 ? lead : lead & (0x7fu >> length);
-    for (size_t i = 1; i < length; ++i) code = code << 6 | (static_cast<unsigned char>(text[at + i]) & 0x3fu);
+    const uint32_t code = next_code_point(text, at).value();
     for (const auto& [first, last] : kUnseen) {
       if (first <= code && code <= last) return true;
     }
-    at += length;
   }
   return false;
 }

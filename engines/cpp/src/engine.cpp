@@ -23,9 +23,8 @@ bool is_one_of(const std::string_view (&devices)[N], const std::string& device) 
   return std::find(std::begin(devices), std::end(devices), device) != std::end(devices);
 }
 
-// How many inferences may run at once: more would be no faster, and each needs memory of its own. One more than the
-// cores can take is ready where one ends; without it, a core idled for 5 % of the time.
-size_t most_at_once(size_t threads) { return usable_cores() / threads + 1; }
+// How many inferences may run at once: more would be no faster, and each needs memory of its own.
+size_t most_at_once(size_t threads) { return std::max<size_t>(1, usable_cores() / threads); }
 
 std::unique_ptr<Model> open_model(const Bundle& bundle, const EngineOptions& options) {
   const std::string& device = bundle.manifest.device;

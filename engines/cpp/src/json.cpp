@@ -218,20 +218,25 @@ int64_t Json::integer(int64_t least, int64_t most) const {
 
 Json parse_json(std::string_view text) { return Parser(text).whole(); }
 
+std::optional<uint32_t> next_code_point(std::string_view text, size_t& at) {
+  const auto byte = [&](size_t offset) { return static_cast<unsigned char>(text[at + offset]); };
+  const unsigned lead = byte(0);
+  const size_t length = lead < 0x80 ? 1 : lead >> 5 == 6 ? 2 : lead >> 4 == 14 ? 3 : lead >> 3 == 30 ? 4 : 0;
+  if (length == 0 || length > text.size() - at) return std::nullopt;
+  uint32_t code = length == 1 ? lead : lead & (0x7fu >> length);
+  for (size_t i = 1; i < length; ++i) {
+    if (byte(i) >> 6 != 2) return std::nullopt;
+    code = code << 6 | (byte(i) & 0x3fu);
+  }
+  constexpr uint32_t kLeast[] = {0, 0, 0x80, 0x800, 0x10000};
+  if (code < kLeast[length] || code > 0x10ffff || (code >= 0xd800 && code <= 0xdfff)) return std::nullopt;
+  at += length;
+  return code;
+}
+
 bool is_utf8(std::string_view text) {
   for (size_t at = 0; at < text.size();) {
-    const auto byte = [&](size_t offset) { return static_cast<unsigned char>(text[at + offset]); };
-    const unsigned lead = byte(0);
-    const size_t length = lead < 0x80 ? 1 : lead >> 5 == 6 ? 2 : lead >> 4 == 14 ? 3 : lead >> 3 == 30 ? 4 : 0;
-    if (length == 0 || length > text.size() - at) return false;
-    uint32_t code = length == 1 ? lead : lead & (0x7fu >> length);
-    for (size_t i = 1; i < length; ++i) {
-      if (byte(i) >> 6 != 2) return false;
-      code = code << 6 | (byte(i) & 0x3fu);
-    }
-    constexpr uint32_t kLeast[] = {0, 0, 0x80, 0x800, 0x10000};
-    if (code < kLeast[length] || code > 0x10ffff || (code >= 0xd800 && code <= 0xdfff)) return false;
-    at += length;
+    if (!next_code_point(text, at)) return false;
   }
   return true;
 }

@@ -5,8 +5,7 @@
  *
  * Threads: every function may be called from any thread at any time, also on the same engine. An engine that is closed
  * while another thread computes with it goes on living until that call has returned; the texts that it gave do not. On
- * a processor, one engine runs no more inferences at once than the thread that opened it had cores for, and one that is
- * ready; others wait.
+ * a processor, one engine runs no more inferences at once than the thread that opened it had cores for; others wait.
  *
  * Ending: while a process ends, what runs is waited for, ten seconds at most, and nothing else begins: a call that would
  * does not return, so no thread that may be in one is to be joined then. In the thread that ends the process it returns
