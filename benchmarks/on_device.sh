@@ -50,16 +50,14 @@ step bench gnet-edge bench "${bundles[@]}" --json
 
 trtexec=${TRTEXEC:-/usr/src/tensorrt/bin/trtexec}
 if [ -x "$trtexec" ]; then
-  for i in "${!bundles[@]}"; do # built as gnet-edge builds it
-    flags=$(python3 - "${bundles[$i]}" "$work/calibration-$i.cache" <<'P'
+  cat > "$work/flags.py" <<'P'
 import json, sys
 from pathlib import Path
-from googlenet_edge.tensorrt_version import cache_for
 try:
     import tensorrt
-    version = tuple(map(int, tensorrt.__version__.split(".")[:3]))
+    version = tuple(map(int, tensorrt.__version__.split(".")[:2]))
 except ImportError:
-    version = (10, 3, 0)
+    version = (10, 3)
 major = version[0]
 bundle, cache = map(Path, sys.argv[1:])
 manifest = json.loads((bundle / "manifest.json").read_text())
@@ -75,12 +73,17 @@ elif major == 10:
 if dla:
     flags += ["--useDLACore=0", "--allowGPUFallback"]
     if int8:  # TensorRT skips a cache whose header is another version's
+        from googlenet_edge.tensorrt_version import cache_for
+
+        version = tuple(map(int, tensorrt.__version__.split(".")[:3]))
         cache.write_bytes(cache_for(version, (bundle / "calibration.cache").read_bytes()))
         flags += [f"--calib={cache}"]
 print("\n".join(flags))
 P
-    ) || continue
-    mapfile -t flags <<< "$flags"
+  for i in "${!bundles[@]}"; do # built as gnet-edge builds it
+    step "flags-$i" python3 "$work/flags.py" "${bundles[$i]}" "$work/calibration-$i.cache"
+    grep -q ^0 "$work/flags-$i.code" || continue
+    mapfile -t flags < "$work/flags-$i.out"
     step "trtexec-$i" "$trtexec" --onnx="${bundles[$i]}/model.onnx" "${flags[@]}" --useCudaGraph
   done
 fi

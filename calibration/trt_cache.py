@@ -1,6 +1,6 @@
 """The calibration cache of TensorRT 8 to 10, from our table: INT8 there without a GPU, and without images.
 
-A DLA up to TensorRT 10 takes no explicit pairs; it quantizes a float graph by the scales that a calibrator left in a
+A DLA up to TensorRT 10.7 takes no explicit pairs; it quantizes a float graph by the scales that a calibrator left in a
 cache. The format, as TensorRT writes it and as its readers (Polygraphy, Model Optimizer) take it apart::
 
     TRT-8502-EntropyCalibration2
@@ -141,7 +141,7 @@ def tensor_scales(
     largest = _of_pixels(graph) | {tensor: known[name] for tensor, name in grid_of.items()}
     largest |= {inner: largest[outer] for inner, outer in absorbed_in_relu(source).items() if outer in largest}
     for node in lowered.graph.node:
-        if node.op_type == "AveragePool" and node.input[0] in largest:
+        if node.op_type == "AveragePool" and {node.input[0], node.output[0]} <= largest.keys():
             largest[node.output[0]] = largest[node.input[0]]
     inner = [t for node in lowered.graph.node for t in node.output if t not in _outputs(lowered.graph)]
     return {tensor: largest[tensor] / S8_STEPS for tensor in [PIXELS, *inner] if tensor in largest}

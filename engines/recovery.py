@@ -170,7 +170,10 @@ def evaluated(
     threads: int = 1,
     streams: int = 1,
 ) -> Evaluation:
-    """What a graph answers when it is lowered and run. Raises as `lower`, `open_lowered` and `evaluate` do."""
+    """What a graph answers when it is lowered for the backend's device, for a simulation this one, and run.
+
+    Raises as `lower`, `open_lowered` and `evaluate` do.
+    """
     lowered = lower(graph, device=backend.device, precision=precision, table=table)
     opened = open_lowered(graph, lowered, backend=backend, threads=threads, streams=streams)
     with opened as predictor, bars(f"evaluating {name or precision.value}") as progress:

@@ -1,6 +1,6 @@
 """Scales that TensorRT finds by itself, on the device and on images: for who trusts its calibrator more than our table.
 
-Only where TensorRT quantizes a float graph: on a DLA, up to TensorRT 10.
+Only where TensorRT quantizes a float graph: on a DLA, up to TensorRT 10.7.
 """
 
 from __future__ import annotations

@@ -104,7 +104,8 @@ def test_benchmarks_on_device_gives_trtexec_the_cache_of_its_version(
     assert done.returncode == 0, done.stderr
     given = tmp_path / "given"
     assert (given.read_bytes() if given.exists() else b"") == (header + cache[9:] if header else b"")
-    assert ("trtexec-0" in json.loads((tmp_path / "all.json").read_bytes())["steps"]) == bool(header)
+    steps = json.loads((tmp_path / "all.json").read_bytes())["steps"]
+    assert ("trtexec-0" in steps, steps["flags-0"]["exit_code"]) == (bool(header), 0 if header else 1)
 
 
 def test_benchmarks_readme_names_every_script() -> None:

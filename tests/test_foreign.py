@@ -82,6 +82,12 @@ def test_softmax_whose_result_is_reshaped_is_left_out_too(tmp_path: Path) -> Non
     assert np.array_equal(logits(graph, some_pixels()), logits(plain, some_pixels()))
 
 
+def test_softmax_of_planes_stays_where_a_row_comes_after_it(tmp_path: Path) -> None:
+    body = f"{CONV} r = Relu (c) g = GlobalAveragePool (r) s = Softmax <axis = 1> (g) y = Flatten (s)"
+    path = saved(small(body, classes=6), tmp_path / "net.onnx")
+    assert read_foreign(path).logits == "y"
+
+
 def test_caffe_style_comes_out_in_the_operators_that_are_quantized(tmp_path: Path) -> None:
     graph = imported(saved(caffe_style(), tmp_path / "net.onnx"), CAFFE)
     assert kinds(graph) == {

@@ -158,15 +158,24 @@ def test_simulated_accuracy_is_called_so_wherever_it_is_shown() -> None:
     assert found.headline.endswith("of accuracy against FP32 (simulated).")
     assert "Top-1 90.00 % (88.6 to 91.2), simulated on 2000 images" in found.details[1]
     assert "90.00 % (88.6 to 91.2), simulated" in to_markdown(page_of(material)).decode()
-    assert [name for name in to_csv(subjects_of(material)).decode().split(",") if "simul" in name] == ["top1_simulated"]
+    rows = list(csv.DictReader(io.StringIO(to_csv(subjects_of(material)).decode())))
+    assert [row["top1_simulated"] for row in rows] == ["", "1"]
+    old = Material((Source("m.json", measured(FP32, replace(judged, accuracy_engine=None))),), ())
+    assert verdict_of(subjects_of(old)).headline == found.headline, "files did not say it before, and it always was"
 
 
 def test_comparison_of_a_build_is_not_told_beside_the_accuracy_on_other_images() -> None:
     judged = judged_by_build(INT8)
     about = answered(lost=30)
     alone = replace(about, bundles=tuple(b for b in about.bundles if b.precision is Precision.INT8))
-    [_, subject] = subjects_of(Material((Source("m.json", measured(FP32, judged)),), (alone,)))
+    material = Material((Source("m.json", measured(FP32, judged)),), (alone,))
+    [_, subject] = subjects_of(material)
     assert (subject.accuracy != judged.accuracy, subject.comparison) == (True, None)
+    assert verdict_of(subjects_of(material)).headline.endswith("and its accuracy was not compared.")
+    both = answered(lost=9)
+    [_, subject] = subjects_of(replace(material, answers=(alone, both)))
+    assert subject.comparison is not None
+    assert subject.accuracy == both.evaluation(both.bundles[1]).accuracy, "of the images of the comparison"
 
 
 def test_page_of_answers_with_millions_of_classes_takes_no_matrix_of_them() -> None:

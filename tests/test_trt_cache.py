@@ -101,6 +101,15 @@ def test_an_average_has_the_scale_of_what_it_is_of() -> None:
     assert cache["avgpool"] == cache["block"]
 
 
+def test_an_average_that_only_float_layers_read_has_no_scale() -> None:
+    graph, float_nodes = tiny_graph(), {"avgpool", "logits"}
+    table = table_of(graph)
+    lowered = lower_implicit_tensorrt(graph, table, float_nodes=float_nodes)
+    found = tensor_scales(graph, table, lowered, float_nodes=float_nodes)
+    assert "block" in found
+    assert "avgpool" not in found
+
+
 def test_what_copies_values_has_the_scale_of_what_it_copies() -> None:
     cache = tiny_cache()
     assert cache["pool"] == cache["stem"] == cache["stem_conv"]

@@ -14,6 +14,7 @@ from googlenet_edge.engines.answers import Answers, BundleAnswers
 from googlenet_edge.engines.circumstances import GPU_PACKAGES, Circumstances
 from googlenet_edge.engines.jetson import Jetson
 from googlenet_edge.engines.measurement import BundleMeasurement, LatencyRatio, latency_ratio, samples
+from googlenet_edge.engines.protocol import EngineSpec
 from googlenet_edge.engines.report.material import Material, Source
 from googlenet_edge.statistics import Summary
 from googlenet_edge.target import Device, EngineName, Precision
@@ -107,11 +108,12 @@ def _subject(
 ) -> Subject:
     reference, model = reference_of(source), (bundle.model_sha256, bundle.engine.backend)
     paired = len(bundle.latency.rounds_ms) == len(reference.latency.rounds_ms)
-    evaluation = next((about.evaluation(b) for about in answers for b in about.bundles if b.is_of(*model)), None)
     pair = next((p for p in pairs_of(answers) if p.candidate.is_of(*model)), None)
+    alone = (about.evaluation(b) for about in answers for b in about.bundles if b.is_of(*model))
+    evaluation = pair.answers.evaluation(pair.candidate) if pair else next(alone, None)
     beside = sorted(named, key=lambda other: other[1] is not source)
-    judged = bundle.accuracy_engine and bundle.accuracy_engine.value
-    accuracy = bundle.accuracy if judged in (None, bundle.engine.backend, EngineName.SIMULATED.value) else None
+    judged = bundle.accuracy_engine.value if bundle.accuracy_engine else _judged_before(bundle.engine)
+    accuracy = bundle.accuracy if judged in (bundle.engine.backend, EngineName.SIMULATED.value) else None
     known = bundle.against_fp32 if accuracy and (evaluation is None or evaluation.accuracy == accuracy) else None
     return Subject(
         label=label,
@@ -124,6 +126,11 @@ def _subject(
         compared_with=label_of(pair.reference, ((name, other) for name, _, other in beside)) if pair else "FP32",
         simulated=judged == EngineName.SIMULATED.value and evaluation is None,
     )
+
+
+def _judged_before(engine: EngineSpec) -> str:
+    """What an accuracy was found on that does not say: those who wrote such files simulated all but processors."""
+    return engine.backend if engine.device is Device.CPU else EngineName.SIMULATED.value
 
 
 def _labels(measured: Sequence[tuple[Source, BundleMeasurement]]) -> list[str]:

@@ -123,7 +123,7 @@ def _accuracy(subject: Subject) -> tuple[str, bool]:
     comparison = subject.comparison
     against = f"against {subject.compared_with}{' (simulated)' if subject.simulated else ''}"
     if comparison is None:
-        return "and its accuracy was not measured", False
+        return f"and its accuracy was not {'compared' if subject.accuracy else 'measured'}", False
     points = comparison.top1_change_points
     if not comparison.differs:
         return f"and no change of its accuracy {against} can be told from chance", False

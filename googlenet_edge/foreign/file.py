@@ -6,7 +6,7 @@ Nothing is run here, and no other file is opened.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -86,7 +86,7 @@ def read_foreign(path: Path, *, size: int | None = None) -> ForeignFile:
     images = _the_input(path, model.graph)
     batch, crop = _geometry(path, images, size)
     shapes = _shapes(path, model, (batch, 3, crop, crop))
-    logits = _logits(path, model.graph)
+    logits = _logits(path, model.graph, shapes)
     match shapes.get(logits):
         case (n, classes) if n == batch and classes > 0:
             return ForeignFile(path, model, sha256_bytes(data), images.name, logits, batch, crop, classes, shapes)
@@ -270,8 +270,8 @@ def _shapes(path: Path, model: onnx.ModelProto, images: tuple[int, ...]) -> dict
     return shapes
 
 
-def _logits(path: Path, graph: onnx.GraphProto) -> str:
-    """The output, or what goes into the Softmax that makes it."""
+def _logits(path: Path, graph: onnx.GraphProto, shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """The output, or what goes into the Softmax that makes it, if that is a row for each image, too."""
     if len(graph.output) != 1:
         raise GraphError(
             f"{path} has {len(graph.output)} outputs ({_names(graph.output)}), expected one, the scores; export it for"
@@ -280,9 +280,8 @@ def _logits(path: Path, graph: onnx.GraphProto) -> str:
     made_by = {output: node for node in graph.node for output in node.output}
     tensor = _before(made_by, graph.output[0].name)
     last = made_by.get(_before(made_by, tensor, (*NO_OPERATION, *_SAME_VALUES)))
-    if last is not None and last.op_type == "Softmax":
-        tensor = _before(made_by, last.input[0])
-    return tensor
+    before = _before(made_by, last.input[0]) if last is not None and last.op_type == "Softmax" else tensor
+    return before if len(shapes.get(before, ())) == 2 else tensor
 
 
 def _before(made_by: dict[str, NodeProto], tensor: str, kinds: Sequence[str] = NO_OPERATION) -> str:

@@ -1,7 +1,7 @@
 // leave BUNDLE IMAGE.jpg run|open|fork [BUNDLE]: returns from main while eight threads compute, or open and close the bundle;
 // "fork": children that have none of the threads return, too (ONNX Runtime's own end would wait for its threads there).
-// What is destroyed at the end computes once more, and writes what it is told, and closes an engine. It is made before the
-// first bundle is opened, and after the second where there are two. Nothing else may be written, and nothing go wrong.
+// What is destroyed at the end computes once more, and writes what it is told, and closes an engine. It is made before
+// BUNDLE is opened, and after the other one where that is given. Nothing else may be written, and nothing go wrong.
 #include <sys/wait.h>
 #include <unistd.h>
 

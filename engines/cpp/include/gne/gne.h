@@ -9,7 +9,7 @@
  *
  * Ending: while a process ends, what runs is waited for, ten seconds at most, and nothing else begins: a call that would
  * does not return, so no thread that may be in one is to be joined then. In the thread that ends the process it returns
- * GNE_CLOSED. Only the first gne_open of a process must have returned before. Fork before it; a process that was forked
+ * GNE_CLOSED. Only the first gne_open of each runtime must have returned before. Fork before it; a process that was forked
  * later may only exec or _exit.
  *
  * Versions: structs that the caller fills carry their own size, so that a program built with this header works with
