@@ -17,7 +17,7 @@ from googlenet_edge.target import Device, Precision
 
 def demo(
     folder: Annotated[Path, typer.Argument(help="Where images and results go.")] = Path("runs/demo"),
-    epochs: Annotated[int, typer.Option(min=1)] = 12,
+    epochs: Annotated[int, typer.Option(min=1)] = 8,
 ) -> None:
     """The whole flow on generated pictograms: train, build FP32 and INT8, measure, report. Minutes, no download.
 
