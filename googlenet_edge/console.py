@@ -67,7 +67,9 @@ err = _Console(
 
 
 def shown(what: RenderableType) -> None:
-    """Shows a line or a table to people; where that cannot be written, the command goes on."""
+    """Shows a line or a table to people, the first of torchrun's processes; where it cannot, the command goes on."""
+    if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK") != "0":
+        return
     with suppress(OSError):
         err.print(what)
 

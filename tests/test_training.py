@@ -481,7 +481,8 @@ def test_training_begins_anew_over_lines_of_its_own_and_what_a_kill_cut_off(tmp_
 def test_torchrun_trains_as_one_process_does(photos: Path, tmp_path: Path) -> None:
     """By the real command, in one step on all images; `test_parallel` compares the gradients to the last digits."""
     shutil.copytree(photos, tmp_path / "photos")
-    common = ("--epochs", "1", "--batch-size", "48", "--no-mixed-precision", "--workers", "0")
+    next((tmp_path / "photos" / "train").iterdir()).joinpath("broken.png").write_text("no image")
+    common = ("--epochs", "1", "--batch-size", "48", "--no-mixed-precision", "--workers", "0", "--skip-damaged")
     one = gnet_edge(tmp_path, *TRAIN, *common)
     _, text = one.communicate()
     assert one.returncode == 0, text
@@ -489,7 +490,7 @@ def test_torchrun_trains_as_one_process_does(photos: Path, tmp_path: Path) -> No
     command = [*torchrun, "-m", "googlenet_edge.cli", *TRAIN[:-1], "two", *common]
     two = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert two.returncode == 0, two.stderr
-    assert two.stderr.count("checkpoint: ") == 1
+    assert two.stderr.count("checkpoint: ") == two.stderr.count("left out 1 damaged") == 1
     (alone,), (shared,) = (read_lines(tmp_path / name / "metrics.jsonl") for name in ("run", "two"))
     assert shared["loss"] == pytest.approx(alone["loss"], rel=1e-5)
     assert shared["train_top1"] == pytest.approx(alone["train_top1"])
