@@ -97,8 +97,10 @@ def test_benchmarks_on_device_gives_trtexec_the_cache_of_its_version(
     trtexec = tmp_path / "trtexec"
     keep = f'case $each in --calib=*) cp "${{each#--calib=}}" {tmp_path}/given ;; esac'
     trtexec.write_text(f"#!/bin/sh\nfor each; do {keep}; done\n")
-    trtexec.chmod(0o755)
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    (tmp_path / "gnet-edge").write_text("#!/bin/sh\nexit 1\n")  # nothing of it is needed here
+    for program in (trtexec, tmp_path / "gnet-edge"):
+        program.chmod(0o755)
+    path = os.pathsep.join([str(tmp_path), str(Path(sys.executable).parent), os.environ["PATH"]])
     places = {"PATH": path, "TRTEXEC": str(trtexec), "PYTHONPATH": str(tmp_path / "modules")}
     done = run("on_device.sh", "--minutes", 0, "--out", tmp_path / "all.json", tmp_path / "dla", **places)
     assert done.returncode == 0, done.stderr
