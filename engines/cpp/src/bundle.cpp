@@ -160,7 +160,8 @@ Bundle read_bundle(const std::string& folder) {
   if (Bytes(bundle.model).text().find("location") != std::string_view::npos) {  // the key of ONNX's external data
     refuse(folder + "/" + kModel + " keeps weights in another file, which no hash covers; build the bundle again");
   }
-  if (quantized_by_cache(bundle.manifest) && read_recorded(folder, kCalibration, kMaxTextBytes, bundle.manifest).empty()) {
+  if (quantized_by_cache(bundle.manifest) &&
+      read_recorded(folder, kCalibration, kMaxTextBytes, bundle.manifest).empty()) {
     refuse(folder + "/" + kCalibration + " is empty, and a DLA quantizes by it; build the bundle again");
   }
   return bundle;

@@ -30,8 +30,8 @@ class GivingBack {
   std::shared_lock<std::shared_timed_mutex> lock_;
 };
 
-// Called whenever an opened bundle has computed once: what its runtime made until then is destroyed after inferences have
-// ended. A process that is forked later waits for nobody, because the threads that compute are not in it.
+// Called whenever an opened bundle has computed once: what its runtime made until then is destroyed after inferences
+// have ended. A process that is forked later waits for nobody, because the threads that compute are not in it.
 void stop_computing_at_exit();
 
 }  // namespace gne_sdk

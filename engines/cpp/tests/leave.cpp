@@ -1,5 +1,5 @@
-// leave BUNDLE IMAGE.jpg run|open|fork [BUNDLE]: returns from main while eight threads compute, or open and close the bundle;
-// "fork": children that have none of the threads return, too (ONNX Runtime's own end would wait for its threads there).
+// leave BUNDLE IMAGE.jpg run|open|fork [BUNDLE]: returns from main while eight threads compute, or open and close the
+// bundle; "fork": children that have none of the threads return, too (ONNX Runtime's own end would wait for its threads there).
 // What is destroyed at the end computes once more, and writes what it is told, and closes an engine. It is made before
 // BUNDLE is opened, and after the other one where that is given. Nothing else may be written, and nothing go wrong.
 #include <sys/wait.h>

@@ -7,10 +7,10 @@
  * while another thread computes with it goes on living until that call has returned; the texts that it gave do not. On
  * a processor, one engine runs no more inferences at once than the thread that opened it had cores for; others wait.
  *
- * Ending: while a process ends, what runs is waited for, ten seconds at most, and nothing else begins: a call that would
- * does not return, so no thread that may be in one is to be joined then. In the thread that ends the process it returns
- * GNE_CLOSED. Only the first gne_open of each runtime must have returned before. Fork before it; a process that was forked
- * later may only exec or _exit.
+ * Ending: while a process ends, what runs is waited for, ten seconds at most, and nothing else begins: a call that
+ * would does not return, so no thread that may be in one is to be joined then. In the thread that ends the process it
+ * returns GNE_CLOSED. Only the first gne_open of each runtime must have returned before. Fork before it; a process that
+ * was forked later may only exec or _exit.
  *
  * Versions: structs that the caller fills carry their own size, so that a program built with this header works with
  * every later libgne of the same GNE_ABI (the SOVERSION).
