@@ -53,11 +53,10 @@ if [ -x "$trtexec" ]; then
   cat > "$work/flags.py" <<'P'
 import json, sys
 from pathlib import Path
-try:
-    import tensorrt
-    version = tuple(map(int, tensorrt.__version__.split(".")[:2]))
-except ImportError:
-    version = (10, 3)
+from googlenet_edge.engines.tensorrt_library import Flavour, load_library
+from googlenet_edge.tensorrt_version import cache_for
+
+version = load_library(Flavour.TENSORRT).version
 major = version[0]
 bundle, cache = map(Path, sys.argv[1:])
 manifest = json.loads((bundle / "manifest.json").read_text())
@@ -73,9 +72,6 @@ elif major == 10:
 if dla:
     flags += ["--useDLACore=0", "--allowGPUFallback"]
     if int8:  # TensorRT skips a cache whose header is another version's
-        from googlenet_edge.tensorrt_version import cache_for
-
-        version = tuple(map(int, tensorrt.__version__.split(".")[:3]))
         cache.write_bytes(cache_for(version, (bundle / "calibration.cache").read_bytes()))
         flags += [f"--calib={cache}"]
 print("\n".join(flags))
