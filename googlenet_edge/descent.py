@@ -33,11 +33,8 @@ _BIAS_RATE = 8.0
 
 Source: Page, "How to Train Your ResNet 8", and Jordan, arXiv 2404.00498, section 3.4; both take 64."""
 
-_NEWTON_SCHULZ = (
-    3.4445,
-    -4.7750,
-    2.0315,
-)  # from Muon's source: steepest at 0, so that few iterations are enough
+# Of a quintic that is steepest at 0, so that few iterations are enough; from Muon's source.
+_NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
 
 

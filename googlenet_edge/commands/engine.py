@@ -364,7 +364,8 @@ def bench(
     lasting = machine.sustained_plan(sustained, fps)
     settings = workspace.read_settings()
     remote = machine.destination(host, python, keep, device=device, settings=settings)
-    wish = machine.device_for_bench(device, settings, there=bool(remote))
+    wish = chosen("--device", device, settings.device, Device.CPU)
+    wish = wish if remote else machine.device_here(wish)  # the other machine looks itself whether it is that
     on_processor = not remote and wish is Device.CPU and engine is None
     paths = machine.bundles_to_measure(bundles or (), wish, on_processor=on_processor)
     cores = chosen("--threads", threads, settings.threads, 1)

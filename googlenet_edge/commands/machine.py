@@ -79,13 +79,10 @@ def device_for_build(given: Device | None, settings: Settings) -> Device:
     return _told(jetson_to_build_for(set_to=settings.device, root=ROOT))
 
 
-def device_for_bench(given: Device | None, settings: Settings, *, there: bool) -> Device:
-    """Where to measure: here, where `EngineError` is raised if this is another, or ``there``, which looks itself."""
+def device_here(wish: Device) -> Device:
+    """What is measured here. Raises `EngineError` where this machine is another."""
     from googlenet_edge.engines.devices import device_to_measure
 
-    wish = chosen("--device", given, settings.device, Device.CPU)
-    if there:
-        return wish
     device = device_to_measure(wish, root=ROOT)
     return device if device is wish else _told(device)
 
