@@ -13,8 +13,8 @@ twice and keep it from doing so.
 | bias | int32, dequantized | float32 |
 | input | uint8 NHWC, transposed, then cast | uint8 NHWC, cast, then transposed: it lets nothing but a Cast read uint8 |
 
-Weights are stored as floats, four times as large, because TensorRT 8 takes them no other way: constants of s8 were
-"invalid weights type of Int8" (NVIDIA/TensorRT#2163, #2361; 8.6 takes some, onnxruntime#17738).
+Weights are stored as floats, four times as large, which every TensorRT takes. Constants of s8 were "invalid weights
+type of Int8" to 8.4 (NVIDIA/TensorRT#2163, #2361); 8.6.1 took some (onnxruntime#17738), and of 8.5 nothing is known.
 
 Everything that is not on integers is float32: TensorRT ≥ 9 takes that literally (strong typing), and before it the
 flags allow it float16.
