@@ -25,11 +25,11 @@ from foreign_models import (
     torchvision_style,
 )
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper, parser
+from onnx import TensorProto, helper, numpy_helper, parser
 
 from googlenet_edge.calibration.lower import lower_fp32
 from googlenet_edge.engines.predictor import softmax
-from googlenet_edge.engines.source import check_import, import_graph
+from googlenet_edge.engines.source import OnnxSource, check_import, import_graph
 from googlenet_edge.errors import GraphError
 from googlenet_edge.foreign.file import read_foreign
 from googlenet_edge.foreign.front import ChannelOrder, InputFormat
@@ -80,6 +80,24 @@ def test_softmax_whose_result_is_reshaped_is_left_out_too(tmp_path: Path) -> Non
     graph = imported(saved(model, tmp_path / "net.onnx"), CAFFE)
     plain = imported(saved(caffe_style(9), tmp_path / "plain.onnx"), CAFFE)
     assert np.array_equal(logits(graph, some_pixels()), logits(plain, some_pixels()))
+
+
+def test_node_that_gives_nothing_is_left_out(tmp_path: Path) -> None:
+    """All outputs of an LSTM are optional."""
+    model = small(f"m = Squeeze (x) {CONV} r = Relu (c) {HEAD}")
+    rng = np.random.default_rng(0)
+    gates = [numpy_helper.from_array(rng.normal(size=(1, 4, n)).astype(np.float32), f"g{n}") for n in (16, 1)]
+    model.graph.initializer.extend(gates)
+    model.graph.node.append(helper.make_node("LSTM", ["m", "g16", "g1"], [], hidden_size=1))
+    assert kinds(imported_small(model, tmp_path))["LSTM"] == 0
+
+
+def test_short_side_of_the_largest_images_is_one_that_a_bundle_can_have(tmp_path: Path) -> None:
+    model = torchvision_style()
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", TensorProto.FLOAT, ("N", 3, "S", "S")))
+    path = saved(model, tmp_path / "net.onnx")
+    origin = OnnxSource(path, tmp_path / "run", size=3600).open(NAMES)
+    assert (origin.preprocess.crop, origin.preprocess.resize) == (3600, 4096)
 
 
 def test_softmax_of_planes_stays_where_a_row_comes_after_it(tmp_path: Path) -> None:
