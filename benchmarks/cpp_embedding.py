@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 from common import Figure, Result, at_least, conclude, parser, run
+from int8_latency import make_bundles
 
 import googlenet_edge
 from googlenet_edge.engines.bench import generated_jpeg
@@ -80,7 +81,7 @@ class Gne:
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("bundle", type=Path)
+    options.add_argument("bundle", type=Path, nargs="?", help="default: a made one, 1,000 classes at 224×224")
     options.add_argument("--starts", type=at_least(6), default=40, help="fresh processes, 6 or more")
     options.add_argument("--rounds", type=at_least(6), default=40, help="interleaved rounds of ten runs each")
     options.add_argument("--seconds", type=at_least(1), default=60, help="how long the threads share an engine")
@@ -92,9 +93,10 @@ def main() -> None:
         build = given.build or build_in(Path(folder) / "build")
         image = Path(folder) / "image.jpg"
         image.write_bytes(generated_jpeg())
-        starts = [start(build, given.bundle, image) for _ in range(given.starts)]
-        rounds = take_rounds(build, given.bundle, image.read_bytes(), given.rounds)
-        crowd = share(build, given.bundle, image, given.seconds)
+        bundle = given.bundle or make_bundles(Path(folder))[1]
+        starts = [start(build, bundle, image) for _ in range(given.starts)]
+        rounds = take_rounds(build, bundle, image.read_bytes(), given.rounds)
+        crowd = share(build, bundle, image, given.seconds)
     figures = (*start_figures(starts), *steady_figures(rounds), *crowd_figures(crowd))
     conclude(Result(figures, circumstances, {"starts": starts, "rounds_ms": rounds, "crowd": crowd}), given.out)
 
