@@ -14,9 +14,11 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
+PACKAGE = "googlenet_edge/__init__.py"
+
 # What is public here keeps its docstrings: commands show them as --help, and what `googlenet_edge` exports, help().
 SHOWN = (
-    "googlenet_edge/__init__.py",
+    PACKAGE,
     "googlenet_edge/cli.py",
     *(f"googlenet_edge/commands/{name}.py" for name in ("demo", "engine", "machine", "model", "report")),
     "googlenet_edge/engines/predictor.py",
@@ -26,19 +28,20 @@ SHOWN = (
 )
 
 
-def without_notes(source: str, *, shown: bool) -> str:
+def without_notes(source: str, path: str) -> str:
     """The same program on the same lines, without comments and without strings that are statements.
 
-    Where it is ``shown``, docstrings stay but for those of names with a leading underscore.
+    Where it is `SHOWN`, docstrings of public names stay; that of the module only where it is the package's.
     """
+    module = "package" if path == PACKAGE else "_module"
     lines = source.splitlines(keepends=True)
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             row, column = token.start
             lines[row - 1] = lines[row - 1][:column].rstrip() + "\n"
     for node in ast.walk(ast.parse(source)):
-        body, name = getattr(node, "body", None), getattr(node, "name", "__module__")
-        if shown and not (name.startswith("_") and not name.endswith("__")):
+        body, name = getattr(node, "body", None), getattr(node, "name", module)
+        if path.startswith(SHOWN) and not (name.startswith("_") and not name.endswith("__")):
             continue
         for statement in body if isinstance(body, list) else ():
             match statement:
@@ -58,9 +61,9 @@ class BuildPy(build_py):
     def build_module(self, module: str, module_file: str, package: str) -> tuple[str, bool]:
         """Where the copy is, and whether it was made now."""
         path, copied = super().build_module(module, module_file, package)
-        shown = Path(path).relative_to(self.build_lib).as_posix().startswith(SHOWN)
+        name = Path(path).relative_to(self.build_lib).as_posix()
         if not self.editable_mode:
-            Path(path).write_text(without_notes(Path(path).read_text("utf-8"), shown=shown), "utf-8")
+            Path(path).write_text(without_notes(Path(path).read_text("utf-8"), name), "utf-8")
         return path, copied
 
 

@@ -18,7 +18,7 @@ from googlenet_edge.engines.sensors import Watched
 from googlenet_edge.engines.sustained import Sustained
 from googlenet_edge.engines.timing import WarmUp, paired_ratio
 from googlenet_edge.errors import DataError
-from googlenet_edge.files import from_versioned_json, read_file, to_json, write_bytes
+from googlenet_edge.files import from_versioned_json, to_json, write_bytes
 from googlenet_edge.statistics import Interval, Summary, summarize
 from googlenet_edge.target import Device, EngineName, Precision
 
@@ -149,11 +149,6 @@ def write_measurement(path: Path, measurement: Measurement) -> None:
     write_bytes(path, to_json(measurement))
 
 
-def read_measurement(path: Path) -> Measurement:
-    """Reads what `write_measurement` wrote. Raises `DataError`: missing, damaged, or of a newer schema."""
-    return parse_measurement(read_file(path, limit=MAX_BYTES, error=DataError), str(path))
-
-
 def parse_measurement(data: bytes, where: str) -> Measurement:
-    """The same of the bytes of a file; ``where`` names it. Raises `DataError`."""
+    """What `write_measurement` wrote to ``where``. Raises `DataError`: damaged, or of a newer schema."""
     return from_versioned_json(data, Measurement, schema=SCHEMA, where=where, error=DataError)

@@ -25,6 +25,7 @@ from googlenet_edge.engines.measurement import (
     Samples,
     Stage,
     latency_ratio,
+    parse_measurement,
     samples,
 )
 from googlenet_edge.engines.protocol import EngineSpec
@@ -49,6 +50,11 @@ CIRCUMSTANCES = Circumstances(
     python="3.11.2",
     packages={"googlenet-edge": "0.1.0", "onnxruntime": "1.31.1", "openvino": None},
 )
+
+
+def read_measurement(path: Path) -> Measurement:
+    """What `bench --out` wrote."""
+    return parse_measurement(path.read_bytes(), str(path))
 
 
 def recorded_rounds(precision: Precision, *, threads: int = 1) -> tuple[tuple[float, ...], ...]:

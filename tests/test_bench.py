@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_jetson import ORIN_NANO, XAVIER_NX, break_file, fake_jetson, fake_pc
+from measured import read_measurement
 from PIL import Image
 from tiny_bundles import COLOURS, PREPROCESS, write_colour_bundle
 
@@ -29,7 +30,6 @@ from googlenet_edge.engines.measurement import (
     Samples,
     Stage,
     latency_ratio,
-    read_measurement,
     samples,
     write_measurement,
 )

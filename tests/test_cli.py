@@ -16,7 +16,7 @@ import onnx
 import pytest
 from command import Built, contents, copy_of, done, gnet_edge, refused, refused_without_a_trace
 from fake_jetson import ORIN_NANO, XAVIER_NX, fake_jetson, fake_pc
-from measured import measured
+from measured import measured, read_measurement
 from PIL import Image
 from tiny_bundles import colour_bundle, solid, write_colour_bundle
 from typer.main import get_command
@@ -29,7 +29,7 @@ from googlenet_edge.engines import rounds
 from googlenet_edge.engines.bundle import read_bundle, write_bundle
 from googlenet_edge.engines.energy import EnergyPlan
 from googlenet_edge.engines.jetson import Clock, read_jetson
-from googlenet_edge.engines.measurement import read_measurement, write_measurement
+from googlenet_edge.engines.measurement import write_measurement
 from googlenet_edge.target import Device, EngineName
 from googlenet_edge.workspace import RunRecord, write_run_record
 

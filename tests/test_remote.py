@@ -19,6 +19,7 @@ from subprocess import PIPE
 import numpy as np
 import pytest
 from command import gnet_edge, refused, refused_without_a_trace
+from measured import read_measurement
 from ssh_device import ALIAS, Device, needs_sshd, start_device, stop_device, wait_until, with_client
 from test_packaging import link_distribution, needed_by
 from tiny_bundles import colour_bundle, with_golden_logits, write_colour_bundle
@@ -27,7 +28,6 @@ import googlenet_edge
 from googlenet_edge.dataset import Progress
 from googlenet_edge.engines import remote_link
 from googlenet_edge.engines.bundle import write_bundle
-from googlenet_edge.engines.measurement import read_measurement
 from googlenet_edge.engines.remote import MeasuredThere, Remote, bench_there
 from googlenet_edge.engines.remote_worker import RemotePlan
 from googlenet_edge.engines.ssh import Host, parse_host

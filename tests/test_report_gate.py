@@ -23,12 +23,12 @@ from measured import (
 
 from googlenet_edge.engines.answers import Answers, write_answers
 from googlenet_edge.engines.measurement import BundleMeasurement, Measurement, Samples, samples, write_measurement
-from googlenet_edge.engines.report.gate import Rule, Side, parse_rules
+from googlenet_edge.engines.report.gate import Rule, Side, broken_sentences, parse_rules
 from googlenet_edge.engines.report.judge import Change, Metric, judge, latency_change, without_counterpart
 from googlenet_edge.engines.report.material import Material, Source
 from googlenet_edge.engines.rounds import BenchPlan, take_rounds
 from googlenet_edge.errors import ConfigError, DataError
-from googlenet_edge.target import Device, Precision, Unit
+from googlenet_edge.target import Device, EngineName, Precision, Unit
 
 TRIALS = 100
 ENOUGH = 95  # of 100: 19 in 20
@@ -286,6 +286,19 @@ def test_judge_takes_shares_of_accuracy_as_of_different_images() -> None:
     assert changes_of(before, with_accuracy(BUNDLE, 1700))[Metric.TOP1] == (pytest.approx(-5), True)
 
 
+def test_judge_says_nothing_of_a_simulated_accuracy_beside_a_measured_one() -> None:
+    jetson = replace(BUNDLE, engine=replace(BUNDLE.engine, backend="tensorrt", device=Device.ORIN_NANO))
+    simulated, measured_there = (
+        replace(with_accuracy(jetson, right), accuracy_engine=engine)
+        for right, engine in ((1800, EngineName.SIMULATED), (1700, EngineName.TENSORRT))
+    )
+    assert Metric.TOP1 not in changes_of(simulated, measured_there)
+    assert Metric.TOP1 in changes_of(simulated, simulated)
+    pairs = judge(material(one(simulated)), material(one(measured_there)))
+    with pytest.raises(DataError, match="which takes an accuracy on both, simulated on both or on neither; leave"):
+        broken_sentences(parse_rules("top1<-0.2"), pairs)
+
+
 def test_judge_compares_answers_image_by_image() -> None:
     """13 of 360 lost is within the intervals of both shares, and is no chance where nothing was gained."""
     before, after = answered(lost=0, gained=0), answered(lost=13, gained=0)
@@ -520,7 +533,7 @@ def test_gate_writes_the_page_before_it_fails(old: Path) -> None:
 @pytest.mark.parametrize(
     ("rule", "takes"),
     [
-        ("top1<-0.2", ""),
+        ("top1<-0.2", ", which takes an accuracy on both, simulated on both or on neither"),
         ("p99.9>+5%", ", which takes at least 1,000 samples"),
         ("energy>+5%", ", which takes at least 2 turns on a machine with sensors"),
         ("cold_start>+5%", ", which takes at least 2 cold starts"),

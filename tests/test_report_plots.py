@@ -84,12 +84,14 @@ def test_every_round_has_a_point(rounds: list[list[float]]) -> None:
 @given(st.lists(st.tuples(times, st.floats(0, 100)), min_size=1, max_size=9))
 def test_accuracy_plot_holds_every_bundle_with_its_number(found: list[tuple[float, float]]) -> None:
     spots = [
-        Spot(i, ms, Interval(0.9 * ms, 1.1 * ms), top1, Interval(max(0, top1 - 3), min(100, top1 + 3)))
+        Spot(i, ms, Interval(0.9 * ms, 1.1 * ms), top1, Interval(max(0, top1 - 3), min(100, top1 + 3)), i in (2, 3))
         for i, (ms, top1) in enumerate(found, start=1)
     ]
     root = drawn(accuracy_against_latency(spots))
     assert [number.text for number in parts(root, "badge-number")] == [str(spot.colour) for spot in spots]
     assert len(parts(root, "whisker")) == 2 * len(spots)
+    simulated = ("top-1, %", "top-1, %", "top-1, % (2 simulated)", "top-1, % (2, 3 simulated)")
+    assert parts(root, "unit")[0].text == simulated[min(len(spots), 3)]
 
 
 @given(st.lists(st.tuples(st.floats(0, 1e6), st.floats(0, 1e6)), min_size=2, max_size=20, unique_by=lambda p: p[0]))

@@ -86,6 +86,7 @@ _TAKES = {
     Metric.P99_9: f"at least {FEWEST_FOR_P99_9:,} samples",
     Metric.ENERGY: "at least 2 turns on a machine with sensors",
     Metric.COLD_START: "at least 2 cold starts",
+    Metric.TOP1: "an accuracy on both, simulated on both or on neither",
 }
 _QUANTILES = {Metric.P50: 0.5, Metric.P90: 0.9, Metric.P99: 0.99, Metric.P99_9: 0.999}
 
@@ -344,15 +345,17 @@ def _paired_top1_change(
 
 
 def _top1_change(before: Subject, after: Subject) -> Change | None:
-    """From shares alone: as if the images were others, so that only large changes are told from chance."""
+    """From shares alone, as if of different images, so that only large changes are told from chance.
+
+    None where one is simulated and the other is not: that is no change of the model.
+    """
     old, new = before.accuracy, after.accuracy
-    if old is None or new is None:
+    if old is None or new is None or before.simulated != after.simulated:
         return None
     shares = 100 * old.top1, 100 * new.top1
     if before.bundle.model_sha256 == after.bundle.model_sha256 and old == new:
         return Change(Metric.TOP1, *shares, 0.0, Interval(0.0, 0.0), real=False)
-    counts = [Proportion(round(found.top1 * found.images), found.images) for found in (new, old)]
-    interval = unpaired_difference_interval(*counts)
+    interval = unpaired_difference_interval(*(Proportion(round(a.top1 * a.images), a.images) for a in (new, old)))
     low, high = 100 * interval.low, 100 * interval.high
     return Change(Metric.TOP1, *shares, shares[1] - shares[0], Interval(low, high), _without_zero(Interval(low, high)))
 

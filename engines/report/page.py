@@ -230,9 +230,8 @@ def _accuracy_plot(subjects: Sequence[Subject]) -> str:
             medians = [median(times) for times in subject.bundle.latency.rounds_ms]
             interval = accuracy.top1_interval
             percent = type(interval)(100 * interval.low, 100 * interval.high)
-            spots.append(
-                plots.Spot(colour, subject.latency_ms.p50, median_interval(medians), 100 * accuracy.top1, percent)
-            )
+            latency = subject.latency_ms.p50, median_interval(medians)
+            spots.append(plots.Spot(colour, *latency, 100 * accuracy.top1, percent, subject.simulated))
     return plots.accuracy_against_latency(spots) if spots else ""
 
 

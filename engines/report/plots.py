@@ -141,13 +141,17 @@ def y_axis(frame: Frame, words: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """A bundle in the plane of latency and accuracy, both with 95 % intervals; accuracy in percent."""
+    """A bundle in the plane of latency and accuracy, both with 95 % intervals; accuracy in percent.
+
+    ``simulated``: the accuracy is not that of the engine itself.
+    """
 
     colour: int
     latency_ms: float
     latency_interval: Interval
     accuracy: float
     accuracy_interval: Interval
+    simulated: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +217,9 @@ def accuracy_against_latency(spots: Sequence[Spot]) -> str:
     high = max(spot.accuracy_interval.high for spot in spots)
     pad = max(0.5, 0.08 * (high - low))
     frame = Frame(Scale(0, right, 46, WIDTH - 10), Scale(max(0, low - pad), min(100, high + pad), 226, 26))
-    parts = [*y_axis(frame, "top-1, %"), *x_axis(frame, "latency p50, ms")]
+    simulated = ", ".join(str(spot.colour) for spot in spots if spot.simulated)
+    named = f"top-1, % ({simulated} simulated)" if simulated else "top-1, %"
+    parts = [*y_axis(frame, named), *x_axis(frame, "latency p50, ms")]
     for spot in spots:
         x, y = frame.x(spot.latency_ms), frame.y(spot.accuracy)
         across, along = spot.latency_interval, spot.accuracy_interval
