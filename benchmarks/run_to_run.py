@@ -22,10 +22,18 @@ from common import Figure, Result, at_least, conclude, parser, run
 
 from googlenet_edge.console import bar
 from googlenet_edge.engines.circumstances import read_circumstances
-from googlenet_edge.engines.measurement import BundleMeasurement, Measurement, Samples, read_measurement, samples
+from googlenet_edge.engines.measurement import (
+    MAX_BYTES,
+    BundleMeasurement,
+    Measurement,
+    Samples,
+    parse_measurement,
+    samples,
+)
 from googlenet_edge.engines.report.judge import Change, Metric, judge
 from googlenet_edge.engines.report.material import Material, Source
 from googlenet_edge.errors import DataError, EngineError
+from googlenet_edge.files import read_file
 
 LEAST_SHARE = 0.95
 FACTORS = (1.0, 1.05, 0.95)
@@ -54,7 +62,8 @@ def main() -> None:
         for done in range(given.times):
             measure(given.bundles, given.keep)
             progress(done + 1, given.times)
-    kept = [read_measurement(path) for path in sorted(given.keep.glob("*.json"))]
+    files = sorted(given.keep.glob("*.json"))
+    kept = [parse_measurement(read_file(path, limit=MAX_BYTES, error=DataError), str(path)) for path in files]
     trials = list(trials_of(kept, least_minutes=given.apart))
     if not trials:
         raise DataError(f"{given.keep} has no two measurements {given.apart} minutes apart; call this again later")

@@ -30,6 +30,7 @@ from googlenet_edge.errors import LoweringError
 
 _KEEPS_TYPE = {"Transpose", "MaxPool", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Split"}
 _BORDERS = {"QuantizeLinear", "DequantizeLinear"}
+_QGEMM_OUTPUT_SCALE = 7  # where it stands among the inputs of ONNX Runtime's QGemm; without, that gives floats
 _LOAD_ERRORS = (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NotImplemented, RuntimeException)
 
 
@@ -90,7 +91,8 @@ def missing(lowered: onnx.ModelProto, census: Census, *, float_nodes: AbstractSe
     explain, kept = _Explainer(lowered.graph), _integer_names(census, {node.name for node in lowered.graph.node})
     clauses: list[str] = []
     for kind, rule in RULES.items():
-        nodes = [node for node in lowered.graph.node if node.op_type == kind and node.name not in float_nodes]
+        of_kind = [node for node in lowered.graph.node if node.op_type == kind]
+        nodes = [n for n in of_kind if not set(n.name.split("+")) <= float_nodes]  # as merged ones are named
         if rule.integer_operators and census.integer(kind) < len(nodes):
             clauses += [f"{kind} {n.name} stayed float: {explain.why(n)}" for n in nodes if n.name not in kept]
     clauses += [f"{name} was to stay float, and ONNX Runtime made it integer" for name in sorted(kept & float_nodes)]
@@ -115,6 +117,8 @@ def _optimized(model: onnx.ModelProto) -> onnx.ModelProto:
 def _gives_codes(node: onnx.NodeProto, integer: bool) -> bool:
     if node.op_type in _KEEPS_TYPE:
         return integer
+    if node.op_type == "QGemm":
+        return len(node.input) > _QGEMM_OUTPUT_SCALE
     return node.op_type.startswith("QLinear") or node.op_type in {"QuantizeLinear", "NhwcMaxPool"}
 
 

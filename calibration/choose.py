@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from googlenet_edge.calibration.extremes import ChannelExtremes
 from googlenet_edge.calibration.lower import quantized
 from googlenet_edge.calibration.pixels import PIXELS
-from googlenet_edge.calibration.ranges import HEADROOM, RangeMethod, Ranges, with_headroom
+from googlenet_edge.calibration.ranges import HEADROOM, RangeMethod, Ranges, range_of_pixels, with_headroom
 from googlenet_edge.calibration.rescale import (
     Factors,
     rescale_factors,
@@ -83,7 +83,8 @@ class Preparation:
     def ranges(self) -> dict[str, Ranges]:
         """By `RangeMethod.HEADROOM`, for the u8 grid: ``amax`` is of no use here."""
         found = {name: channels.ranges for name, channels in self.extremes.items()}
-        return {name: each if name == INPUT else with_headroom(each) for name, each in found.items()}
+        found = {name: with_headroom(each) for name, each in found.items()}
+        return found | {INPUT: range_of_pixels(self.graph.preprocess)}
 
     def rounded(self, weight_range: WeightRange) -> Steps:
         """The steps of weights that are rounded together."""

@@ -92,11 +92,11 @@ def grids(graph: onnx.GraphProto, float_nodes: AbstractSet[str] = NO_NODES) -> d
     """
     quantized, readers, positive = _quantized(graph, float_nodes), reader_counts(graph), from_zero(graph)
     found = {tensor: source for tensor, source in sources(graph).items() if tensor in quantized}
-    for node in graph.node:
-        output = node.output[0]
-        if node.op_type == "Concat" and output in found:
+    for node in reversed(graph.node):  # what joins Concats before what they join
+        grid = found.get(node.output[0])
+        if node.op_type == "Concat" and grid:
             alone = [t for t in node.input if found.get(t) == t and readers[t] == 1]
-            found.update({t: output for t in alone if t not in positive or output in positive})
+            found.update({t: grid for t in alone if t not in positive or grid in positive})
     return found
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from googlenet_edge.calibration.histogram import Histogram
 from googlenet_edge.errors import CalibrationError
+from googlenet_edge.preprocess import Preprocess
 
 PERCENTILE = 99.99
 HEADROOM = 0.3
@@ -114,10 +115,16 @@ def covering_grid(low: float, high: float) -> tuple[float, int]:
 
     if low == high:
         return 1.0, 0
-    between = -U8_STEPS * low / (high - low)
+    between = U8_STEPS * (-low / (high - low))  # not more than all steps, however it is rounded
     below = min(math.floor(between), U8_STEPS - 1 if high > 0 else U8_STEPS)  # an end next to nothing needs a code, too
     above = max(math.ceil(between), 1 if low < 0 else 0)
     return min((scale_to_reach_both(z), z) for z in (below, above))
+
+
+def range_of_pixels(preprocess: Preprocess) -> Ranges:
+    """Of the network's input: where a pixel, normalized, can end, whatever calibration images show."""
+    low, high = preprocess.bounds
+    return Ranges(min(low, 0.0), max(high, 0.0), max(-low, high))
 
 
 def minmax(histogram: Histogram) -> Ranges:
@@ -219,8 +226,8 @@ def _bins_of_least_divergence(counts: NDArray[np.int64], levels: int) -> int:
 
     The reference P is the kept bins with the mass beyond them folded into the last. Q is the kept bins averaged over
     the filled bins of each level, empty ones staying empty. The first bin takes the count of the second, so that the
-    zeros after a ReLU do not drown the rest. Sums over bins are differences of running sums, for all candidates at
-    once.
+    zeros after a ReLU do not drown the rest. Where more lies beyond than is kept, nothing is kept well: of a single
+    filled bin P and Q are alike. Sums over bins are differences of running sums, for all candidates at once.
     """
     mass = counts.astype(np.float64)
     mass[0] = mass[1]
@@ -241,6 +248,7 @@ def _bins_of_least_divergence(counts: NDArray[np.int64], levels: int) -> int:
         cross = (reference * np.where(reference > 0, log_q, 0.0)).sum(axis=1)
         self_information = _running(_x_log_x(mass))[kept - 1] + _x_log_x(last + beyond)
         divergence = (self_information - cross) / inside[-1] + np.log(inside[kept])
+    divergence[beyond > inside[kept]] = np.inf
     return int(kept[np.nanargmin(divergence)])
 
 

@@ -136,7 +136,8 @@ def compensated(
             changed[weight] = rounded
         if name in means:
             errors = (layer.weight - rounded).reshape(len(rounded), -1)
-            changed[bias] = (layer.bias + errors @ means[name]).astype(np.float32)
+            off = (errors.astype(np.float64) * means[name]).sum(axis=1)  # whatever the number of threads
+            changed[bias] = (layer.bias + off).astype(np.float32)
     return graph.with_weights(changed)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import math
 import zlib
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,7 +14,8 @@ from numpy.typing import NDArray
 from googlenet_edge import __version__
 from googlenet_edge.calibration.collect import Statistics
 from googlenet_edge.calibration.histogram import BINS, Histogram
-from googlenet_edge.calibration.ranges import RangeMethod, Ranges, estimate
+from googlenet_edge.calibration.ranges import RangeMethod, Ranges, estimate, range_of_pixels
+from googlenet_edge.calibration.rescale import LARGEST_FACTOR
 from googlenet_edge.calibration.weights import WeightRange
 from googlenet_edge.errors import CalibrationError, OutputError
 from googlenet_edge.files import from_json, from_versioned_json, read_file, to_json, write_bytes
@@ -26,6 +26,7 @@ SCHEMA = 5
 MAX_BYTES = 64 << 20
 MAX_WEIGHTS = 128 << 20  # whose steps take about half a byte in the table
 _COUNTS_BYTES = BINS * 8
+_SMALLEST, _LARGEST = 1e-34, 1e38  # of what is measured in float32, and has scales in it
 _MOST_COUNTED = 2.0**53  # up to there sums of counts are exact in float64, too
 _QUICK = 4  # of zlib's levels: a tenth more bytes than by its own choice, in a quarter of the time
 
@@ -56,10 +57,6 @@ class TensorCalibration:
     def histogram(self) -> Histogram:
         """What was measured. Raises `CalibrationError` where it is damaged."""
         return Histogram(self.minimum, self.maximum, _decode(self.counts), _decode(self.peaks))
-
-    def with_method(self, method: RangeMethod) -> TensorCalibration:
-        """The same, clipped where another method says."""
-        return replace(self, **asdict(estimate(self.histogram, method)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +140,9 @@ class CalibrationTable:
         """The ranges by another method, from the same histograms, and nothing else of what was chosen changed."""
         if method is self.method:
             return self
-        tensors = {n: t.with_method(_of(n, method)) for n, t in self.tensors.items()}
+        tensors = {
+            n: replace(t, **asdict(_clipped(n, t.histogram, method, self.preprocess))) for n, t in self.tensors.items()
+        }
         return replace(self, method=method, tensors=tensors)
 
 
@@ -162,7 +161,9 @@ def make_table(
         image_count=statistics.images,
         preprocess=graph.preprocess,
         method=method,
-        tensors={n: _calibration(h, _of(n, method)) for n, h in statistics.histograms.items()},
+        tensors={
+            n: _calibration(h, _clipped(n, h, method, graph.preprocess)) for n, h in statistics.histograms.items()
+        },
     )
 
 
@@ -206,8 +207,10 @@ def read_table(path: Path) -> CalibrationTable:
     except CalibrationError as problem:
         raise CalibrationError(f"{path}: {problem}") from problem
     for name, text in table.rescale.items():
-        if not (np.isfinite(factors := decode_floats(text)) & (factors > 0)).all():
-            raise CalibrationError(f"{path}: the factors of {name} are not all finite and above zero; calibrate again")
+        if not ((factors := decode_floats(text)) >= 1).all() or factors.max(initial=1) > LARGEST_FACTOR:
+            raise CalibrationError(
+                f"{path}: the factors of {name} are not all from 1 to {LARGEST_FACTOR:g}; calibrate again"
+            )
     for name, text in table.means.items():
         if not np.isfinite(decode_floats(text)).all():
             raise CalibrationError(f"{path}: the means of {name} are not finite; calibrate again")
@@ -253,31 +256,33 @@ def _inflated(text: str, most: int) -> bytes:
     return data
 
 
-def _of(tensor: str, method: RangeMethod) -> RangeMethod:
-    """The method for a tensor: pixels need no headroom, since they end where they end."""
-    return RangeMethod.MINMAX if (tensor, method) == (INPUT, RangeMethod.HEADROOM) else method
+def _clipped(tensor: str, measured: Histogram, method: RangeMethod, preprocess: Preprocess) -> Ranges:
+    """Where a tensor is clipped. Headroom beyond pixels is the rest of their range, whatever part of it was seen."""
+    if (tensor, method) == (INPUT, RangeMethod.HEADROOM):
+        return range_of_pixels(preprocess)
+    return estimate(measured, method)
 
 
-def _calibration(measured: Histogram, method: RangeMethod) -> TensorCalibration:
+def _calibration(measured: Histogram, clipped: Ranges) -> TensorCalibration:
     return TensorCalibration(
         minimum=measured.minimum,
         maximum=measured.maximum,
         counts=_encode(measured.counts),
         peaks=_encode(measured.peaks),
-        **asdict(estimate(measured, method)),
+        **asdict(clipped),
     )
 
 
 def _check(tensor: TensorCalibration, where: str) -> None:
     numbers = (tensor.minimum, tensor.maximum, tensor.low, tensor.high, tensor.amax)
-    if not all(math.isfinite(x) for x in numbers):
+    if not all(abs(x) <= _LARGEST for x in numbers):
         raise CalibrationError(f"{where} has a range that is not finite; calibrate again")
-    if not (tensor.low <= 0 <= tensor.high and tensor.low < tensor.high and tensor.amax > 0):
+    if not (tensor.low <= 0 <= tensor.high and min(tensor.high - tensor.low, tensor.amax) >= _SMALLEST):
         raise CalibrationError(
             f"{where} has the range {tensor.low}…{tensor.high} (symmetric ±{tensor.amax}) where one around zero is"
             " expected; calibrate again"
         )
-    if tensor.minimum >= tensor.maximum:
+    if tensor.maximum - tensor.minimum < _SMALLEST:
         raise CalibrationError(f"{where} goes from {tensor.minimum} to {tensor.maximum}; calibrate again")
     try:
         histogram = tensor.histogram

@@ -125,9 +125,9 @@ def tensor_scales(
 ) -> dict[str, float]:
     """The scale of every tensor of a lowered float model but its outputs, and what only an output copies.
 
-    What a Concat joins gets one scale, the largest of its inputs: a DLA copies codes there. A convolution that a ReLU
-    absorbs has the ReLU's, and the average of a pool that of its input: a DLA takes no other (NvInfer.h,
-    `IPoolingLayer`).
+    What a Concat joins gets one scale, the largest of its inputs: a DLA copies codes there (but for a MaxPool, which
+    has its input's). A convolution that a ReLU absorbs has the ReLU's, and the average of a pool that of its input: a
+    DLA takes no other (NvInfer.h, `IPoolingLayer`).
 
     Raises:
         CalibrationError: the table belongs to another graph, or has no range for one of its tensors.
@@ -153,7 +153,7 @@ def _joined(graph: onnx.GraphProto, table: CalibrationTable) -> dict[str, float]
     for node in graph.node:
         inputs = [origin.get(tensor) for tensor in data_inputs(node)]
         if node.op_type == "Concat" and table.tensors.keys() >= set(inputs):
-            found[node.output[0]] = max(table.tensors[tensor].amax for tensor in inputs if tensor)
+            found[node.output[0]] = max(found.get(t, table.tensors[t].amax) for t in inputs if t)
     return found
 
 

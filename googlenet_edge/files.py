@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,16 +72,14 @@ def new_file(path: Path) -> Iterator[Path]:
     with _output_errors(path):
         path = Path(os.path.realpath(path)) if path.is_symlink() else path
         check_file_place(path)
-        temporary = _temporary_beside(path)
-        _remove_stale(path)
-        _make_folder(path.parent)
-        try:
-            yield temporary
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with _temporary_beside(path, Path.touch) as temporary:
+            try:
+                yield temporary
+                with temporary.open("rb") as file:
+                    os.fsync(file.fileno())
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -93,20 +91,17 @@ def new_folder(path: Path) -> Iterator[Path]:
     """
     with _output_errors(path):
         path = Path(os.path.realpath(path)) if path.is_symlink() else path
-        temporary = _temporary_beside(path)
-        _remove_stale(path)
         if path.exists() and not path.is_dir():
             raise OutputError(f"cannot write the folder {path}: a file of that name is there; give another --out")
-        _make_folder(path.parent)
-        temporary.mkdir()
-        try:
-            yield temporary
-            if path.exists():
-                _exchange(temporary, path)
-            else:
-                temporary.replace(path)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        with _temporary_beside(path, Path.mkdir) as temporary:
+            try:
+                yield temporary
+                if path.exists():
+                    _exchange(temporary, path)
+                else:
+                    temporary.replace(path)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager
@@ -239,16 +234,32 @@ def _make_folder(path: Path) -> None:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from problem
 
 
-def _temporary_beside(path: Path) -> Path:
-    return path.parent / f".{path.name}.tmp-{os.getpid()}"
-
-
-def _remove_stale(path: Path) -> None:
-    """Removes what killed processes left when they wrote the same path; in a container one may have had our number."""
+@contextmanager
+def _temporary_beside(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
+    """A new file or folder, locked while it is written: numbers of processes are the same in every container."""
+    _make_folder(path.parent)
     for left in path.parent.glob(f".{glob.escape(path.name)}.tmp-*"):
-        pid = left.name.rpartition("-")[2]
-        if pid.isdigit() and (int(pid) == os.getpid() or not Path(f"/proc/{pid}").exists()):
+        _remove_stale(left)
+    temporary = path.parent / f".{path.name}.tmp-{os.urandom(4).hex()}"
+    make(temporary)
+    descriptor = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield temporary
+    finally:
+        os.close(descriptor)
+
+
+def _remove_stale(left: Path) -> None:
+    """Removes what a killed process was writing; what nobody holds is that. Without locks, nothing is."""
+    with suppress(OSError):
+        descriptor = os.open(left, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+        finally:
+            os.close(descriptor)
 
 
 def _exchange(new: Path, old: Path) -> None:
@@ -256,7 +267,7 @@ def _exchange(new: Path, old: Path) -> None:
     rename = getattr(ctypes.CDLL(None), "renameat2", None)
     if rename and rename(_AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(old), _RENAME_EXCHANGE) == 0:
         return
-    aside = old.with_name(f"{old.name}.replaced-{os.getpid()}")  # a file system without exchange, such as NFS
+    aside = old.with_name(f"{old.name}.replaced-{new.name[-8:]}")  # a file system without exchange, such as NFS
     old.replace(aside)
     try:
         new.replace(old)

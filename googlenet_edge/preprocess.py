@@ -63,6 +63,12 @@ class Preprocess:
             np.take(table, planes[..., c, :, :], out=values[..., c, :, :], mode="clip")
         return values
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The smallest and the largest value of any pixel, normalized."""
+        table = self._table()
+        return float(table.min()), float(table.max())
+
     def _table(self) -> NDArray[np.float32]:
         """float32 ``(3, 256)``: the normalized value of every byte, computed in float64 and rounded once."""
         bytes_ = np.arange(256, dtype=np.float64)

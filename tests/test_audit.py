@@ -7,10 +7,11 @@ from collections.abc import Callable
 import onnx
 import pytest
 from onnx import helper
-from tiny_graph import table_of, tiny_graph, whole_googlenet
+from tiny_graph import SHAPES, TINY, table_of, tiny_graph, whole_googlenet
 
 from googlenet_edge.calibration.audit import Census, RunNode, missing, take_census
 from googlenet_edge.calibration.lower import lower_int8_cpu
+from googlenet_edge.calibration.rewrites import merge_pointwise
 from googlenet_edge.errors import LoweringError
 
 
@@ -97,6 +98,25 @@ def test_audit_refuses_what_the_runtime_cannot_load() -> None:
 def test_missing_goes_by_the_counts_where_a_runtime_names_its_nodes_in_another_way() -> None:
     census = Census(tuple(RunNode("renamed", n.operator, n.integer) for n in take_census(lowered_tiny()).nodes))
     assert missing(lowered_tiny(), census) == ()
+
+
+def test_second_of_two_classifiers_runs_on_codes() -> None:
+    text = TINY.replace(
+        "  logits = Gemm", "  hidden = Gemm <transB = 1> (flatten, hidden_weight, hidden_bias)\n  logits = Gemm"
+    )
+    text = text.replace("(flatten, fc_weight", "(hidden, fc_weight")
+    graph = tiny_graph(text, shapes={**SHAPES, "hidden": (16, 16)})
+    lowered = lower_int8_cpu(graph, table_of(graph))
+    assert missing(lowered, take_census(lowered)) == ()
+
+
+def test_missing_does_not_accuse_merged_convolutions_that_were_to_stay_float() -> None:
+    branches = ("branch1", "branch2.0", "branch3.0")
+    graph, float_nodes = whole_googlenet(), frozenset(f"inception3a.{branch}.conv" for branch in branches)
+    lowered = lower_int8_cpu(graph, table_of(graph, count=8), float_nodes=float_nodes)
+    merged = merge_pointwise(lowered)
+    assert any("+" in node.name for node in merged.graph.node)
+    assert missing(merged, take_census(merged), float_nodes=float_nodes) == ()
 
 
 def test_missing_says_so_where_the_graph_shows_no_reason() -> None:

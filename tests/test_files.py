@@ -24,8 +24,6 @@ from googlenet_edge.files import (
 )
 from googlenet_edge.preprocess import Preprocess
 
-DEAD_PROCESS = 2**22 + 1  # one above the highest number that Linux gives
-
 
 def fill(folder: Path, text: str) -> Path:
     with new_folder(folder) as temporary:
@@ -103,17 +101,16 @@ def test_new_folder_is_replaced_where_the_file_system_cannot_exchange(
 
 @pytest.mark.parametrize("name", ["model.onnx", "a[1] *.onnx"])
 def test_new_file_removes_what_killed_processes_left_and_nothing_else(tmp_path: Path, name: str) -> None:
-    left = tmp_path / f".{name}.tmp-{DEAD_PROCESS}"
-    left_folder = tmp_path / f".{name}.tmp-{DEAD_PROCESS + 1}"
-    ours = tmp_path / f".{name}.tmp-{os.getpid()}"  # a container gives the same numbers again
-    alive = tmp_path / f".{name}.tmp-{os.getppid()}"
-    another = tmp_path / f".other.tmp-{DEAD_PROCESS}"
+    left, left_folder, another = (tmp_path / hidden for hidden in (f".{name}.tmp-1", f".{name}.tmp-2", ".other.tmp-1"))
     fill(left_folder, "half")
-    fill(ours, "half")
-    for path in (left, alive, another):
+    for path in (left, another):
         path.touch()
-    write_bytes(tmp_path / name, b"")
-    assert names(tmp_path) == sorted([name, alive.name, another.name])
+    with new_file(tmp_path / name) as first:
+        write_bytes(tmp_path / name, b"of another process")
+        assert names(tmp_path) == sorted([name, first.name, another.name])
+        first.write_bytes(b"of this one")
+    assert names(tmp_path) == sorted([name, another.name])
+    assert (tmp_path / name).read_bytes() == b"of this one"
 
 
 def test_new_folder_goes_where_a_link_leads(tmp_path: Path) -> None:

@@ -136,6 +136,11 @@ def test_covering_grid_reaches_both_ends_and_is_hardly_coarser(low: float, high:
     assert scale <= (high - low) / 254 * (1 + 1e-9)
 
 
+@given(st.floats(-1e3, -1e-3))
+def test_covering_grid_of_nothing_above_zero_ends_at_the_last_code(low: float) -> None:
+    assert covering_grid(1.3 * low, 0.0)[1] == 255
+
+
 def test_covering_grid_of_a_relu_output_spends_every_code_above_zero() -> None:
     assert covering_grid(0.0, 5.1) == (pytest.approx(0.02), 0)
 

@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 import onnx
 import pytest
-from tiny_graph import SHAPES, TINY, table_of, tiny_graph, tiny_images, whole_googlenet
+from tiny_graph import NESTED, NESTED_SHAPES, SHAPES, TINY, table_of, tiny_graph, tiny_images, whole_googlenet
 
 from googlenet_edge.calibration.audit import missing, take_census
 from googlenet_edge.calibration.lower import lower_int8_cpu
@@ -136,6 +136,14 @@ def test_a_relu_beside_values_below_zero_keeps_a_grid_of_its_own_before_a_concat
     assert (found["left"], found["right_conv"]) == ("left", "block")
     _, runs = audited(graph, frozenset())
     assert (runs["QLinearConv"], runs["QLinearConcat"]) == (3, 1)
+
+
+def test_what_concats_of_concats_join_has_the_grid_of_the_outermost() -> None:
+    graph = tiny_graph(NESTED, shapes=NESTED_SHAPES)
+    found = grids(graph.model.graph)
+    assert {found[name] for name in ("left", "right", "inner", "outer", "block")} == {"block"}
+    _, runs = audited(graph, frozenset())
+    assert runs["QLinearConcat"] == 2
 
 
 def test_logits_that_are_only_copied_to_the_output_are_not_rounded() -> None:

@@ -9,11 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from tiny_graph import table_of, tiny_graph
+from tiny_graph import one_by_one, table_of, tiny_graph
 
 from googlenet_edge.calibration import ranges
+from googlenet_edge.calibration.collect import collect
 from googlenet_edge.calibration.histogram import BINS, Extremes, Histogram, HistogramCounter, Scratch, extremes
 from googlenet_edge.calibration.ranges import RangeMethod, Ranges, covering_grid, estimate, percentile
+from googlenet_edge.calibration.table import CalibrationTable, make_table
+from googlenet_edge.graph import InferenceGraph
+from googlenet_edge.preprocess import Preprocess
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -127,9 +131,19 @@ def test_symmetric_grid_reaches_further_where_images_that_were_not_counted_do() 
     assert estimate(far, RangeMethod.ENTROPY) == estimate(counted, RangeMethod.ENTROPY)
 
 
-def test_pixels_have_no_headroom() -> None:
+def test_headroom_of_pixels_is_the_rest_of_their_range_whatever_images_show() -> None:
+    def table_of_images(graph: InferenceGraph, *, method: RangeMethod) -> CalibrationTable:
+        dim = graph.preprocess.normalize(np.random.default_rng(0).integers(60, 190, (8, 16, 16, 3), np.uint8))
+        return make_table(graph, collect(graph, one_by_one(dim), count=8), images_sha256="1" * 64, method=method)
+
+    caffe = replace(tiny_graph(), preprocess=Preprocess(16, 16, (123.0, 117.0, 104.0), (1.0, 1.0, 1.0)))
+    assert table_of_images(tiny_graph(), method=RangeMethod.HEADROOM).ranges["images"] == Ranges(-1, 1, 1)
+    assert table_of_images(caffe, method=RangeMethod.HEADROOM).ranges["images"] == Ranges(-123, 151, 151)
+    assert table_of_images(caffe, method=RangeMethod.MINMAX).ranges["images"].high < 90
+
+
+def test_headroom_is_that_of_every_other_tensor() -> None:
     table = table_of(tiny_graph(), method=RangeMethod.HEADROOM)
-    assert table.ranges["images"] == table_of(tiny_graph()).ranges["images"]
     assert table.ranges["stem"].high == pytest.approx(1.3 * table_of(tiny_graph()).ranges["stem"].high)
     assert table_of(tiny_graph()).with_method(RangeMethod.HEADROOM) == table
 
@@ -203,6 +217,15 @@ def test_entropy_equals_the_plain_loop_of_its_source(levels: int, seed: int) -> 
     assert ranges._bins_of_least_divergence(counts, levels) == plain_entropy(counts, levels)
 
 
+def test_entropy_keeps_values_that_begin_far_above_zero() -> None:
+    """As averages do. Of the lowest filled bin alone, P and Q are alike."""
+    found = estimate(
+        histogram_of(np.random.default_rng(0).uniform(0.2, 1, 50_000).astype(np.float32)), RangeMethod.ENTROPY
+    )
+    assert found.high > 0.6
+    assert found.amax > 0.6
+
+
 def plain_entropy(counts: NDArray[np.int64], levels: int) -> int:
     """Migacz's pseudo-code, bin by bin."""
     mass = counts.astype(np.float64)
@@ -220,5 +243,6 @@ def plain_entropy(counts: NDArray[np.int64], levels: int) -> int:
         p, q = p / p.sum(), q / q.sum()
         with np.errstate(divide="ignore"):
             divergence = float((p[p > 0] * np.log(p[p > 0] / q[p > 0])).sum())
-        best = min(best, (divergence, kept), key=lambda pair: pair[0])
+        if mass[kept:].sum() <= mass[:kept].sum():  # of a single bin that is left P and Q are alike
+            best = min(best, (divergence, kept), key=lambda pair: pair[0])
     return best[1]

@@ -101,7 +101,15 @@ def test_table_that_is_missing_cut_off_or_no_table_is_refused(path: Path, tmp_pa
 
 @pytest.mark.parametrize(
     "fields",
-    [{"low": 0.5}, {"high": -1.0}, {"low": 0.0, "high": 0.0}, {"amax": 0.0}, {"amax": -2.0}],
+    [
+        {"low": 0.5},
+        {"high": -1.0},
+        {"low": 0.0, "high": 0.0},
+        {"low": 0.0, "high": 1e-60},
+        {"amax": 0.0},
+        {"amax": -2.0},
+        {"amax": 1e-60},
+    ],
 )
 def test_table_with_a_range_that_cannot_be_is_refused(path: Path, fields: dict[str, float]) -> None:
     change(path, **fields)
@@ -131,7 +139,14 @@ def test_table_with_a_damaged_histogram_is_refused(path: Path, counts: str, sent
         read_table(path)
 
 
-@pytest.mark.parametrize("ends", [(0.0, 0.0), (1.0, 0.5)])
+@pytest.mark.parametrize("field", ["low", "high", "amax", "minimum", "maximum"])
+def test_table_with_a_number_that_no_float32_holds_is_refused(path: Path, field: str) -> None:
+    change(path, **{field: -1e300 if field in ("low", "minimum") else 1e300})
+    with pytest.raises(CalibrationError, match="the tensor stem has a range that is not finite; calibrate again"):
+        read_table(path)
+
+
+@pytest.mark.parametrize("ends", [(0.0, 0.0), (1.0, 0.5), (0.0, 5e-324)])
 def test_table_with_extremes_that_cannot_be_is_refused(path: Path, ends: tuple[float, float]) -> None:
     change(path, minimum=ends[0], maximum=ends[1])
     with pytest.raises(CalibrationError, match=f"the tensor stem goes from {ends[0]} to {ends[1]}; calibrate again"):
@@ -153,12 +168,12 @@ def test_table_with_damaged_rounding_is_refused(path: Path, steps: str) -> None:
         read_table(path)
 
 
-@pytest.mark.parametrize("factor", [0.0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("factor", [0.0, 1e-45, 65.0, float("nan"), float("inf")])
 def test_table_with_factors_that_cannot_be_is_refused(path: Path, factor: float) -> None:
     value = json.loads(path.read_bytes())
     value["rescale"] = {"stem_conv": encode_floats(np.array([1.0, factor], np.float32))}
     path.write_text(json.dumps(value))
-    with pytest.raises(CalibrationError, match="the factors of stem_conv are not all finite and above zero; calibrate"):
+    with pytest.raises(CalibrationError, match="the factors of stem_conv are not all from 1 to 64; calibrate again"):
         read_table(path)
 
 

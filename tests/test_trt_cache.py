@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import numpy_helper
-from tiny_graph import SHAPES, TINY, table_of, tiny_graph, whole_googlenet
+from tiny_graph import NESTED, NESTED_SHAPES, SHAPES, TINY, table_of, tiny_graph, whole_googlenet
 from wheels import wheel
 
 from googlenet_edge.calibration.lower_tensorrt import lower_fp32_tensorrt, lower_implicit_tensorrt
@@ -121,6 +121,15 @@ def test_a_concat_and_its_inputs_share_the_largest_scale() -> None:
     largest = np.float32(max(table.tensors["left"].amax, table.tensors["right"].amax) / 127)
     assert table.tensors["left"].amax != table.tensors["right"].amax
     assert cache["block"] == cache["left"] == cache["right"] == largest
+
+
+def test_concats_of_concats_share_the_largest_scale() -> None:
+    graph = tiny_graph(NESTED, shapes=NESTED_SHAPES)
+    graph = graph.with_weights({"left_weight": graph.weights["left_weight"] * 16})
+    table = table_of(graph)
+    cache = read_cache(calibration_cache(graph, table, lower_implicit_tensorrt(graph, table), version=(8, 5, 2)))
+    largest = np.float32(table.tensors["left"].amax / 127)
+    assert {cache[name] for name in ("left", "right", "inner", "outer", "block")} == {largest}
 
 
 def test_a_concat_has_a_scale_for_a_pool_that_it_joins_as_well() -> None:

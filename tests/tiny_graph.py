@@ -36,6 +36,15 @@ tiny (float[N, 3, 16, 16] images) => (float[N, 3] logits) {
 """
 SHAPES = {"stem": (8, 3, 3, 3), "left": (8, 8, 1, 1), "right": (8, 8, 3, 3), "fc": (3, 16)}
 
+NESTED = TINY.replace(
+    "block = Concat <axis = 1> (left, right)",
+    """inner = Concat <axis = 1> (left, right)
+  outer_conv = Conv <kernel_shape = [1, 1]> (pool, outer_weight, outer_bias)
+  outer = Relu (outer_conv)
+  block = Concat <axis = 1> (inner, outer)""",
+)
+NESTED_SHAPES = {**SHAPES, "outer": (8, 8, 1, 1), "fc": (3, 24)}
+
 
 def tiny_graph(
     text: str = TINY, *, shapes: dict[str, tuple[int, ...]] = SHAPES, crop: int = CROP, seed: int = 0
