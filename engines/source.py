@@ -19,9 +19,18 @@ from googlenet_edge.dataset import Checked
 from googlenet_edge.errors import GraphError, OutputError
 from googlenet_edge.files import real_path
 from googlenet_edge.foreign.canonical import rewrite
-from googlenet_edge.foreign.file import MAX_SIDE, ForeignFile, read_foreign, read_labels, why
+from googlenet_edge.foreign.file import (
+    MAX_SIDE,
+    Arrays,
+    ForeignFile,
+    open_session,
+    read_foreign,
+    read_labels,
+    run_session,
+    why,
+)
 from googlenet_edge.foreign.front import ChannelOrder, InputFormat, random_pixels, without_front
-from googlenet_edge.foreign.network import Original, open_session, read_network, run_session
+from googlenet_edge.foreign.network import Original, read_network
 from googlenet_edge.graph import DEFAULT_OPSET, INPUT, OUTPUT, InferenceGraph, inference_model, metadata_of
 from googlenet_edge.preprocess import Channels, Preprocess
 from googlenet_edge.workspace import GRAPH_FILE
@@ -30,6 +39,8 @@ _DEFAULT = Preprocess()
 
 TOLERANCE = 1e-4
 _RANDOM_IMAGES = 4
+_TO_ONE = 1e-3
+_LEAST_PROBABILITY = 1e-30
 
 
 class Source(Protocol):
@@ -149,7 +160,8 @@ class _OnnxOrigin(Origin):
 def import_graph(file: ForeignFile, *, class_names: tuple[str, ...], images: InputFormat) -> InferenceGraph:
     """The file as an inference graph; `check_import` proves it.
 
-    Its preprocessing is that of ``images``, and what the file itself does to them before its first convolution.
+    Its preprocessing is that of ``images``, and what the file itself does to them before its first convolution. Where
+    the file gives probabilities, the logits are their logarithms.
 
     Raises:
         GraphError: another number of class names, weights that cannot be used, colours that no convolution reads
@@ -159,6 +171,8 @@ def import_graph(file: ForeignFile, *, class_names: tuple[str, ...], images: Inp
         raise GraphError(f"{file.path} has {file.classes} classes and {len(class_names)} labels; give one for each")
     network, preprocess = without_front(file, read_network(file), images)
     nodes, weights = rewrite(network)
+    if _are_probabilities(Original(file, file.logits).run(images.batch(random_pixels(file.crop, _RANDOM_IMAGES)))):
+        nodes, weights = _with_logarithm(nodes, weights)
     constants = [numpy_helper.from_array(value, name) for name, value in weights.items()]
     model = inference_model(nodes, constants, crop=file.crop, classes=file.classes)
     try:
@@ -169,6 +183,20 @@ def import_graph(file: ForeignFile, *, class_names: tuple[str, ...], images: Inp
             f" convert it with onnx.version_converter, or export it with opset {DEFAULT_OPSET}"
         ) from problem
     return InferenceGraph(model, class_names, preprocess, file.sha256)
+
+
+def _are_probabilities(scores: NDArray[np.float64]) -> bool:
+    """Of ``(images, classes)``."""
+    return scores.shape[1] > 1 and bool((scores >= 0).all() and (np.abs(scores.sum(axis=1) - 1) < _TO_ONE).all())
+
+
+def _with_logarithm(nodes: list[onnx.NodeProto], weights: Arrays) -> tuple[list[onnx.NodeProto], Arrays]:
+    """Scores whose softmax is what the nodes give; none is below that of `_LEAST_PROBABILITY`."""
+    probabilities, least = f"{OUTPUT}.probabilities", f"{OUTPUT}.least"
+    nodes[-1].output[0] = probabilities
+    clipped = onnx.helper.make_node("Max", [probabilities, least], [f"{OUTPUT}.clipped"], name=f"{OUTPUT}.clipped")
+    logarithm = onnx.helper.make_node("Log", [clipped.output[0]], [OUTPUT], name=OUTPUT)
+    return [*nodes, clipped, logarithm], {**weights, least: np.array(_LEAST_PROBABILITY, np.float32)}
 
 
 def check_import(graph: InferenceGraph, file: ForeignFile, pixels: NDArray[np.uint8], *, images: InputFormat) -> float:
@@ -185,9 +213,16 @@ def check_import(graph: InferenceGraph, file: ForeignFile, pixels: NDArray[np.ui
     noise = random_pixels(file.crop, _RANDOM_IMAGES)
     pixels = np.concatenate([pixels, noise])
     expected = Original(file, file.logits).run(images.batch(pixels))
+    if _are_probabilities(expected[-_RANDOM_IMAGES:]):
+        expected = np.log(np.maximum(expected, _LEAST_PROBABILITY))
     where = f"{file.path} in batches"
     session = open_session(graph.model, where)
     [found] = run_session(session, [OUTPUT], {INPUT: graph.preprocess.normalize(pixels)}, where)
+    if found.shape != expected.shape:
+        raise GraphError(
+            f"{file.path} mixes the images of a batch: for {len(expected)} of them it gives {found.shape}; export it"
+            " with a dynamic batch, and flatten(x, 1) in the place of squeeze()"
+        )
     largest = float(np.abs(expected).max())
     if largest == 0.0:
         raise GraphError(f"{file.path} gives zero for every class of every image; its weights are damaged")

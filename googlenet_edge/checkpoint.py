@@ -18,6 +18,7 @@ from googlenet_edge.preprocess import Preprocess
 from googlenet_edge.workspace import STATE_FILE
 
 METADATA_KEY = "googlenet_edge"
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 SCHEMA = 1
 
 
@@ -89,8 +90,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     data, where = metadata[METADATA_KEY].encode(), f"the metadata of {path}"
     info = from_versioned_json(data, CheckpointInfo, schema=SCHEMA, where=where, error=CheckpointError)
     checkpoint = Checkpoint(info, weights, sha256_file(path))
-    check_finite(weights, path)
     build_model(checkpoint, where=str(path))
+    check_finite(weights, path)
     return checkpoint
 
 
@@ -155,20 +156,31 @@ def is_auxiliary(name: str) -> bool:
 
 
 def check_same_tensors(found: dict[str, Tensor], expected: dict[str, Tensor], where: str) -> None:
-    """Raises `CheckpointError` unless names and shapes are equal."""
+    """Raises `CheckpointError` unless names, shapes and kinds of numbers are equal."""
     for name, tensor in expected.items():
         if name not in found:
             raise CheckpointError(f"{where} is of another architecture: {name} is missing")
         if found[name].shape != tensor.shape:
             shapes = f"{tuple(found[name].shape)} where {tuple(tensor.shape)} is expected"
             raise CheckpointError(f"{where} is of another architecture: {name} has the shape {shapes}")
+        if not _holds_numbers(found[name], like=tensor):
+            kind = f"{found[name].dtype}, {found[name].layout}, {found[name].device.type}"
+            raise CheckpointError(f"{where} has {name} as {kind}, not as a plain {tensor.dtype}; save it so")
     for name in found:
         if name not in expected:
             raise CheckpointError(f"{where} is of another architecture: {name} is not part of GoogLeNet")
 
 
+def _holds_numbers(tensor: Tensor, *, like: Tensor) -> bool:
+    """Whether it has numbers that every computation takes: whole ones, or floating ones of any usual precision."""
+    kinds = _FLOATS if like.is_floating_point() else (like.dtype,)
+    return tensor.dtype in kinds and tensor.layout is torch.strided and not tensor.is_meta
+
+
 def check_finite(weights: dict[str, Tensor], where: Path) -> None:
-    """Raises `CheckpointError` where a weight is NaN or infinite."""
+    """Raises `CheckpointError` where a weight is NaN or infinite, or a variance negative."""
     for name, tensor in weights.items():
+        if name.endswith("running_var") and (tensor < 0).any():
+            raise CheckpointError(f"{where} has a negative variance in {name}; it is damaged, use another one")
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{where} has NaN or infinity in {name}; its training failed, use an earlier one")

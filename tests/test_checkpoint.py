@@ -66,6 +66,13 @@ def change(checkpoint: Checkpoint, **tensors: torch.Tensor) -> Checkpoint:
         ({"layer1__0__conv1__weight": torch.zeros(1)}, "layer1.0.conv1.weight is not part of GoogLeNet"),
         ({"fc__bias": torch.full((4,), torch.nan)}, "has NaN or infinity in fc.bias; its training failed"),
         ({"conv1__bn__running_var": torch.full((64,), torch.inf)}, "has NaN or infinity in conv1.bn.running_var"),
+        ({"conv1__bn__running_var": torch.full((64,), -1.0)}, "has a negative variance in conv1.bn.running_var; it is"),
+        (
+            {"fc__bias": torch.zeros(4, dtype=torch.float8_e4m3fn)},
+            "has fc.bias as torch.float8_e4m3fn, .*, not as a plain",
+        ),
+        ({"fc__bias": torch.zeros(4, dtype=torch.complex64)}, "has fc.bias as torch.complex64, .*, not as a plain t"),
+        ({"fc__bias": torch.zeros(4, dtype=torch.int8)}, "has fc.bias as torch.int8, .*, not as a plain torch"),
     ],
 )
 def test_checkpoint_refuses_other_networks(tmp_path: Path, tensors: dict[str, torch.Tensor], sentence: str) -> None:

@@ -100,10 +100,21 @@ def test_short_side_of_the_largest_images_is_one_that_a_bundle_can_have(tmp_path
     assert (origin.preprocess.crop, origin.preprocess.resize) == (3600, 4096)
 
 
-def test_softmax_of_planes_stays_where_a_row_comes_after_it(tmp_path: Path) -> None:
-    body = f"{CONV} r = Relu (c) g = GlobalAveragePool (r) s = Softmax <axis = 1> (g) y = Flatten (s)"
-    path = saved(small(body, classes=6), tmp_path / "net.onnx")
-    assert read_foreign(path).logits == "y"
+@pytest.mark.parametrize(
+    "end",
+    [
+        "s = Softmax <axis = 1> (g) y = Flatten (s)",
+        "v = Flatten (g) s = Softmax (v) t = Constant <value_float = 1.0> () y = Min (s, t)",
+        "v = Flatten (g) k = Exp (v) t = ReduceSum (k, last) y = Div (k, t)",
+    ],
+)
+def test_probabilities_that_no_last_softmax_makes_are_those_of_the_import(end: str, tmp_path: Path) -> None:
+    model = small(f"last = Constant <value_ints = [1]> () {CONV} g = GlobalAveragePool (c) {end}", classes=6)
+    path, names = saved(model, tmp_path / "net.onnx"), tuple("abcdef")
+    graph, pixels = imported(path, SMALL, names=names), some_pixels(2, side=16)
+    expected = np.concatenate([run(model, SMALL.batch(image[None])) for image in pixels])
+    assert np.abs(softmax(logits(graph, pixels)) - expected).max() < 1e-6
+    assert check_import(graph, read_foreign(path), pixels, images=SMALL) < 1e-5
 
 
 def test_caffe_style_comes_out_in_the_operators_that_are_quantized(tmp_path: Path) -> None:
@@ -175,6 +186,9 @@ def small(body: str, *, opset: int = 17, classes: int = 3) -> onnx.ModelProto:
     weights = {
         "w": rng.normal(0, 0.3, (6, 3, 3, 3)),
         "f": rng.normal(0, 0.4, (6, 3)),
+        "colours": np.array([123.675, 116.28, 103.53]).reshape(3, 1, 1),
+        "spread": np.array([58.395, 57.12, 57.375]).reshape(3, 1, 1),
+        "w6": np.random.default_rng(1).normal(0, 0.2, (6, 6, 3, 3)),
         "b": rng.normal(0, 0.2, 3),
         "six": rng.uniform(0.5, 1.5, 6),
         "planes": rng.uniform(0.5, 1.5, (6, 1, 1)),
@@ -263,6 +277,31 @@ def test_padding_that_is_a_wish_becomes_numbers(wish: str, tmp_path: Path) -> No
     assert all(a.name != "auto_pad" for node in graph.model.graph.node for a in node.attribute)
 
 
+@pytest.mark.parametrize(
+    "padded",
+    [
+        "q = Relu (c) low = Constant <value_float = -inf> () d = Pad (q, pads, low)"
+        " r = MaxPool <kernel_shape = [3, 3], strides = [2, 2]> (d)",
+        "q = Relu (c) low = Constant <value_float = -10000.0> () d = Pad (q, pads, low)"
+        " r = MaxPool <kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 0, 0]> (d)",
+        "q = Relu (c) d = Pad (q, pads) k = Conv <strides = [2, 2]> (d, w6) r = Relu (k)",
+    ],
+)
+def test_padding_before_what_pads_with_the_same_goes_into_it(padded: str, tmp_path: Path) -> None:
+    """Its sizes are computed, as PyTorch writes it."""
+    sizes = "s = Constant <value_ints = [0, 0, 0, 0, 0, 0, 1, 1]> () t = Transpose (s) f32 = Cast <to = 1> (t)"
+    model = small(f"{sizes} pads = Cast <to = 7> (f32) {CONV} {padded} {HEAD}")
+    graph = imported_small(model, tmp_path)
+    assert kinds(graph)["Pad"] == 0
+    assert check_import(graph, read_foreign(tmp_path / "small.onnx"), some_pixels(2, side=16), images=SMALL) < 1e-5
+
+
+def test_padding_that_counts_stays(tmp_path: Path) -> None:
+    body = f"p = Constant <value_ints = [0, 0, 0, 0, 0, 0, 1, 1]> () {CONV} d = Pad (c, p)"
+    graph = imported_small(small(f"{body} r = MaxPool <kernel_shape = [3, 3]> (d) {HEAD}"), tmp_path)
+    assert kinds(graph)["Pad"] == 1
+
+
 def test_what_has_no_rule_stays_and_keeps_its_constants(tmp_path: Path) -> None:
     body = f"{CONV} low = Constant <value_float = 0.1> () k = Clip (c, low) r = PRelu (k, planes) {HEAD}"
     graph = imported_small(small(body), tmp_path)
@@ -299,6 +338,17 @@ def test_linear_front_disappears_in_weights_and_preprocessing(front: str, images
     swap = "swap = Constant <value_ints = [2, 1, 0]> () " if "swap" in front else ""
     graph = imported_small(small(f"{swap} {front} {conv} r = Relu (c) {HEAD}"), tmp_path, images)
     assert kinds(graph) == {"Conv": 1, "Relu": 1, "GlobalAveragePool": 1, "Flatten": 1, "Gemm": 1}
+
+
+@pytest.mark.parametrize("order", ChannelOrder)
+def test_normalization_inside_the_network_becomes_its_preprocessing(order: ChannelOrder, tmp_path: Path) -> None:
+    """To the digits that float32 has, though the shift is far larger than what one pixel value changes."""
+    raw = InputFormat(Preprocess(16, 16, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), order)
+    body = f"t1 = Sub (x, colours) t = Div (t1, spread) c = Conv (t, w) r = Relu (c) {HEAD}"
+    found = imported_small(small(body), tmp_path, raw).preprocess
+    turned = 1 if order is ChannelOrder.RGB else -1
+    assert found.mean == (123.675, 116.28, 103.53)[::turned]
+    assert found.std == (58.395, 57.12, 57.375)[::turned]
 
 
 @pytest.mark.parametrize(
@@ -351,6 +401,20 @@ def test_import_that_mixes_the_images_of_a_batch_is_refused(tmp_path: Path) -> N
         check_import(graph, read_foreign(path), some_pixels(2, side=16), images=SMALL)
 
 
+@pytest.mark.parametrize("row", ["y = Unsqueeze (m, first)", "y = Reshape (m, one_row)"])
+def test_import_that_gives_one_row_for_all_images_is_refused(row: str, tmp_path: Path) -> None:
+    """As an export for one image with ``squeeze()`` does."""
+    constants = "first = Constant <value_ints = [0]> () one_row = Constant <value_ints = [1, -1]> ()"
+    path = saved(
+        small(f"{constants} {CONV} g = GlobalAveragePool (c) m = Squeeze (g) {row}", classes=6), tmp_path / "n.onnx"
+    )
+    graph = imported(path, SMALL, names=tuple("abcdef"))
+    with pytest.raises(
+        GraphError, match=r"n\.onnx mixes the images of a batch: for 6 of them it gives \(1, .*\); export"
+    ):
+        check_import(graph, read_foreign(path), some_pixels(2, side=16), images=SMALL)
+
+
 def test_network_of_zeros_is_refused(tmp_path: Path) -> None:
     make = Maker()
     pooled = make.node("GlobalAveragePool", ["x"], "g")
@@ -384,6 +448,10 @@ def test_network_of_zeros_is_refused(tmp_path: Path) -> None:
             "m = ReduceMean <axes = [2, 3], keepdims = 0> (x) s = Constant <value_ints = [1, 3, 1, 1]> ()"
             " u = Reshape (m, s) c = Conv (x, u) g = GlobalAveragePool (c) v = Flatten (g) y = Gemm (v, e, b)",
             "computes the weight u; export it with constant weights",
+        ),
+        (
+            f"{CONV} s, m, v2 = BatchNormalization <training_mode = 1> (c, six, six, six, six) r = Relu (s) {HEAD}",
+            "the BatchNormalization s is as in training; call model.eval\\(\\) before the export",
         ),
         (
             f"{CONV} d, m = Dropout (c) r = Where (m, c, d) {HEAD}",

@@ -117,6 +117,15 @@ def nan(model: onnx.ModelProto) -> None:
     weight.CopyFrom(numpy_helper.from_array(value, weight.name))
 
 
+def half(model: onnx.ModelProto) -> None:
+    weight = next(w for w in model.graph.initializer if w.name == "conv2/3x3_w_0")
+    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight).astype(np.float16), weight.name))
+
+
+def unknown_kind(model: onnx.ModelProto) -> None:
+    next(w for w in model.graph.initializer if w.name == "conv2/3x3_w_0").data_type = 999
+
+
 def short_weight(model: onnx.ModelProto) -> None:
     model.graph.initializer[0].raw_data = model.graph.initializer[0].raw_data[:-8]
 
@@ -165,7 +174,9 @@ def huge(model: onnx.ModelProto) -> None:
             r"gives \(1, 36, 4, 4\) for 1 images, expected a row of scores for each: float32 \(1, classes\); export the"
             " classifier alone",
         ),
-        (nan, "has NaN or infinity in conv2/3x3_w_0; its training failed, use another file"),
+        (nan, "has NaN in conv2/3x3_w_0; its training failed, use another file"),
+        (half, r"is in half precision \(conv2/3x3_w_0\); give the float32 file it was made from"),
+        (unknown_kind, r"has a damaged weight conv2/3x3_w_0 \(.*\); copy or export it again"),
         (short_weight, r"(has a damaged weight conv1/7x7_s2_w_0|is not a whole ONNX file) \(.*\); copy or export it"),
         (unknown_tensor, r"is not a whole ONNX file \(.*\); copy or export it again"),
         (huge, r"computes the tensor huge of \(1048576, 1048576\), which is no GoogLeNet's"),

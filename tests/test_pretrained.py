@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -83,6 +84,18 @@ def test_pth_of_torchvision_becomes_a_start(tmp_path: Path) -> None:
     start = read_start(str(tmp_path / "googlenet.pth"))
     assert len(start.info.class_names) == 7
     assert torch.equal(build_model(start).fc.weight, weights["fc.weight"])
+
+
+@pytest.mark.parametrize("odd", [torch.Tensor.to_sparse, lambda tensor: tensor.to("meta")])
+def test_pth_of_tensors_without_plain_numbers_is_refused(
+    odd: Callable[[torch.Tensor], torch.Tensor], tmp_path: Path
+) -> None:
+    weights = made_weights(GoogLeNetConfig(7), seed=3)
+    torch.save({**weights, "fc.bias": odd(weights["fc.bias"])}, tmp_path / "odd.pth")
+    with pytest.raises(
+        CheckpointError, match=r"odd\.pth has fc.bias as torch.float32, .*(sparse_coo|meta).*, not as a plain"
+    ):
+        read_start(str(tmp_path / "odd.pth"))
 
 
 def test_pth_of_another_network_is_refused(tmp_path: Path) -> None:

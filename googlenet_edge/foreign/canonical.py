@@ -8,7 +8,7 @@ the head. What has none is kept as it is. Dropout, Identity and what depends on 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
 from googlenet_edge.errors import GraphError
-from googlenet_edge.foreign.file import label, why
-from googlenet_edge.foreign.network import Arrays, Network
+from googlenet_edge.foreign.file import Arrays, label, why
+from googlenet_edge.foreign.network import Network, Window, pads_with
 from googlenet_edge.graph import INPUT, OUTPUT, attributes_of, live
 
 _SPATIAL = {2, 3}  # the axes of height and width
@@ -72,6 +72,7 @@ class _Rewriter:
         self._tensor = {network.input: INPUT}  # of every tensor of the file: its name here
         self._nodes: list[NodeProto] = []
         self._layers: dict[str, _Layer] = {}
+        self._padded: dict[str, list[int]] = {}  # tensors of the file whose padding is left to what reads them
         self._weights: Arrays = {}
 
     def add(self, node: NodeProto) -> None:
@@ -103,7 +104,7 @@ class _Rewriter:
     def conv(self, node: NodeProto) -> bool:
         weight = self._constant_weight(node, dimensions=4)
         attributes = attributes_of(node)
-        window = _Window.of(attributes, kernel=weight.shape[2:])
+        window = Window.of(attributes, kernel=weight.shape[2:])
         self._emit(
             node,
             "Conv",
@@ -139,6 +140,14 @@ class _Rewriter:
         self._add_layer(node, weight.T, np.zeros(1))
         return True
 
+    def batch_normalization(self, node: NodeProto) -> bool:
+        if attributes_of(node).get("training_mode", 0) or any(node.output[1:]):
+            raise GraphError(
+                f"{self._network.where}: the BatchNormalization {label(node)} is as in training; call model.eval()"
+                " before the export"
+            )
+        return self.affine(node)
+
     def affine(self, node: NodeProto) -> bool:
         """Scaling and shifting by channel disappears in the layer before it, where nothing else reads that."""
         data, *more = [name for name in node.input if name not in self._network.weights]
@@ -163,7 +172,7 @@ class _Rewriter:
 
     def max_pool(self, node: NodeProto) -> bool:
         attributes = attributes_of(node)
-        window = _Window.of(attributes, kernel=attributes["kernel_shape"])
+        window = Window.of(attributes, kernel=attributes["kernel_shape"])
         if len(window.kernel) != 2 or any(self._readers[name] for name in node.output[1:]):
             raise self._refused(node, "is no pooling of images")
         self._emit(
@@ -175,6 +184,22 @@ class _Rewriter:
             ceil_mode=attributes.get("ceil_mode", 0),
             dilations=window.dilations,
         )
+        return True
+
+    def pad(self, node: NodeProto) -> bool:
+        """Disappears in the convolution or the pool after it, where that alone reads it and pads with the same."""
+        attributes, (data, *given) = attributes_of(node), node.input
+        constants = [self._network.weights.get(name) for name in given[:2]]
+        pads = np.ravel(constants[0] if constants and constants[0] is not None else attributes.get("pads", ()))
+        value = constants[1] if len(constants) > 1 and constants[1] is not None else attributes.get("value", 0.0)
+        readers = [reader for reader in self._network.nodes if node.output[0] in reader.input]
+        plain = attributes.get("mode", b"constant") == b"constant" and len(given) < 3 and pads.size == 8
+        if not plain or pads.min() < 0 or pads[[0, 1, 4, 5]].any() or len(readers) != 1:
+            return False
+        if not pads_with(readers[0], float(value), padding := pads[[2, 3, 6, 7]].tolist()):
+            return False
+        self._padded[node.output[0]] = padding
+        self._tensor[node.output[0]] = self._tensor[data]
         return True
 
     def concat(self, node: NodeProto) -> bool:
@@ -197,7 +222,7 @@ class _Rewriter:
     def reduce_mean(self, node: NodeProto) -> bool:
         attributes = attributes_of(node)
         given = self._network.weights.get(node.input[1]) if len(node.input) > 1 else attributes.get("axes")
-        axes = [] if given is None else [int(axis) for axis in given]
+        axes = [] if given is None else [int(axis) for axis in np.ravel(given)]
         if len(self._shape(node)) != 4 or {axis % 4 for axis in axes} != _SPATIAL:
             return False
         self._emit(node, "GlobalAveragePool")
@@ -281,8 +306,12 @@ class _Rewriter:
             f"{self._network.where}: the {node.op_type} {label(node)} {what}, which no GoogLeNet does; export it again"
         )
 
-    def _pads(self, node: NodeProto, attributes: dict[str, Any], window: _Window) -> list[int]:
-        """Where padding is given as a wish, what that is for images of this size."""
+    def _pads(self, node: NodeProto, attributes: dict[str, Any], window: Window) -> list[int]:
+        """Where padding is given as a wish, what that is for images of this size; and what a Pad before it pads."""
+        before = self._padded.get(node.input[0], [0, 0, 0, 0])
+        return [a + b for a, b in zip(before, self._own_pads(node, attributes, window), strict=True)]
+
+    def _own_pads(self, node: NodeProto, attributes: dict[str, Any], window: Window) -> list[int]:
         wish = attributes.get("auto_pad", b"NOTSET")
         if wish in (b"NOTSET", b"VALID"):
             return list(attributes.get("pads", [0, 0, 0, 0])) if wish == b"NOTSET" else [0, 0, 0, 0]
@@ -290,29 +319,6 @@ class _Rewriter:
         if len(sides) != 2:
             raise self._refused(node, "pads images of unknown size")
         return window.pads_for_same_size(sides, extra_first=wish == b"SAME_LOWER")
-
-
-@dataclass(frozen=True)
-class _Window:
-    """What a convolution or a pool sees at once, ``[height, width]`` each."""
-
-    kernel: list[int]
-    strides: list[int]
-    dilations: list[int]
-
-    @staticmethod
-    def of(attributes: dict[str, Any], *, kernel: Sequence[int]) -> _Window:
-        ones = [1] * len(kernel)
-        return _Window(list(kernel), list(attributes.get("strides", ones)), list(attributes.get("dilations", ones)))
-
-    def pads_for_same_size(self, sides: Sequence[int], *, extra_first: bool) -> list[int]:
-        """``[top, left, bottom, right]`` for an output of ``ceil(side / stride)``."""
-        totals = [
-            max((-(-side // stride) - 1) * stride + (kernel - 1) * dilation + 1 - side, 0)
-            for side, kernel, stride, dilation in zip(sides, self.kernel, self.strides, self.dilations, strict=True)
-        ]
-        first = [(total + extra_first) // 2 for total in totals]
-        return first + [total - before for total, before in zip(totals, first, strict=True)]
 
 
 def _scale_and_shift(
@@ -366,12 +372,13 @@ _RULES: dict[str, Callable[[_Rewriter, NodeProto], bool]] = {
     "Conv": _Rewriter.conv,
     "Gemm": _Rewriter.gemm,
     "MatMul": _Rewriter.matmul,
-    "BatchNormalization": _Rewriter.affine,
+    "BatchNormalization": _Rewriter.batch_normalization,
     "Mul": _Rewriter.affine,
     "Add": _Rewriter.affine,
     "Sub": _Rewriter.affine_of_first,
     "Div": _Rewriter.affine_of_first,
     "Relu": _Rewriter.relu,
+    "Pad": _Rewriter.pad,
     "MaxPool": _Rewriter.max_pool,
     "Concat": _Rewriter.concat,
     "AveragePool": _Rewriter.average_pool,

@@ -1,6 +1,6 @@
 """Reads somebody else's ONNX file; what cannot become an inference graph is refused in one clear line.
 
-Nothing is run here, and no other file is opened.
+Nothing is run here but what depends on constants alone, and no other file is opened.
 """
 
 from __future__ import annotations
@@ -9,10 +9,13 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
 from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
 
 from googlenet_edge.errors import GraphError
@@ -22,8 +25,11 @@ from googlenet_edge.graph import IR_VERSION, MAX_BYTES
 OLDEST_OPSET = 8
 MAX_SIDE = 4096
 _MAX_LABELS_BYTES = 1 << 20
+_SILENT = 4
+_MOST_OF_A_SHAPE = 64  # numbers that a shape may be computed from
 _MAX_ELEMENTS = 1 << 28  # of one tensor: a gigabyte
 NO_OPERATION = ("Identity", "Dropout")
+_WITH_WEIGHTS = ("Conv", "Gemm", "MatMul")
 _SAME_VALUES = ("Reshape", "Flatten", "Squeeze")
 _ONNX_ERRORS = (
     DecodeError,
@@ -32,6 +38,8 @@ _ONNX_ERRORS = (
     ValueError,
     RuntimeError,
 )
+
+Arrays = dict[str, NDArray[Any]]
 
 # What opset 8 no longer says, because it is meant anyway when a network is used and not trained.
 _OUTDATED = {
@@ -53,6 +61,7 @@ class ForeignFile:
         logits: the name of the output, or of what goes into the Softmax at the end.
         batch: how many images it takes; 1 where it takes any number.
         shapes: those that are known of its tensors, for such a batch.
+        constants: what its nodes compute from weights alone.
     """
 
     path: Path
@@ -64,6 +73,7 @@ class ForeignFile:
     crop: int
     classes: int
     shapes: dict[str, tuple[int, ...]] = field(repr=False)
+    constants: Arrays = field(repr=False)
 
     @property
     def opset(self) -> int:
@@ -78,18 +88,22 @@ def read_foreign(path: Path, *, size: int | None = None) -> ForeignFile:
         size: the side of the images in pixels, for a file that leaves it open.
 
     Raises:
-        GraphError: missing, damaged, larger than 512 MB or in several files; quantized, with control flow, NaN or
-            operators that are not ONNX's own; or anything but one batch of square images in and one row of scores out.
+        GraphError: missing, damaged, larger than 512 MB or in several files; quantized, in half precision, with
+            control flow, NaN or operators that are not ONNX's own; or anything but one batch of square images in and
+            one row of scores out.
     """
     data = read_file(path, limit=MAX_BYTES, error=GraphError)
     model = _parsed(path, data)
     images = _the_input(path, model.graph)
     batch, crop = _geometry(path, images, size)
-    shapes = _shapes(path, model, (batch, 3, crop, crop))
+    shapes = _shapes(path, model, (batch, 3, crop, crop), {})
+    constants = _computed(model, str(path))
+    shapes |= _shapes(path, model, (batch, 3, crop, crop), constants)
     logits = _logits(path, model.graph, shapes)
     match shapes.get(logits):
         case (n, classes) if n == batch and classes > 0:
-            return ForeignFile(path, model, sha256_bytes(data), images.name, logits, batch, crop, classes, shapes)
+            known = batch, crop, classes, shapes, constants
+            return ForeignFile(path, model, sha256_bytes(data), images.name, logits, *known)
         case other:
             raise GraphError(
                 f"{path} gives {_shape_text(other)} for {batch} images, expected a row of scores for each: float32"
@@ -162,15 +176,18 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
 
 
 def _refuse_damaged_weights(path: Path, graph: onnx.GraphProto) -> None:
+    multiplied = {node.input[1] for node in graph.node if node.op_type in _WITH_WEIGHTS and len(node.input) > 1}
     for tensor in _tensors(graph):
         try:
             value = numpy_helper.to_array(tensor)
-        except (ValueError, TypeError) as problem:
+        except (ValueError, TypeError, KeyError) as problem:
             raise GraphError(
                 f"{path} has a damaged weight {tensor.name} ({why(problem)}); copy or export it again"
             ) from problem
-        if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
-            raise GraphError(f"{path} has NaN or infinity in {tensor.name}; its training failed, use another file")
+        if np.issubdtype(value.dtype, np.floating) and np.isnan(value).any():
+            raise GraphError(f"{path} has NaN in {tensor.name or 'a constant'}; its training failed, use another file")
+        if tensor.name in multiplied and value.dtype == np.float16:
+            raise GraphError(f"{path} is in half precision ({tensor.name}); give the float32 file it was made from")
 
 
 def _opset(model: onnx.ModelProto) -> int:
@@ -248,11 +265,17 @@ def _declared_shape(value: onnx.ValueInfoProto) -> tuple[int | None, ...] | None
     return tuple(d.dim_value if d.dim_value > 0 else None for d in tensor.shape.dim)
 
 
-def _shapes(path: Path, model: onnx.ModelProto, images: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+def _shapes(
+    path: Path, model: onnx.ModelProto, images: tuple[int, ...], constants: Arrays
+) -> dict[str, tuple[int, ...]]:
     """The shapes of all tensors, as far as they follow from the shape of the images and not from what the file says."""
     sized = onnx.ModelProto()
     sized.CopyFrom(model)
-    del sized.graph.value_info[:]
+    sizes = {n: v for n, v in constants.items() if v.dtype == np.int64 and v.size <= _MOST_OF_A_SHAPE}
+    others = [node for node in model.graph.node if sizes.keys().isdisjoint(node.output)]
+    del sized.graph.value_info[:], sized.graph.node[:]
+    sized.graph.node.extend(others)
+    sized.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in sizes.items())
     for output in sized.graph.output:
         output.type.tensor_type.ClearField("shape")
     given = _the_input(path, sized.graph).type.tensor_type.shape
@@ -268,6 +291,51 @@ def _shapes(path: Path, model: onnx.ModelProto, images: tuple[int, ...]) -> dict
         if math.prod(shape) > _MAX_ELEMENTS:
             raise GraphError(f"{path} computes the tensor {name} of {_shape_text(shape)}, which is no GoogLeNet's")
     return shapes
+
+
+def _computed(model: onnx.ModelProto, where: str) -> Arrays:
+    """What depends on constants alone, computed by ONNX Runtime."""
+    known = {w.name for w in model.graph.initializer}
+    nodes = []
+    for node in model.graph.node:
+        if not node.op_type.startswith("Random") and all(name in known for name in node.input if name):
+            nodes.append(node)
+            known.update(node.output)
+    if not nodes:
+        return {}
+    names = [name for node in nodes for name in node.output if name]
+    read = {name for node in nodes for name in node.input}
+    graph = helper.make_graph(
+        nodes,
+        "constants",
+        [],
+        [onnx.ValueInfoProto(name=name) for name in names],
+        [w for w in model.graph.initializer if w.name in read],
+    )
+    alone = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+    values = zip(names, run_session(open_session(alone, where), names, {}, where), strict=True)
+    return {name: value for name, value in values if isinstance(value, np.ndarray)}
+
+
+def open_session(model: onnx.ModelProto, where: str) -> onnxruntime.InferenceSession:
+    """ONNX Runtime on the CPU, silent. Raises `GraphError`."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _SILENT
+    try:
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as problem:  # the runtime's own errors have no common base
+        raise GraphError(f"ONNX Runtime cannot run {where} ({why(problem)}); export it again") from problem
+
+
+def run_session(
+    session: onnxruntime.InferenceSession, outputs: list[str], feed: Arrays, where: str
+) -> list[NDArray[Any]]:
+    """The outputs of one run. Raises `GraphError`."""
+    try:
+        found: list[NDArray[Any]] = session.run(outputs, feed)
+    except Exception as problem:  # as above
+        raise GraphError(f"ONNX Runtime cannot run {where} ({why(problem)}); export it again") from problem
+    return found
 
 
 def _logits(path: Path, graph: onnx.GraphProto, shapes: Mapping[str, tuple[int, ...]]) -> str:

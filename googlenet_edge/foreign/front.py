@@ -96,14 +96,15 @@ def _linear_map(file: ForeignFile, front: _Front, images: InputFormat) -> _Linea
     if not front.nodes:
         return _Linear(order, np.zeros(3))
     original = Original(file, front.tensor)
+    noise = images.batch(random_pixels(file.crop, 1))
+    reach = np.abs(noise).max()  # what is much smaller would drown in the rounding of the shift
     probes = np.zeros((4, 3, file.crop, file.crop), np.float32)
-    probes[[1, 2, 3], [0, 1, 2]] = 1.0
+    probes[[1, 2, 3], [0, 1, 2]] = reach
     found = original.run(probes)
     if found.shape != probes.shape:
         return None
     shift = found[0, :, 0, 0]
-    matrix = (found[1:, :, 0, 0] - shift).T
-    noise = images.batch(random_pixels(file.crop, 1))
+    matrix = (found[1:, :, 0, 0] - shift).T / reach
     expected = np.einsum("ij,njhw->nihw", matrix, noise) + shift[:, None, None]
     off = np.abs(original.run(noise) - expected).max()
     if not off <= _LINEAR_TOLERANCE * np.abs(expected).max() or not np.linalg.cond(matrix) < 1 / _LINEAR_TOLERANCE:

@@ -1,26 +1,21 @@
-"""A foreign network in memory, without what does nothing: Dropout, Identity, and what depends on constants alone.
-
-And how ONNX Runtime runs one: its errors become clear ones.
-"""
+"""A foreign network in memory, without what does nothing: Dropout, Identity, and what depends on constants alone."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
-from onnx import NodeProto, helper, numpy_helper
+from onnx import NodeProto, numpy_helper
 
 from googlenet_edge.errors import GraphError
-from googlenet_edge.foreign.file import NO_OPERATION, ForeignFile, why
-from googlenet_edge.graph import live
+from googlenet_edge.foreign.file import NO_OPERATION, Arrays, ForeignFile, open_session, run_session
+from googlenet_edge.graph import attributes_of, live
 
-Arrays = dict[str, NDArray[Any]]
-
-_SILENT = 4
+_BELOW_ALL = -1e4  # what a maximum is padded with so that it does not count; infinity, or what somebody takes for it
 
 
 @dataclass(frozen=True)
@@ -42,10 +37,10 @@ def read_network(file: ForeignFile) -> Network:
     """The network of a file up to its logits.
 
     Raises:
-        GraphError: its constants cannot be computed, or its images are not looked at.
+        GraphError: its images are not looked at.
     """
     weights = {w.name: numpy_helper.to_array(w) for w in file.model.graph.initializer}
-    weights |= _computed(file, weights)
+    weights |= file.constants
     same: dict[str, str] = {}
     nodes = []
     for original in file.model.graph.node:
@@ -65,50 +60,39 @@ def read_network(file: ForeignFile) -> Network:
     return network
 
 
-def _computed(file: ForeignFile, weights: Arrays) -> Arrays:
-    """What depends on constants alone, computed by ONNX Runtime."""
-    known = set(weights)
-    nodes = []
-    for node in file.model.graph.node:
-        if not node.op_type.startswith("Random") and all(name in known for name in node.input if name):
-            nodes.append(node)
-            known.update(node.output)
-    if not nodes:
-        return {}
-    names = [name for node in nodes for name in node.output if name]
-    read = {name for node in nodes for name in node.input}
-    graph = helper.make_graph(
-        nodes,
-        "constants",
-        [],
-        [onnx.ValueInfoProto(name=name) for name in names],
-        [w for w in file.model.graph.initializer if w.name in read],
-    )
-    model = helper.make_model(graph, opset_imports=file.model.opset_import, ir_version=file.model.ir_version)
-    session = open_session(model, str(file.path))
-    values = zip(names, run_session(session, names, {}, str(file.path)), strict=True)
-    return {name: value for name, value in values if isinstance(value, np.ndarray)}
+@dataclass(frozen=True)
+class Window:
+    """What a convolution or a pool sees at once, ``[height, width]`` each."""
+
+    kernel: list[int]
+    strides: list[int]
+    dilations: list[int]
+
+    @staticmethod
+    def of(attributes: dict[str, Any], *, kernel: Sequence[int]) -> Window:
+        """As a node's attributes say."""
+        ones = [1] * len(kernel)
+        return Window(list(kernel), list(attributes.get("strides", ones)), list(attributes.get("dilations", ones)))
+
+    def pads_for_same_size(self, sides: Sequence[int], *, extra_first: bool) -> list[int]:
+        """``[top, left, bottom, right]`` for an output of ``ceil(side / stride)``."""
+        totals = [
+            max((-(-side // stride) - 1) * stride + (kernel - 1) * dilation + 1 - side, 0)
+            for side, kernel, stride, dilation in zip(sides, self.kernel, self.strides, self.dilations, strict=True)
+        ]
+        first = [(total + extra_first) // 2 for total in totals]
+        return first + [total - before for total, before in zip(totals, first, strict=True)]
 
 
-def open_session(model: onnx.ModelProto, where: str) -> onnxruntime.InferenceSession:
-    """ONNX Runtime on the CPU, silent. Raises `GraphError`."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = _SILENT
-    try:
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as problem:  # the runtime's own errors have no common base
-        raise GraphError(f"ONNX Runtime cannot run {where} ({why(problem)}); export it again") from problem
-
-
-def run_session(
-    session: onnxruntime.InferenceSession, outputs: list[str], feed: Arrays, where: str
-) -> list[NDArray[Any]]:
-    """The outputs of one run. Raises `GraphError`."""
-    try:
-        found: list[NDArray[Any]] = session.run(outputs, feed)
-    except Exception as problem:  # as above
-        raise GraphError(f"ONNX Runtime cannot run {where} ({why(problem)}); export it again") from problem
-    return found
+def pads_with(node: NodeProto, value: float, padding: Sequence[int]) -> bool:
+    """Whether a node pads with that value, too, and may pad by so much more."""
+    attributes = attributes_of(node)
+    if node.op_type == "Conv":
+        return value == 0
+    if node.op_type != "MaxPool" or value > _BELOW_ALL or attributes.get("ceil_mode", 0):
+        return False
+    own = attributes.get("pads", [0, 0, 0, 0])
+    return all(a + b < kernel for a, b, kernel in zip(padding, own, [*attributes["kernel_shape"]] * 2, strict=True))
 
 
 class Original:
