@@ -41,6 +41,7 @@ from googlenet_edge.target import Device, EngineName, Precision, Unit
 _BUSY_LOAD = 0.5
 _WIDE_SPREAD = 0.05
 _HEAVY_WATCH = 0.01
+_MOST_ROUNDS = 20_000  # of all bundles: 2 to 3 kB each
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,6 +53,17 @@ class Subject:
     streamed: Predictor | None
     manifest: Manifest
     bundle_bytes: int
+
+
+def check_bundles(paths: Sequence[Path], rounds: int | None) -> None:
+    """Raises `ConfigError`: no bundle, the same twice, or more rounds than a measurement's file can hold."""
+    if not paths or len(set(paths)) < len(paths):
+        raise ConfigError("give one or more bundles to measure, each once")
+    if rounds and rounds * len(paths) > _MOST_ROUNDS:
+        raise ConfigError(
+            f"{rounds} rounds of {len(paths)} bundles are more than a measurement holds; give at most"
+            f" {_MOST_ROUNDS // len(paths)} --rounds, or fewer bundles"
+        )
 
 
 def bench(
@@ -78,10 +90,9 @@ def bench(
     Raises:
         BundleError, EngineError: a bundle cannot be opened or run.
         DamagedImageError: ``image`` cannot be decoded.
-        ConfigError: no bundle, or the same twice.
+        ConfigError: see `check_bundles`.
     """
-    if not paths or len(set(paths)) < len(paths):
-        raise ConfigError("give one or more bundles to measure, each once")
+    check_bundles(paths, plan.rounds)
     circumstances = circumstances or read_circumstances(root)  # before the load that the benchmark itself makes
     image = generated_jpeg() if image is None else image
     with ExitStack() as stack:

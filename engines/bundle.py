@@ -46,6 +46,8 @@ CACHE = "calibration.cache"
 _FILES = {MODEL, LABELS, GOLDEN}
 _ALL_FILES = _FILES | {CACHE}
 _MAX_MANIFEST_BYTES = 1 << 20
+_MAX_FILE_BYTES = 1 << 30
+_MOST_GOLDEN = 64
 
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
@@ -67,7 +69,7 @@ Wide, since no DLA has run this yet: it finds another model, not another roundin
 class FileRecord:
     """What a file must be: bytes and hexadecimal SHA-256."""
 
-    size: Annotated[int, msgspec.Meta(ge=0)]
+    size: Annotated[int, msgspec.Meta(ge=0, le=_MAX_FILE_BYTES)]
     sha256: Sha256
 
 
@@ -274,6 +276,10 @@ def check_place(path: Path) -> None:
         if path.is_symlink() and not path.exists():
             raise OutputError(f"cannot write {path}: it is a link that leads nowhere; give another --out")
         _refuse_foreign_folder(path)
+        if path.is_mount():
+            raise OutputError(
+                f"cannot write {path}: it is a mount, which nothing replaces; give a folder in it as --out"
+            )
     except OSError as problem:
         raise OutputError(f"cannot write {path}: {problem.strerror}; give another --out") from problem
     check_writable(path)
@@ -331,8 +337,10 @@ def read_golden(data: bytes, *, crop: int, classes: int) -> Golden:
     """The inverse of `Golden.to_bytes`. Raises `ValueError` where the size or a logit is impossible."""
     pixel_bytes = crop * crop * 3
     count, rest = divmod(len(data), pixel_bytes + 4 * classes)
-    if count == 0 or rest:
-        raise ValueError(f"{len(data)} bytes are no whole number of {crop}×{crop} images with {classes} logits")
+    if rest or not 1 <= count <= _MOST_GOLDEN:
+        raise ValueError(
+            f"{len(data)} bytes are no whole number of {crop}×{crop} images with {classes} logits, 1 to {_MOST_GOLDEN}"
+        )
     pixels = np.frombuffer(data, np.uint8, count * pixel_bytes).reshape(count, crop, crop, 3)
     logits = np.frombuffer(data, "<f4", offset=count * pixel_bytes).reshape(count, classes).astype(np.float32)
     if not np.isfinite(logits).all():

@@ -5,6 +5,7 @@ NVIDIA's order: ``nvpmodel`` first, which sets the limits, then ``jetson_clocks`
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -50,7 +51,8 @@ def held(root: Path, mode: str | None, *, fixed: bool) -> Iterator[list[str]]:
     For the main thread. What was measured is not lost where something cannot be set back: the list says it afterwards.
 
     Raises:
-        EngineError: as `power_mode` and `fixed_clocks` do; where the block ended well, only from before it.
+        EngineError: as `power_mode` and `fixed_clocks` do; where the block ended well, only from before it. Or another
+            process holds the clocks, or sets them back at this moment.
     """
     left: list[str] = []
     blocks = [power_mode(root, mode)] if mode else []
@@ -66,6 +68,7 @@ def held(root: Path, mode: str | None, *, fixed: bool) -> Iterator[list[str]]:
         with ExitStack() as stack:
             stack.callback(_listen, before)
             _listen(dict.fromkeys(_ENDINGS, signal.SIG_IGN))
+            stack.enter_context(_alone(root))
             for block in blocks:
                 stack.enter_context(block)
             stack.callback(_listen, dict.fromkeys(_ENDINGS, signal.SIG_IGN))
@@ -76,6 +79,35 @@ def held(root: Path, mode: str | None, *, fixed: bool) -> Iterator[list[str]]:
         if not ended_well:
             raise
         left += _sentences(problem)
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Keeps other processes from doing the same: the last to end would set back what the first had set.
+
+    The guard has the lock as well. So it holds until what this process leaves, if killed, is set back.
+    """
+    lock = _lock(root)
+    if lock is None:
+        yield
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as problem:
+        raise EngineError("another measurement holds this machine's clocks; wait until it has ended") from problem
+    try:
+        yield
+    finally:
+        fcntl.flock(lock, fcntl.LOCK_UN)
+
+
+@cache
+def _lock(root: Path) -> int | None:
+    """A file that every user can open, and so lock; none where there are no clocks to set."""
+    try:
+        return os.open(root / _JETSON_CLOCKS, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
 
 
 def _sentences(problem: BaseException | None) -> Iterator[str]:
@@ -176,15 +208,15 @@ def _set_mode(root: Path, modes: dict[str, int], name: str) -> None:
 @contextmanager
 def _guarded(root: Path, tool: Path, *arguments: str) -> Iterator[None]:
     """Where this process is killed in the block, another runs the tool in its place."""
-    _tell_guard(_words(root, tool, *arguments))
+    _tell_guard(root, _words(root, tool, *arguments))
     try:
         yield
     finally:
-        _tell_guard([])
+        _tell_guard(root, [])
 
 
-def _tell_guard(words: list[str]) -> None:
-    stdin = _guard().stdin
+def _tell_guard(root: Path, words: list[str]) -> None:
+    stdin = _guard(root).stdin
     if stdin:
         with suppress(OSError):  # it was killed, too
             stdin.write(json.dumps(words).encode() + b"\n")
@@ -192,10 +224,13 @@ def _tell_guard(words: list[str]) -> None:
 
 
 @cache
-def _guard() -> subprocess.Popen[bytes]:
+def _guard(root: Path) -> subprocess.Popen[bytes]:
     """Ends when this process does; in a session of its own, so that it is not ended with it."""
     words, quiet = [sys.executable, "-I", "-c", _GUARD], subprocess.DEVNULL
-    return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, start_new_session=True)
+    kept = [lock for lock in (_lock(root),) if lock is not None]
+    return subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, start_new_session=True, pass_fds=kept
+    )
 
 
 def _words(root: Path, tool: Path, *arguments: str) -> list[str]:

@@ -1,8 +1,7 @@
 """The first prediction of a fresh process: how long it takes from its start, and how much memory.
 
-``python -m googlenet_edge.engines.cold_start SPAWNED THREADS BUNDLE IMAGE [ENGINE]`` is that process; it writes a
-`ColdStart` as JSON on stdout. ``SPAWNED`` is its parent's `time.monotonic` just before, a clock that all processes
-share.
+`main` with SPAWNED THREADS BUNDLE IMAGE [ENGINE] is that process; it writes a `ColdStart` as JSON on stdout.
+``SPAWNED`` is its parent's `time.monotonic` just before, a clock that all processes share.
 """
 
 from __future__ import annotations
@@ -21,6 +20,10 @@ from googlenet_edge.files import from_json, to_json
 from googlenet_edge.target import EngineName
 
 _TIMEOUT_S = 120
+_PROGRAM = """import sys
+sys.path[:] = filter(None, sys.path)
+from googlenet_edge.engines.cold_start import main
+sys.exit(main())"""  # the folder in which somebody measures is no place for modules
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +43,11 @@ class ColdStart:
 
 def cold_start(bundle: Path, image: Path, *, threads: int, engine: EngineName | None = None) -> ColdStart:
     """Starts a process that predicts once. Raises `EngineError` where it fails or takes more than two minutes."""
-    module = "googlenet_edge.engines.cold_start"
     named = [engine.value] if engine else []
     arguments = [repr(time.monotonic()), str(threads), str(bundle), str(image), *named]
     try:
         done = subprocess.run(
-            [sys.executable, "-m", module, *arguments], capture_output=True, timeout=_TIMEOUT_S, check=False
+            [sys.executable, "-c", _PROGRAM, *arguments], capture_output=True, timeout=_TIMEOUT_S, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as problem:
         raise EngineError(f"a fresh process could not predict with {bundle}: {problem}") from problem
@@ -72,7 +74,3 @@ def main() -> int:
     start, load, first = (1e3 * (b - a) for a, b in pairwise((spawned, entered, loaded, predicted)))
     sys.stdout.buffer.write(to_json(ColdStart(start, load, first, memory)))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
 
 from googlenet_edge.dataset import Progress
 from googlenet_edge.engines import remote_link
-from googlenet_edge.engines.bench import generated_jpeg
+from googlenet_edge.engines.bench import check_bundles, generated_jpeg
 from googlenet_edge.engines.bundle import MANIFEST, MODEL, Manifest, read_bundle
 from googlenet_edge.engines.devices import profile_of
 from googlenet_edge.engines.measurement import Measurement, parse_measurement
@@ -85,11 +85,10 @@ def bench_there(
 
     Raises:
         BundleError: a bundle is damaged.
-        ConfigError: no bundle, or the same twice; no ssh here; an engine that no environment can be made for.
+        ConfigError: see `check_bundles`; no ssh here; an engine that no environment can be made for.
         RemoteError: no connection or no Python, or anything that goes wrong over there.
     """
-    if not paths or len(set(paths)) < len(paths):
-        raise ConfigError("give one or more bundles to measure, each once")
+    check_bundles(paths, plan.rounds)
     if plan.engine in _BY_PROVIDER and remote.python is None:
         raise ConfigError(
             f"--engine {plan.engine.value} needs an environment with ONNX Runtime for GPUs; pip would lay the one for"
@@ -103,9 +102,13 @@ def bench_there(
         missing = _missing(link, cargo, remote.host)
         with bars(f"copying to {remote.host}") as progress:
             _send_files(link, missing, progress)
-        data = _watch(link, remote.host, bars)
-        link.expect(EventKind.DONE)
-    measurement = _checked(data, paths, cargo, remote.host)
+        measurement = _checked(_watch(link, remote.host, bars), paths, cargo, remote.host)
+        try:
+            with bars(f"cleaning up on {remote.host}"):
+                link.expect(EventKind.DONE)
+        except (RemoteError, KeyboardInterrupt) as problem:  # what was measured is here
+            said = f"{remote.host} was left before it had cleaned up: {str(problem) or 'interrupted'}"
+            measurement = replace(measurement, warnings=(*measurement.warnings, said))
     return MeasuredThere(measurement, len(missing), sum(map(len, missing)))
 
 

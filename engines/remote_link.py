@@ -231,7 +231,8 @@ def connect(host: Host, *, python: str) -> Iterator[Link]:
         ConfigError: no ssh here.
         RemoteError: no connection, or no Python of ours over there.
     """
-    command = ssh_command(host, ["exec", python, "-I", "-c", _BOOTSTRAP])
+    program = f"./{python[2:]}" if python.startswith("~/") else python  # quoted, ~ says nothing; ssh begins at home
+    command = ssh_command(host, ["exec", program, "-I", "-c", _BOOTSTRAP])
     try:
         process = subprocess.Popen(
             command,

@@ -23,11 +23,11 @@ from googlenet_edge.engines.clocks import held
 from googlenet_edge.engines.devices import device_to_measure, profile_of
 from googlenet_edge.engines.jetson import ROOT
 from googlenet_edge.engines.measurement import Measurement, write_measurement
-from googlenet_edge.engines.registry import backend_for, open_bundle
+from googlenet_edge.engines.registry import backend_for, engine_here, open_bundle
 from googlenet_edge.engines.remote_agent import TOLD
 from googlenet_edge.engines.rounds import BenchPlan
 from googlenet_edge.engines.sustained import SustainedPlan
-from googlenet_edge.errors import ConfigError, EdgeError
+from googlenet_edge.errors import ConfigError, EdgeError, EngineError
 from googlenet_edge.files import from_json, read_file
 from googlenet_edge.target import Device, EngineName
 
@@ -80,7 +80,13 @@ def run(request: Request, *, say: Say, root: Path = ROOT) -> Measurement:
     device_to_measure(wish.device, root=root)
     paths = [Path(bundle) for bundle in request.bundles]
     for path in paths:
-        backend_for(read_manifest(path).device, wish.engine)
+        manifest = read_manifest(path)
+        backend_for(manifest.device, wish.engine)
+        if not wish.engine and engine_here(manifest) is EngineName.SIMULATED:
+            raise EngineError(
+                f"{path} needs TensorRT's Python package there; install it in an environment, and name that one's"
+                " interpreter with --python"
+            )
     image = Path(request.image).read_bytes()
     with held(root, wish.power_mode, fixed=wish.lock_clocks) as left:
         circumstances = read_circumstances(root)  # before the load that compiling makes

@@ -24,8 +24,16 @@ from googlenet_edge.dataset import Progress
 from googlenet_edge.engines.tensorrt_builder import Plan, PlanKey, PlanRequest, build_plan, key_of
 from googlenet_edge.engines.tensorrt_layers import Placement
 from googlenet_edge.engines.tensorrt_library import Library
-from googlenet_edge.errors import BundleError, EngineError
-from googlenet_edge.files import from_versioned_json, new_folder, read_file, sha256_bytes, to_json, write_bytes
+from googlenet_edge.errors import BundleError, EngineError, OutputError
+from googlenet_edge.files import (
+    check_writable,
+    from_versioned_json,
+    new_folder,
+    read_file,
+    sha256_bytes,
+    to_json,
+    write_bytes,
+)
 
 SCHEMA = 1
 PLAN = "engine.plan"
@@ -64,14 +72,26 @@ class StoredPlan:
 
 def write_plan(folder: Path, plan: Plan) -> StoredPlan:
     """Writes a plan in one step, in the place of an older one. Raises `OutputError`."""
-    record = PlanRecord(plan.key, len(plan.data), sha256_bytes(plan.data), plan.placement, plan.seconds)
+    stored = _stored(folder, plan)
     with new_folder(folder) as place:
         write_bytes(place / PLAN, plan.data)
         write_bytes(place / LAYERS, to_json(plan.layers))
-        write_bytes(place / RECORD, to_json(record))
+        write_bytes(place / RECORD, to_json(stored.record))
     if plan.timing_cache:
         write_bytes(timing_file(folder, gpu=plan.key.gpu), plan.timing_cache)
+    return stored
+
+
+def _stored(folder: Path, plan: Plan) -> StoredPlan:
+    record = PlanRecord(plan.key, len(plan.data), sha256_bytes(plan.data), plan.placement, plan.seconds)
     return StoredPlan(folder, record, plan.data, reused=False)
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        check_writable(folder)
+    except OutputError as problem:
+        raise OutputError(f"{str(problem).rpartition(';')[0]}; set XDG_CACHE_HOME to a writable place") from problem
 
 
 def read_plan(folder: Path, key: PlanKey) -> StoredPlan:
@@ -110,7 +130,7 @@ def plan_at(
 
     Raises:
         EngineError: see `build_plan`; or it would have to be built.
-        OutputError: the folder cannot be written.
+        OutputError: the folder cannot be written, which is known before anything is compiled.
     """
     try:
         return read_plan(folder, key_of(library, request, gpu=gpu))
@@ -121,9 +141,14 @@ def plan_at(
             ) from reason
         if folder.exists():
             _log.info("%s", reason)
+    _check_writable(folder)
     _log.info("%s compiles the model: minutes, once; kept in %s", library, folder)
     plan = build_plan(library, request, gpu=gpu, timing_cache=_timing_cache(folder, gpu), progress=progress)
-    return write_plan(folder, plan)
+    try:
+        return write_plan(folder, plan)
+    except OutputError as problem:  # after minutes, and what was compiled is as good
+        _log.warning("the plan is not kept, and next time compiled again: %s", str(problem).partition(";")[0])
+        return _stored(folder, plan)
 
 
 def differences(found: PlanKey, wanted: PlanKey) -> tuple[str, ...]:

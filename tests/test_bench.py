@@ -549,6 +549,12 @@ def test_bench_refuses_a_damaged_image_before_it_measures(bundles: list[Path]) -
         bench(bundles, plan=BenchPlan(), image=b"no image")
 
 
+def test_bench_refuses_more_rounds_than_a_file_holds(bundles: list[Path]) -> None:
+    sentence = "10001 rounds of 2 bundles are more than a measurement holds; give at most 10000 --rounds, or fewer"
+    with pytest.raises(ConfigError, match=sentence):
+        bench(bundles[:2], plan=BenchPlan(rounds=10_001))
+
+
 def test_bench_refuses_a_missing_bundle(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="gone is not a bundle"):
         bench([tmp_path / "gone"], plan=BenchPlan())
@@ -557,6 +563,16 @@ def test_bench_refuses_a_missing_bundle(tmp_path: Path) -> None:
 def test_cold_start_hands_on_what_went_wrong_in_the_fresh_process(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="a fresh process could not predict with .*: .*gone is not a bundle"):
         cold_start(tmp_path / "gone", tmp_path / "image.png", threads=1)
+
+
+def test_cold_start_takes_no_modules_from_the_folder_in_which_it_is_measured(
+    bundles: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("numbers", "msgspec", "googlenet_edge"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('somebody else is here')\n")
+    (tmp_path / "image.jpg").write_bytes(generated_jpeg())
+    monkeypatch.chdir(tmp_path)
+    assert cold_start(bundles[0].absolute(), Path("image.jpg"), threads=1).total_ms > 0
 
 
 WATCHING = BenchPlan(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -30,8 +31,10 @@ from googlenet_edge.engines.bundle import (
     FileRecord,
     Golden,
     _seal,
+    check_place,
     read_bundle,
     read_golden,
+    read_manifest,
     write_bundle,
 )
 from googlenet_edge.engines.registry import open_bundle
@@ -189,6 +192,31 @@ def test_bundle_with_a_crop_that_does_not_fit_its_golden_vectors_is_refused(path
     forge(path, preprocess=replace(PREPROCESS, crop=31))
     with pytest.raises(BundleError, match="golden vectors that do not fit it .* no whole number of 31×31 images"):
         read_bundle(path)
+
+
+def test_bundle_with_more_golden_vectors_than_prove_anything_is_refused(tmp_path: Path) -> None:
+    bundle = colour_bundle()
+    many = Golden(np.repeat(bundle.golden.pixels[:1], 65, axis=0), np.repeat(bundle.golden.logits[:1], 65, axis=0))
+    write_bundle(tmp_path / "b", replace(bundle, golden=many))
+    with pytest.raises(BundleError, match="images with 3 logits, 1 to 64"):
+        read_bundle(tmp_path / "b")
+
+
+def test_bundle_whose_manifest_names_a_file_of_terabytes_is_refused_unread(path: Path) -> None:
+    """A file with a hole takes no room on a disk."""
+    manifest = read_manifest(path)
+    forge(path, files={**manifest.files, "model.onnx": FileRecord(1 << 40, "0" * 64)})
+    os.truncate(path / "model.onnx", 1 << 40)
+    with pytest.raises(BundleError, match=r"manifest\.json cannot be read: Expected `int` <= 1073741824"):
+        read_bundle(path)
+
+
+def test_bundle_takes_no_place_of_a_mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's volume, for example: nothing can be renamed onto it, as would show only after minutes of work."""
+    monkeypatch.setattr(Path, "is_mount", lambda self: self == tmp_path)
+    with pytest.raises(OutputError, match="it is a mount, which nothing replaces; give a folder in it as --out"):
+        check_place(tmp_path)
+    check_place(tmp_path / "below")
 
 
 def test_bundle_with_a_model_of_other_classes_is_refused(tmp_path: Path) -> None:

@@ -103,6 +103,38 @@ def test_process_that_is_killed_leaves_clocks_and_mode_as_they_were(tmp_path: Pa
     wait_until(lambda: (gpu_clock(root), read_power_mode(root)) == (Clock(306, 306, 918), "25W"))
 
 
+def test_clocks_are_held_by_one_process_until_they_are_set_back(tmp_path: Path) -> None:
+    """Also where that one was killed, and what it left is only being set back."""
+    root = fake_jetson(tmp_path / "root", ORIN_NANO)
+    tool = root / "usr/bin/jetson_clocks"
+    real = tool.rename(tool.with_name("real"))
+    wait = f"[ ! -p {tmp_path}/go ] || read go < {tmp_path}/go"
+    tool.write_text(f'#!/bin/sh\n[ "$1" != --restore ] || {wait}\nexec {real} "$@"\n')
+    tool.chmod(0o755)
+    os.mkfifo(tmp_path / "go")
+    sentence = "^another measurement holds this machine's clocks; wait until it has ended$"
+    with subprocess.Popen([sys.executable, "-c", BUSY, root], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(EngineError, match=sentence), held(root, None, fixed=True):
+            pass
+        process.kill()
+    with pytest.raises(EngineError, match=sentence), held(root, None, fixed=True):
+        pass
+    (tmp_path / "go").write_text("go\n")
+    (tmp_path / "go").unlink()
+    wait_until(lambda: (gpu_clock(root), read_power_mode(root)) == (Clock(306, 306, 918), "25W"))
+    wait_until(lambda: holds(root))
+
+
+def holds(root: Path) -> bool:
+    try:
+        with held(root, None, fixed=True):
+            return gpu_clock(root) == Clock(306, 918, 918)
+    except EngineError:
+        return False
+
+
 def test_clocks_are_set_through_sudo_by_who_is_not_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root, tools = fake_jetson(tmp_path / "root", ORIN_NANO), tmp_path / "tools"
     tools.mkdir()

@@ -15,6 +15,7 @@ from dataclasses import replace
 from importlib.metadata import PathDistribution
 from pathlib import Path
 from subprocess import PIPE
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from googlenet_edge.dataset import Progress
 from googlenet_edge.engines import remote_link
 from googlenet_edge.engines.bundle import write_bundle
 from googlenet_edge.engines.remote import MeasuredThere, Remote, bench_there
+from googlenet_edge.engines.remote_link import Event, EventKind
 from googlenet_edge.engines.remote_worker import RemotePlan
 from googlenet_edge.engines.ssh import Host, parse_host
 from googlenet_edge.errors import ConfigError, EdgeError, RemoteError
@@ -38,7 +40,7 @@ from googlenet_edge.target import EngineName, Precision
 pytestmark = needs_sshd
 
 BRIEF = RemotePlan(Target.CPU, EngineName.ONNXRUNTIME, threads=1, streams=1, rounds=6)
-ENDLESS = replace(BRIEF, rounds=1_000_000)
+ENDLESS = replace(BRIEF, rounds=20_000)
 HERE = Remote(Host(ALIAS), python=sys.executable)
 BENCH = ("bench", "fp32-cpu", "--host", ALIAS, "--streams", "1", "--rounds", "6")
 GIVEN = ("--python", sys.executable)
@@ -122,6 +124,24 @@ def test_remote_bench_brings_a_measurement_home_and_copies_only_what_changed(wor
     assert read_measurement(work / "measurement.json").bundles[0].name == "fp32-cpu"
     assert not device.kept.exists()
     assert device.running() == []
+
+
+@pytest.mark.parametrize("problem", [RemoteError("the connection broke"), KeyboardInterrupt()])
+def test_remote_measurement_that_has_come_is_kept_whatever_cleaning_up_does(
+    problem: BaseException, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expect, bars = remote_link.Link.expect, Bars()
+
+    def until_done(link: remote_link.Link, kind: EventKind) -> Event:
+        if kind is EventKind.DONE:
+            raise problem
+        return expect(link, kind)
+
+    monkeypatch.setattr(remote_link.Link, "expect", until_done)
+    found = bench_there([work / "fp32-cpu"], HERE, plan=BRIEF, bars=bars).measurement
+    said = str(problem) or "interrupted"
+    assert found.warnings[-1] == f"{ALIAS} was left before it had cleaned up: {said}"
+    assert f"cleaning up on {ALIAS}" in bars.last
 
 
 def test_remote_bench_tells_what_went_wrong_there_as_if_it_were_here(work: Path) -> None:
@@ -215,6 +235,13 @@ def test_remote_python_that_will_not_do_is_named(work: Path, python: str, senten
     path = program(work.parent / "py thon's", python) if python else work / "nowhere" / "python3"
     expected = ALIAS + sentence.format(python=path)
     refused_without_a_trace(re.escape(expected), *BENCH, "--python", path, cwd=work)
+
+
+def test_remote_python_may_be_named_from_the_home_there(work: Path) -> None:
+    with TemporaryDirectory(dir=Path.home(), prefix="gnet-edge-") as folder:
+        name = program(Path(folder) / "python", f'exec {sys.executable} "$@"').relative_to(Path.home())
+        (work / "gnet-edge.toml").write_text(f'host_python = "~/{name}"\n')
+        assert gnet_edge(*BENCH, cwd=work).code == 0
 
 
 def test_remote_shell_that_greets_does_no_harm(work: Path) -> None:

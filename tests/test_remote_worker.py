@@ -13,7 +13,7 @@ from fake_jetson import ORIN_NANO, fake_jetson, fake_pc
 from measured import measured, measured_bundle
 from tiny_bundles import colour_bundle, write_colour_bundle
 
-from googlenet_edge.engines import remote, remote_worker
+from googlenet_edge.engines import registry, remote, remote_worker
 from googlenet_edge.engines.bundle import write_bundle
 from googlenet_edge.engines.jetson import read_jetson, read_power_mode
 from googlenet_edge.engines.remote_worker import RemotePlan, Request, in_their_words, run
@@ -81,6 +81,17 @@ def test_worker_compiles_for_a_gpu_before_anything_is_timed(tmp_path: Path, monk
     request = replace(request, bundles=(str(tmp_path / "cpu"), str(tmp_path / "orin")))
     run(request, say=lambda *_, **__: None, root=fake_jetson(tmp_path / "root", ORIN_NANO))
     assert done == [f"compiled {tmp_path / 'orin'}", "timed"]
+
+
+def test_worker_without_tensorrt_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A simulation there would say nothing of speed."""
+    monkeypatch.setattr(registry, "find_spec", lambda _: None)
+    made = colour_bundle()
+    manifest = replace(made.manifest, device=Device.CUDA, engine=EngineName.SIMULATED)
+    write_bundle(tmp_path / "pc", replace(made, manifest=manifest))
+    request = replace(asked(replace(PLAN, device=Device.CUDA), tmp_path), bundles=(str(tmp_path / "pc"),))
+    with pytest.raises(EngineError, match=r"pc needs TensorRT's Python package there; install it in an environ"):
+        run(request, say=lambda *_, **__: None, root=fake_pc(tmp_path / "root"))
 
 
 def test_worker_that_is_interrupted_sets_the_jetson_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from fake_tensorrt import Script, fake_library
 
+from googlenet_edge.engines import tensorrt_plans
 from googlenet_edge.engines.tensorrt_builder import PlanRequest, build_plan, key_of
 from googlenet_edge.engines.tensorrt_layers import NumberType
 from googlenet_edge.engines.tensorrt_plans import LAYERS, PLAN, RECORD, plan_at, read_plan, write_plan
-from googlenet_edge.errors import BundleError, EngineError
+from googlenet_edge.errors import BundleError, EngineError, OutputError
 from googlenet_edge.files import from_json
 from googlenet_edge.target import Precision
 
@@ -93,6 +95,29 @@ def test_the_next_build_on_a_gpu_starts_from_what_was_learned_there(folder: Path
         plan_at(place, fake_library("10.3.1", script), wish, gpu=gpu)
         learned += script.timing_caches
     assert learned == [b"learned", b"learned", b""]
+
+
+def test_a_cache_that_cannot_be_written_is_known_before_anything_is_compiled(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # as root may write everywhere
+    script = Script()
+    with pytest.raises(OutputError, match=r"^cannot write .* written to; set XDG_CACHE_HOME to a writable place$"):
+        plan_at(folder / "other", fake_library("10.3.1", script), REQUEST, gpu="Orin")
+    assert script.network_flags is None
+
+
+def test_a_plan_that_finds_no_room_is_used_all_the_same(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise OutputError("cannot write plan: No space left on device; free space or give another --out")
+
+    monkeypatch.setattr(tensorrt_plans, "write_bytes", full)
+    assert plan_at(folder, fake_library("10.3.1", Script()), REQUEST, gpu="Orin").data == b"plan of 10.3.1"
+    said = "the plan is not kept, and next time compiled again: cannot write plan: No space left on device"
+    assert caplog.messages[-1] == said
+    assert (folder / PLAN).read_bytes() == b"plan of 10.3.0"
 
 
 def test_a_build_that_fails_leaves_the_old_plan(folder: Path) -> None:
