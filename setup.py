@@ -22,16 +22,16 @@ SHOWN = (
     "googlenet_edge/cli.py",
     *(f"googlenet_edge/commands/{name}.py" for name in ("demo", "engine", "machine", "model", "report")),
     "googlenet_edge/engines/predictor.py",
-    "googlenet_edge/errors.py",
     "googlenet_edge/preprocess.py",
-    "googlenet_edge/target.py",
 )
+EXPORTED = ("EdgeError", "EngineName")  # from modules of which nothing else is
 
 
 def without_notes(source: str, path: str) -> str:
     """The same program on the same lines, without comments and without strings that are statements.
 
-    Where it is `SHOWN`, docstrings of public names stay; that of the module only where it is the package's.
+    Docstrings of public names stay in what is `SHOWN`, and those of what is `EXPORTED`; that of the module only where
+    it is the package's.
     """
     module = "package" if path == PACKAGE else "_module"
     lines = source.splitlines(keepends=True)
@@ -40,8 +40,9 @@ def without_notes(source: str, path: str) -> str:
             row, column = token.start
             lines[row - 1] = lines[row - 1][:column].rstrip() + "\n"
     for node in ast.walk(ast.parse(source)):
-        body, name = getattr(node, "body", None), getattr(node, "name", module)
-        if path.startswith(SHOWN) and not (name.startswith("_") and not name.endswith("__")):
+        body, name = getattr(node, "body", None), getattr(node, "name", None) or module
+        is_public = not name.startswith("_") or name.endswith("__")
+        if name in EXPORTED or (path.startswith(SHOWN) and is_public):
             continue
         for statement in body if isinstance(body, list) else ():
             match statement:

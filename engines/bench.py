@@ -27,9 +27,8 @@ from googlenet_edge.engines.measurement import (
     Measurement,
     latency_ratio,
 )
-from googlenet_edge.engines.onnxruntime_providers import providers_here
 from googlenet_edge.engines.predictor import Predictor, open_rgb
-from googlenet_edge.engines.registry import backends_for, engine_here, open_bundle
+from googlenet_edge.engines.registry import backends_for, engine_here, open_bundle, providers_here
 from googlenet_edge.engines.rounds import BenchPlan, Timings, inference, measure, turn_count
 from googlenet_edge.engines.sensors import Watch, Watched, thinned
 from googlenet_edge.engines.sustained import Sustained, sustain

@@ -16,8 +16,7 @@ from pathlib import Path
 from googlenet_edge.engines.circumstances import Circumstances, read_circumstances
 from googlenet_edge.engines.devices import jetpack_with, profile_of
 from googlenet_edge.engines.jetson import Jetson
-from googlenet_edge.engines.onnxruntime_providers import GPU_PROVIDERS, IN_ITS_PLACE, providers_here
-from googlenet_edge.engines.registry import BACKENDS
+from googlenet_edge.engines.registry import BACKENDS, GPU_PROVIDERS, IN_ITS_PLACE, providers_here
 from googlenet_edge.engines.sensors import OpenSensor, Sensor, find_sensors
 from googlenet_edge.processor import Processor, read_processor
 from googlenet_edge.target import Device, EngineName

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from googlenet_edge.engines.devices import DeviceProfile
 from googlenet_edge.engines.onnxruntime_cpu import interface_of
-from googlenet_edge.engines.onnxruntime_providers import CUDA, IN_ITS_PLACE, GpuProvider, library_of, why_not_loaded
 from googlenet_edge.engines.protocol import EngineOptions, EngineSpec, check_batch
+from googlenet_edge.engines.registry import CUDA, IN_ITS_PLACE, GpuProvider, library_of, why_not_loaded
 from googlenet_edge.engines.tensorrt_runtime import MOST_IMAGES, plans_folder
 from googlenet_edge.errors import EngineError, OutputError
 from googlenet_edge.files import sha256_bytes

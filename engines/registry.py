@@ -1,20 +1,83 @@
-"""The known backends. A new one is a module with a class, one entry in `BACKENDS`, and the shared contract tests."""
+"""The known backends. A new one is a module with a class, one entry in `BACKENDS`, and the shared contract tests.
+
+And ONNX Runtime's providers for NVIDIA GPUs: what each is called and needs, and whether it is here.
+"""
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 
 from googlenet_edge.dataset import Progress
 from googlenet_edge.engines.bundle import Bundle, Manifest, check_golden
 from googlenet_edge.engines.devices import profile_of
 from googlenet_edge.engines.jetson import is_jetson
-from googlenet_edge.engines.onnxruntime_providers import GPU_PROVIDERS, GpuProvider
 from googlenet_edge.engines.protocol import Engine, EngineOptions
 from googlenet_edge.errors import BundleError, EngineError
 from googlenet_edge.target import Device, EngineName, Unit
+
+IN_ITS_PLACE = "pip uninstall -y onnxruntime && pip install onnxruntime-gpu"
+"""Both packages bring the module ``onnxruntime``: with both installed, the later one overwrote the other."""
+
+
+@dataclass(frozen=True, slots=True)
+class GpuProvider:
+    """``order`` is what a session is given, the preferred first; ``library`` lies beside the runtime."""
+
+    engine: EngineName
+    order: tuple[str, ...]
+    library: str
+    needs: str
+
+    @property
+    def name(self) -> str:
+        """As ONNX Runtime calls it."""
+        return self.order[0]
+
+
+CUDA = GpuProvider(
+    EngineName.ONNXRUNTIME_CUDA, ("CUDAExecutionProvider",), "libonnxruntime_providers_cuda.so", "CUDA and cuDNN"
+)
+TENSORRT = GpuProvider(
+    EngineName.ONNXRUNTIME_TENSORRT,
+    ("TensorrtExecutionProvider", "CUDAExecutionProvider"),
+    "libonnxruntime_providers_tensorrt.so",
+    "CUDA and TensorRT",
+)
+GPU_PROVIDERS = (TENSORRT, CUDA)
+
+
+def library_of(provider: GpuProvider) -> Path | None:
+    """The provider's library beside the ONNX Runtime that is installed; None where it has none."""
+    try:
+        found = find_spec("onnxruntime")
+    except (ImportError, ValueError):
+        return None
+    if found is None or found.origin is None:
+        return None
+    library = Path(found.origin).parent / "capi" / provider.library
+    return library if library.is_file() else None
+
+
+def providers_here() -> tuple[EngineName, ...]:
+    """The engines whose provider lies beside ONNX Runtime. Whether its CUDA is there shows when it is opened."""
+    return tuple(provider.engine for provider in GPU_PROVIDERS if library_of(provider))
+
+
+def why_not_loaded(library: Path | None) -> str:
+    """What the system's loader says of a provider that ONNX Runtime could not load; it names the missing library."""
+    if library is None:
+        return "its library is missing"
+    try:
+        ctypes.CDLL(str(library))
+    except OSError as problem:
+        return str(problem)
+    return "its libraries are there; is there a GPU, and a driver that is new enough?"
+
 
 Opener = Callable[[bytes, EngineOptions], Engine]
 """The bytes of a lowered model → an open engine; raises `EngineError` where the runtime refuses it."""

@@ -19,7 +19,7 @@ from googlenet_edge.engines.bench import check_bundles, generated_jpeg
 from googlenet_edge.engines.bundle import MANIFEST, MODEL, Manifest, read_bundle
 from googlenet_edge.engines.devices import profile_of
 from googlenet_edge.engines.measurement import Measurement, parse_measurement
-from googlenet_edge.engines.onnxruntime_providers import GPU_PROVIDERS
+from googlenet_edge.engines.registry import GPU_PROVIDERS
 from googlenet_edge.engines.remote_link import EventKind, Link, connect
 from googlenet_edge.engines.remote_worker import RemotePlan, Request
 from googlenet_edge.engines.report.material import check_measurement

@@ -21,7 +21,7 @@ from tiny_bundles import with_golden_logits
 from tiny_graph import table_of, tiny_graph, tiny_pixels
 
 from googlenet_edge.calibration.lower_tensorrt import lower_fp16_tensorrt, lower_fp32_tensorrt, lower_int8_tensorrt
-from googlenet_edge.engines import onnxruntime_gpu, onnxruntime_providers
+from googlenet_edge.engines import onnxruntime_gpu, registry
 from googlenet_edge.engines.bundle import Bundle, Golden, Lineage, Manifest, write_bundle
 from googlenet_edge.engines.devices import profile_of
 from googlenet_edge.engines.onnxruntime_cpu import OnnxRuntimeCpu, Simulated
@@ -289,11 +289,11 @@ def test_providers_are_looked_for_beside_the_runtime_and_nothing_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = ModuleSpec("onnxruntime", None, origin=str(tmp_path / "__init__.py"))
-    monkeypatch.setattr(onnxruntime_providers, "find_spec", lambda name: spec)
-    assert onnxruntime_providers.providers_here() == ()
-    assert onnxruntime_providers.why_not_loaded(None) == "its library is missing"
+    monkeypatch.setattr(registry, "find_spec", lambda name: spec)
+    assert registry.providers_here() == ()
+    assert registry.why_not_loaded(None) == "its library is missing"
     (tmp_path / "capi").mkdir()
-    (tmp_path / "capi" / "libonnxruntime_providers_cuda.so").touch()
-    assert onnxruntime_providers.providers_here() == (ON_CUDA,)
-    monkeypatch.setattr(onnxruntime_providers, "find_spec", lambda name: None)
-    assert onnxruntime_providers.providers_here() == ()
+    (tmp_path / "capi" / "libregistry_cuda.so").touch()
+    assert registry.providers_here() == (ON_CUDA,)
+    monkeypatch.setattr(registry, "find_spec", lambda name: None)
+    assert registry.providers_here() == ()

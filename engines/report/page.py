@@ -13,7 +13,7 @@ from statistics import median
 from googlenet_edge.engines.answers import Answers, thumbnail_of
 from googlenet_edge.engines.measurement import Measurement, Stage
 from googlenet_edge.engines.report import cells, plots
-from googlenet_edge.engines.report.cells import Table
+from googlenet_edge.engines.report.cells import Table, Telemetry, telemetry_of
 from googlenet_edge.engines.report.judge import Matched
 from googlenet_edge.engines.report.material import Layers, Material, Source
 from googlenet_edge.engines.report.subjects import (
@@ -26,7 +26,6 @@ from googlenet_edge.engines.report.subjects import (
     software_changes,
     subjects_of,
 )
-from googlenet_edge.engines.report.telemetry import Telemetry, telemetry_of
 from googlenet_edge.engines.report.verdict import Verdict, milliseconds, verdict_of
 from googlenet_edge.errors import DamagedImageError
 from googlenet_edge.statistics import median_interval
