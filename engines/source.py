@@ -29,8 +29,14 @@ from googlenet_edge.foreign.file import (
     run_session,
     why,
 )
-from googlenet_edge.foreign.front import ChannelOrder, InputFormat, random_pixels, without_front
-from googlenet_edge.foreign.network import Original, read_network
+from googlenet_edge.foreign.network import (
+    ChannelOrder,
+    InputFormat,
+    Original,
+    random_pixels,
+    read_network,
+    without_front,
+)
 from googlenet_edge.graph import DEFAULT_OPSET, INPUT, OUTPUT, InferenceGraph, inference_model, metadata_of
 from googlenet_edge.preprocess import Channels, Preprocess
 from googlenet_edge.workspace import GRAPH_FILE

@@ -32,7 +32,7 @@ from googlenet_edge.engines.predictor import softmax
 from googlenet_edge.engines.source import OnnxSource, check_import, import_graph
 from googlenet_edge.errors import GraphError
 from googlenet_edge.foreign.file import read_foreign
-from googlenet_edge.foreign.front import ChannelOrder, InputFormat
+from googlenet_edge.foreign.network import ChannelOrder, InputFormat
 from googlenet_edge.graph import InferenceGraph, read_graph, write_graph
 from googlenet_edge.preprocess import Preprocess
 

@@ -293,7 +293,7 @@ def test_providers_are_looked_for_beside_the_runtime_and_nothing_is_loaded(
     assert registry.providers_here() == ()
     assert registry.why_not_loaded(None) == "its library is missing"
     (tmp_path / "capi").mkdir()
-    (tmp_path / "capi" / "libregistry_cuda.so").touch()
+    (tmp_path / "capi" / "libonnxruntime_providers_cuda.so").touch()
     assert registry.providers_here() == (ON_CUDA,)
     monkeypatch.setattr(registry, "find_spec", lambda name: None)
     assert registry.providers_here() == ()

@@ -23,9 +23,9 @@ from measured import (
 
 from googlenet_edge.engines.answers import Answers, write_answers
 from googlenet_edge.engines.measurement import BundleMeasurement, Measurement, Samples, samples, write_measurement
-from googlenet_edge.engines.report.gate import Rule, Side, broken_sentences, parse_rules
 from googlenet_edge.engines.report.judge import Change, Metric, judge, latency_change, without_counterpart
 from googlenet_edge.engines.report.material import Material, Source
+from googlenet_edge.engines.report.verdict import Rule, Side, broken_sentences, parse_rules
 from googlenet_edge.engines.rounds import BenchPlan, take_rounds
 from googlenet_edge.errors import ConfigError, DataError
 from googlenet_edge.target import Device, EngineName, Precision, Unit

@@ -83,7 +83,7 @@ class AboutOnnx:
 def source_of(checkpoint: Path | None, onnx: Path | None, about: AboutOnnx, settings: workspace.Settings) -> Source:
     """What to build from: the file of ``--onnx``, or a checkpoint."""
     from googlenet_edge.engines.source import OnnxSource
-    from googlenet_edge.foreign.front import ChannelOrder
+    from googlenet_edge.foreign.network import ChannelOrder
 
     if onnx is None:
         from googlenet_edge.engines.checkpoint_source import CheckpointSource
