@@ -76,23 +76,16 @@ def report(
     gnet-edge report measurement.json answers.json -o report.html
     gnet-edge report new.json --baseline old.json --fail-if "p50>+5%,top1<-0.2"
     """
+    from googlenet_edge.engines.report import verdict as verdicts
     from googlenet_edge.engines.report.judge import answers_of_other_engines, judge, without_counterpart
     from googlenet_edge.engines.report.material import read_material
     from googlenet_edge.engines.report.subjects import subjects_of
-    from googlenet_edge.engines.report.verdict import (
-        broken_sentences,
-        check_circumstances,
-        check_complete,
-        parse_rules,
-        undecided_sentences,
-        verdict_of,
-    )
     from googlenet_edge.engines.report.write import format_of, write_report
     from googlenet_edge.errors import RegressionError
 
     if fail_if is not None and not baseline:
         raise typer.BadParameter("--fail-if compares with an older measurement: give --baseline")
-    rules = parse_rules(fail_if) if fail_if is not None else ()
+    rules = verdicts.parse_rules(fail_if) if fail_if is not None else ()
     paths = [named(taken) for taken in workspace.take_results(files or ())]
     path = out or (None if baseline else paths[0].with_name("report.html"))
     if path:
@@ -105,12 +98,12 @@ def report(
     missing, new = without_counterpart(old, material, matched) if old else ([], [])
     unlike = [sentence for each in (old, material) if each and old for sentence in answers_of_other_engines(each)]
     if not force:
-        check_complete(rules, missing, unlike)
-        check_circumstances(matched)
+        verdicts.check_complete(rules, missing, unlike)
+        verdicts.check_circumstances(matched)
     if path:
         write_report(path, material, matched)
-    broken, undecided = broken_sentences(rules, matched), undecided_sentences(rules, matched)
-    verdict = verdict_of(subjects_of(material), matched)
+    broken, undecided = verdicts.broken_sentences(rules, matched), verdicts.undecided_sentences(rules, matched)
+    verdict = verdicts.verdict_of(subjects_of(material), matched)
     changes = tuple(Changed(pair.before.label, pair.after.label, pair.changes) for pair in matched)
     found = Reported(verdict, str(path) if path else None, changes, missing, new, unlike, broken, undecided)
     if broken:
