@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import suppress
 
 import numpy as np
 import openvino
@@ -18,6 +19,12 @@ Settings = dict[str, str | int | bool]
 
 _COUNTED = ("Convolution", "Pooling", "Concatenation")
 _INTEGERS = {"u8", "i8"}
+_IN_FLOAT = "LP_TRANSFORMS_MODE"  # off, INT8 is computed in float
+
+# What the binding makes when it is first used, made while only one thread can be here: two at once wait for each other
+# for ever.
+openvino.Type.u8.to_dtype()
+_ = openvino.Tensor(openvino.Type.u8, [1]).data, openvino.Tensor(np.zeros(1, np.uint8)).data
 
 
 class OpenVinoCpu:
@@ -87,7 +94,23 @@ def compile_model(model: bytes, options: EngineOptions) -> tuple[openvino.Compil
     network = core.read_model(model)
     crop, classes = _interface(network)
     network.reshape([1, *network.inputs[0].partial_shape[1:]])
-    return core.compile_model(network, "CPU", settings(options, processor=read_processor())), crop, classes
+    found = settings(options, processor=read_processor())
+    if _IN_FLOAT in found:
+        _fold_constants(network)
+    return core.compile_model(network, "CPU", found), crop, classes
+
+
+def _fold_constants(network: openvino.Model) -> None:
+    """Weights as they will be computed with: streams that do this each for themselves get in each other's way.
+
+    From OpenVINO 2026.2 on that gave wrong logits, others each time; what is far older has no `openvino.passes`.
+    """
+    with suppress(ImportError):
+        from openvino.passes import ConstantFolding, Manager  # noqa: PLC0415  (as said above)
+
+        manager = Manager()
+        manager.register_pass(ConstantFolding())
+        manager.run_passes(network)
 
 
 def integers_in(model: bytes, options: EngineOptions) -> str:
@@ -122,7 +145,7 @@ def settings(options: EngineOptions, *, processor: Processor) -> Settings:
         "INFERENCE_PRECISION_HINT": "f32",
     }
     if options.weight_bits == 8 and processor.saturates_u8s8:
-        found["LP_TRANSFORMS_MODE"] = False
+        found[_IN_FLOAT] = False
     return found
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import operator
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,9 +107,10 @@ class Predictor:
         classes = len(self.labels)
         if top_k is None:
             return min(DEFAULT_TOP_K, classes)
-        if not isinstance(top_k, int) or not 1 <= top_k <= classes:
-            raise EngineError(f"top_k is {top_k!r}, but the bundle has {classes} classes; ask for 1 to {classes}")
-        return top_k
+        with suppress(TypeError):
+            if 1 <= (count := operator.index(top_k)) <= classes:  # NumPy's integers as well
+                return count
+        raise EngineError(f"top_k is {top_k!r}, but the bundle has {classes} classes; ask for 1 to {classes}")
 
 
 def load_predictor(

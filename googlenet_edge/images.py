@@ -142,7 +142,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I"):  # 16-bit samples, in Pillow's I;16 variants or its older 32-bit I
-        samples = np.asarray(image) >> 8
+        samples = np.clip(np.asarray(image), 0, 65535) >> 8
         return Image.fromarray(samples.astype(np.uint8)).convert("RGB")
     if "A" in image.getbands() or "transparency" in image.info:
         rgba = image if image.mode == "RGBA" else image.convert("RGBA")

@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from tiny_bundles import COLOUR_NET, colour_bundle, hide_openvino, onnx_bytes, with_golden_logits
-from tiny_graph import table_of, tiny_graph
+from tiny_graph import table_of, tiny_graph, tiny_pixels, whole_googlenet
 
 from googlenet_edge.calibration.lower import lower_int8_cpu
 from googlenet_edge.engines import onnxruntime_cpu, openvino_cpu, registry
@@ -213,6 +213,19 @@ def test_openvino_computes_in_float_where_16_bits_would_saturate_and_only_there(
     nodes = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
     kernels = [node["primitiveType"].astype(str) for node in nodes if node["layerType"].astype(str) == "Convolution"]
     assert any(kernel.endswith("_I8") for kernel in kernels) == integer
+
+
+@pytest.mark.skipif(not read_processor().x86, reason="other processors do not saturate")
+def test_openvino_in_float_gives_the_same_logits_on_every_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From 2026.2 on it did not where each stream turned 8-bit weights into floats for itself."""
+    monkeypatch.setattr(openvino_cpu, "read_processor", lambda: Processor(x86=True, instructions=frozenset()))
+    graph = whole_googlenet()
+    model, pixels = lower_int8_cpu(graph, table_of(graph, count=8)).SerializeToString(), tiny_pixels(2, crop=64)
+    with openvino_cpu.OpenVinoCpu(model, EngineOptions()) as alone:
+        expected = alone.run(pixels)
+    for _ in range(3):
+        with openvino_cpu.OpenVinoCpu(model, EngineOptions(streams=2)) as engine:
+            assert np.abs(engine.run(pixels) - expected).max() < 1e-4
 
 
 @pytest.mark.parametrize(("weight_bits", "saturates", "exact"), [(8, True, "1"), (8, False, None), (7, True, None)])

@@ -95,6 +95,11 @@ def test_images_gray_with_alpha_lies_over_white() -> None:
     assert_halves(encoded(Image.new("LA", (32, 32), (7, 0)), "PNG"), WHITE, WHITE)
 
 
+@pytest.mark.parametrize(("sample", "grey"), [(-5, 0), (0, 0), (128 << 8, 128), (70_000, 255)])
+def test_images_beyond_16_bits_end_at_black_and_white(sample: int, grey: int) -> None:
+    assert images.upright_rgb(Image.new("I", (1, 1), sample)).getpixel((0, 0)) == (grey, grey, grey)
+
+
 def test_images_16_bit_png_keeps_the_upper_byte() -> None:
     samples = np.arange(65536, dtype=np.uint16).reshape(256, 256)
     decoded = np.asarray(decode_rgb(encoded(Image.fromarray(samples), "PNG"), short_side=64))

@@ -94,6 +94,7 @@ def test_ranking_of_many_equals_leads_with_the_lowest_index() -> None:
 def test_predict_gives_five_classes_or_all_where_there_are_fewer(predictor: Predictor) -> None:
     assert len(predictor.predict(solid("red"))) == 3
     assert len(predictor.predict(solid("red"), top_k=1)) == 1
+    assert len(predictor.predict(solid("red"), top_k=np.int64(2))) == 2  # type: ignore[arg-type]  (of an array)
     assert len(predictor.predict(solid("red"), 3)) == 3
 
 

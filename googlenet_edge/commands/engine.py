@@ -40,7 +40,6 @@ from googlenet_edge.commands.options import (
 from googlenet_edge.console import bar, chosen, named, shown
 from googlenet_edge.errors import ConfigError
 from googlenet_edge.files import real_path
-from googlenet_edge.processor import usable_cores
 from googlenet_edge.target import Device, EngineChoice, Precision, Unit
 
 if TYPE_CHECKING:
@@ -377,7 +376,7 @@ def bench(
         measurement = machine.measured_there(paths, remote, plan=there, image=photo)
     else:
         with held(machine.ROOT, power_mode, fixed=lock_clocks) as left, bar("measuring") as progress:
-            plan = BenchPlan(threads=cores, streams=streams or usable_cores(), rounds=rounds, sustained=lasting)
+            plan = BenchPlan(threads=cores, streams=streams or CORES, rounds=rounds, sustained=lasting)
             measurement = run(paths, plan=plan, image=photo, engine=engine, progress=progress, root=machine.ROOT)
         measurement = replace(measurement, warnings=(*measurement.warnings, *left))
     for table in (latency_table(measurement), resources_table(measurement), stages_table(measurement)):

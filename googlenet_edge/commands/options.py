@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from googlenet_edge.engines.build import CalibrationRequest
     from googlenet_edge.engines.source import Source
 
-CORES = usable_cores()
+CORES = min(usable_cores(), MOST_THREADS)
 CALIBRATION_IMAGES = 500
 
 DataOption = Annotated[Path | None, typer.Option(help="Images; default: those of the training.")]
