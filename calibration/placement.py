@@ -173,12 +173,22 @@ def sources(graph: onnx.GraphProto) -> dict[str, str]:
 
 
 def _answers(graph: onnx.GraphProto) -> set[str]:
-    """The outputs, and what is only copied to one: they are not rounded, or equal logits would be many."""
-    found, readers = {output.name for output in graph.output}, reader_counts(graph)
+    """The outputs, and what only copies and operators without a rule turn into one: the scores of the classes.
+
+    They are not rounded, or equal logits would be many.
+    """
+    found, readers = {output.name for output in graph.output}, dict[str, list[onnx.NodeProto]]()
     for node in reversed(graph.node):
-        if _rule(node).output is Grid.INPUT and node.output[0] in found and readers[node.input[0]] == 1:
-            found.add(node.input[0])
+        read_by = readers.get(node.output[0], [])
+        if read_by and all(reader.output[0] in found and _hands_on(reader) for reader in read_by):
+            found.update(node.output)
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
     return found
+
+
+def _hands_on(node: onnx.NodeProto) -> bool:
+    return node.op_type not in RULES or _rule(node).output is Grid.INPUT
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,8 +84,8 @@ def run(request: Request, *, say: Say, root: Path = ROOT) -> Measurement:
         backend_for(manifest.device, wish.engine)
         if not wish.engine and engine_here(manifest) is EngineName.SIMULATED:
             raise EngineError(
-                f"{path} needs TensorRT's Python package there; install it in an environment, and name that one's"
-                " interpreter with --python"
+                f"{path} needs TensorRT's Python package and pycuda there; install both in an environment, and name"
+                " that one's interpreter with --python"
             )
     image = Path(request.image).read_bytes()
     with held(root, wish.power_mode, fixed=wish.lock_clocks) as left:

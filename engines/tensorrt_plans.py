@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from pathlib import Path
@@ -78,7 +79,8 @@ def write_plan(folder: Path, plan: Plan) -> StoredPlan:
         write_bytes(place / LAYERS, to_json(plan.layers))
         write_bytes(place / RECORD, to_json(stored.record))
     if plan.timing_cache:
-        write_bytes(timing_file(folder, gpu=plan.key.gpu), plan.timing_cache)
+        with suppress(OutputError):  # the next build is slower, no more
+            write_bytes(timing_file(folder, gpu=plan.key.gpu), plan.timing_cache)
     return stored
 
 

@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from googlenet_edge.errors import EdgeError, OutputError
 T = TypeVar("T")
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_THERE = {errno.ENOTEMPTY, errno.EEXIST}
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _UNSEEN = re.compile(
@@ -72,14 +73,11 @@ def new_file(path: Path) -> Iterator[Path]:
     with _output_errors(path):
         path = Path(os.path.realpath(path)) if path.is_symlink() else path
         check_file_place(path)
-        with _temporary_beside(path, Path.touch) as temporary:
-            try:
-                yield temporary
-                with temporary.open("rb") as file:
-                    os.fsync(file.fileno())
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
+        with _folder_beside(path) as folder:
+            yield (temporary := folder / path.name)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
 
 
 @contextmanager
@@ -93,15 +91,14 @@ def new_folder(path: Path) -> Iterator[Path]:
         path = Path(os.path.realpath(path)) if path.is_symlink() else path
         if path.exists() and not path.is_dir():
             raise OutputError(f"cannot write the folder {path}: a file of that name is there; give another --out")
-        with _temporary_beside(path, Path.mkdir) as temporary:
+        with _folder_beside(path) as temporary:
+            yield temporary
             try:
-                yield temporary
-                if path.exists():
-                    _exchange(temporary, path)
-                else:
-                    temporary.replace(path)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
+                temporary.replace(path)
+            except OSError as problem:
+                if problem.errno not in _THERE:
+                    raise
+                _exchange(temporary, path)
 
 
 @contextmanager
@@ -235,20 +232,34 @@ def _make_folder(path: Path) -> None:
 
 
 @contextmanager
-def _temporary_beside(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
-    """A new file or folder, locked while it is written: numbers of processes are the same in every container."""
+def _folder_beside(path: Path) -> Iterator[Path]:
+    """A new folder, locked while something is written in it, and then removed, as far as it is still there.
+
+    Numbers of processes would not do for a name: they are the same in every container.
+    """
     _make_folder(path.parent)
     for left in path.parent.glob(f".{glob.escape(path.name)}.tmp-*"):
         _remove_stale(left)
-    temporary = path.parent / f".{path.name}.tmp-{os.urandom(4).hex()}"
-    make(temporary)
-    descriptor = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
+    folder, descriptor = _locked_folder(f"{path.parent}/.{path.name}.tmp-")
     try:
-        with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield temporary
+        yield folder
     finally:
+        shutil.rmtree(folder, ignore_errors=True)
         os.close(descriptor)
+
+
+def _locked_folder(prefix: str) -> tuple[Path, int]:
+    """Made, opened and locked, unless another process took it for stale in between: then another one."""
+    while True:
+        folder = Path(f"{prefix}{os.urandom(4).hex()}")
+        folder.mkdir()
+        with suppress(FileNotFoundError):
+            descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+            with suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if folder.exists():
+                return folder, descriptor
+            os.close(descriptor)
 
 
 def _remove_stale(left: Path) -> None:

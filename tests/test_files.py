@@ -5,8 +5,11 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
@@ -107,10 +110,28 @@ def test_new_file_removes_what_killed_processes_left_and_nothing_else(tmp_path: 
         path.touch()
     with new_file(tmp_path / name) as first:
         write_bytes(tmp_path / name, b"of another process")
-        assert names(tmp_path) == sorted([name, first.name, another.name])
+        assert names(tmp_path) == sorted([name, first.parent.name, another.name])
         first.write_bytes(b"of this one")
     assert names(tmp_path) == sorted([name, another.name])
     assert (tmp_path / name).read_bytes() == b"of this one"
+
+
+def test_processes_that_write_the_same_at_once_never_fail(tmp_path: Path) -> None:
+    """As containers do that share a cache: all is there whole, and none takes what another is writing for stale."""
+    program = """
+import sys
+from pathlib import Path
+from googlenet_edge.files import new_folder, write_bytes
+for number in range(300):
+    write_bytes(Path("file"), sys.argv[1].encode() * 10)
+    with new_folder(Path("folder")) as folder:
+        (folder / "part").write_text(sys.argv[1])
+"""
+    running = [subprocess.Popen([sys.executable, "-c", program, who], cwd=tmp_path, stderr=PIPE) for who in "abc"]
+    assert [process.communicate()[1].decode() for process in running] == [""] * 3
+    assert (tmp_path / "file").read_text() in ("a" * 10, "b" * 10, "c" * 10)
+    assert (tmp_path / "folder" / "part").read_text() in "abc"
+    assert names(tmp_path) == ["file", "folder"]
 
 
 def test_new_folder_goes_where_a_link_leads(tmp_path: Path) -> None:

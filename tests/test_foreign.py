@@ -484,7 +484,7 @@ def test_import_refuses_another_number_of_labels(tmp_path: Path) -> None:
 def test_weights_that_overflow_when_folded_are_refused(tmp_path: Path) -> None:
     model = small(f"{CONV} s = Div (c, nought) r = Relu (s) {HEAD}")
     path = saved(model, tmp_path / "net.onnx")
-    with pytest.raises(GraphError, match=r"net\.onnx has NaN or infinity in c\.weight; its training failed"):
+    with pytest.raises(GraphError, match=r"net\.onnx has NaN or infinity in c\.weight: its training failed, or"):
         imported(path, SMALL, names=("a", "b", "c"))
 
 

@@ -156,6 +156,14 @@ def test_logits_that_are_only_copied_to_the_output_are_not_rounded() -> None:
     assert len(np.unique(logits(lowered, tiny_images(64)))) > 512  # of 1024
 
 
+def test_scores_of_a_network_that_gives_probabilities_are_not_rounded() -> None:
+    softmax = "  e = Exp (z)\n  sum = ReduceSum (e, axes)\n  p = Div (e, sum)\n  logits = Log (p)\n}"
+    text = TINY.replace("logits = Gemm", "axes = Constant <value_ints = [1]> ()\n  z = Gemm").replace("}", softmax)
+    graph = tiny_graph(text)
+    assert {"z", "e", "p"}.isdisjoint(grids(graph.model.graph))
+    assert "flatten" in grids(graph.model.graph)
+
+
 @pytest.mark.parametrize("name", ["left_conv", "stem_conv"])
 def test_audit_names_a_node_that_was_to_stay_float_and_did_not(name: str) -> None:
     """Between two rounded tensors ONNX Runtime quantizes a float weight by itself, with one scale for all channels."""

@@ -90,7 +90,7 @@ def test_worker_without_tensorrt_says_what_is_missing(tmp_path: Path, monkeypatc
     manifest = replace(made.manifest, device=Device.CUDA, engine=EngineName.SIMULATED)
     write_bundle(tmp_path / "pc", replace(made, manifest=manifest))
     request = replace(asked(replace(PLAN, device=Device.CUDA), tmp_path), bundles=(str(tmp_path / "pc"),))
-    with pytest.raises(EngineError, match=r"pc needs TensorRT's Python package there; install it in an environ"):
+    with pytest.raises(EngineError, match=r"pc needs TensorRT's Python package and pycuda there; install both"):
         run(request, say=lambda *_, **__: None, root=fake_pc(tmp_path / "root"))
 
 

@@ -42,7 +42,10 @@ def rewrite(network: Network) -> tuple[list[NodeProto], Arrays]:
         raise GraphError(f"{network.where} has weights that do not fit ({why(problem)}); export it again") from problem
     for name, value in weights.items():
         if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
-            raise GraphError(f"{network.where} has NaN or infinity in {name}; its training failed, use another file")
+            raise GraphError(
+                f"{network.where} has NaN or infinity in {name}: its training failed, or it computes with that; use"
+                " another file"
+            )
     return nodes, weights
 
 

@@ -96,7 +96,8 @@ def pads_with(node: NodeProto, value: float, padding: Sequence[int]) -> bool:
     attributes = attributes_of(node)
     if node.op_type == "Conv":
         return value == 0
-    if node.op_type != "MaxPool" or value > _BELOW_ALL or attributes.get("ceil_mode", 0):
+    wished = attributes.get("auto_pad", b"NOTSET") != b"NOTSET"
+    if node.op_type != "MaxPool" or value > _BELOW_ALL or attributes.get("ceil_mode", 0) or wished:
         return False
     own = attributes.get("pads", [0, 0, 0, 0])
     return all(a + b < kernel for a, b, kernel in zip(padding, own, [*attributes["kernel_shape"]] * 2, strict=True))
