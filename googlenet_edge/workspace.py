@@ -51,6 +51,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threads: Annotated[int, msgspec.Meta(ge=1, le=MOST_THREADS)] | None = None
     calibration_images: Annotated[int, msgspec.Meta(ge=1)] | None = None
     max_drop: Annotated[float, msgspec.Meta(ge=0, le=100)] | None = None
+    rounds: Annotated[int, msgspec.Meta(ge=6, le=5000)] | None = None
     host: str | None = None
     host_python: str | None = None
     host_keep: bool | None = None

@@ -172,6 +172,7 @@ def test_build_gives_a_script_what_it_relies_on(built: Built) -> None:
 def test_bench_measures_all_bundles_of_the_newest_run(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quick = partial(rounds.BenchPlan, runs=1, batches=(1,), batch_rounds=1, cold_starts=1)
     monkeypatch.setattr(rounds, "BenchPlan", quick)
+    (work / "gnet-edge.toml").write_text("rounds = 7\n")
     outcome = done("bench", "--json", "--out", "measurement.json", cwd=work)
     for name in ("fp32-cpu", "int8-cpu"):
         assert f"using runs/photos/{name} (of the newest run)\n" in outcome.err
@@ -180,6 +181,7 @@ def test_bench_measures_all_bundles_of_the_newest_run(work: Path, monkeypatch: p
     assert "…" not in outcome.err
     measurement = json.loads(outcome.out)
     assert [bundle["precision"] for bundle in measurement["bundles"]] == ["fp32", "int8"]
+    assert [len(bundle["latency"]["rounds_ms"]) for bundle in measurement["bundles"]] == [7, 7]
     assert measurement["bundles"][1]["latency"]["summary_ms"]["p50"] > 0
     assert set(measurement["bundles"][0]["stages"]) == {"decode", "preprocess", "inference", "postprocess"}
     assert measurement["ratios"][0]["name"] == "runs/photos/int8-cpu"

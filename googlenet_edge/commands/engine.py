@@ -372,11 +372,13 @@ def bench(
     if image:
         decode_rgb(image, short_side=1)
     if remote:
-        there = RemotePlan(wish, engine, cores, streams, rounds, lasting, power_mode, lock_clocks)
+        there = RemotePlan(wish, engine, cores, streams, rounds or settings.rounds, lasting, power_mode, lock_clocks)
         measurement = machine.measured_there(paths, remote, plan=there, image=photo)
     else:
         with held(machine.ROOT, power_mode, fixed=lock_clocks) as left, bar("measuring") as progress:
-            plan = BenchPlan(threads=cores, streams=streams or CORES, rounds=rounds, sustained=lasting)
+            plan = BenchPlan(
+                threads=cores, streams=streams or CORES, rounds=rounds or settings.rounds, sustained=lasting
+            )
             measurement = run(paths, plan=plan, image=photo, engine=engine, progress=progress, root=machine.ROOT)
         measurement = replace(measurement, warnings=(*measurement.warnings, *left))
     for table in (latency_table(measurement), resources_table(measurement), stages_table(measurement)):
