@@ -367,18 +367,16 @@ def bench(
     wish = wish if remote else machine.device_here(wish)  # the other machine looks itself whether it is that
     on_processor = not remote and wish is Device.CPU and engine is None
     paths = machine.bundles_to_measure(bundles or (), wish, on_processor=on_processor)
-    cores = chosen("--threads", threads, settings.threads, 1)
+    cores, rounds = chosen("--threads", threads, settings.threads, 1), rounds or settings.rounds
     photo = read_image_file(image) if image else None
     if image:
         decode_rgb(image, short_side=1)
     if remote:
-        there = RemotePlan(wish, engine, cores, streams, rounds or settings.rounds, lasting, power_mode, lock_clocks)
+        there = RemotePlan(wish, engine, cores, streams, rounds, lasting, power_mode, lock_clocks)
         measurement = machine.measured_there(paths, remote, plan=there, image=photo)
     else:
         with held(machine.ROOT, power_mode, fixed=lock_clocks) as left, bar("measuring") as progress:
-            plan = BenchPlan(
-                threads=cores, streams=streams or CORES, rounds=rounds or settings.rounds, sustained=lasting
-            )
+            plan = BenchPlan(threads=cores, streams=streams or CORES, rounds=rounds, sustained=lasting)
             measurement = run(paths, plan=plan, image=photo, engine=engine, progress=progress, root=machine.ROOT)
         measurement = replace(measurement, warnings=(*measurement.warnings, *left))
     for table in (latency_table(measurement), resources_table(measurement), stages_table(measurement)):
