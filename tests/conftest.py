@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import runpy
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -42,6 +45,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
+def made_once(name: str, make: Callable[[Path], None], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the first of the processes which run tests makes; the others wait for it, and take it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.with_suffix(".made").exists():
+            folder.mkdir()
+            make(folder)
+            folder.with_suffix(".made").touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working folder as a person has it after a training: ``photos/train``, ``photos/val`` and ``runs/``.
@@ -49,11 +65,13 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     One epoch on a few generated pictograms, by the real command: a network that guesses. So ``gnet-edge.toml`` allows
     any loss of accuracy, and the README's commands run as they stand. Tests that write take a copy.
     """
-    folder = tmp_path_factory.mktemp("tiny_run")
-    write_pictograms(folder / "photos", train_per_class=8, val_per_class=4, size=48)
-    gnet_edge("train", "--data", "photos", "--epochs", "1", "--size", "64", cwd=folder)
-    (folder / "gnet-edge.toml").write_text("max_drop = 100\n")
-    return folder
+
+    def make(folder: Path) -> None:
+        write_pictograms(folder / "photos", train_per_class=8, val_per_class=4, size=48)
+        gnet_edge("train", "--data", "photos", "--epochs", "1", "--size", "64", cwd=folder)
+        (folder / "gnet-edge.toml").write_text("max_drop = 100\n")
+
+    return made_once("tiny_run", make, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
@@ -68,12 +86,14 @@ def built(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
 def gne_prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where libgne is installed: ``include``, ``lib``, ``lib/cmake/gne``, ``lib/pkgconfig``."""
     libgne.need_tools()
-    folder = tmp_path_factory.mktemp("libgne")
-    prefix = folder / "installed"
-    options = ("-DGNE_WERROR=ON", "-DGNE_TESTS=ON", f"-DCMAKE_INSTALL_PREFIX={prefix}", "-DCMAKE_INSTALL_LIBDIR=lib")
-    libgne.cmake(libgne.CPP, folder / "build", *options)
-    libgne.done("cmake", "--install", folder / "build")
-    return prefix
+
+    def make(folder: Path) -> None:
+        prefix = f"-DCMAKE_INSTALL_PREFIX={folder / 'installed'}"
+        options = ("-DGNE_WERROR=ON", "-DGNE_TESTS=ON", prefix, "-DCMAKE_INSTALL_LIBDIR=lib")
+        libgne.cmake(libgne.CPP, folder / "build", *options)
+        libgne.done("cmake", "--install", folder / "build")
+
+    return made_once("libgne", make, tmp_path_factory) / "installed"
 
 
 @pytest.fixture(scope="session")

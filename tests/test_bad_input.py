@@ -455,8 +455,8 @@ def test_engine_that_is_not_installed_stops_before_any_work(
 )
 def test_settings_that_are_wrong_stop_every_command(text: str, reason: str, colours: Path) -> None:
     (colours / "gnet-edge.toml").write_text(text)
-    known = "data, checkpoint, precision, device, engine, threads, calibration_images, max_drop, host,"
-    sentence = f".*/gnet-edge.toml cannot be used: {reason}; it may set {known} host_python, host_keep"
+    known = "data, checkpoint, precision, device, engine, threads, calibration_images, max_drop,"
+    sentence = f".*/gnet-edge.toml cannot be used: {reason}; it may set {known} rounds, host, host_python, host_keep"
     for command in (("build",), ("bench",), ("eval",), ("predict", "red.png")):
         refused_without_a_trace(sentence, *command, cwd=colours)
 

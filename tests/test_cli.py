@@ -172,7 +172,8 @@ def test_build_gives_a_script_what_it_relies_on(built: Built) -> None:
 def test_bench_measures_all_bundles_of_the_newest_run(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quick = partial(rounds.BenchPlan, runs=1, batches=(1,), batch_rounds=1, cold_starts=1)
     monkeypatch.setattr(rounds, "BenchPlan", quick)
-    (work / "gnet-edge.toml").write_text("rounds = 7\n")
+    with (work / "gnet-edge.toml").open("a") as settings:
+        settings.write("rounds = 7\n")
     outcome = done("bench", "--json", "--out", "measurement.json", cwd=work)
     for name in ("fp32-cpu", "int8-cpu"):
         assert f"using runs/photos/{name} (of the newest run)\n" in outcome.err
