@@ -38,8 +38,8 @@ fuzz: $(VENV)/.dev-installed
 	cmake -S engines/cpp -B build/fuzz $(CLANG) -DGNE_FUZZ=ON -DGNE_SANITIZE=address,undefined
 	cmake --build build/fuzz --parallel
 	$(BIN)/python tests/fuzz_seeds.py build/fuzz
-	printf '%s\n' bundle image | xargs -P 2 -I {} \
-	  build/fuzz/tests/fuzz_{} -max_total_time=$(SECONDS) -max_len=8192 -timeout=10 build/fuzz/{}
+	printf '%s\n' bundle image | xargs -P 2 -I {} sh -c \
+	  'build/fuzz/tests/fuzz_{} -max_total_time=$(SECONDS) -max_len=8192 -timeout=10 build/fuzz/{}'
 
 tsan: $(VENV)/.dev-installed
 	cmake -S engines/cpp -B build/tsan $(CLANG) -DGNE_TESTS=ON -DGNE_SANITIZE=thread
