@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -125,6 +127,18 @@ def test_clocks_are_held_by_one_process_until_they_are_set_back(tmp_path: Path) 
     (tmp_path / "go").unlink()
     wait_until(lambda: (gpu_clock(root), read_power_mode(root)) == (Clock(306, 306, 918), "25W"))
     wait_until(lambda: holds(root))
+
+
+def test_clocks_are_set_where_a_file_system_has_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an NFS root has none for a file that is only read."""
+
+    def none(descriptor: int, operation: int) -> None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    root = fake_jetson(tmp_path / "root", ORIN_NANO)
+    assert holds(root)
+    assert gpu_clock(root) == Clock(306, 306, 918)
 
 
 def holds(root: Path) -> bool:

@@ -296,9 +296,18 @@ def test_padding_before_what_pads_with_the_same_goes_into_it(padded: str, tmp_pa
     assert check_import(graph, read_foreign(tmp_path / "small.onnx"), some_pixels(2, side=16), images=SMALL) < 1e-5
 
 
-def test_padding_that_counts_stays(tmp_path: Path) -> None:
-    body = f"p = Constant <value_ints = [0, 0, 0, 0, 0, 0, 1, 1]> () {CONV} d = Pad (c, p)"
-    graph = imported_small(small(f"{body} r = MaxPool <kernel_shape = [3, 3]> (d) {HEAD}"), tmp_path)
+@pytest.mark.parametrize(
+    "padded",
+    [
+        "d = Pad (c, p) r = MaxPool <kernel_shape = [3, 3]> (d)",
+        'd = Pad (c, p, low) r = MaxPool <kernel_shape = [3, 3], strides = [2, 2], auto_pad = "SAME_UPPER"> (d)',
+        "d = Pad (c, p, low) r = MaxPool <kernel_shape = [3, 3], strides = [2, 2], ceil_mode = 1> (d)",
+        "d = Pad (c, p, low) r = MaxPool <kernel_shape = [2, 2]> (d)",
+    ],
+)
+def test_padding_that_counts_or_that_a_pool_cannot_do_stays(padded: str, tmp_path: Path) -> None:
+    constants = "p = Constant <value_ints = [0, 0, 2, 2, 0, 0, 2, 2]> () low = Constant <value_float = -10000.0> ()"
+    graph = imported_small(small(f"{constants} {CONV} {padded} {HEAD}"), tmp_path)
     assert kinds(graph)["Pad"] == 1
 
 

@@ -120,6 +120,22 @@ def test_a_plan_that_finds_no_room_is_used_all_the_same(
     assert (folder / PLAN).read_bytes() == b"plan of 10.3.0"
 
 
+def test_a_plan_is_kept_where_what_was_learned_finds_no_room(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    write = tensorrt_plans.write_bytes
+
+    def nearly_full(path: Path, data: bytes) -> None:
+        if path.suffix == ".cache":
+            raise OutputError("cannot write timing.cache: No space left on device; free space or give another --out")
+        write(path, data)
+
+    monkeypatch.setattr(tensorrt_plans, "write_bytes", nearly_full)
+    assert builds_of(folder, "10.3.1") == 1
+    assert builds_of(folder, "10.3.1") == 0
+    assert not [said for said in caplog.messages if "not kept" in said]
+
+
 def test_a_build_that_fails_leaves_the_old_plan(folder: Path) -> None:
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
     library = fake_library("10.3.1", Script(build_fails_with="no memory"))
