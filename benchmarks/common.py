@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from googlenet_edge.engines.bench import doubts
-from googlenet_edge.engines.circumstances import Circumstances
+from googlenet_edge.engines.circumstances import Circumstances, watch_others
 from googlenet_edge.errors import EdgeError
 from googlenet_edge.files import to_json, write_bytes
+
+_cores_of_others = watch_others()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +82,9 @@ def conclude(result: Result, out: Path | None) -> None:
     """Shows the figures, and keeps them. Raises `OutputError`."""
     rows = [(f.what, f"{f.value:.4g} {f.unit}".strip(), f.detail or "–", f.asked, f.reached) for f in result.figures]
     show(markdown(("what", "measured", "detail", "asked", "reached"), rows))
+    result = replace(result, circumstances=replace(result.circumstances, cores_of_others=_cores_of_others()))
     here = result.circumstances
-    show(f"{here.date}, {here.cpu_model}, {here.cores} cores, load {here.load_average}, Python {here.python}")
+    show(f"{here.date}, {here.cpu_model}, {here.cores} cores, Python {here.python}")
     for doubt in doubts(here, ()):
         show(f"doubtful: {doubt}")
     if out:

@@ -15,12 +15,13 @@ from PIL import Image
 
 from googlenet_edge.dataset import Progress
 from googlenet_edge.engines.bundle import LABELS, MODEL, Manifest, read_bundle
-from googlenet_edge.engines.circumstances import Circumstances, read_circumstances
+from googlenet_edge.engines.circumstances import Circumstances, read_circumstances, watch_others
 from googlenet_edge.engines.cold_start import ColdStart, cold_start
 from googlenet_edge.engines.devices import JETSON_DEVICES, profile_of, refuse_without_bundles
 from googlenet_edge.engines.energy import Energy, Stretch, energy_of, take_stretches
 from googlenet_edge.engines.jetson import ROOT
 from googlenet_edge.engines.measurement import (
+    MOST_ROUNDS,
     BundleMeasurement,
     LatencyRatio,
     MeasuredImage,
@@ -37,10 +38,9 @@ from googlenet_edge.errors import ConfigError, EngineError
 from googlenet_edge.files import sha256_bytes
 from googlenet_edge.target import Device, EngineName, Precision, Unit
 
-_BUSY_LOAD = 0.5
+_BUSY_CORES = 0.2
 _WIDE_SPREAD = 0.05
 _HEAVY_WATCH = 0.01
-_MOST_ROUNDS = 20_000  # of all bundles: 2 to 3 kB each
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,10 +58,10 @@ def check_bundles(paths: Sequence[Path], rounds: int | None) -> None:
     """Raises `ConfigError`: no bundle, the same twice, or more rounds than a measurement's file can hold."""
     if not paths or len(set(paths)) < len(paths):
         raise ConfigError("give one or more bundles to measure, each once")
-    if rounds and rounds * len(paths) > _MOST_ROUNDS:
+    if rounds and rounds * len(paths) > MOST_ROUNDS:
         raise ConfigError(
             f"{rounds} rounds of {len(paths)} bundles are more than a measurement holds; give at most"
-            f" {_MOST_ROUNDS // len(paths)} --rounds, or fewer bundles"
+            f" {MOST_ROUNDS // len(paths)} --rounds, or fewer bundles"
         )
 
 
@@ -75,7 +75,6 @@ def bench(
     clock: Clock = time.perf_counter,
     progress: Progress | None = None,
     root: Path = ROOT,
-    circumstances: Circumstances | None = None,
 ) -> Measurement:
     """Measures bundles side by side; on a Jetson also power, energy and heat.
 
@@ -84,7 +83,6 @@ def bench(
         engine: the runtime for all of them; by default for each the one for which it was built.
         names: what the measurement calls the bundles; by default their paths.
         root: where this machine describes itself.
-        circumstances: those before the measurement; by default of now.
 
     Raises:
         BundleError, EngineError: a bundle cannot be opened or run.
@@ -92,7 +90,7 @@ def bench(
         ConfigError: see `check_bundles`.
     """
     check_bundles(paths, plan.rounds)
-    circumstances = circumstances or read_circumstances(root)  # before the load that the benchmark itself makes
+    circumstances = read_circumstances(root)
     image = generated_jpeg() if image is None else image
     with ExitStack() as stack:
         subjects = [_open(path, stack, plan=plan, engine=engine, progress=progress) for path in paths]
@@ -103,12 +101,14 @@ def bench(
         turns += len(subjects) * plan.sustained.window_count if plan.sustained else 0
         watching = Watch(root, clock=clock, hz=plan.energy.hz) if circumstances.jetson else None
         tick = ticker(turns + (plan.energy.turn_count(len(subjects)) if watching else 0), progress)
+        cores_of_others = watch_others(root)
         with watching or nullcontext():
             cold = _cold_starts(paths, image, plan=plan, engine=engine, tick=tick)
             timings = measure(predictors, image, plan=plan, clock=clock, tick=tick, streamed=streamed)
             stretches = _stretches(predictors, image, plan=plan, watching=watching, tick=tick)
             elapsed_s = watching.elapsed_s if watching else clock
             sustained = _sustained(predictors, image, plan=plan, elapsed_s=elapsed_s, tick=tick)
+        circumstances = replace(circumstances, cores_of_others=cores_of_others())
     watched = watching.watched() if watching else None
     energies = _energies(watched, stretches, len(subjects))
     measured = zip(subjects, timings, cold, energies, sustained, strict=True)
@@ -130,9 +130,8 @@ def doubts(
 ) -> tuple[str, ...]:
     """What makes the figures doubtful, and what to do about it."""
     found = []
-    if circumstances.load_average is not None and circumstances.load_average > _BUSY_LOAD:
-        load = f"load average {circumstances.load_average:.2f}"
-        found.append(f"the machine was busy before the start ({load}); close other programs and measure again")
+    if (circumstances.cores_of_others or 0) > _BUSY_CORES:
+        found.append(f"other programs took {circumstances.cores_of_others:.0%} of a core meanwhile; close them")
     if circumstances.governor not in (None, "performance") and not circumstances.cpu_clock_is_fixed:
         found.append(f"the clock governor is {circumstances.governor!r}; set 'performance' for steady clocks")
     gpu = circumstances.jetson.gpu_clock if circumstances.jetson else None
@@ -146,7 +145,7 @@ def doubts(
             found.append(f"{bundle.name} was not steady after {bundle.warm_up.runs} runs; quiet or cool the machine")
         if spread > _WIDE_SPREAD:
             found.append(
-                f"{bundle.name} varied by {spread:.0%} (middle half of its runs); measure again with more rounds"
+                f"{bundle.name} varied by {spread:.0%} (middle half of its runs); quiet the machine or fix its clocks"
             )
         if bundle.sustained and bundle.sustained.slowdown > 1 + _WIDE_SPREAD:
             slower, seconds = bundle.sustained.slowdown - 1, bundle.sustained.plan.seconds

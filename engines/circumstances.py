@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -23,22 +26,22 @@ GPU_PACKAGES = frozenset({"onnxruntime-gpu", "nvidia-driver"})
 class Circumstances:
     """``None`` stands for what could not be read.
 
-    ``date`` is ISO 8601 in UTC, ``cores`` the processors that this process may use, ``load_average`` the mean number of
-    running processes over the last minute before the measurement. ``jetson`` is None on any other machine. ``gpu`` is
-    all NVIDIA GPUs of a PC or a server, such as ``NVIDIA H200``, and ``packages`` has their driver.
+    ``date`` is ISO 8601 in UTC, ``cores`` the processors that this process may use, ``cores_of_others`` how many of
+    them other programs took in the mean while it measured. ``jetson`` is None on any other machine. ``gpu`` is all
+    NVIDIA GPUs of a PC or a server, such as ``NVIDIA H200``, and ``packages`` has their driver.
     """
 
     date: str
     cpu_model: str | None
     cores: int
     governor: str | None
-    load_average: float | None
     memory_mb: int | None
     system: str
     python: str
     packages: dict[str, str | None]
     jetson: Jetson | None = None
     gpu: str | None = None
+    cores_of_others: float | None = None
 
     @property
     def cpu_clock_is_fixed(self) -> bool:
@@ -55,7 +58,6 @@ def read_circumstances(root: Path = Path("/")) -> Circumstances:
         cpu_model=_field(root / "proc/cpuinfo", "model name") or _text(root / "proc/device-tree/model"),
         cores=usable_cores(),
         governor=_text(root / _GOVERNOR),
-        load_average=_load_average(root),
         memory_mb=_kibibytes_to_mb(_field(root / "proc/meminfo", "MemTotal")),
         system=platform.platform(),
         python=platform.python_version(),
@@ -101,9 +103,25 @@ def _field(path: Path, name: str) -> str | None:
     return None
 
 
-def _load_average(root: Path) -> float | None:
-    text = _text(root / "proc/loadavg")
-    return float(text.split()[0]) if text else None
+def watch_others(root: Path = Path("/")) -> Callable[[], float | None]:
+    """From now on; what it returns says how many cores all others took in the mean since, None where nothing does.
+
+    Others are all but this process and its children, when they have ended; also other guests of a hypervisor.
+    """
+    began, before = time.monotonic(), _seconds_of_others(root)
+
+    def cores() -> float | None:
+        now = _seconds_of_others(root)
+        return None if now is None or before is None else max(0.0, now - before) / (time.monotonic() - began)
+
+    return cores
+
+
+def _seconds_of_others(root: Path) -> float | None:
+    """Since the machine started; see proc(5), ``/proc/stat``."""
+    found = re.match(r"cpu +(\d+) (\d+) (\d+) \d+ \d+ (\d+) (\d+) (\d+)", _text(root / "proc/stat") or "")
+    ours = sum(os.times()[:4])
+    return sum(map(int, found.groups())) / os.sysconf("SC_CLK_TCK") - ours if found else None
 
 
 def _kibibytes_to_mb(text: str | None) -> int | None:

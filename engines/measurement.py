@@ -24,6 +24,8 @@ from googlenet_edge.target import Device, EngineName, Precision
 
 SCHEMA = 1
 MAX_BYTES = 64 << 20
+MOST_ROUNDS = 20_000
+"""Of all bundles, 2 to 3 kB each."""
 
 
 class Stage(Enum):

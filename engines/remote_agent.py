@@ -126,7 +126,6 @@ def main() -> None:
 
 
 def _do(job: dict[str, Any], root: Path, line: Line) -> None:
-    job["request"]["load_average"] = os.getloadavg()[0]
     _receive(job["files"], root / "files", line)
     _in_background(_end_when_alone, line)
     work = root / "work"

@@ -18,7 +18,6 @@ from typing import Any
 from googlenet_edge.dataset import Progress
 from googlenet_edge.engines.bench import bench
 from googlenet_edge.engines.bundle import read_bundle, read_manifest
-from googlenet_edge.engines.circumstances import read_circumstances
 from googlenet_edge.engines.clocks import held
 from googlenet_edge.engines.devices import device_to_measure, profile_of
 from googlenet_edge.engines.jetson import ROOT
@@ -29,6 +28,7 @@ from googlenet_edge.engines.rounds import BenchPlan
 from googlenet_edge.engines.sustained import SustainedPlan
 from googlenet_edge.errors import ConfigError, EdgeError, EngineError
 from googlenet_edge.files import from_json, read_file
+from googlenet_edge.processor import usable_cores
 from googlenet_edge.target import Device, EngineName
 
 _MAX_REQUEST_BYTES = 1 << 20
@@ -57,16 +57,12 @@ class RemotePlan:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """``bundles`` and ``image`` are paths where the worker runs, ``names`` what the measurement calls the bundles.
-
-    ``load_average``: before the installation, which makes some.
-    """
+    """``bundles`` and ``image`` are paths where the worker runs, ``names`` what the measurement calls the bundles."""
 
     bundles: tuple[str, ...]
     names: tuple[str, ...]
     image: str
     plan: RemotePlan
-    load_average: float | None = None
 
 
 def run(request: Request, *, say: Say, root: Path = ROOT) -> Measurement:
@@ -89,13 +85,10 @@ def run(request: Request, *, say: Say, root: Path = ROOT) -> Measurement:
             )
     image = Path(request.image).read_bytes()
     with held(root, wish.power_mode, fixed=wish.lock_clocks) as left:
-        circumstances = read_circumstances(root)  # before the load that compiling makes
-        if request.load_average is not None:
-            circumstances = replace(circumstances, load_average=request.load_average)
         build_plans(paths, engine=wish.engine, say=say)
         plan = BenchPlan(
             threads=wish.threads,
-            streams=wish.streams or circumstances.cores,
+            streams=wish.streams or usable_cores(),
             rounds=wish.rounds,
             sustained=wish.sustained,
         )
@@ -108,7 +101,6 @@ def run(request: Request, *, say: Say, root: Path = ROOT) -> Measurement:
             engine=wish.engine,
             progress=_reporting(say),
             root=root,
-            circumstances=circumstances,
         )
     return replace(measurement, warnings=(*measurement.warnings, *left))
 

@@ -260,9 +260,14 @@ def _resampled(
     count = len(table)
     block = round(count ** (1 / 3))
     starts = random.integers(0, count, (resamples, -(-count // block)))
-    chosen = (starts[:, :, None] + np.arange(block)).reshape(resamples, -1)[:, :count] % count
-    parts = np.array_split(chosen, min(resamples, 1 + resamples * table.size // _MOST_REDRAWN))
-    return np.concatenate([np.quantile(table[part].reshape(len(part), -1), quantile, axis=1) for part in parts])
+
+    def found(some: NDArray[np.int64]) -> NDArray[np.float64]:
+        chosen = (some[:, :, None] + np.arange(block)).reshape(len(some), -1)[:, :count] % count
+        quantiles: NDArray[np.float64] = np.quantile(table[chosen].reshape(len(some), -1), quantile, axis=1)
+        return quantiles
+
+    parts = np.array_split(starts, min(resamples, 1 + resamples * table.size // _MOST_REDRAWN))
+    return np.concatenate([found(part) for part in parts])
 
 
 def _binomial_tail(most: int, trials: int) -> int:

@@ -1,6 +1,6 @@
 """Jetsons made of files: ``/proc``, ``/sys``, ``/etc`` and NVIDIA's tools, in the shapes and units of the real ones.
 
-`fake_jetson(folder, ORIN_NANO)` writes a root that everything in `engines.jetson` and `engines.jetson_sensors` reads as
+`fake_jetson(folder, ORIN_NANO)` writes a root that everything in `engines.jetson` and `engines.sensors` reads as
 it reads ``/``.
 """
 

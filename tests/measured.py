@@ -44,7 +44,6 @@ CIRCUMSTANCES = Circumstances(
     cpu_model="AMD EPYC",
     cores=2,
     governor=None,
-    load_average=0.1,
     memory_mb=25277,
     system="Linux-6.1",
     python="3.11.2",

@@ -18,7 +18,7 @@ from tiny_bundles import COLOURS, PREPROCESS, write_colour_bundle
 
 from googlenet_edge.engines import sustained
 from googlenet_edge.engines.bench import bench, doubts, generated_jpeg, ratios
-from googlenet_edge.engines.circumstances import Circumstances, peak_memory_mb, read_circumstances
+from googlenet_edge.engines.circumstances import Circumstances, peak_memory_mb, read_circumstances, watch_others
 from googlenet_edge.engines.clocks import fixed_clocks
 from googlenet_edge.engines.cold_start import ColdStart, cold_start
 from googlenet_edge.engines.energy import EnergyPlan
@@ -364,7 +364,7 @@ def test_ratios_are_against_the_first_fp32_bundle_or_else_the_first() -> None:
     assert ratios([a]) == ()
 
 
-QUIET = Circumstances("2025-01-01T00:00:00+00:00", "A CPU", 2, "performance", 0.1, 8000, "Linux", "3.11", {})
+QUIET = Circumstances("2025-01-01T00:00:00+00:00", "A CPU", 2, "performance", 8000, "Linux", "3.11", {})
 
 
 def test_doubts_of_a_quiet_measurement_are_none() -> None:
@@ -373,17 +373,17 @@ def test_doubts_of_a_quiet_measurement_are_none() -> None:
 
 def test_doubts_name_the_cause_and_what_to_do() -> None:
     wild = replace(measured("a", [(1.0, 2.0)] * 6), warm_up=WarmUp(200, steady=False))
-    busy, governor, cold, spread = doubts(replace(QUIET, load_average=1.5, governor="powersave"), [wild])
-    assert busy == "the machine was busy before the start (load average 1.50); close other programs and measure again"
+    busy, governor, cold, spread = doubts(replace(QUIET, cores_of_others=0.62, governor="powersave"), [wild])
+    assert busy == "other programs took 62% of a core meanwhile; close them"
     assert governor == "the clock governor is 'powersave'; set 'performance' for steady clocks"
     assert cold == "a was not steady after 200 runs; quiet or cool the machine"
-    assert spread == "a varied by 67% (middle half of its runs); measure again with more rounds"
+    assert spread == "a varied by 67% (middle half of its runs); quiet the machine or fix its clocks"
 
 
 def test_doubts_say_of_a_fixed_clock_that_nothing_moves_and_of_another_jetson_that_it_is_one(tmp_path: Path) -> None:
     root = fake_jetson(tmp_path, ORIN_NANO)
     with fixed_clocks(root):
-        here = replace(read_circumstances(root), load_average=0.1)
+        here = read_circumstances(root)
     steady = measured("a", [(1.0, 1.01)] * 6)
     assert here.governor == "schedutil"
     assert doubts(here, [steady]) == ()
@@ -404,20 +404,27 @@ def test_circumstances_are_read_from_the_system(tmp_path: Path) -> None:
     files = {
         "proc/cpuinfo": "processor\t: 0\nmodel name\t: Intel(R) N100\n",
         "proc/meminfo": "MemTotal:        8000000 kB\n",
-        "proc/loadavg": "0.25 0.5 0.75 1/100 123\n",
         "proc/self/status": "VmPeak:\t 9 kB\nVmHWM:\t  100000 kB\n",
         "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "schedutil\n",
     }
     root = fake_root(tmp_path, files)
     found = read_circumstances(root)
-    assert (found.cpu_model, found.governor, found.load_average, found.memory_mb) == (
-        "Intel(R) N100",
-        "schedutil",
-        0.25,
-        8192,
-    )
+    assert (found.cpu_model, found.governor, found.memory_mb) == ("Intel(R) N100", "schedutil", 8192)
     assert found.packages["numpy"] == np.__version__
     assert peak_memory_mb(root) == 102
+
+
+def test_cores_of_others_are_what_processors_did_less_what_this_process_did(tmp_path: Path) -> None:
+    def cores_while(user: int, stolen: int) -> float | None:
+        cores = watch_others(fake_root(tmp_path, {"proc/stat": "cpu  0 0 0 99 0 0 0 0 0 0\ncpu0 0 0 0 9\n"}))
+        sum(i * i for i in range(300_000))  # work of this process itself, at least a tick
+        fake_root(tmp_path, {"proc/stat": f"cpu  {user} 0 0 99999 9999 0 0 {stolen} 0 0\ncpu0 0 0 0 9\n"})
+        return cores()
+
+    assert cores_while(0, 0) == 0.0
+    assert (cores_while(10**9, 0) or 0) > 1000
+    assert (cores_while(0, 10**9) or 0) > 1000
+    assert watch_others(tmp_path / "elsewhere")() is None
 
 
 def test_circumstances_of_an_arm_board_take_its_name_from_the_device_tree(tmp_path: Path) -> None:
@@ -444,7 +451,7 @@ def test_circumstances_of_a_server_name_its_gpus_and_their_driver(tmp_path: Path
 
 def test_circumstances_that_cannot_be_read_are_none_and_never_zero(tmp_path: Path) -> None:
     found = read_circumstances(tmp_path)
-    assert (found.cpu_model, found.governor, found.load_average, found.memory_mb) == (None, None, None, None)
+    assert (found.cpu_model, found.governor, found.memory_mb) == (None, None, None)
     assert peak_memory_mb(tmp_path) is None
 
 

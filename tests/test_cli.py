@@ -178,6 +178,7 @@ def test_bench_measures_all_bundles_of_the_newest_run(work: Path, monkeypatch: p
     for name in ("fp32-cpu", "int8-cpu"):
         assert f"using runs/photos/{name} (of the newest run)\n" in outcome.err
         assert len(re.findall(rf"^photos/{name} ", outcome.err, re.MULTILINE)) == 3, outcome.err
+    assert "using --rounds 7 (gnet-edge.toml)\n" in outcome.err
     assert "measurement: measurement.json\n" in outcome.err
     assert "…" not in outcome.err
     measurement = json.loads(outcome.out)

@@ -58,13 +58,11 @@ def test_worker_measures_as_it_was_asked_with_a_stream_for_each_core(
         remote_worker, "bench", lambda paths, **others: given.update(paths=paths, **others) or measured()
     )
     said: list[tuple[str, dict[str, Any]]] = []
-    request = replace(asked(PLAN, tmp_path), load_average=0.0)  # what the agent saw before it installed
-    run(request, say=lambda event, **facts: said.append((event, facts)), root=fake_pc(tmp_path / "pc"))
+    run(asked(PLAN, tmp_path), say=lambda event, **facts: said.append((event, facts)), root=fake_pc(tmp_path / "pc"))
     plan = given["plan"]
     assert (plan.rounds, plan.sustained) == (7, SustainedPlan(60, 30))
     assert plan.streams == len(os.sched_getaffinity(0))
     assert given["names"] == ("runs/fp32", "runs/int8")
-    assert given["circumstances"].load_average == 0.0
     assert given["image"] == b"an image"
     assert said == [("step", {"message": "measuring"})]
 

@@ -22,7 +22,14 @@ from measured import answered, lost_and_gained, measured, measured_bundle, on_a_
 from googlenet_edge.commands import demo as demonstration
 from googlenet_edge.engines.accuracy import compare
 from googlenet_edge.engines.answers import Thumbnail, write_answers
-from googlenet_edge.engines.measurement import BundleMeasurement, Measurement, Stage, samples, write_measurement
+from googlenet_edge.engines.measurement import (
+    BatchThroughput,
+    BundleMeasurement,
+    Measurement,
+    Stage,
+    samples,
+    write_measurement,
+)
 from googlenet_edge.engines.protocol import DeviceStage
 from googlenet_edge.engines.report import plots
 from googlenet_edge.engines.report.judge import judge
@@ -60,6 +67,10 @@ def material(*measurements: Measurement) -> Material:
 
 def verdict(*measurements: Measurement) -> Verdict:
     return verdict_of(subjects_of(material(*measurements)))
+
+
+SAME = answered(lost=0, gained=0)
+JUDGED = replace(with_accuracy(INT8, 1800), against_fp32=compare(*map(SAME.evaluation, SAME.bundles)))
 
 
 # The verdict
@@ -120,7 +131,7 @@ def test_verdict_names_the_reference_of_speed_and_that_of_accuracy_where_they_di
 def test_verdict_tells_of_small_differences_with_as_many_digits_as_they_take(
     factor: float, words: str, tone: Tone
 ) -> None:
-    found = verdict(measured(FP32, replace(INT8, latency=scaled(FP32.latency, factor))))
+    found = verdict(measured(FP32, replace(JUDGED, latency=scaled(FP32.latency, factor))))
     assert (found.headline.split(",")[0], found.tone) == (words, tone)
 
 
@@ -195,6 +206,10 @@ def test_verdict_claims_no_speed_up_that_may_be_noise() -> None:
     assert verdict(measured(FP32, slower)).headline.startswith("int8-cpu takes 1.30× the time of fp32-cpu, and")
 
 
+def test_verdict_praises_no_speed_where_nobody_looked_at_the_accuracy() -> None:
+    assert [verdict(measured(FP32, bundle)).tone for bundle in (JUDGED, INT8)] == [Tone.GOOD, Tone.MIXED]
+
+
 def test_verdict_of_one_bundle_and_of_several_machines() -> None:
     assert verdict(measured(with_accuracy(INT8, 1800))) == Verdict(
         "int8-cpu answers in 4.65 ms.",
@@ -203,6 +218,10 @@ def test_verdict_of_one_bundle_and_of_several_machines() -> None:
     )
     slow = measured(measured_bundle("runs/signs/int8-cpu", factor=4.0))
     assert verdict(slow, measured(INT8)).headline == "The fastest of 2 is int8-cpu (m1): 4.65 ms for an image."
+    alike = measured(measured_bundle("runs/signs/int8-cpu", factor=1.01))
+    assert verdict(alike, measured(INT8)).headline == (
+        "The fastest of 2 (within 1.75 %) are int8-cpu (m0) and int8-cpu (m1): 4.65 ms for an image."
+    )
 
 
 # The page
@@ -233,6 +252,22 @@ def test_page_holds_everything_that_is_there(folder: Path) -> None:
     assert "9 that fp32-cpu gets right it gets wrong, 4 the other way round" in page
     assert "inception3a" in page
     assert ("gnet-edge bench runs/signs/fp32-cpu runs/signs/int8-cpu --threads 1 --streams 1 --rounds 40") in page
+
+
+def test_page_repeats_with_no_number_of_rounds_where_it_was_found_while_measuring() -> None:
+    by_itself = replace(INT8, throughput=(BatchThroughput(1, 200.0, samples([(5.0,)] * 10)),))
+    assert "--rounds" not in page_of(material(measured(by_itself))).repeat[0]
+
+
+def test_page_takes_no_name_of_a_bundle_for_an_option() -> None:
+    hostile = replace(INT8, name="--host=me@elsewhere")
+    assert page_of(material(measured(hostile))).repeat[0].startswith("gnet-edge bench ./--host=me@elsewhere --threads")
+
+
+def test_page_draws_thousands_of_rounds_as_120() -> None:
+    found = plots.by_round([(1.0 + i % 7, 2.0) for i in range(5000)], colour=1)
+    assert found.count("<circle") == 120
+    assert plots.by_round([(1.0, 2.0)] * 40, colour=1).count("<circle") == 40
 
 
 def test_page_repeats_with_all_that_the_files_know_and_names_what_they_do_not(folder: Path) -> None:
@@ -301,8 +336,9 @@ def test_page_shows_versions_of_software_without_control_characters_and_not_endl
 
 
 def test_page_shows_the_doubts_of_the_measurement() -> None:
-    doubtful = replace(measured(), warnings=("the machine was busy",))
-    assert (verdict(measured()).tone, verdict(doubtful).tone) == (Tone.GOOD, Tone.MIXED)
+    judged = measured(FP32, JUDGED)
+    doubtful = replace(judged, warnings=("the machine was busy",))
+    assert (verdict(judged).tone, verdict(doubtful).tone) == (Tone.GOOD, Tone.MIXED)
     assert "<li>the machine was busy</li>" in to_html(page_of(material(doubtful))).decode()
 
 
@@ -560,6 +596,11 @@ def test_report_refuses_answers_about_another_model(folder: Path) -> None:
     refused_without_a_trace(sentence, "report", "measurement.json", "answers.json", cwd=folder)
 
 
+@pytest.mark.parametrize("path", [".", "/", ".."])
+def test_report_of_a_folder_is_refused(path: str, folder: Path) -> None:
+    refused_without_a_trace(r"\S+ (cannot be read: Is a directory|is a folder.*)", "report", path, cwd=folder)
+
+
 def test_report_refuses_what_it_cannot_use(folder: Path) -> None:
     for sentence, arguments in (
         ("there is no measurement among the files; make one with: gnet-edge bench --out .*", ["answers.json"]),
@@ -597,13 +638,16 @@ def test_material_reads_files_of_older_versions(folder: Path) -> None:
 
 
 SHORT = samples([(4.0 + 0.1 * i, 5.0) for i in range(6)])
-SMALL = to_json(measured(replace(INT8, latency=SHORT, stages={Stage.DECODE: SHORT}, throughput=())))
+BRIEF = replace(INT8, latency=SHORT, stages=dict.fromkeys(Stage, SHORT), throughput=(BatchThroughput(1, 200.0, SHORT),))
+SMALL = to_json(measured(BRIEF))
 
 
 @given(at=st.integers(0, len(SMALL) - 1), damage=st.binary(min_size=1, max_size=4))
 def test_report_survives_any_damage(at: int, damage: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """A page, or one of our errors."""
+    """A page, or one of our errors; a page where there is no damage."""
     path = tmp_path_factory.getbasetemp() / "damaged.json"
+    path.write_bytes(SMALL)
+    assert page_of(read_material([path]))
     path.write_bytes(SMALL[:at] + damage + SMALL[at + len(damage) :])
     try:
         page_of(read_material([path]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from googlenet_edge.engines.report.material import Material, Source
 from googlenet_edge.engines.report.verdict import Rule, Side, broken_sentences, parse_rules
 from googlenet_edge.engines.rounds import BenchPlan, take_rounds
 from googlenet_edge.errors import ConfigError, DataError
+from googlenet_edge.statistics import Interval
 from googlenet_edge.target import Device, EngineName, Precision, Unit
 
 TRIALS = 100
@@ -481,6 +483,32 @@ def test_gate_is_sure_of_a_model_that_gives_the_same_answers(tmp_path: Path) -> 
     assert not Rule(Metric.TOP1, Side.BELOW, -0.2).undecided_by(top1)
 
 
+def test_gate_cannot_decide_what_lies_beyond_the_limit_and_is_not_told_from_chance() -> None:
+    """9 of 50 images lost and 2 gained: the interval of the change ends below the limit, and McNemar's p is 0.07."""
+    change = Change(Metric.TOP1, 90.0, 76.0, -14.0, Interval(-26.6, -0.37), real=False)
+    rule = Rule(Metric.TOP1, Side.BELOW, -0.2)
+    assert (rule.broken_by(change), rule.undecided_by(change)) == (False, True)
+
+
+def test_gate_takes_no_other_notes_in_a_manifest_for_another_size(old: Path) -> None:
+    noted = replace(BUNDLE, bundle_bytes=BUNDLE.bundle_bytes + 60)
+    assert "Nothing that changed" in gate(old, noted, "size>+0%")(done).err  # type: ignore[attr-defined]
+    larger = replace(BUNDLE, bundle_bytes=round(1.01 * BUNDLE.bundle_bytes))
+    refused(gate(old, larger, "size>+0%")(gnet_edge), r"int8-cpu: size \S+ → \S+ MB, \+1\.0 %, where at most \+0 % .*")  # type: ignore[arg-type]
+
+
+def test_gate_shows_the_doubts_about_the_baseline_and_what_it_did_not_compare(tmp_path: Path) -> None:
+    write_measurement(tmp_path / "old.json", replace(measured(), warnings=("the GPU's clock moves",)))
+    write_measurement(tmp_path / "new.json", one(BUNDLE))
+    outcome = done("report", "new.json", "--baseline", "old.json", "-o", "page.html", "--json", cwd=tmp_path)
+    doubt = "old.json: the GPU's clock moves"
+    assert f"warning: {doubt}\n" in outcome.err
+    assert json.loads(outcome.out)["warnings"] == [doubt]
+    page = html.unescape((tmp_path / "page.html").read_text())
+    assert doubt in page
+    assert "runs/signs/fp32-cpu (onnxruntime) of the baseline was not measured now, and is not compared" in page
+
+
 def test_gate_refuses_rules_where_a_bundle_of_the_baseline_is_missing(tmp_path: Path) -> None:
     write_measurement(tmp_path / "old.json", measured(FP32, BUNDLE))
     other = replace(BUNDLE, engine=replace(BUNDLE.engine, backend="openvino"))
@@ -573,6 +601,12 @@ def test_gate_refuses_other_circumstances_unless_it_is_forced(old: Path) -> None
         r" with --force",
     )
     assert "Nothing that changed" in done(*arguments, "--force", cwd=old.parent).err
+    larger = replace(one(BUNDLE), image=replace(one(BUNDLE).image, width=6000, height=4000))
+    write_measurement(old.parent / "larger.json", larger)
+    refused(
+        gnet_edge("report", "larger.json", "--baseline", "old.json", cwd=old.parent),
+        r"old\.json and larger\.json .* circumstances: image 640×480 against 6000×4000; .*",
+    )
 
 
 def test_gate_refuses_other_power_modes_and_clocks(tmp_path: Path) -> None:

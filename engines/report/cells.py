@@ -19,7 +19,7 @@ from googlenet_edge.engines.report.judge import Matched, Metric
 from googlenet_edge.engines.report.material import Layers, Source
 from googlenet_edge.engines.report.plots import COLOURS, Curve, Floor, curves
 from googlenet_edge.engines.report.subjects import Subject, shown_name, shown_text
-from googlenet_edge.engines.report.verdict import accuracy_words, change_words, milliseconds
+from googlenet_edge.engines.report.verdict import accuracy_words, change_words, figure, milliseconds
 from googlenet_edge.engines.sensors import Series, Watched
 from googlenet_edge.statistics import FEWEST_FOR_P99_9, Summary
 from googlenet_edge.target import Device
@@ -103,8 +103,8 @@ def changes_table(matched: Sequence[Matched]) -> Table:
             low, high = change.interval.low, change.interval.high
             within = "" if low == high else f" ({low:+.{digits}f} to {high:+.{digits}f})"
             cells = (
-                f"{change.before:.4g} {change.metric.unit}",
-                f"{change.after:.4g} {change.metric.unit}",
+                f"{figure(change.before)} {change.metric.unit}",
+                f"{figure(change.after)} {change.metric.unit}",
                 f"{change.change:+.{digits}f} {unit}{within}{f' beside {change.beside}' if change.beside else ''}",
                 "a difference" if change.real else "no difference",
             )

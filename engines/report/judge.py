@@ -39,6 +39,9 @@ weights lie: intervals of times are that much wider on both sides than what the 
 _MOST_DRIFT = 0.1
 """From hour to hour a machine becomes slower or faster by such a share at most; 8 % was seen."""
 
+_NOTES_PERCENT = 0.05
+"""The same model built again: its manifest tells of other seconds, in a few letters more or less."""
+
 _Pair = tuple[Subject, Subject]
 """A bundle before and now."""
 
@@ -261,7 +264,7 @@ def _changes(
         _spread_change(Metric.ENERGY, *(bundle.energy.turns_mj if bundle.energy else () for bundle in (a, b))),
         _spread_change(Metric.COLD_START, *starts, drift=abs(_drift(beside)) if beside else 0.0),
         _memory_change(a, b),
-        _plain(Metric.SIZE, a.bundle_bytes / 1e6, b.bundle_bytes / 1e6, least=0.0),
+        _plain(Metric.SIZE, a.bundle_bytes / 1e6, b.bundle_bytes / 1e6, least=_NOTES_PERCENT),
         _paired_top1_change(_answers_of(a, old), _answers_of(b, new)) or _top1_change(before, after),
     ]
     return tuple(change for change in found if change)

@@ -16,6 +16,7 @@ from googlenet_edge.engines.answers import KIND as ANSWERS
 from googlenet_edge.engines.answers import Answers, parse_answers
 from googlenet_edge.engines.measurement import (
     MAX_BYTES,
+    MOST_ROUNDS,
     BundleMeasurement,
     Measurement,
     Samples,
@@ -179,8 +180,8 @@ def check_measurement(measurement: Measurement, where: str) -> None:
 def _problems(measurement: Measurement) -> Iterator[str]:
     here, image = measurement.circumstances, measurement.image
     yield from _counts("circumstances", (here.cores, image.size_bytes, image.width, image.height))
-    if here.load_average is not None:
-        yield from _figures("load_average", (here.load_average,), least=0)
+    if here.cores_of_others is not None:
+        yield from _figures("cores_of_others", (here.cores_of_others,), least=0)
     if here.memory_mb is not None:
         yield from _counts("memory_mb", (here.memory_mb,))
     if measurement.watched:
@@ -221,6 +222,8 @@ def _problems_of(bundle: BundleMeasurement) -> Iterator[str]:
 
 
 def _problems_of_samples(what: str, samples: Samples) -> Iterator[str]:
+    if len(samples.rounds_ms) > MOST_ROUNDS:
+        yield f"{what} has more than {MOST_ROUNDS:,} rounds"
     lengths = {len(times) for times in samples.rounds_ms}
     if len(lengths) != 1 or 0 in lengths:
         yield f"{what} has no samples, or rounds of different lengths"

@@ -11,7 +11,7 @@ from pathlib import PurePath
 from statistics import median
 
 from googlenet_edge.engines.answers import Answers, thumbnail_of
-from googlenet_edge.engines.measurement import Measurement, Stage
+from googlenet_edge.engines.measurement import BundleMeasurement, Measurement, Stage
 from googlenet_edge.engines.report import cells, plots
 from googlenet_edge.engines.report.cells import Table, Telemetry, telemetry_of
 from googlenet_edge.engines.report.judge import Matched
@@ -27,6 +27,7 @@ from googlenet_edge.engines.report.subjects import (
     subjects_of,
 )
 from googlenet_edge.engines.report.verdict import Verdict, milliseconds, verdict_of
+from googlenet_edge.engines.rounds import BenchPlan
 from googlenet_edge.errors import DamagedImageError
 from googlenet_edge.statistics import median_interval
 
@@ -128,13 +129,16 @@ class Page:
     repeat: tuple[str, ...]
 
 
-def page_of(material: Material, matched: Sequence[Matched] = ()) -> Page:
-    """The page about ``material``; ``matched`` is its comparison with a baseline, where there is one."""
+def page_of(material: Material, matched: Sequence[Matched] = (), not_compared: Sequence[str] = ()) -> Page:
+    """The page about ``material``; ``matched`` is its comparison with a baseline, where there is one.
+
+    ``not_compared``: sentences about what that leaves out.
+    """
     subjects = subjects_of(material)
     return Page(
         about=_about(material.sources),
         verdict=verdict_of(subjects, matched),
-        warnings=_warnings(material.sources),
+        warnings=(*warnings_of(material, matched), *not_compared),
         changes=cells.changes_table(matched) if matched else None,
         software=_software(matched),
         glance=cells.glance_table(subjects),
@@ -167,7 +171,10 @@ def _about(sources: Sequence[Source]) -> str:
     return "; ".join(dict.fromkeys(found))
 
 
-def _warnings(sources: Sequence[Source]) -> tuple[str, ...]:
+def warnings_of(material: Material, matched: Sequence[Matched] = ()) -> tuple[str, ...]:
+    """What makes the figures doubtful, those of the baseline too; with the name of the file where there are several."""
+    before = {pair.before.source.name: pair.before.source for pair in matched}
+    sources = (*material.sources, *before.values())
     many = len(sources) > 1
     return tuple(
         shown_text(f"{source.name}: {warning}" if many else warning)
@@ -332,10 +339,18 @@ def _bench(found: Measurement) -> str:
     camera = f" --fps {plan.fps:g}" if plan and plan.fps else ""
     return (
         f"gnet-edge bench {_quoted(bundle.name for bundle in bundles)} --threads {bundles[0].engine.threads}"
-        f" --streams {streams} --rounds {len(bundles[0].latency.rounds_ms)}"
+        f" --streams {streams}{_rounds(bundles[0])}"
         f"{_common('--device', (bundle.engine.device.value for bundle in bundles))}"
         f"{_common('--engine', (bundle.engine.backend for bundle in bundles))}{lasting}{camera}"
     )
+
+
+def _rounds(bundle: BundleMeasurement) -> str:
+    """Nothing where the number was found while measuring: then there are 10 rounds of throughput."""
+    rounds, others = len(bundle.latency.rounds_ms), {len(batch.latency.rounds_ms) for batch in bundle.throughput}
+    plan = BenchPlan()
+    found = rounds >= plan.least_rounds and others == {plan.throughput_rounds}
+    return "" if found else f" --rounds {rounds}"
 
 
 def _eval(about: Answers) -> str:
@@ -373,7 +388,9 @@ def _common(option: str, values: Iterable[str | None]) -> str:
 
 
 def _quoted(texts: Iterable[str]) -> str:
-    return " ".join(shlex.quote(shown_text(text)) for text in texts)
+    """What begins as an option does is a path from here."""
+    shown = (shown_text(text) for text in texts)
+    return " ".join(shlex.quote(f"./{text}" if text.startswith("-") else text) for text in shown)
 
 
 def _suffix(place: int) -> str:

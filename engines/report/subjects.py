@@ -23,7 +23,7 @@ _LONGEST_NAME = 60
 _Named = tuple[str, Source, BundleMeasurement]
 """A measured bundle with its label and its file."""
 
-_MAY_DIFFER = {"date", "load_average", "memory_mb", "system", "python", "packages", "jetson", "gpu"}
+_MAY_DIFFER = {"date", "cores_of_others", "memory_mb", "system", "python", "packages", "jetson", "gpu"}
 """What a gate is there to compare (software), or what differs from boot to boot and from minute to minute.
 
 ``jetson`` has a comparison of its own, and ``gpu`` counts where it computes."""
@@ -163,6 +163,8 @@ def differing_circumstances(before: Subject, after: Subject) -> tuple[str, ...]:
         if field.name not in _MAY_DIFFER
     ]
     found += _jetson_differences(theirs.jetson, ours.jetson)
+    images = ((m.image.width, m.image.height) for m in (before.source.measurement, after.source.measurement))
+    found.append(_difference("image", *(f"{width}×{height}" for width, height in images)))
     a, b = before.bundle.engine, after.bundle.engine
     found += [
         _difference("engine", a.backend, b.backend),

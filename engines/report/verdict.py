@@ -55,13 +55,21 @@ def verdict_of(subjects: Sequence[Subject], matched: Sequence[Matched] = ()) -> 
     if len(verdicts) == 1:
         return verdicts[0]
     fastest = min(subjects, key=_p50)
-    headline = f"The fastest of {len(subjects)} is {fastest.label}: {milliseconds(_p50(fastest))} for an image."
+    alike = [s.label for s in subjects if _p50(s) <= (1 + RUN_TO_RUN_PERCENT / 100) * _p50(fastest)]
+    verb = "is" if len(alike) == 1 else f"(within {RUN_TO_RUN_PERCENT} %) are"
+    names, time = " and ".join(alike), milliseconds(_p50(fastest))
+    headline = f"The fastest of {len(subjects)} {verb} {names}: {time} for an image."
     return Verdict(headline, tuple(verdict.headline for verdict in verdicts), Tone.NEUTRAL)
 
 
 def milliseconds(value: float) -> str:
     """Three or four digits that count."""
     return f"{value:.3f} ms" if value < 1 else f"{value:.2f} ms" if value < 100 else f"{value:.0f} ms"
+
+
+def figure(value: float) -> str:
+    """Four digits that count, and never a power of ten."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def accuracy_words(accuracy: Accuracy | None, *, simulated: bool = False) -> str:
@@ -100,7 +108,7 @@ def _of_comparison(subject: Subject, subjects: Sequence[Subject]) -> Verdict:
     assert subject.ratio is not None
     speed, faster = _speed(subject.ratio, reference.label)
     accuracy, lost = _accuracy(subject)
-    good = faster and not lost and not subject.source.measurement.warnings
+    good = faster and subject.comparison and not lost and not subject.source.measurement.warnings
     tone = Tone.GOOD if good else Tone.BAD if not faster and lost else Tone.MIXED
     interval = subject.ratio.interval
     details = [
@@ -201,9 +209,10 @@ class Rule:
 
     def undecided_by(self, change: Change) -> bool:
         """Whether the change cannot be told from none, nor from one beyond the limit, and measuring more would help."""
-        within = change.interval.low <= self.limit <= change.interval.high
+        low, high = change.interval.low, change.interval.high
+        reaches = high > self.limit if self.side is Side.ABOVE else low < self.limit
         least = 0 if change.metric is Metric.TOP1 else RUN_TO_RUN_PERCENT
-        return within and not change.real and abs(self.limit) > least and change.metric in _STEADIER
+        return reaches and not change.real and abs(self.limit) > least and change.metric in _STEADIER
 
     def broken_by(self, change: Change) -> bool:
         """Whether the change is beyond the limit, and no noise."""
@@ -292,7 +301,8 @@ def change_sentence(change: Change) -> str:
         return f"top-1 {change.before:.2f} → {change.after:.2f} %, {change.change:+.2f} points{within}"
     beside = f" beside {change.beside}" if change.beside else ""
     return (
-        f"{metric.value} {change.before:.4g} → {change.after:.4g} {metric.unit}, {change.change:+.1f} %{beside}{within}"
+        f"{metric.value} {figure(change.before)} → {figure(change.after)} {metric.unit},"
+        f" {change.change:+.1f} %{beside}{within}"
     )
 
 

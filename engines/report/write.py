@@ -49,8 +49,10 @@ def format_of(path: Path) -> Format:
         raise ConfigError(f"a report cannot be written as {path.name!r}; let its name end with {wish}") from problem
 
 
-def write_report(path: Path, material: Material, matched: Sequence[Matched] = ()) -> None:
-    """Writes the file in one step.
+def write_report(
+    path: Path, material: Material, matched: Sequence[Matched] = (), not_compared: Sequence[str] = ()
+) -> None:
+    """Writes the file in one step; see `page_of`.
 
     Raises:
         ConfigError: as `format_of`.
@@ -61,9 +63,9 @@ def write_report(path: Path, material: Material, matched: Sequence[Matched] = ()
         case Format.CSV:
             data = to_csv(subjects_of(material))
         case Format.MARKDOWN:
-            data = to_markdown(page_of(material, matched))
+            data = to_markdown(page_of(material, matched, not_compared))
         case Format.HTML:
-            data = to_html(page_of(material, matched))
+            data = to_html(page_of(material, matched, not_compared))
     write_bytes(path, data)
 
 

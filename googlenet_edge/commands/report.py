@@ -33,11 +33,13 @@ class Changed:
 class Reported:
     """What ``--json`` prints, also where a rule is broken: the verdict, and what changed since the baseline.
 
-    ``missing`` are bundles of the baseline without a counterpart, ``new`` those that it lacks, ``unlike`` says what has
-    only answers of another engine, ``broken`` and ``undecided`` what is the matter with rules.
+    ``warnings`` are those of the measurements and of the baseline, ``missing`` bundles of the baseline without a
+    counterpart, ``new`` those that it lacks, ``unlike`` says what has only answers of another engine, ``broken`` and
+    ``undecided`` what is the matter with rules.
     """
 
     verdict: Verdict
+    warnings: tuple[str, ...]
     report: str | None
     changes: tuple[Changed, ...]
     missing: list[str]
@@ -45,6 +47,15 @@ class Reported:
     unlike: list[str]
     broken: tuple[str, ...]
     undecided: tuple[str, ...]
+
+    @property
+    def not_compared(self) -> list[str]:
+        """Sentences."""
+        return [
+            *(f"{bundle} of the baseline was not measured now, and is not compared" for bundle in self.missing),
+            *(f"{bundle} is not in the baseline, and is not compared" for bundle in self.new),
+            *self.unlike,
+        ]
 
 
 def report(
@@ -79,6 +90,7 @@ def report(
     from googlenet_edge.engines.report import verdict as verdicts
     from googlenet_edge.engines.report.judge import answers_of_other_engines, judge, without_counterpart
     from googlenet_edge.engines.report.material import read_material
+    from googlenet_edge.engines.report.page import warnings_of
     from googlenet_edge.engines.report.subjects import subjects_of
     from googlenet_edge.engines.report.write import format_of, write_report
     from googlenet_edge.errors import RegressionError
@@ -87,7 +99,7 @@ def report(
         raise typer.BadParameter("--fail-if compares with an older measurement: give --baseline")
     rules = verdicts.parse_rules(fail_if) if fail_if is not None else ()
     paths = [named(taken) for taken in workspace.take_results(files or ())]
-    path = out or (None if baseline else paths[0].with_name("report.html"))
+    path = out or (None if baseline else paths[0].parent / "report.html")
     if path:
         format_of(path)
         workspace.refuse_inside_bundle(path)
@@ -100,12 +112,13 @@ def report(
     if not force:
         verdicts.check_complete(rules, missing, unlike)
         verdicts.check_circumstances(matched)
-    if path:
-        write_report(path, material, matched)
     broken, undecided = verdicts.broken_sentences(rules, matched), verdicts.undecided_sentences(rules, matched)
     verdict = verdicts.verdict_of(subjects_of(material), matched)
     changes = tuple(Changed(pair.before.label, pair.after.label, pair.changes) for pair in matched)
-    found = Reported(verdict, str(path) if path else None, changes, missing, new, unlike, broken, undecided)
+    warnings, written = warnings_of(material, matched), str(path) if path else None
+    found = Reported(verdict, warnings, written, changes, missing, new, unlike, broken, undecided)
+    if path:
+        write_report(path, material, matched, found.not_compared)
     if broken:
         output(found, as_json)
         raise RegressionError("; ".join(broken))
@@ -120,13 +133,7 @@ def _tell(found: Reported, matched: Sequence[Matched]) -> None:
     if matched:
         shown(changes_table(cells_of(matched)))
     shown(found.verdict.headline)
-    for bundle in found.missing:
-        shown(f"{bundle} of the baseline was not measured now, and is not compared")
-    for bundle in found.new:
-        shown(f"{bundle} is not in the baseline, and is not compared")
-    for sentence in found.unlike:
-        shown(sentence)
-    for sentence in found.undecided:
+    for sentence in (*(f"warning: {text}" for text in found.warnings), *found.not_compared, *found.undecided):
         shown(sentence)
     if found.report:
         shown(f"report: {found.report}")
