@@ -74,13 +74,15 @@ if dla:
     if int8:  # TensorRT skips a cache whose header is another version's
         cache.write_bytes(cache_for(version, (bundle / "calibration.cache").read_bytes()))
         flags += [f"--calib={cache}"]
+else:  # pieces on a DLA cannot be recorded
+    flags += ["--useCudaGraph"]
 print("\n".join(flags))
 P
   for i in "${!bundles[@]}"; do # built as gnet-edge builds it
     step "flags-$i" python3 "$work/flags.py" "${bundles[$i]}" "$work/calibration-$i.cache"
     grep -q ^0 "$work/flags-$i.code" || continue
     mapfile -t flags < "$work/flags-$i.out"
-    step "trtexec-$i" "$trtexec" --onnx="${bundles[$i]}/model.onnx" "${flags[@]}" --useCudaGraph
+    step "trtexec-$i" "$trtexec" --onnx="${bundles[$i]}/model.onnx" "${flags[@]}"
   done
 fi
 

@@ -21,7 +21,6 @@ import onnx
 from onnx import helper, numpy_helper
 
 from googlenet_edge.calibration.lower import rescaled_by
-from googlenet_edge.calibration.pixels import PIXELS
 from googlenet_edge.calibration.placement import NO_NODES, WITH_WEIGHTS, absorbed_in_relu, data_inputs, grids, sources
 from googlenet_edge.calibration.ranges import S8_STEPS
 from googlenet_edge.calibration.surgery import model_like, renamed
@@ -31,7 +30,6 @@ from googlenet_edge.errors import CalibrationError
 from googlenet_edge.graph import InferenceGraph
 from googlenet_edge.tensorrt_version import Version, cache_header
 
-_LARGEST_PIXEL = 255.0
 _COPIES = ("Flatten", "Cast", "Reshape")
 
 
@@ -71,6 +69,12 @@ def scales_in(cache: bytes) -> dict[str, float]:
         if scale:  # TensorRT writes zero for a tensor that was always zero
             found[name] = scale
     return found
+
+
+def without_outputs(model: bytes, cache: bytes) -> bytes:
+    """A cache as TensorRT writes it, with a scale for every tensor, less those of the model's outputs."""
+    outputs = {name.encode() for name in _outputs(onnx.load_model_from_string(model).graph)}
+    return b"".join(line for line in cache.splitlines(True) if line.rpartition(b": ")[0] not in outputs)
 
 
 def _tensor_and_scale(line: bytes) -> tuple[str, float]:
@@ -123,7 +127,9 @@ def tensor_scales(
     *,
     float_nodes: AbstractSet[str] = NO_NODES,
 ) -> dict[str, float]:
-    """The scale of every tensor of a lowered float model but its outputs, and what only an output copies.
+    """The scale of every tensor of a lowered float model from its images on, but its outputs, and what these copy.
+
+    Before the images there are whole pixels, which a scale would round, and the GPU computes there in any case.
 
     What a Concat joins gets one scale, the largest of its inputs: a DLA copies codes there (but for a MaxPool, which
     has its input's). A convolution that a ReLU absorbs has the ReLU's, and the average of a pool that of its input: a
@@ -138,13 +144,13 @@ def tensor_scales(
     missing = sorted(set(grid_of.values()) - known.keys())
     if missing:
         raise CalibrationError(f"the calibration table has no range for {missing[0]}; calibrate again")
-    largest = _of_pixels(graph) | {tensor: known[name] for tensor, name in grid_of.items()}
+    largest = {tensor: known[name] for tensor, name in grid_of.items()}
     largest |= {inner: largest[outer] for inner, outer in absorbed_in_relu(source).items() if outer in largest}
     for node in lowered.graph.node:
         if node.op_type == "AveragePool" and {node.input[0], node.output[0]} <= largest.keys():
             largest[node.output[0]] = largest[node.input[0]]
     inner = [t for node in lowered.graph.node for t in node.output if t not in _outputs(lowered.graph)]
-    return {tensor: largest[tensor] / S8_STEPS for tensor in [PIXELS, *inner] if tensor in largest}
+    return {tensor: largest[tensor] / S8_STEPS for tensor in inner if tensor in largest}
 
 
 def _joined(graph: onnx.GraphProto, table: CalibrationTable) -> dict[str, float]:
@@ -155,13 +161,6 @@ def _joined(graph: onnx.GraphProto, table: CalibrationTable) -> dict[str, float]
         if node.op_type == "Concat" and table.tensors.keys() >= set(inputs):
             found[node.output[0]] = max(found.get(t, table.tensors[t].amax) for t in inputs if t)
     return found
-
-
-def _of_pixels(graph: InferenceGraph) -> dict[str, float]:
-    """The largest absolute values before the network, of the tensors of `pixels.taking_pixels_cast_first`."""
-    centred = max(max(mean, _LARGEST_PIXEL - mean) for mean in graph.preprocess.mean)
-    raw = dict.fromkeys((PIXELS, f"{PIXELS}.real", f"{PIXELS}.planes"), _LARGEST_PIXEL)
-    return raw | {f"{PIXELS}.centred": centred}
 
 
 def _outputs(graph: onnx.GraphProto) -> set[str]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from enum import Enum
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -68,11 +68,12 @@ class Diagnosis:
 
 
 def installed(module: str) -> str | None:
-    """See `Installed`. The version is "unknown" where the package does not record it under the name of its module."""
+    """See `Installed`; as onnxruntime-gpu gives ``onnxruntime``. The version is "unknown" where no package tells."""
     try:
         return version(module) if find_spec(module) else None
     except PackageNotFoundError:
-        return "unknown"
+        packages = packages_distributions().get(module)
+        return version(packages[0]) if packages else "unknown"
     except (ImportError, ValueError):
         return None
 
@@ -155,7 +156,9 @@ def _build(installed: Installed) -> Finding:
 
 
 def _has_gpu(root: Path, jetson: Jetson | None) -> bool:
-    return jetson is not None or (root / "proc/driver/nvidia/version").is_file()
+    """Under WSL, Windows has the driver, and only its library is here."""
+    places = "proc/driver/nvidia/version", "usr/lib/wsl/lib/libcuda.so.1"
+    return jetson is not None or any((root / place).is_file() for place in places)
 
 
 def _tensorrt(
@@ -187,6 +190,8 @@ def _provider(name: EngineName, here: tuple[EngineName, ...], *, mend: str | Non
 def _python_tensorrt(jetson: Jetson | None, installed: Installed) -> Finding:
     if found := installed("tensorrt"):
         return Finding("TensorRT", State.GOOD, f"version {found}")
+    if found := installed("tensorrt_rtx"):
+        return Finding("TensorRT", State.GOOD, f"for RTX, version {found}")
     if jetson is None:
         return Finding("TensorRT", State.MISSING, "there is an NVIDIA GPU and no TensorRT", "pip install tensorrt")
     if jetson.tensorrt is None:

@@ -10,8 +10,10 @@ gives TensorRT's as True and False), ``onnxruntime_session_options_config_keys.h
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import logging
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -53,7 +55,7 @@ def open_on_gpu(provider: GpuProvider, profile: DeviceProfile, model: bytes, opt
             " with --precision fp16"
         )
     _refuse_missing(provider)
-    _preload()
+    _preload(provider, options.precision)
     name, crop = _input_of(model)
     ordered = [
         (each, provider_options(each, profile, options, shape=(name, crop), model=model)) for each in provider.order
@@ -195,8 +197,16 @@ def _refuse_missing(provider: GpuProvider) -> None:
         )
 
 
-def _preload() -> None:
-    """Loads the CUDA and cuDNN that pip installed, which ONNX Runtime from 1.21 on does when told to, and prints."""
+def _preload(provider: GpuProvider, precision: Precision) -> None:
+    """Loads the CUDA and cuDNN that pip installed, which ONNX Runtime from 1.21 on does when told to, and prints.
+
+    And TensorRT, which it does not. Its provider has no option that keeps float32 from being TF32.
+    """
+    if provider is not CUDA:
+        with contextlib.suppress(ImportError, OSError):
+            importlib.import_module("tensorrt_libs")
+        if precision is Precision.FP32:
+            os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
     preload = getattr(onnxruntime, "preload_dlls", None)
     if preload is None:
         return

@@ -2,7 +2,7 @@
 
 | | 8.5, 8.6 | 10 | 8.5 to 10.7 on a DLA | 11, RTX |
 |---|---|---|---|---|
-| network | EXPLICIT_BATCH | STRONGLY_TYPED | neither | STRONGLY_TYPED |
+| network | EXPLICIT_BATCH | STRONGLY_TYPED | EXPLICIT_BATCH below 10 | STRONGLY_TYPED |
 | FP16, INT8 | flags | types in the graph | flags | types in the graph |
 | INT8 on a DLA | a calibration cache | – | a calibration cache | no DLA |
 | optimization level | from 8.6 | yes | yes | yes |
@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -28,10 +27,11 @@ from googlenet_edge.engines.tensorrt_layers import Placement, PlanLayer, layers_
 from googlenet_edge.engines.tensorrt_library import (
     Flavour,
     Library,
+    calibrator_of,
     errors_in,
-    kept,
     listening,
     logger_of,
+    monitor_of,
     shape_of,
     started,
 )
@@ -167,8 +167,7 @@ def recipe_for(library: Library, request: PlanRequest, *, calibrates: bool = Fal
     on_dla = request.unit is Unit.DLA
     if on_dla and (library.flavour is Flavour.RTX or library.version >= _FIRST_WITHOUT_DLA):
         raise EngineError(
-            f"a DLA needs TensorRT 8.5 to 10.7 (JetPack 5 or 6), and this is {library}; build for the GPU: leave --dla"
-            " out"
+            f"a DLA needs TensorRT 8.5 to 10.7 (JetPack 6), and this is {library}; build for the GPU: leave --dla out"
         )
     if on_dla and request.batches.least != request.batches.most:
         raise EngineError("a DLA takes one size of batch")
@@ -197,7 +196,8 @@ def build_plan(
     Args:
         gpu: the name of the GPU at hand, for the key.
         timing_cache: from an earlier plan of the same TensorRT on the same device; makes the build faster.
-        calibrator: in the place of the request's calibration cache; see `calibrator_of`.
+        calibrator: with images, in the place of the request's calibration cache; see `calibrator_of`. The plan then
+            takes its pixels as float32, as TensorRT hands on only those (Polygraphy's calibrator casts all inputs).
 
     Raises:
         EngineError: TensorRT refuses the graph or cannot build it; with its own words.
@@ -216,8 +216,12 @@ def build_plan(
             network, logger_of(library.module)
         )  # owns the weights: it must live until the plan is built
         _parse(library, parser, request.model)
+        if calibrator is not None:
+            network.get_input(0).dtype = trt.DataType.FLOAT
         config = builder.create_builder_config()
         _configure(library, recipe, config, request)
+        if request.unit is Unit.DLA:
+            _leave_pixels_to_the_gpu(library, network, config)
         profile = _profile(builder, network, request.batches)
         config.add_optimization_profile(profile)
         if recipe is Recipe.CALIBRATED:
@@ -225,7 +229,7 @@ def build_plan(
             config.set_calibration_profile(profile)
             config.int8_calibrator = calibrator  # TensorRT does not keep it alive
         _use_timing_cache(library, config, timing_cache)
-        monitor = _monitor_of(library, progress or _untold)
+        monitor = monitor_of(library, progress or _untold)
         if monitor is not None:
             config.progress_monitor = monitor
         data = builder.build_serialized_network(network, config)
@@ -275,6 +279,14 @@ def _configure(library: Library, recipe: Recipe, config: tensorrt.IBuilderConfig
         _aim(library, config, request.targets)
 
 
+def _leave_pixels_to_the_gpu(library: Library, network: Any, config: Any) -> None:
+    """All before the first convolution: a DLA would transpose the pixels, and the GPU subtract and divide after it."""
+    for layer in map(network.get_layer, range(network.num_layers)):
+        if layer.type == library.trt.LayerType.CONVOLUTION:
+            return
+        config.set_device_type(layer, library.trt.DeviceType.GPU)
+
+
 def _precision_flags(recipe: Recipe, precision: Precision) -> tuple[str, ...]:
     """Beside INT8, FP16 is allowed for what stays float."""
     if recipe is Recipe.TYPED or precision is Precision.FP32:
@@ -287,6 +299,8 @@ def _profile(
 ) -> tensorrt.IOptimizationProfile:
     profile, pixels = builder.create_optimization_profile(), network.get_input(0)
     image = shape_of(pixels.shape)[1:]
+    if batches.least == batches.most:  # a DLA takes no open dimension
+        pixels.shape = (batches.most, *image)  # pyright: ignore[reportAttributeAccessIssue]  (as below)
     least, usual, most = ((count, *image) for count in (batches.least, batches.usual, batches.most))
     profile.set_shape(pixels.name, least, usual, most)  # pyright: ignore[reportArgumentType]  (tuples are taken, too)
     return profile
@@ -316,81 +330,6 @@ def _use_timing_cache(library: Library, config: tensorrt.IBuilderConfig, stored:
 def _learned(library: Library, config: tensorrt.IBuilderConfig) -> bytes:
     cache = None if library.flavour is Flavour.RTX else config.get_timing_cache()
     return b"" if cache is None else bytes(cache.serialize())
-
-
-def calibrator_of(library: Library, cache: bytes = b"", *, images: Iterable[int] = ()) -> Any:
-    """An ``IInt8EntropyCalibrator2``: it knows the scales of ``cache`` already, or gives images, one at a time.
-
-    What TensorRT found is kept in ``written``, and in ``given`` how many images it took.
-
-    Args:
-        images: where on the device the next one is, uint8 ``(1, crop, crop, 3)``.
-    """
-    trt, logger = library.trt, logger_of(library.module)
-
-    class Calibrator(trt.IInt8EntropyCalibrator2):  # type: ignore[misc, name-defined]  # (a class of the module at hand)
-        """Called by TensorRT while it builds."""
-
-        def __init__(self) -> None:
-            trt.IInt8EntropyCalibrator2.__init__(self)
-            self.written, self.given = b"", 0
-            self._images = iter(images)
-
-        def get_batch_size(self) -> int:
-            """What a DLA takes."""
-            return 1
-
-        def get_batch(self, _names: list[str]) -> list[int] | None:
-            """The address of the next image on the device, or none when all were given."""
-            with kept(logger):
-                for image in self._images:
-                    self.given += 1
-                    return [image]
-            return None
-
-        def read_calibration_cache(self) -> bytes | None:
-            """The scales, or none: everything is to be measured."""
-            return cache or None
-
-        def write_calibration_cache(self, cache: bytes) -> None:
-            """What was found."""
-            self.written = bytes(cache)
-
-    return Calibrator()
-
-
-def _monitor_of(library: Library, progress: Progress) -> Any:
-    """An ``IProgressMonitor`` that reports the steps of the outermost phase; None where there is no such class."""
-    trt, logger = library.trt, logger_of(library.module)
-    if not hasattr(trt, "IProgressMonitor"):
-        return None
-
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]  # (a class of the module that is there when it runs)
-        """Called by TensorRT, from any of its threads."""
-
-        def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)
-            self._outermost, self._steps = "", 0
-
-        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
-            """A phase of so many steps; the outermost has no parent."""
-            if parent is None:
-                self._outermost, self._steps = phase, steps
-
-        def step_complete(self, phase: str, step: int) -> bool:
-            """Whether to go on: not after a Ctrl-C."""
-            with kept(logger):
-                if phase == self._outermost:
-                    progress(min(step + 1, self._steps), self._steps)
-            return logger.stopped is None
-
-        def phase_finish(self, phase: str) -> None:
-            """It may end before its last step."""
-            with kept(logger):
-                if phase == self._outermost:
-                    progress(self._steps, self._steps)
-
-    return Monitor()
 
 
 def _untold(_done: int, _total: int) -> None:

@@ -21,8 +21,8 @@ from googlenet_edge.engines.cuda_device import Buffer, CudaDevice, load_driver, 
 from googlenet_edge.engines.devices import profile_of
 from googlenet_edge.engines.onnxruntime_cpu import Simulated
 from googlenet_edge.engines.protocol import EngineOptions
-from googlenet_edge.engines.tensorrt_builder import PlanRequest, build_plan, calibrator_of
-from googlenet_edge.engines.tensorrt_library import Flavour, load_library
+from googlenet_edge.engines.tensorrt_builder import PlanRequest, build_plan
+from googlenet_edge.engines.tensorrt_library import Flavour, calibrator_of, load_library
 from googlenet_edge.errors import EngineError, OutputError
 from googlenet_edge.files import real_path
 
@@ -87,10 +87,10 @@ class Upload:
     def __init__(self, driver: Any, crop: int) -> None:
         """Raises `EngineError` where there is no memory."""
         self._stream = new_stream(driver)
-        self._buffer = Buffer(driver, (1, crop, crop, 3), np.uint8)
+        self._buffer = Buffer(driver, (1, crop, crop, 3), np.float32)
 
     def __call__(self, image: NDArray[np.uint8]) -> int:
-        """uint8 ``(crop, crop, 3)`` → where it is on the device, once it is there."""
+        """uint8 ``(crop, crop, 3)`` → where it is on the device as float32, once it is there."""
         self._buffer.host[:1] = image
         self._buffer.to_device(self._stream, 1)
         self._stream.synchronize()
@@ -109,7 +109,9 @@ def _release_frames(_: object, __: object, trace: TracebackType | None) -> None:
 
 
 def _cache_of(bundle: Bundle, pixels: NDArray[np.uint8], progress: Progress | None) -> tuple[bytes, str]:
-    """The calibration cache that TensorRT writes, and which TensorRT that is."""
+    """The calibration cache that TensorRT writes, less the scales of logits, and which TensorRT that is."""
+    from googlenet_edge.calibration.trt_cache import without_outputs  # noqa: PLC0415  (needs onnx, all else does not)
+
     profile, library = profile_of(bundle.manifest.device), load_library(Flavour.TENSORRT)
     request = PlanRequest(
         bundle.model, bundle.manifest.precision, profile.workspace_bytes, level=_FASTEST, unit=bundle.manifest.unit
@@ -130,4 +132,4 @@ def _cache_of(bundle: Bundle, pixels: NDArray[np.uint8], progress: Progress | No
         )
     if not cache:
         raise EngineError(f"{library} built a plan and wrote no scales; see its messages in the log")
-    return cache, str(library)
+    return without_outputs(bundle.model, cache), str(library)

@@ -11,13 +11,14 @@ import importlib
 import logging
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from googlenet_edge.dataset import Progress
 from googlenet_edge.errors import EngineError
 from googlenet_edge.tensorrt_version import Version
 
@@ -63,7 +64,7 @@ class Library:
 
     @property
     def strongly_typed(self) -> bool:
-        """Whether the types in the graph are the precision, as it is best told: from 11 on, and for RTX, it must be.
+        """Whether the types in the graph are the precision: from 10 on; from 11 on, and for RTX, it must be told so.
 
         Before, ``BuilderFlag.FP16`` and ``INT8`` allow it, and TensorRT decides layer by layer.
         """
@@ -176,3 +177,78 @@ def _severity(severity: Any) -> str:
 
 
 _ERRORS = ("ERROR:", "INTERNAL_ERROR:")
+
+
+def calibrator_of(library: Library, cache: bytes = b"", *, images: Iterable[int] = ()) -> Any:
+    """An ``IInt8EntropyCalibrator2``: it knows the scales of ``cache`` already, or gives images, one at a time.
+
+    What TensorRT found is kept in ``written``, and in ``given`` how many images it took.
+
+    Args:
+        images: where on the device the next one is, float32 ``(1, crop, crop, 3)``.
+    """
+    trt, logger = library.trt, logger_of(library.module)
+
+    class Calibrator(trt.IInt8EntropyCalibrator2):  # type: ignore[misc, name-defined]  # (a class of the module at hand)
+        """Called by TensorRT while it builds."""
+
+        def __init__(self) -> None:
+            trt.IInt8EntropyCalibrator2.__init__(self)
+            self.written, self.given = b"", 0
+            self._images = iter(images)
+
+        def get_batch_size(self) -> int:
+            """What a DLA takes."""
+            return 1
+
+        def get_batch(self, _names: list[str]) -> list[int] | None:
+            """The address of the next image on the device, or none when all were given."""
+            with kept(logger):
+                for image in self._images:
+                    self.given += 1
+                    return [image]
+            return None
+
+        def read_calibration_cache(self) -> bytes | None:
+            """The scales, or none: everything is to be measured."""
+            return cache or None
+
+        def write_calibration_cache(self, cache: bytes) -> None:
+            """What was found."""
+            self.written = bytes(cache)
+
+    return Calibrator()
+
+
+def monitor_of(library: Library, progress: Progress) -> Any:
+    """An ``IProgressMonitor`` that reports the steps of the outermost phase; None where there is no such class."""
+    trt, logger = library.trt, logger_of(library.module)
+    if not hasattr(trt, "IProgressMonitor"):
+        return None
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]  # (a class of the module that is there when it runs)
+        """Called by TensorRT, from any of its threads."""
+
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self._outermost, self._steps = "", 0
+
+        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
+            """A phase of so many steps; the outermost has no parent."""
+            if parent is None:
+                self._outermost, self._steps = phase, steps
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            """Whether to go on: not after a Ctrl-C."""
+            with kept(logger):
+                if phase == self._outermost:
+                    progress(min(step + 1, self._steps), self._steps)
+            return logger.stopped is None
+
+        def phase_finish(self, phase: str) -> None:
+            """It may end before its last step."""
+            with kept(logger):
+                if phase == self._outermost:
+                    progress(self._steps, self._steps)
+
+    return Monitor()

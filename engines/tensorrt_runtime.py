@@ -120,11 +120,10 @@ class TensorRtEngine:
         streams = options.streams if shared else 1
         version = ".".join(map(str, library.version))
         self.plan = replace(plan, data=b"")  # TensorRT has its own copy
-        name = EngineName.TENSORRT.value
-        self.spec = EngineSpec(
-            name, version, target, options.threads, crop, classes, streams, unit=plan.record.key.unit
-        )
-        recording = Recording(wanted=library.flavour is Flavour.TENSORRT)  # RTX changes its kernels while it runs
+        name, unit = EngineName.TENSORRT.value, plan.record.key.unit
+        self.spec = EngineSpec(name, version, target, options.threads, crop, classes, streams, unit=unit)
+        gpu_alone = unit is not Unit.DLA and library.flavour is Flavour.TENSORRT
+        recording = Recording(wanted=gpu_alone)  # RTX changes its kernels while it runs, and a DLA records nothing
         self._idle: LifoQueue[_Worker | None] = LifoQueue()  # None: closed
         with ExitStack() as made:
             made.callback(self._release)

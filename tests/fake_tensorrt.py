@@ -46,6 +46,8 @@ class Script:
     starts: bool = True
     takes: int = 1 << 30
     dla_cores: int = 2
+    pixels: Any = field(default_factory=lambda: SimpleNamespace(name="pixels", shape=(-1, 8, 8, 3), dtype="UINT8"))
+    on_the_gpu: list[str] = field(default_factory=list)
 
 
 def fake_library(version: str, script: Script, flavour: Flavour = Flavour.TENSORRT) -> Library:
@@ -67,6 +69,8 @@ def fake_tensorrt(version: str, script: Script, *, rtx: bool = False) -> Any:
     trt.MemoryPoolType = _enum("WORKSPACE")
     trt.ProfilingVerbosity = _enum("LAYER_NAMES_ONLY", "DETAILED")
     trt.DeviceType = _enum("GPU", "DLA")
+    trt.DataType = _enum("FLOAT", "UINT8")
+    trt.LayerType = _enum("CAST", "SHUFFLE", "CONVOLUTION")
     if rtx:
         trt.ComputeCapability = _enum("CURRENT", "SM86", "SM89")
     trt.ILogger = type("ILogger", (), {"WARNING": "WARNING"})
@@ -130,7 +134,9 @@ class _Builder:
 
     def create_network(self, flags: int) -> Any:
         self._script.network_flags = flags
-        return SimpleNamespace(get_input=lambda _: SimpleNamespace(name="pixels", shape=(-1, 8, 8, 3)))
+        pixels, kinds = self._script.pixels, self._trt.LayerType
+        layers = [SimpleNamespace(type=k) for k in (kinds.CAST, kinds.SHUFFLE, kinds.CONVOLUTION, kinds.SHUFFLE)]
+        return SimpleNamespace(get_input=lambda _: pixels, num_layers=len(layers), get_layer=layers.__getitem__)
 
     def create_builder_config(self) -> Any:
         return _Config(self._trt, self._script, self._settable)
@@ -159,6 +165,7 @@ class _Builder:
         return b"plan of " + self._trt.__version__.encode()
 
     def _calibrate(self, calibrator: Any) -> None:
+        assert self._script.pixels.dtype.name == "FLOAT", "TensorRT hands on float32 alone"
         while len(self._script.calibrated_on) < self._script.takes and (
             addresses := _called(calibrator.get_batch, ["pixels"])
         ):
@@ -179,6 +186,10 @@ class _Config:
 
     def set_memory_pool_limit(self, pool: Any, size: int) -> None:
         self._script.settings[pool.name] = size
+
+    def set_device_type(self, layer: Any, device: Any) -> None:
+        assert device.name == "GPU"
+        self._script.on_the_gpu.append(layer.type.name)
 
     def set_flag(self, flag: Any) -> None:
         self._script.flags.append(flag.name)

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -127,8 +128,17 @@ def test_doctor_of_a_machine_with_a_gpu_says_which_providers_onnxruntime_has(tmp
     assert whole.runs == (EngineName.ONNXRUNTIME, EngineName.OPENVINO, EngineName.TENSORRT)
     by_rtx = examine(root, installed={**BUILD, "tensorrt_rtx": "1.7.1", "pycuda": "2025.1"}.get, providers=lambda: ())
     assert by_rtx.runs == (EngineName.ONNXRUNTIME, EngineName.TENSORRT)
+    [said] = [finding for finding in by_rtx.findings if finding.topic == "TensorRT"]
+    assert said == Finding("TensorRT", State.GOOD, "for RTX, version 1.7.1")
     without = examine(fake_pc(tmp_path / "plain"), installed=BUILD.get, providers=lambda: tuple(EngineName))
     assert without.runs == (EngineName.ONNXRUNTIME,)
+
+
+def test_doctor_finds_the_gpu_of_a_windows_with_linux_in_it(tmp_path: Path) -> None:
+    driver = fake_pc(tmp_path) / "usr/lib/wsl/lib/libcuda.so.1"
+    driver.parent.mkdir(parents=True)
+    driver.touch()
+    assert findings(tmp_path, BUILD)["TensorRT"].mend == "pip install tensorrt"
 
 
 def test_doctor_of_a_jetson_says_what_it_is_and_what_makes_it_see_its_tensorrt(tmp_path: Path) -> None:
@@ -178,6 +188,7 @@ def test_installed_looks_and_does_not_import() -> None:
     assert installed("no_such_module") is None
     assert installed("") is None
     assert installed("json") == "unknown"
+    assert installed("_pytest") == version("pytest")  # a module of another package's name, as ONNX Runtime's on a GPU
     program = (
         "import sys; from pathlib import Path; from googlenet_edge.engines.doctor import examine; examine(Path('/'));"
         " assert not {'torch', 'onnx', 'onnxruntime', 'openvino', 'tensorrt', 'pycuda'} & set(sys.modules)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -57,6 +58,7 @@ def gpu_bundle(precision: Precision, device: Device = Device.CUDA) -> Bundle:
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
     made = Machine()
     monkeypatch.setattr(onnxruntime_gpu, "onnxruntime", made.module())
     return made
@@ -67,6 +69,20 @@ def refusal(engine: EngineName, precision: Precision = Precision.FP16) -> str:
         open_bundle(gpu_bundle(precision), engine=engine)
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("engine", "precision", "wish"),
+    [(ON_TENSORRT, Precision.FP32, "0"), (ON_TENSORRT, Precision.FP16, None), (ON_CUDA, Precision.FP32, None)],
+)
+def test_float32_by_tensorrt_is_no_tf32_where_nobody_says_otherwise(
+    engine: EngineName, precision: Precision, wish: str | None, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_bundle(gpu_bundle(precision), engine=engine).close()
+    assert os.environ["NVIDIA_TF32_OVERRIDE"] == "1"
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE")
+    open_bundle(gpu_bundle(precision), engine=engine).close()
+    assert os.environ.get("NVIDIA_TF32_OVERRIDE") == wish
 
 
 @pytest.mark.parametrize(("engine", "precision"), PAIRS)

@@ -94,6 +94,9 @@ def test_int8_on_a_dla_is_by_the_calibration_cache(version: str, header: bytes) 
     assert (script.settings["default_device_type"].name, script.settings["DLA_core"]) == ("DLA", 1)
     assert script.settings["calibration profile"]
     assert script.network_flags == (1 if version == "8.6.2" else 0)
+    assert script.on_the_gpu == ["CAST", "SHUFFLE"]  # all before the first convolution
+    assert script.pixels.shape == (4, 8, 8, 3)  # the one size of its batches
+    assert script.pixels.dtype == "UINT8"
 
 
 def test_fp16_on_a_dla_needs_no_cache() -> None:
@@ -115,11 +118,11 @@ def test_a_plan_of_which_nothing_is_on_the_dla_is_told_of(caplog: pytest.LogCapt
 @pytest.mark.parametrize(
     ("version", "request_", "sentence"),
     [
-        ("11.4.1", ON_DLA, "a DLA needs TensorRT 8.5 to 10.7 (JetPack 5 or 6), and this is tensorrt 11.4.1; build"),
+        ("11.4.1", ON_DLA, "a DLA needs TensorRT 8.5 to 10.7 (JetPack 6), and this is tensorrt 11.4.1; build"),
         (
             "10.16.0",
             ON_DLA,
-            "a DLA needs TensorRT 8.5 to 10.7 (JetPack 5 or 6), and this is tensorrt 10.16.0; build",
+            "a DLA needs TensorRT 8.5 to 10.7 (JetPack 6), and this is tensorrt 10.16.0; build",
         ),
         ("10.3.0", replace(ON_DLA, dla_core=2), "tensorrt 10.3.0 finds no DLA core 2 here; build for the GPU"),
         ("8.6.2", replace(ON_DLA, batches=Batches(1, 4, 4)), "a DLA takes one size of batch"),

@@ -38,18 +38,20 @@ OWNERS = {
     **{"self._runtime": "Runtime", "self._engine": "ICudaEngine", "engine": "ICudaEngine"},
     **{"self._context": "IExecutionContext", "cache": "ITimingCache"},
     **{f"trt.{name}": name for name in ("BuilderFlag", "DataType", "DeviceType", "MemoryPoolType")},
+    **{"library.trt.DeviceType": "DeviceType", "library.trt.LayerType": "LayerType"},
     **{"trt.ProfilingVerbosity": "ProfilingVerbosity", "module.ILogger": "ILogger"},
 }
 
 NAMES = {
     "tensorrt": dict.fromkeys(
-        ("Builder", "BuilderFlag", "DataType", "DeviceType", "ILogger", "MemoryPoolType", "OnnxParser",
+        ("Builder", "BuilderFlag", "DataType", "DeviceType", "ILogger", "LayerType", "MemoryPoolType", "OnnxParser",
          "NetworkDefinitionCreationFlag", "ProfilingVerbosity", "Runtime", "__version__"), ALWAYS,
     ) | {"ComputeCapability": "RTX", "IProgressMonitor": "9 to 11", "IInt8EntropyCalibrator2": "8.5 to 10"},
     "NetworkDefinitionCreationFlag": {"EXPLICIT_BATCH": "8.5 to 10", "STRONGLY_TYPED": "9 to 11"},
     "BuilderFlag": {"GPU_FALLBACK": ALWAYS, "TF32": ALWAYS},
     "DataType": {"FLOAT": ALWAYS, "UINT8": ALWAYS},
-    "DeviceType": {"DLA": ALWAYS},
+    "DeviceType": {"DLA": ALWAYS, "GPU": ALWAYS},
+    "LayerType": {"CONVOLUTION": ALWAYS},
     "MemoryPoolType": {"WORKSPACE": ALWAYS},
     "ProfilingVerbosity": {"DETAILED": ALWAYS},
     "ILogger": {"WARNING": ALWAYS, "__init__": ALWAYS},
@@ -60,13 +62,13 @@ NAMES = {
     "IBuilderConfig": dict.fromkeys(
         ("DLA_core", "add_optimization_profile", "clear_flag", "create_timing_cache", "default_device_type",
          "get_timing_cache",
-         "profiling_verbosity", "set_flag", "set_memory_pool_limit", "set_timing_cache"), ALWAYS,
+         "profiling_verbosity", "set_device_type", "set_flag", "set_memory_pool_limit", "set_timing_cache"), ALWAYS,
     ) | {
         "builder_optimization_level": "8.6 to 11", "progress_monitor": "9 to 11",
         "int8_calibrator": "8.5 to 10", "set_calibration_profile": "8.5 to 10",
         "num_compute_capabilities": "RTX", "set_compute_capability": "RTX",
     },
-    "INetworkDefinition": {"get_input": ALWAYS},
+    "INetworkDefinition": dict.fromkeys(("get_input", "get_layer", "num_layers"), ALWAYS),
     "OnnxParser": dict.fromkeys(("get_error", "num_errors", "parse"), ALWAYS),
     "Runtime": {"DLA_core": ALWAYS, "deserialize_cuda_engine": ALWAYS},
     "ICudaEngine": dict.fromkeys(

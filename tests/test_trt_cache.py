@@ -22,7 +22,13 @@ from tiny_graph import NESTED, NESTED_SHAPES, SHAPES, TINY, table_of, tiny_graph
 from wheels import wheel
 
 from googlenet_edge.calibration.lower_tensorrt import lower_fp32_tensorrt, lower_implicit_tensorrt
-from googlenet_edge.calibration.trt_cache import calibration_cache, scales_in, simulating_cache, tensor_scales
+from googlenet_edge.calibration.trt_cache import (
+    calibration_cache,
+    scales_in,
+    simulating_cache,
+    tensor_scales,
+    without_outputs,
+)
 from googlenet_edge.errors import CalibrationError
 from googlenet_edge.tensorrt_version import Version, cache_for, cache_header
 
@@ -143,18 +149,30 @@ def test_a_concat_has_a_scale_for_a_pool_that_it_joins_as_well() -> None:
     assert cache["block"] == np.float32(table.tensors["stem"].amax / 127)
 
 
-def test_the_pixels_before_the_network_have_scales() -> None:
+def test_whole_pixels_before_the_network_have_no_scales_that_would_round_them() -> None:
     cache = tiny_cache()
-    assert cache["pixels"] == cache["pixels.planes"] == np.float32(255 / 127)
-    assert cache["pixels.centred"] == np.float32(127.5 / 127)
+    assert "images" in cache
+    assert not {"pixels", "pixels.real", "pixels.planes", "pixels.centred"} & cache.keys()
 
 
-def test_every_tensor_of_a_whole_googlenet_but_its_outputs_has_a_scale() -> None:
+def test_every_tensor_of_a_whole_googlenet_has_a_scale_but_its_outputs_and_pixels() -> None:
     graph = whole_googlenet()
     table = table_of(graph, count=8)
     lowered = lower_implicit_tensorrt(graph, table)
-    tensors = {name for node in lowered.graph.node for name in node.output} | {"pixels"}
-    assert tensors - tensor_scales(graph, table, lowered).keys() == {"logits", "logits.planes"}
+    tensors = {name for node in lowered.graph.node for name in node.output}
+    without = {"logits", "logits.planes", "pixels.real", "pixels.planes", "pixels.centred"}
+    assert tensors - tensor_scales(graph, table, lowered).keys() == without
+
+
+def test_scales_of_logits_that_tensorrt_found_are_left_out() -> None:
+    graph = tiny_graph()
+    table = table_of(graph)
+    lowered = lower_implicit_tensorrt(graph, table)
+    kept = calibration_cache(graph, table, lowered, version=(8, 5, 2))
+    outputs = [output.name for output in lowered.graph.output]
+    written = kept + "".join(f"{name}: 3c010a14\n" for name in outputs).encode()
+    assert outputs
+    assert without_outputs(lowered.SerializeToString(), written) == kept
 
 
 def test_the_table_of_another_graph_is_refused() -> None:

@@ -77,11 +77,8 @@ class Metric(Enum):
 
 
 _UNITS = {
-    Metric.ENERGY: "mJ",
-    Metric.THROUGHPUT: "images/s",
-    Metric.MEMORY: "MB",
-    Metric.SIZE: "MB",
-    Metric.TOP1: "%",
+    **{Metric.ENERGY: "mJ", Metric.THROUGHPUT: "images/s", Metric.TOP1: "%"},
+    **dict.fromkeys((Metric.MEMORY, Metric.SIZE), "MB"),
 }
 _LEAST = 1e-9
 """No time in milliseconds or energy in millijoules is smaller."""

@@ -367,8 +367,7 @@ def bench(
     wish = wish if remote else machine.device_here(wish)  # the other machine looks itself whether it is that
     on_processor = not remote and wish is Device.CPU and engine is None
     paths = machine.bundles_to_measure(bundles or (), wish, on_processor=on_processor)
-    cores = chosen("--threads", threads, settings.threads, 1)
-    rounds = chosen("--rounds", rounds, settings.rounds, None)
+    cores, rounds = chosen("--threads", threads, settings.threads, 1), chosen("--rounds", rounds, settings.rounds, None)
     photo = read_image_file(image) if image else None
     if image:
         decode_rgb(image, short_side=1)
