@@ -32,8 +32,12 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
-def _all(version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True)] = False) -> None:
+@app.callback(context_settings={"help_option_names": ["--help", "-h"]})
+def _all(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
     """A GoogLeNet, from images to a measured INT8 or FP16 engine on an edge device.
 
     Start with: gnet-edge demo

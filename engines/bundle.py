@@ -225,7 +225,9 @@ def read_manifest(path: Path) -> Manifest:
     """What a bundle says of itself; nothing else of it is looked at. Raises `BundleError`."""
     file = path / MANIFEST
     if not file.exists():
-        raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}; give a folder that gnet-edge build wrote")
+        within = sorted(str(inner.parent) for inner in path.glob(f"*/{MANIFEST}"))
+        mend = f"it holds some: {', '.join(within)}" if within else "give a folder that gnet-edge build wrote"
+        raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}; {mend}")
     data = read_file(file, limit=_MAX_MANIFEST_BYTES, error=BundleError)
     manifest = from_versioned_json(data, Manifest, schema=SCHEMA, where=str(file), error=BundleError)
     if manifest.schema < SCHEMA:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from googlenet_edge import __version__
-from googlenet_edge.checkpoint import Checkpoint, CheckpointInfo, read_checkpoint
+from googlenet_edge.checkpoint import Checkpoint, read_checkpoint
 from googlenet_edge.dataset import Checked, WhenDamaged, open_dataset
 from googlenet_edge.engines.evaluate import check_same_classes
 from googlenet_edge.engines.recovery import Bars
@@ -17,7 +17,7 @@ from googlenet_edge.engines.source import Origin
 from googlenet_edge.export import check_parity, export
 from googlenet_edge.graph import DEFAULT_OPSET, InferenceGraph
 from googlenet_edge.train import check_training_data
-from googlenet_edge.training_loop import TrainingData
+from googlenet_edge.training_loop import MAYBE_SEEN, TrainingData
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +57,12 @@ class _CheckpointOrigin(Origin):
         record = self.source.info.training
         if record is None or record.val_images_sha256 == val.sha256:
             return ()
-        return (
-            "the validation images are not those of the training; the network may have been trained on some of them",
-        )
+        return (MAYBE_SEEN,)
 
 
-def images_for(info: CheckpointInfo, folder: Path, *, seed: int, when_damaged: WhenDamaged, bars: Bars) -> TrainingData:
+def images_for(
+    checkpoint: Checkpoint, folder: Path, *, seed: int, when_damaged: WhenDamaged, bars: Bars
+) -> TrainingData:
     """What a checkpoint goes on learning from: the images of a folder, each decoded once, its classes in its order.
 
     Args:
@@ -72,8 +72,10 @@ def images_for(info: CheckpointInfo, folder: Path, *, seed: int, when_damaged: W
     Raises:
         DataError, DamagedImageError: see `check_same_classes`, `check_training_data`.
     """
+    info = checkpoint.info
     check_same_classes(info.class_names, open_dataset(folder, seed=seed).train)
     with bars("checking images") as progress:
-        return check_training_data(
+        data = check_training_data(
             folder, preprocess=info.preprocess, seed=seed, when_damaged=when_damaged, progress=progress
         )
+    return data.after(checkpoint)

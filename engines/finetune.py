@@ -92,7 +92,7 @@ def finetune(
     request = replace(request, config=as_trained(request.config, checkpoint.info))
     calibration = request.calibration
     data = images_for(
-        checkpoint.info, calibration.data, seed=calibration.seed, when_damaged=calibration.when_damaged, bars=bars
+        checkpoint, calibration.data, seed=calibration.seed, when_damaged=calibration.when_damaged, bars=bars
     )
     judge = _Judge(request, data, bars)
     graph = export(checkpoint)
@@ -119,7 +119,7 @@ def _trained(
     distil(student, build_model(checkpoint), data, request.config, observer=observer, workers=request.workers)
     tuned = Checkpoint(checkpoint.info, unfolded(student.weights(), checkpoint))
     accuracy = evaluate_model(build_model(tuned), data.val, data.preprocess)
-    record = data.record(request.config, accuracy, time.monotonic() - started, checkpoint.sha256)
+    record = data.record(request.config, accuracy, time.monotonic() - started)
     return replace(tuned, info=replace(checkpoint.info, training=record))
 
 

@@ -15,6 +15,7 @@ from googlenet_edge.preprocess import Preprocess
 from googlenet_edge.target import EngineName, Unit
 
 Facts = dict[str, str]
+_KINDS = "a bundle's folder, .safetensors, .onnx or a calibration table"
 
 
 def inspect(path: Path) -> Facts:
@@ -29,8 +30,7 @@ def inspect(path: Path) -> Facts:
     if not path.exists():
         raise DataError(f"{path} is missing; gnet-edge inspect without a path shows the newest bundle")
     if path.suffix not in _READERS:
-        kinds = "a bundle's folder, .safetensors, .onnx or a calibration table's .json"
-        raise DataError(f"{path} is nothing that gnet-edge wrote; expected {kinds}")
+        raise DataError(f"{path} is not what is shown here; give {_KINDS}")
     return _READERS[path.suffix](path)
 
 
@@ -89,7 +89,7 @@ def _checkpoint(path: Path) -> Facts:
         facts["training"] = f"{record.epochs} epochs of {record.images} images in {record.seconds:.0f} s"
         facts["top-1"] = f"{record.val_top1:.2%}"
         if record.parent_sha256:
-            facts["fine-tuned from"] = record.parent_sha256
+            facts["began with the weights of"] = record.parent_sha256
     return facts
 
 
@@ -124,8 +124,9 @@ def _table(path: Path) -> Facts:
         read_file(path, limit=MAX_BYTES, error=DataError), dict[str, Raw], where=str(path), error=DataError
     )
     if "graph_sha256" not in found:
-        mend = f"; a measurement is shown by: gnet-edge report {path}" if "circumstances" in found else ""
-        raise DataError(f"{path} is no calibration table{mend}")
+        is_result = found.keys() & {"bundles", "circumstances"}
+        mend = f"results are shown by: gnet-edge report {path}" if is_result else f"give {_KINDS}"
+        raise DataError(f"{path} is no calibration table; {mend}")
     table = read_table(path)
     facts = {
         "kind": "calibration table",

@@ -138,8 +138,8 @@ def for_deepstream(bundle: Bundle, path: Path) -> Files:
     """Configuration, labels and model for ``nvinfer`` as a classifier of whole frames."""
     if bundle.manifest.device is Device.CPU:
         raise BundleError(
-            f"{path} is for a processor and DeepStream runs TensorRT; build with --device jetson, or another that"
-            " gnet-edge devices lists"
+            f"{path} is for a processor and DeepStream runs TensorRT; build for a device with it, such as"
+            " --device orin-nano"
         )
     _refuse_rtx(bundle, path, "DeepStream")
     for name in bundle.class_names:

@@ -121,7 +121,7 @@ def slim(
     _check_possible(request)
     checkpoint = read_checkpoint(request.checkpoint)
     request = replace(request, config=as_trained(request.config, checkpoint.info))
-    data = images_for(checkpoint.info, request.data, seed=request.seed, when_damaged=request.when_damaged, bars=bars)
+    data = images_for(checkpoint, request.data, seed=request.seed, when_damaged=request.when_damaged, bars=bars)
     circumstances = read_circumstances()
     stopwatch = Stopwatch(checkpoint, request.target, data.train, clock=clock)
     _check_reach(request, checkpoint, stopwatch)
@@ -267,7 +267,7 @@ class _Workshop:
         seconds = time.monotonic() - started
         after = self.evaluation(tuned, name)
         top = after.accuracy.top1, after.accuracy.top5
-        record = self.data.record(self.request.config, top, seconds, self.checkpoint.sha256)
+        record = self.data.record(self.request.config, top, seconds)
         tuned = replace(tuned, info=replace(tuned.info, training=record))
         speed = self.stopwatch.speed(tuned)
         folder = slim_folder(self.request.out, speedup)

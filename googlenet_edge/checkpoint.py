@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from msgspec import Meta
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -20,14 +23,17 @@ from googlenet_edge.workspace import STATE_FILE
 METADATA_KEY = "googlenet_edge"
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 SCHEMA = 1
+LEAST_CROP = 32
+_MOST_PTH_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingRecord:
     """How a checkpoint came to be. Accuracies are shares (0…1) of the validation images, in FP32.
 
-    ``parent_sha256`` is the hash of the checkpoint that it was made from by fine-tuning, or empty; the rest then tells
-    of the fine-tuning alone. ``augmentation`` is missing in older files.
+    ``parent_sha256`` is the hash of the checkpoint whose weights it began with, or empty; the rest then tells of what
+    came after that alone. ``val_images_sha256`` is empty where those weights may have been trained on some of the
+    images. ``augmentation`` is missing in older files.
     """
 
     epochs: int
@@ -45,7 +51,7 @@ class TrainingRecord:
 class CheckpointInfo:
     """Everything but the weights. Files from before networks were slimmed have no ``widths``: those of the paper."""
 
-    class_names: tuple[str, ...]
+    class_names: Annotated[tuple[str, ...], Meta(min_length=1)]
     preprocess: Preprocess
     true_5x5: bool = False
     aux_heads: bool = True
@@ -89,6 +95,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path} was not written by gnet-edge train; it has no class names and no preprocessing")
     data, where = metadata[METADATA_KEY].encode(), f"the metadata of {path}"
     info = from_versioned_json(data, CheckpointInfo, schema=SCHEMA, where=where, error=CheckpointError)
+    if info.preprocess.crop < LEAST_CROP:
+        raise CheckpointError(f"{path} is for images of {info.preprocess.crop} pixels, {LEAST_CROP} or more are needed")
     checkpoint = Checkpoint(info, weights, sha256_file(path))
     build_model(checkpoint, where=str(path))
     check_finite(weights, path)
@@ -118,6 +126,11 @@ def read_pth(path: Path) -> dict[str, Tensor]:
     """The tensors of a ``.pth`` state dict, read without running any code in it. Raises `CheckpointError`."""
     if not path.is_file():
         raise CheckpointError(f"{path} is missing; give the file of a state dict")
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+        if size > _MOST_PTH_BYTES:
+            raise CheckpointError(f"{path} holds {size} bytes where at most {_MOST_PTH_BYTES} are expected")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as problem:  # torch raises UnpicklingError, RuntimeError, EOFError, KeyError … for damaged files

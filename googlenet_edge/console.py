@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import sys
 import warnings
@@ -211,6 +212,8 @@ def run_command(command: Callable[[], None]) -> None:
     logging.basicConfig(format="gnet-edge: %(message)s")
     logging.captureWarnings(True)
     warnings.filterwarnings("ignore", module=r"PIL\.")  # of images that are read all the same
+    if any(not text or re.fullmatch("--[a-z-]+=", text) for text in sys.argv[1:]):
+        _fail("an argument is empty; is a variable of your shell not set?")
     try:
         Path.cwd()  # once, or else a working folder that was removed fails somewhere, without a name
     except FileNotFoundError:

@@ -64,6 +64,7 @@ class Checked:
             order, under any names.
         preprocess: what they were decoded for.
         kept: the pixels of some of them, uint8 ``(crop, crop, 3)``.
+        files: by the hash of what is in them.
     """
 
     images: ImageSet
@@ -71,6 +72,7 @@ class Checked:
     damaged: tuple[str, ...]
     preprocess: Preprocess
     kept: Mapping[Path, NDArray[np.uint8]] = field(default_factory=dict, compare=False, repr=False)
+    files: Mapping[str, Path] = field(default_factory=dict, compare=False, repr=False)
 
     def pixels(self, some: ImageSet, preprocess: Preprocess) -> Iterator[NDArray[np.uint8]]:
         """uint8 ``(crop, crop, 3)`` for some of the images in their order; only what was not kept is decoded again."""
@@ -90,7 +92,7 @@ def open_dataset(root: Path, *, seed: int = 0) -> Dataset:
         DataError: no such folder, fewer than two classes, a class without images, or classes that differ.
     """
     if not root.is_dir():
-        raise DataError(f"{root} is not a folder; expected {root}/train/CLASS/* and {root}/val/CLASS/*")
+        raise DataError(f"{root} is not a folder; give one with train/CLASS/* and val/CLASS/*, or with CLASS/*")
     if not (root / "train").is_dir():
         return _split(open_images(root), seed)
     if not (root / "val").is_dir():
@@ -100,8 +102,9 @@ def open_dataset(root: Path, *, seed: int = 0) -> Dataset:
         )
     train, val = open_images(root / "train"), open_images(root / "val")
     if train.class_names != val.class_names:
-        different = sorted(set(train.class_names) ^ set(val.class_names))
-        raise DataError(f"{root}: train/ and val/ have different classes ({', '.join(different[:5])})")
+        sides = {"train": train.class_names, "val": val.class_names}
+        alone = [f"only {side}/ has {name}" for side, names in sides.items() for name in names if _in_one(name, sides)]
+        raise DataError(f"{root}: {', '.join(alone[:5])}; train/ and val/ need the same classes")
     return Dataset(train, val)
 
 
@@ -127,11 +130,8 @@ def _listed(folder: Path) -> ImageSet:
         with os.scandir(class_folder) as entries:  # several times as quick as Path.iterdir, which asks for each file
             visible = [entry for entry in entries if _may_be_image(entry.name)]
         for entry in visible:
-            if entry.is_dir() and not entry.is_symlink() and any(map(_is_image, Path(entry).iterdir())):
-                raise DataError(
-                    f"{entry.path} has images in a folder within a class; move them up, or give it a name that begins"
-                    " with a dot"
-                )
+            if entry.is_dir() and any(map(_is_image, Path(entry).iterdir())):
+                raise DataError(_nested(entry.path, class_folder.name))
         names = sorted(entry.name for entry in visible if entry.is_file() or _leads_nowhere(entry))
         if not names:
             raise DataError(f"{class_folder} has no image; add some, or remove the folder")
@@ -165,6 +165,7 @@ def check_images(
             kept[path] = preprocess.pixels(decoded)
         return hashlib.sha256(data).hexdigest(), ""
 
+    files: dict[str, Path] = {}
     hashes: list[bytes] = []
     damaged: list[str] = []
     good: list[int] = []
@@ -173,11 +174,12 @@ def check_images(
             damaged.append(problem)
         else:
             good.append(i)
+            files.setdefault(sha256, images.paths[i])
             hashes.append(f"{sha256} {images.class_names[images.labels[i]]}\n".encode())
         if progress:
             progress(i + 1, len(images))
     sha256 = hashlib.sha256(b"".join(sorted(hashes))).hexdigest()
-    return Checked(images.take(good), sha256, tuple(damaged), preprocess, kept)
+    return Checked(images.take(good), sha256, tuple(damaged), preprocess, kept, files)
 
 
 def refuse_damaged(checked: Checked) -> ImageSet:
@@ -271,6 +273,17 @@ def _split(images: ImageSet, seed: int) -> Dataset:
         val += members[: max(1, round(VAL_SHARE * len(members)))]
     chosen = set(val)
     return Dataset(images.take([i for i in range(len(images)) if i not in chosen]), images.take(sorted(val)))
+
+
+def _nested(path: str, class_name: str) -> str:
+    splits = "; where it is a split, call that train or val" if class_name.lower()[:3] in ("tra", "val") else ""
+    return (
+        f"{path} has images in a folder within a class; move them up, or give it a name that begins with a dot{splits}"
+    )
+
+
+def _in_one(name: str, sides: Mapping[str, tuple[str, ...]]) -> bool:
+    return sum(name in names for names in sides.values()) == 1
 
 
 def _may_be_image(name: str) -> bool:

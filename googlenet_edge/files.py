@@ -220,6 +220,8 @@ def read_file(path: Path, *, limit: int, error: type[EdgeError]) -> bytes:
         raise error(f"{path} is missing") from problem
     except ValueError as problem:  # a zero byte, or what no encoding has
         raise error(f"{str(path)!a} is no name of a file") from problem
+    except IsADirectoryError as problem:
+        raise error(f"{path} is a folder; give a file in it") from problem
     except OSError as problem:
         raise error(f"{path} cannot be read: {problem.strerror}") from problem
 

@@ -18,6 +18,7 @@ from googlenet_edge.errors import DamagedImageError
 from googlenet_edge.files import read_file
 
 MAX_PIXELS = 150_000_000
+MAX_SIDE = 65_535  # that of a JPEG
 MAX_FILE_BYTES = 256 << 20
 MAX_SCANS = 100  # of a JPEG; encoders write about ten of a progressive one
 
@@ -97,6 +98,8 @@ def _open(data: bytes, name: str) -> ImageFile:
         raise DamagedImageError(
             f"{name} has {width}×{height} pixels; at most {MAX_PIXELS // 10**6} megapixels are decoded. Make it smaller"
         )
+    if max(width, height) > MAX_SIDE:
+        raise DamagedImageError(f"{name} has {width}×{height} pixels; a side has at most {MAX_SIDE}. Make it smaller")
     if isinstance(image, JpegImageFile) and _pairs(data, b"\xff\xda") > MAX_SCANS < _scans(data):
         raise DamagedImageError(
             f"{name} cannot be decoded: it has more than {MAX_SCANS} scans; replace or remove it"

@@ -30,6 +30,7 @@ IMAGENET = "imagenet"
 URL = "https://download.pytorch.org/models/googlenet-1378be20.pth"
 SHA256_START = "1378be20"  # torchvision names its files by the first eight digits of their SHA-256
 _TIMEOUT_S = 30
+_MOST_CLASSES = 100_000
 
 
 def read_start(weights: str, *, progress: Progress | None = None) -> Checkpoint:
@@ -119,4 +120,6 @@ def _missing_counters(weights: dict[str, Tensor]) -> list[str]:
 def _rows(weights: dict[str, Tensor], name: str, path: Path) -> int:
     if name not in weights or weights[name].ndim != 2:
         raise CheckpointError(f"{path} is of another architecture: {name} is missing")
+    if len(weights[name]) > _MOST_CLASSES:
+        raise CheckpointError(f"{path} has {len(weights[name])} classes where at most {_MOST_CLASSES} are expected")
     return len(weights[name])

@@ -164,13 +164,17 @@ def _decoded(text: bytes) -> dict[str, Any] | None:
 
 
 def refuse_another_s_lines(path: Path) -> None:
-    """Raises `ConfigError` where there is something else than lines of trainings, `OutputError` where none can be."""
+    """Raises `ConfigError` where there is something else than lines of trainings, `OutputError` where none can be.
+
+    The beginning of a first line is one of ours that a full disk cut off.
+    """
     check_file_place(path)
+    data, lines = path.read_bytes() if path.is_file() else b"", read_lines(path)
     try:
-        ours = msgspec.convert(read_lines(path), list[EpochReport])
+        ours = bool(msgspec.convert(lines, list[EpochReport])) or not data
     except msgspec.ValidationError:
-        ours = []
-    if not ours and path.is_file() and path.stat().st_size:
+        ours = False
+    if not (ours or (not lines and data.startswith(b'{"epoch":') and b"\n" not in data)):
         raise ConfigError(f"{path} {NOT_OURS}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from googlenet_edge.dataset import (
 )
 from googlenet_edge.descent import batch_size_for
 from googlenet_edge.errors import ConfigError
-from googlenet_edge.files import alone_in, check_writable, real_path
+from googlenet_edge.files import alone_in, check_file_place, check_writable, real_path
 from googlenet_edge.model import Widths
 from googlenet_edge.parallel import Rank
 from googlenet_edge.preprocess import Preprocess
@@ -33,6 +34,7 @@ from googlenet_edge.training_loop import TrainingData, train_from
 from googlenet_edge.training_state import (
     TrainConfig,
     TrainingState,
+    check_same_config,
     check_same_training,
     first_state,
     read_state,
@@ -48,6 +50,7 @@ from googlenet_edge.workspace import (
     write_run_record,
 )
 
+_log = logging.getLogger(__name__)
 _FIRST = "conv1.conv.weight"
 _WHITENED_IMAGES = 500
 _PATCH_STRIDE = 4
@@ -97,6 +100,9 @@ def train(
         refuse_another_s_run(request.folder)
         refuse_another_s_lines(request.folder / METRICS_FILE)
     check_writable(path)
+    check_file_place(request.folder / STATE_FILE)
+    if saved := read_state(request.folder):  # before all images are decoded
+        check_same_config(saved.config, request.config, request.folder)
     data = check_training_data(
         request.data,
         preprocess=request.preprocess,
@@ -104,6 +110,7 @@ def train(
         when_damaged=when_damaged,
         progress=progress,
     )
+    data = data.after(request.start) if request.start else data
     widths = request.start.info.widths if request.start else Widths()
     info = CheckpointInfo(data.train.class_names, request.preprocess, request.true_5x5, widths=widths)
     batch_size = batch_size_for(request.config.batch_size, len(data.train), processes=rank.world)
@@ -169,6 +176,9 @@ def check_training_data(
         return found
 
     train_set, val_set = checked(dataset.train, before=0), checked(dataset.val, before=len(dataset.train))
+    if twice := train_set.files.keys() & val_set.files.keys():
+        first = min(val_set.files[sha256] for sha256 in twice)
+        _log.warning("%d validation images are among those of training, too, first: %s; remove one", len(twice), first)
     return TrainingData(train_set.images, val_set.images, train_set.sha256, val_set.sha256, preprocess)
 
 

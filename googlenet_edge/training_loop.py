@@ -1,12 +1,13 @@
 """Training: main loss + 0.3 × each auxiliary loss, the descent of `descent`, weight averaging.
 
 `train_from` can be killed at any moment and called again: it goes on from the last saved step with the same images, the
-same draws and so the same result.
+same draws and so the same result: to the last bit on a processor, in one process.
 """
 
 from __future__ import annotations
 
 import ctypes
+import logging
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -38,6 +39,8 @@ LABEL_SMOOTHING = 0.1
 EMA_HALF_LIFE_SHARE = 0.02
 EVAL_BATCH = 100
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
+MAYBE_SEEN = "the validation images are not those of the training; the network may have been trained on some of them"
+_log = logging.getLogger(__name__)
 _MEND = "start again with a lower --learning-rate and another --out"
 
 
@@ -50,13 +53,23 @@ class TrainingData:
     train_sha256: str
     val_sha256: str
     preprocess: Preprocess
+    parent_sha256: str = ""
+    val_is_unseen: bool = True
 
-    def record(
-        self, config: DescentConfig, accuracy: tuple[float, float], seconds: float, parent: str = ""
-    ) -> TrainingRecord:
+    def after(self, parent: Checkpoint) -> TrainingData:
+        """For what begins with weights that were trained before, perhaps on some of ``val``: then a warning is told."""
+        before = parent.info.training
+        unseen = before is None or before.val_images_sha256 == self.val_sha256
+        if not unseen:
+            _log.warning("%s", MAYBE_SEEN)
+        return replace(self, parent_sha256=parent.sha256, val_is_unseen=unseen)
+
+    def record(self, config: DescentConfig, accuracy: tuple[float, float], seconds: float) -> TrainingRecord:
         """Of a training on them; ``accuracy`` is (top-1, top-5) on ``val``."""
-        hashes = self.train_sha256, self.val_sha256
-        return TrainingRecord(config.epochs, len(self.train), *hashes, *accuracy, seconds, parent, config.augmentation)
+        hashes = self.train_sha256, self.val_sha256 if self.val_is_unseen else ""
+        return TrainingRecord(
+            config.epochs, len(self.train), *hashes, *accuracy, seconds, self.parent_sha256, config.augmentation
+        )
 
 
 @clear_errors()
@@ -159,10 +172,11 @@ class _Loop:
     def __init__(self, state: TrainingState, data: TrainingData, rank: Rank, observer: Observer, workers: int) -> None:
         self.config, self.data, self.rank, self.observer = state.config, data, rank, observer
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        place = [float(state.epoch), float(state.step)]
+        place = [float(state.epoch), float(state.step), float(int(data.train_sha256[:12], 16))]
         if mean_of_ranks(place, rank, self.device) != place:
             raise TrainingError(
-                "processes would go on from different steps; give --out on a disk that all of them share"
+                "processes would go on from different steps or with different images; give --data and --out on disks"
+                " that all of them share"
             )
         self.generator = torch.Generator().manual_seed(state.config.seed)
         if state.generator is not None:

@@ -11,7 +11,7 @@ from msgspec import Meta
 from safetensors.torch import save
 from torch import Tensor
 
-from googlenet_edge.checkpoint import Checkpoint, CheckpointInfo, read_safetensors
+from googlenet_edge.checkpoint import Checkpoint, CheckpointInfo, check_same_tensors, expected_tensors, read_safetensors
 from googlenet_edge.descent import DescentConfig
 from googlenet_edge.errors import TrainingError
 from googlenet_edge.files import from_versioned_json, to_json, write_bytes
@@ -42,8 +42,8 @@ class _Header:
     info: CheckpointInfo
     config: TrainConfig
     images_sha256: str
-    epoch: int = 0
-    step: int = 0
+    epoch: Annotated[int, Meta(ge=0)] = 0
+    step: Annotated[int, Meta(ge=0)] = 0
     seconds: float = 0.0
     start: str = ""
     batch_size: int = 0
@@ -135,6 +135,8 @@ def read_state(folder: Path) -> TrainingState | None:
     def part(prefix: str) -> dict[str, Tensor]:
         return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
+    for weights in ("weights/", "average/"):
+        check_same_tensors(part(weights), expected_tensors(header.info), str(path))
     return TrainingState(
         **{f.name: getattr(header, f.name) for f in fields(_Header)},
         weights=part("weights/"),
@@ -146,11 +148,8 @@ def read_state(folder: Path) -> TrainingState | None:
 
 def check_same_training(saved: TrainingState, wanted: TrainingState, folder: Path) -> None:
     """Raises `TrainingError`, naming the difference, where the saved state belongs to other settings or images."""
-    mend = f"give the settings of before, or start anew with another --out than {folder}"
-    for f in fields(TrainConfig):
-        before, now = getattr(saved.config, f.name), getattr(wanted.config, f.name)
-        if before != now:
-            raise TrainingError(f"{folder} was being trained with {f.name} {before}, now it is {now}; {mend}")
+    check_same_config(saved.config, wanted.config, folder)
+    mend = _mend(folder)
     if saved.images_sha256 != wanted.images_sha256:
         raise TrainingError(f"{folder} was being trained on other images; {mend}")
     if saved.batch_size != wanted.batch_size:
@@ -162,6 +161,19 @@ def check_same_training(saved: TrainingState, wanted: TrainingState, folder: Pat
         raise TrainingError(f"{folder} was being trained from other weights; {mend}")
     if saved.info != wanted.info:
         raise TrainingError(f"{folder} was being trained with other classes, preprocessing or network; {mend}")
+
+
+def check_same_config(saved: TrainConfig, wanted: TrainConfig, folder: Path) -> None:
+    """The same, of the settings alone."""
+    for before, now in ((saved.augmentation, wanted.augmentation), (saved, wanted)):
+        for f in fields(before):
+            was, is_ = getattr(before, f.name), getattr(now, f.name)
+            if was != is_:
+                raise TrainingError(f"{folder} was being trained with {f.name} {was}, now it is {is_}; {_mend(folder)}")
+
+
+def _mend(folder: Path) -> str:
+    return f"give the settings of before, or start anew in another folder than {folder}"
 
 
 def remove_state(folder: Path) -> None:

@@ -40,11 +40,14 @@ _USUAL_NAMES = {
 }
 
 
+Text = Annotated[str, msgspec.Meta(min_length=1)]
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``gnet-edge.toml``: what a person does not want to type again. Paths are relative to the working folder."""
 
-    data: str | None = None
-    checkpoint: str | None = None
+    data: Text | None = None
+    checkpoint: Text | None = None
     precision: Precision | None = None
     device: Device | None = None
     engine: EngineChoice | None = None
@@ -52,8 +55,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     calibration_images: Annotated[int, msgspec.Meta(ge=1)] | None = None
     max_drop: Annotated[float, msgspec.Meta(ge=0, le=100)] | None = None
     rounds: Annotated[int, msgspec.Meta(ge=6, le=5000)] | None = None
-    host: str | None = None
-    host_python: str | None = None
+    host: Text | None = None
+    host_python: Text | None = None
     host_keep: bool | None = None
 
 
@@ -73,8 +76,11 @@ def read_settings() -> Settings:
     try:
         return msgspec.toml.decode(data.removeprefix(codecs.BOM_UTF8), type=Settings)
     except (msgspec.DecodeError, ValueError, RecursionError) as problem:
-        known = ", ".join(Settings.__struct_fields__)
-        raise ConfigError(f"{SETTINGS_FILE.absolute()} cannot be used: {problem}; it may set {known}") from problem
+        known = f"it may set {', '.join(Settings.__struct_fields__)}"
+        for name, kind in (("device", Device), ("precision", Precision)):
+            if f"$.{name}" in str(problem):
+                known = f"a {name} is one of {', '.join(each.value for each in kind)}"
+        raise ConfigError(f"{SETTINGS_FILE.absolute()} cannot be used: {problem}; {known}") from problem
 
 
 def write_run_record(folder: Path, record: RunRecord) -> None:
@@ -131,7 +137,7 @@ def take_checkpoint(given: Path | None, settings: Settings) -> Taken:
     """The checkpoint to use. Raises `ConfigError` where there is none."""
     mend = "train first with: gnet-edge train --data DIR"
     if given or settings.checkpoint:
-        return _existing(_given_or_set(given, settings.checkpoint), mend)
+        return _file_of_run(_existing(_given_or_set(given, settings.checkpoint), mend), CHECKPOINT_FILE)
     return _newest(f"*/{CHECKPOINT_FILE}", "checkpoint", mend)
 
 
@@ -139,7 +145,7 @@ def take_graph(given: Path | None) -> Taken:
     """The inference graph to use. Raises `ConfigError` where there is none."""
     mend = "export one first with: gnet-edge export"
     if given:
-        return _existing(Taken(given, "given"), mend)
+        return _file_of_run(_existing(Taken(given, "given"), mend), GRAPH_FILE)
     return _newest(f"*/{GRAPH_FILE}", "graph", mend)
 
 
@@ -250,9 +256,16 @@ def _existing(taken: Taken, mend: str) -> Taken:
     return taken
 
 
+def _file_of_run(taken: Taken, usual: str) -> Taken:
+    if taken.path.is_dir():
+        raise ConfigError(f"{taken.path} is a folder; give a file in it, such as {taken.path / usual}")
+    return taken
+
+
 def _newest(pattern: str, what: str, mend: str, *deeper: str) -> Taken:
     newest = max((each for one in (pattern, *deeper) for each in _finished(RUNS.glob(one))), default=None)
     if newest is None:
+        mend = f"change to the folder that holds {RUNS}/" if RUNS.name in Path.cwd().parts else mend
         raise ConfigError(f"there is no {what} under {RUNS.absolute()}; {mend}")
     return Taken(newest[1], f"the newest under {RUNS}/")
 

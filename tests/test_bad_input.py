@@ -93,7 +93,7 @@ def letter_among_images(photos: Path) -> None:
         (nothing, "photos has no class folder; expected at least two folders, one a class, with images in them"),
         (one_class, "photos has only the class 'cat'; expected at least two folders, one a class, with images in them"),
         (empty_class, "photos/train/dog has no image; add some, or remove the folder"),
-        (no_folder, r"photos is not a folder; expected photos/train/CLASS/\* and photos/val/CLASS/\*"),
+        (no_folder, r"photos is not a folder; give one with train/CLASS/\* and val/CLASS/\*, or with CLASS/\*"),
         (
             letter_among_images,
             "photos/train/dog/letter.jpg is not a JPEG, PNG or WebP image; convert or remove it, or leave damaged"
@@ -283,7 +283,7 @@ def test_bad_table_is_refused(work: Path, tmp_path: Path) -> None:
     table.write_bytes(whole[:-100])
     refused_without_a_trace("bad.json cannot be read: Input data was truncated", "inspect", "bad.json", cwd=tmp_path)
     table.write_text('{"circumstances": {}, "schema": 1}')
-    sentence = "bad.json is no calibration table; a measurement is shown by: gnet-edge report bad.json"
+    sentence = "bad.json is no calibration table; results are shown by: gnet-edge report bad.json"
     refused_without_a_trace(sentence, "inspect", "bad.json", cwd=tmp_path)
 
 
@@ -382,7 +382,9 @@ def test_links_that_lead_round_in_a_circle_are_no_traceback(work: Path) -> None:
     (work / "loop.onnx").symlink_to("loop.onnx")
     (work / "loop.json").symlink_to("loop.json")
     nowhere = "Too many levels of symbolic links"
-    refused_without_a_trace("loop is not a folder; expected .*", "train", "--data", "loop", "--out", "new", cwd=work)
+    refused_without_a_trace(
+        "loop is not a folder; give one with .*", "train", "--data", "loop", "--out", "new", cwd=work
+    )
     refused_without_a_trace(rf"loop\.json cannot be read: {nowhere}", "report", "loop.json", cwd=work)
     refused_without_a_trace(
         rf"loop\.onnx cannot be read: {nowhere}", "build", "--onnx", "loop.onnx", "--data", "photos", cwd=work

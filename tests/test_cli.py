@@ -169,6 +169,35 @@ def test_build_gives_a_script_what_it_relies_on(built: Built) -> None:
     assert report["reused"] == ["runs/photos/googlenet.onnx"]
 
 
+@pytest.mark.parametrize("arguments", [("bench", "--host", ""), ("bench", "--host="), ("prune", ""), ("demo", "")])
+def test_an_empty_argument_is_no_wish(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    sentence = r"an argument is empty; is a variable of your shell not set\?"
+    refused_without_a_trace(sentence, *arguments, cwd=tmp_path)
+
+
+@pytest.mark.parametrize("command", ["prune", "export", "finetune", "build", "calibrate", "sensitivity"])
+def test_a_folder_in_the_place_of_a_file_is_told(command: str, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    file = "googlenet.onnx" if command == "calibrate" else "checkpoint.safetensors"
+    refused_without_a_trace(f"run is a folder; give a file in it, such as run/{file}", command, "run", cwd=tmp_path)
+
+
+def test_a_run_in_the_place_of_a_bundle_is_told_with_its_bundles(work: Path) -> None:
+    sentence = "runs/photos is not a bundle: it has no manifest.json; it holds some: runs/photos/fp32-cpu, .*"
+    refused_without_a_trace(sentence, "bench", "runs/photos", cwd=work)
+
+
+def test_within_runs_the_way_out_is_told(work: Path) -> None:
+    sentence = "there is no bundle under .*/runs/runs; change to the folder that holds runs/"
+    refused_without_a_trace(sentence, "predict", "photo.jpg", cwd=work / "runs")
+
+
+def test_settings_with_an_unknown_device_name_the_known_ones(tmp_path: Path) -> None:
+    (tmp_path / "gnet-edge.toml").write_text('device = "orin"\n')
+    sentence = r".*gnet-edge.toml cannot be used: .* 'orin' - at `\$.device`; a device is one of cpu, .*"
+    refused_without_a_trace(sentence, "build", cwd=tmp_path)
+
+
 def test_bench_measures_all_bundles_of_the_newest_run(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quick = partial(rounds.BenchPlan, runs=1, batches=(1,), batch_rounds=1, cold_starts=1)
     monkeypatch.setattr(rounds, "BenchPlan", quick)
@@ -178,7 +207,7 @@ def test_bench_measures_all_bundles_of_the_newest_run(work: Path, monkeypatch: p
     for name in ("fp32-cpu", "int8-cpu"):
         assert f"using runs/photos/{name} (of the newest run)\n" in outcome.err
         assert len(re.findall(rf"^photos/{name} ", outcome.err, re.MULTILINE)) == 3, outcome.err
-    assert "using --rounds 7 (gnet-edge.toml)\n" in outcome.err
+    assert "using --rounds 7 (gnet-edge.toml says so)\n" in outcome.err
     assert "measurement: measurement.json\n" in outcome.err
     assert "…" not in outcome.err
     measurement = json.loads(outcome.out)
@@ -243,10 +272,13 @@ def test_photo_named_twice_is_answered_once(tmp_path: Path) -> None:
 
 def test_inspect_sends_to_the_report_what_that_can_show(work: Path) -> None:
     refused_without_a_trace(
-        "runs/photos/run.json is no calibration table$", "inspect", "runs/photos/run.json", cwd=work
+        "runs/photos/run.json is no calibration table; give .*",
+        "inspect",
+        "runs/photos/run.json",
+        cwd=work,
     )
     write_measurement(work / "m.json", measured())
-    sentence = "m.json is no calibration table; a measurement is shown by: gnet-edge report m.json"
+    sentence = "m.json is no calibration table; results are shown by: gnet-edge report m.json"
     refused_without_a_trace(sentence, "inspect", "m.json", cwd=work)
     (work / "m.json").unlink()
 
@@ -354,7 +386,7 @@ def test_eval_of_a_folder_that_is_not_split_says_that_it_judges_a_part(colours: 
     outcome = done("eval", "--data", tmp_path, "--json", cwd=colours)
     assert json.loads(outcome.out)[0]["accuracy"]["images"] == 6
     judging = f"judging 6 images of {tmp_path}: the one in five of each class"
-    assert f"{judging} of a split that may not be the training's, so that some of them may have been" in outcome.err
+    assert f"{judging}; the network may have been trained on some of them" in outcome.err
     record = colours / "runs" / "colours" / "run.json"
     write_run_record(record.parent, RunRecord(str(tmp_path.resolve()), seed=3))
     try:

@@ -102,6 +102,14 @@ def test_dataset_leaves_no_image_out_in_silence(tmp_path: Path) -> None:
     sentence = "cat/2025 has images in a folder within a class; move them up, or give it a name that begins with a dot$"
     with pytest.raises(DataError, match=sentence):
         open_images(tmp_path)
+    (tmp_path / "cat").rename(tmp_path / "Train")
+    with pytest.raises(DataError, match=r"Train/2025 has .* a dot; where it is a split, call that train or val$"):
+        open_images(tmp_path)
+    (tmp_path / "Train").rename(tmp_path / "cat")
+    (tmp_path / "cat" / "2025").rename(tmp_path / ".2025")
+    (tmp_path / "cat" / "2025").symlink_to(tmp_path / ".2025")
+    with pytest.raises(DataError, match=sentence):
+        open_images(tmp_path)
 
 
 def test_dataset_names_what_is_wrong_with_its_folders(tmp_path: Path) -> None:
@@ -109,7 +117,9 @@ def test_dataset_names_what_is_wrong_with_its_folders(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"has train/ and no val/; add .*val/CLASS/\*, or put the classes directly in"):
         open_dataset(tmp_path)
     paint_classes(tmp_path / "val", cat=2, cow=2)
-    with pytest.raises(DataError, match=r"train/ and val/ have different classes \(cow, dog\)"):
+    with pytest.raises(
+        DataError, match="only train/ has dog, only val/ has cow; train/ and val/ need the same classes"
+    ):
         open_dataset(tmp_path)
     paint_classes(tmp_path / "flat", cat=2, dog=1)
     with pytest.raises(DataError, match=r"flat/dog has one image; at least two are needed to split train from val"):

@@ -182,7 +182,7 @@ def test_read_file_names_what_is_wrong(tmp_path: Path) -> None:
         read_file(tmp_path / "absent", limit=4, error=ConfigError)
     with pytest.raises(ConfigError, match=r"large has 5 bytes where at most 4 are expected"):
         read_file(tmp_path / "large", limit=4, error=ConfigError)
-    with pytest.raises(ConfigError, match=r"cannot be read: Is a directory"):
+    with pytest.raises(ConfigError, match=r"is a folder; give a file in it"):
         read_file(tmp_path, limit=1 << 20, error=ConfigError)
     assert read_file(tmp_path / "large", limit=5, error=ConfigError) == b"12345"
     os.mkfifo(tmp_path / "pipe")

@@ -97,7 +97,7 @@ def test_finetune_writes_a_checkpoint_that_names_its_parent(tuned: Tuned) -> Non
     assert all(torch.equal(parent.weights[name], t) for name, t in child.weights.items() if is_auxiliary(name))
     assert not torch.equal(parent.weights["fc.weight"], child.weights["fc.weight"])
     facts = done("inspect", "runs/photos/finetuned.safetensors", "--json", cwd=tuned.folder)
-    assert json.loads(facts.out)["fine-tuned from"] == parent.sha256
+    assert json.loads(facts.out)["began with the weights of"] == parent.sha256
 
 
 def test_finetune_says_what_became_of_int8(tuned: Tuned, monkeypatch: pytest.MonkeyPatch) -> None:

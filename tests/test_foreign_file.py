@@ -44,7 +44,7 @@ def test_file_that_is_no_onnx_is_refused(tmp_path: Path) -> None:
 def test_file_that_is_not_there_or_a_folder_is_refused(tmp_path: Path) -> None:
     refused(tmp_path / "net.onnx", "is missing")
     (tmp_path / "net.onnx").mkdir()
-    refused(tmp_path / "net.onnx", "cannot be read: Is a directory")
+    refused(tmp_path / "net.onnx", "is a folder; give a file in it")
 
 
 def test_file_of_gigabytes_is_refused_unread(tmp_path: Path) -> None:

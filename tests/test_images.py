@@ -207,6 +207,14 @@ def test_images_what_looks_like_scans_in_a_note_or_behind_a_jpeg_is_not_counted(
     assert decode_rgb(whole, short_side=16).size == (64, 48)
 
 
+@pytest.mark.parametrize("size", [(1, 70_000), (70_000, 1)])
+def test_images_thinner_than_any_photo_are_refused(size: tuple[int, int]) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", size).save(file, "PNG")
+    with pytest.raises(DamagedImageError, match=r"has (1×70000|70000×1) pixels; a side has at most 65535. Make it"):
+        decode_rgb(file.getvalue(), short_side=32)
+
+
 def test_images_webp_bomb_is_refused() -> None:
     data = bytearray(encoded(Image.new("RGB", (8, 8)), "WEBP", lossless=True))
     sizes = data.index(b"VP8L") + 9
@@ -257,7 +265,7 @@ def test_images_file_of_another_kind_is_named(data: bytes, tmp_path: Path) -> No
 def test_images_missing_file_and_folder_are_named(tmp_path: Path) -> None:
     with pytest.raises(DamagedImageError, match=r"gone\.jpg is missing"):
         decode_rgb(tmp_path / "gone.jpg", short_side=16)
-    with pytest.raises(DamagedImageError, match="cannot be read: Is a directory"):
+    with pytest.raises(DamagedImageError, match="is a folder; give a file in it"):
         decode_rgb(tmp_path, short_side=16)
 
 

@@ -28,7 +28,7 @@ from safetensors.torch import save
 from tiny_bundles import write_colour_bundle
 from watching import Watching
 
-from googlenet_edge import descent
+from googlenet_edge import descent, training_loop
 from googlenet_edge.augment import (
     Augmentation,
     Epoch,
@@ -38,20 +38,27 @@ from googlenet_edge.augment import (
     random_crop,
     to_input,
 )
-from googlenet_edge.checkpoint import Checkpoint, CheckpointInfo, read_checkpoint
+from googlenet_edge.checkpoint import Checkpoint, CheckpointInfo, read_checkpoint, write_checkpoint
 from googlenet_edge.console import TrainingDisplay
-from googlenet_edge.dataset import Checked, check_images, load_pixels, open_dataset
+from googlenet_edge.dataset import Checked, check_images, load_pixels, open_dataset, open_images, refuse_damaged
 from googlenet_edge.descent import learning_rate_at
 from googlenet_edge.engines.bundle import read_bundle
-from googlenet_edge.errors import DamagedImageError, OutputError, TrainingError
+from googlenet_edge.errors import CheckpointError, DamagedImageError, OutputError, TrainingError
 from googlenet_edge.files import to_json
 from googlenet_edge.model import Outputs
 from googlenet_edge.parallel import Rank
 from googlenet_edge.pictograms import write_pictograms
 from googlenet_edge.preprocess import Preprocess
 from googlenet_edge.reports import EpochReport, StepReport, StoppedError, drop_lines_from, read_lines
-from googlenet_edge.train import TrainRequest, train, whitened
-from googlenet_edge.training_loop import TrainingData, ema_decay_at, evaluate_model, train_from, training_loss
+from googlenet_edge.train import TrainRequest, check_training_data, train, whitened
+from googlenet_edge.training_loop import (
+    MAYBE_SEEN,
+    TrainingData,
+    ema_decay_at,
+    evaluate_model,
+    train_from,
+    training_loss,
+)
 from googlenet_edge.training_state import (
     METADATA_KEY,
     TrainConfig,
@@ -59,6 +66,7 @@ from googlenet_edge.training_state import (
     check_same_training,
     first_state,
     read_state,
+    write_state,
 )
 from googlenet_edge.workspace import RunRecord, write_run_record
 
@@ -272,6 +280,7 @@ def test_training_gives_up_where_the_loss_is_not_finite(data: TrainingData, tmp_
     ("change", "sentence"),
     [
         ({"config": replace(CONFIG, batch_size=8)}, "was being trained with batch_size 16, now it is 8"),
+        ({"config": replace(CONFIG, augmentation=Augmentation())}, "was being trained with flip False, now it is True"),
         (
             {"batch_size": 15},
             "in batches of 16, in so many processes they are of 15; give the settings of before, or start",
@@ -387,7 +396,9 @@ def test_train_command_ends_with_one_line_whatever_happens_to_images_and_loaders
     shutil.copytree(photos, tmp_path / "photos")
     process = gnet_edge(tmp_path, *TRAIN, "--epochs", "500", "--workers", "2")
     wait_for_epoch(process, 1)
-    beside = subprocess.run([*COMMAND, *TRAIN], cwd=tmp_path, capture_output=True, text=True, check=False)
+    beside = subprocess.run(
+        [*COMMAND, *TRAIN, "--epochs", "500"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert beside.stderr == "gnet-edge: another process writes into run; wait for it, or give another --out\n"
     harm(tmp_path, process.pid)
     _, text = process.communicate(timeout=120)
@@ -445,6 +456,8 @@ def test_training_into_a_bundle_is_refused(photos: Path, tmp_path: Path) -> None
         ("metrics.jsonl", '{"step": 1, "accuracy": 0.5}\n'),
         ("metrics.jsonl", '{"epoch": "first", "loss": 2.0}\n'),
         ("metrics.jsonl", "epoch 1: 0.5\n"),
+        ("metrics.jsonl", '{"epoch": 1}'),
+        ("metrics.jsonl", '{"epoch":1,"loss":2.0,\n'),
         ("metrics.jsonl", OUR_LINE + '{"epoch": 2, "accuracy": 0.5}\n'),
         ("run.json", '{"data": 3}'),
         ("run.json", "[]"),
@@ -474,8 +487,106 @@ def test_training_begins_anew_over_lines_of_its_own_and_what_a_kill_cut_off(tmp_
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "metrics.jsonl").write_text(OUR_LINE + OUR_LINE[:20])
     write_run_record(tmp_path / "run", RunRecord("elsewhere", 3))
-    sentence = "none is not a folder; expected .*"
+    sentence = "none is not a folder; give one with .*"
     refused_without_a_trace(sentence, "train", "--data", "none", "--out", "run", cwd=tmp_path)
+    (tmp_path / "run" / "metrics.jsonl").write_text(OUR_LINE[:20])
+    refused_without_a_trace(sentence, "train", "--data", "none", "--out", "run", cwd=tmp_path)
+
+
+def test_training_with_other_settings_is_refused_before_all_images_are_decoded(
+    data: TrainingData, tmp_path: Path
+) -> None:
+    (tmp_path / "run").mkdir()
+    state = start(data)
+    write_state(tmp_path / "run", replace(state, average=copy.deepcopy(state.average)))
+    sentence = "run was being trained with epochs 2, now it is 30; give the settings of before, or start anew in .*"
+    refused_without_a_trace(sentence, "train", "--data", "none", "--out", "run", "--no-flip", cwd=tmp_path)
+
+
+def test_a_state_whose_tensors_are_another_network_s_is_refused(data: TrainingData, tmp_path: Path) -> None:
+    state = start(data)
+    write_state(tmp_path, replace(state, average={n: t.clone() for n, t in state.average.items() if n != "fc.bias"}))
+    with pytest.raises(CheckpointError, match=r"training-state.safetensors is of another .*: fc.bias is missing"):
+        read_state(tmp_path)
+
+
+def test_training_keeps_which_weights_it_began_with_and_warns_where_they_may_have_seen_val(
+    photos: Path, data: TrainingData, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where the first was judged on other images, some of those of the second may be what it learned from."""
+    record = data.record(CONFIG, (0.5, 0.9), 1.0)
+    first = run(start(data, replace(CONFIG, epochs=1)), data, tmp_path / "first", Watching())
+    for val_sha256, warnings in ((data.val_sha256, []), ("another", [MAYBE_SEEN])):
+        begun = replace(first, info=replace(first.info, training=replace(record, val_images_sha256=val_sha256)))
+        write_checkpoint(tmp_path / f"{val_sha256}.safetensors", begun)
+        weights = read_checkpoint(tmp_path / f"{val_sha256}.safetensors")
+        caplog.clear()
+        config = replace(CONFIG, epochs=1, learning_rate=0.01)
+        request = TrainRequest(photos, tmp_path / f"from {val_sha256}", PREPROCESS, config, start=weights, workers=0)
+        found = read_checkpoint(train(request, observer=Watching(), rank=Rank())).info.training
+        assert found is not None
+        assert found.parent_sha256 == weights.sha256
+        assert found.val_images_sha256 == ("" if warnings else data.val_sha256)
+        assert caplog.messages == warnings
+
+
+def test_validation_images_that_are_trained_on_are_told(
+    photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    copied = shutil.copytree(photos, tmp_path / "photos")
+    image = next((copied / "train").glob("*/*.jpg"))
+    shutil.copy(image, copied / "val" / image.parent.name / "again.jpg")
+    check_training_data(copied, preprocess=PREPROCESS, seed=0, when_damaged=refuse_damaged, progress=None)
+    told = f"1 validation images are among those of training, too, first: {copied}/val/{image.parent.name}/again.jpg;"
+    assert [message.startswith(told) for message in caplog.messages] == [True]
+
+
+def test_average_is_that_of_the_weights_after_every_step(data: TrainingData, tmp_path: Path) -> None:
+    """What is saved is not the weights themselves: after two steps it is between the first ones and the last."""
+    before = start(data, replace(CONFIG, epochs=1))
+    batch = len(data.train) // 2
+    two_steps = replace(before, config=replace(before.config, batch_size=batch), batch_size=batch)
+    seen: list[dict[str, torch.Tensor]] = [before.weights]
+    averaging = training_loop._average
+
+    def remember(average: torch.nn.Module, model: torch.nn.Module, *, decay: float) -> None:
+        seen.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        averaging(average, model, decay=decay)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training_loop, "_average", remember)
+        found = run(two_steps, data, tmp_path, Watching()).weights["conv1.conv.weight"]
+    expected = seen[0]["conv1.conv.weight"]
+    for step, weights in enumerate(seen[1:]):
+        decay = ema_decay_at(step, steps=2)
+        expected = decay * expected + (1 - decay) * weights["conv1.conv.weight"]
+    assert len(seen) == 3
+    torch.testing.assert_close(found, expected)
+    assert not torch.allclose(found, seen[2]["conv1.conv.weight"])
+
+
+def test_evaluation_counts_every_image_under_its_own_label(tmp_path: Path) -> None:
+    """Images whose brightness is a class, three batches of them, of which one in seven is four classes too far."""
+    for i in range(210):
+        label = (i + 4 * (i % 7 == 0)) % 10
+        folder = tmp_path / f"{label}"
+        folder.mkdir(exist_ok=True)
+        Image.new("RGB", (32, 32), (25 * (i % 10),) * 3).save(folder / f"{i:03}.png")
+
+    class Brightness(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.unused = torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            found = (127.5 * x.mean(dim=(1, 2, 3)) + 127.5) / 25
+            return -(found[:, None] - torch.arange(10.0)).abs()
+
+    top1, top5 = evaluate_model(Brightness(), open_images(tmp_path), PREPROCESS)
+    assert (round(210 * top1), round(210 * top5)) == (
+        168,
+        189,
+    )  # 4 is near enough to 0, 9 not to 5
 
 
 def test_torchrun_trains_as_one_process_does(photos: Path, tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ from googlenet_edge.target import Device, Precision
 
 def demo(
     folder: Annotated[Path, typer.Argument(help="Where images and results go.")] = Path("runs/demo"),
-    epochs: Annotated[int, typer.Option(min=1)] = 8,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the images.")] = 8,
 ) -> None:
-    """The whole flow on generated pictograms: train, build FP32 and INT8, measure, report. Minutes, no download.
+    """The whole flow on generated signs: train, build FP32 and INT8, measure, report. Minutes, no download.
 
     Example:
     gnet-edge demo
@@ -32,7 +32,7 @@ def demo(
         write_pictograms(images, train_per_class=170, val_per_class=50, progress=progress)
     checkpoint = folder / workspace.CHECKPOINT_FILE
     if checkpoint.exists():
-        shown(f"using {checkpoint} (trained before)")
+        shown(f"using {checkpoint} (trained before; another FOLDER trains anew)")
     else:
         train(images, folder, epochs, 64, learning_rate=0.2, min_area=0.7, flip=False)
     for precision in (Precision.FP32, Precision.INT8):

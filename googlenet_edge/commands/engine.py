@@ -45,7 +45,7 @@ from googlenet_edge.target import Device, EngineChoice, Precision, Unit
 if TYPE_CHECKING:
     from googlenet_edge.engines.build import BuildReport, CalibrationRequest
 
-_MAYBE_SEEN = "of a split that may not be the training's, so that some of them may have been learnt from"
+_MAYBE_SEEN = "; the network may have been trained on some of them: nobody knows how that split this folder"
 
 
 def build(
@@ -260,8 +260,8 @@ def evaluate(
     if not (folder / "train").is_dir():
         records = {workspace.read_run_record(real_path(path).parent) for path in paths}
         known = records == {workspace.RunRecord(str(real_path(folder)), workspace.split_seed(run))}
-        unseen = "that no training on it sees" if known else _MAYBE_SEEN
-        shown(f"judging {len(images)} images of {folder}: the one in five of each class {unseen}")
+        unseen = " that no training on it sees" if known else _MAYBE_SEEN
+        shown(f"judging {len(images)} images of {folder}: the one in five of each class{unseen}")
     if skip_damaged:
         with bar("checking images") as progress:
             checked = check_images(images, preprocess=read_manifest(paths[0]).preprocess, progress=progress)

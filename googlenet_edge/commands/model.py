@@ -33,7 +33,7 @@ def train(
         Path | None, typer.Option(help="train/CLASS/* and val/CLASS/*, or CLASS/*; default: data of gnet-edge.toml.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the results; default: runs/NAME of the data.")] = None,
-    epochs: Annotated[int, typer.Option(min=1)] = 30,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the images.")] = 30,
     size: Annotated[int, typer.Option(min=32, max=3584, help="Side of the network's input, pixels.")] = 224,
     resize: Annotated[int | None, typer.Option(min=32, max=4096, help="Short side; default: size × 8/7.")] = None,
     weights: Annotated[str | None, typer.Option(help="'imagenet', a checkpoint or .pth; default: random.")] = None,

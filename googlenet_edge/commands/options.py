@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,7 +27,7 @@ CORES = min(usable_cores(), MOST_THREADS)
 CALIBRATION_IMAGES = 500
 
 DataOption = Annotated[Path | None, typer.Option(help="Images; default: those of the training.")]
-SeedOption = Annotated[int, typer.Option(min=0, max=2**32 - 1)]
+SeedOption = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of everything random.")]
 WorkersOption = Annotated[int, typer.Option(min=0, max=MOST_THREADS, help="Processes that load images.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="The result as JSON on stdout, and nothing else there.")]
 SkipOption = Annotated[bool, typer.Option("--skip-damaged", help="Leave damaged images out instead of stopping.")]
@@ -95,6 +96,8 @@ def source_of(checkpoint: Path | None, onnx: Path | None, about: AboutOnnx, sett
         return CheckpointSource(named(workspace.take_checkpoint(checkpoint, settings)))
     if checkpoint is not None:
         raise typer.BadParameter("give a checkpoint or --onnx, not both")
+    if not os.path.lexists(onnx):
+        raise ConfigError(f"{onnx} is missing; give somebody else's network in ONNX with --onnx FILE")
     if onnx.is_dir():
         raise ConfigError(f"{onnx} is a folder; give somebody else's network in ONNX with --onnx FILE")
     return OnnxSource(
