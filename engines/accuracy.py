@@ -8,7 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from googlenet_edge.errors import DataError
-from googlenet_edge.statistics import Interval, mcnemar_exact_p, paired_difference_interval, wilson_interval
+from googlenet_edge.statistics import (
+    Count,
+    Interval,
+    Share,
+    mcnemar_exact_p,
+    paired_difference_interval,
+    wilson_interval,
+)
 
 OTHER_CLASSES = "the two models have different classes, or the same in another order; compare models of one checkpoint"
 
@@ -17,10 +24,10 @@ OTHER_CLASSES = "the two models have different classes, or the same in another o
 class Accuracy:
     """Shares (0…1) of ``images`` whose class came first, or among the first five, with the 95 % interval of top-1."""
 
-    images: int
-    top1: float
+    images: Count
+    top1: Share
     top1_interval: Interval
-    top5: float
+    top5: Share
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +40,10 @@ class Comparison:
     """
 
     reference: Accuracy
-    agreement: float
+    agreement: Share
     top1_change_points: float
     top1_change_interval: Interval
-    mcnemar_p: float
+    mcnemar_p: Share
 
     @property
     def differs(self) -> bool:

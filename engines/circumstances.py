@@ -14,6 +14,7 @@ from pathlib import Path
 
 from googlenet_edge.engines.jetson import Jetson, read_jetson
 from googlenet_edge.processor import usable_cores
+from googlenet_edge.statistics import Count, Positive
 
 _PACKAGES = ("googlenet-edge", "onnxruntime", "openvino", "numpy", "pillow")
 _GOVERNOR = "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"
@@ -33,15 +34,15 @@ class Circumstances:
 
     date: str
     cpu_model: str | None
-    cores: int
+    cores: Count
     governor: str | None
-    memory_mb: int | None
+    memory_mb: Count | None
     system: str
     python: str
     packages: dict[str, str | None]
     jetson: Jetson | None = None
     gpu: str | None = None
-    cores_of_others: float | None = None
+    cores_of_others: Positive | None = None
 
     @property
     def cpu_clock_is_fixed(self) -> bool:

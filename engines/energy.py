@@ -13,6 +13,7 @@ import numpy as np
 from googlenet_edge.engines.sensors import POWER_HZ, Watched
 from googlenet_edge.engines.timing import Clock, Tick, take_turns
 from googlenet_edge.errors import ConfigError
+from googlenet_edge.statistics import Figure, Tally
 
 _FEWEST_SAMPLES = 3
 
@@ -34,12 +35,12 @@ class Energy:
     out what an idle module would have used meanwhile. ``power_mw`` and ``idle_mw`` are means. None: not measured.
     """
 
-    inferences: int
-    power_mw: float
-    mj: float
-    turns_mj: tuple[float, ...]
-    idle_mw: float | None
-    mj_above_idle: float | None
+    inferences: Tally
+    power_mw: Figure
+    mj: Figure
+    turns_mj: tuple[Figure, ...]
+    idle_mw: Figure | None
+    mj_above_idle: Figure | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from itertools import chain
 from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta
 
 from googlenet_edge.engines.accuracy import Accuracy, Comparison
 from googlenet_edge.engines.bundle import Lineage, Sha256
@@ -19,13 +22,13 @@ from googlenet_edge.engines.sustained import Sustained
 from googlenet_edge.engines.timing import WarmUp, paired_ratio
 from googlenet_edge.errors import DataError
 from googlenet_edge.files import from_versioned_json, to_json, write_bytes
-from googlenet_edge.statistics import Interval, Summary, summarize
+from googlenet_edge.statistics import Count, Interval, Lasting, Positive, Summary, summarize
 from googlenet_edge.target import Device, EngineName, Precision
 
 SCHEMA = 1
 MAX_BYTES = 64 << 20
 MOST_ROUNDS = 20_000
-"""Of all bundles, 2 to 3 kB each."""
+"""Of all bundles, 2 to 3 kB each; no times of a file have more."""
 
 
 class Stage(Enum):
@@ -41,7 +44,7 @@ class Stage(Enum):
 class Samples:
     """Milliseconds, round by round, and the summary of all."""
 
-    rounds_ms: tuple[tuple[float, ...], ...]
+    rounds_ms: Annotated[tuple[tuple[Lasting, ...], ...], Meta(max_length=MOST_ROUNDS)]
     summary_ms: Summary
 
 
@@ -49,10 +52,10 @@ class Samples:
 class BatchThroughput:
     """Inference of ``batch`` images: at once, or where there is more than one stream, shared among the streams."""
 
-    batch: int
-    images_per_s: float
+    batch: Count
+    images_per_s: Positive
     latency: Samples
-    streams: int = 1
+    streams: Count = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +72,13 @@ class BundleMeasurement:
     name: str
     precision: Precision
     model_sha256: str
-    bundle_bytes: int
+    bundle_bytes: Count
     engine: EngineSpec
     warm_up: WarmUp
     latency: Samples
     stages: dict[Stage, Samples]
-    throughput: tuple[BatchThroughput, ...]
-    cold_starts: tuple[ColdStart, ...]
+    throughput: Annotated[tuple[BatchThroughput, ...], Meta(min_length=1)]
+    cold_starts: Annotated[tuple[ColdStart, ...], Meta(min_length=1)]
     energy: Energy | None = None
     sustained: Sustained | None = None
     device_stages: dict[DeviceStage, Samples] = field(default_factory=dict)
@@ -92,7 +95,7 @@ class LatencyRatio:
 
     name: str
     reference: str
-    ratio: float
+    ratio: Positive
     interval: Interval
 
 
@@ -101,9 +104,9 @@ class MeasuredImage:
     """The image file that went through the stages."""
 
     sha256: str
-    size_bytes: int
-    width: int
-    height: int
+    size_bytes: Count
+    width: Count
+    height: Count
 
 
 @dataclass(frozen=True, slots=True)

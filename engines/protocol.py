@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from googlenet_edge.dataset import Progress
 from googlenet_edge.errors import EngineError
+from googlenet_edge.statistics import Count, Tally
 from googlenet_edge.target import Device, Precision, Unit
 from googlenet_edge.workspace import MOST_THREADS
 
@@ -52,11 +53,11 @@ class EngineSpec:
     backend: str
     version: str
     device: Device
-    threads: int
-    crop: int
-    classes: int
-    streams: int = 1
-    nodes: dict[str, int] = field(default_factory=dict)
+    threads: Count
+    crop: Count
+    classes: Count
+    streams: Count = 1
+    nodes: dict[str, Tally] = field(default_factory=dict)
     unit: Unit = Unit.MAIN
 
     def __str__(self) -> str:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from googlenet_edge.engines.timing import Clock
+from googlenet_edge.statistics import Figure, Positive, Tally
 
 POWER_HZ = 10.0
 HEAT_HZ = 1.0  # nothing warms up faster
@@ -48,8 +49,8 @@ _TEMPERATURE_LIMITS_C = (-40.0, 125.0)
 class Series:
     """What sensors said ``times_s`` after the start, each by its name; ``None`` where one said nothing."""
 
-    times_s: tuple[float, ...]
-    values: dict[str, tuple[float | None, ...]]
+    times_s: tuple[Positive, ...]
+    values: dict[str, tuple[Figure | None, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +65,8 @@ class Watched:
     power: Series
     heat: Series
     total: tuple[str, ...]
-    throttle_events: dict[str, int] | None
-    core_share: float
+    throttle_events: dict[str, Tally] | None
+    core_share: Positive
 
 
 def deadlines(elapsed_s: Clock, wait: Wait, *, hz: float) -> Iterator[float]:

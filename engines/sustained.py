@@ -7,9 +7,13 @@ import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Annotated
+
+from msgspec import Meta
 
 from googlenet_edge.engines.timing import Clock, Tick
 from googlenet_edge.errors import ConfigError
+from googlenet_edge.statistics import Lasting, Positive, Tally
 
 _LEAST_S, _MOST_S = 10.0, 7 * 24 * 3600.0
 _MOST_WINDOWS = 600
@@ -48,11 +52,11 @@ class SustainedPlan:
 class SustainedWindow:
     """The inferences that began within `SustainedPlan.window_s` after ``start_s``; ``missed`` as in `Sustained`."""
 
-    start_s: float
-    inferences: int
-    p50_ms: float
-    worst_ms: float
-    missed: int
+    start_s: Positive
+    inferences: Tally
+    p50_ms: Lasting
+    worst_ms: Lasting
+    missed: Tally
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +68,11 @@ class Sustained:
     """
 
     plan: SustainedPlan
-    started_s: float
-    windows: tuple[SustainedWindow, ...]
-    inferences: int
-    frames: int
-    missed: int
+    started_s: Positive
+    windows: Annotated[tuple[SustainedWindow, ...], Meta(min_length=1)]
+    inferences: Tally
+    frames: Tally
+    missed: Tally
 
     @property
     def first_ms(self) -> float:

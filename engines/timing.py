@@ -9,7 +9,7 @@ from functools import partial
 from typing import TypeVar
 
 from googlenet_edge.dataset import Progress
-from googlenet_edge.statistics import Interval, median_interval
+from googlenet_edge.statistics import Interval, Tally, median_interval
 
 Clock = Callable[[], float]
 """Seconds since some moment, such as `time.perf_counter`."""
@@ -44,7 +44,7 @@ def ticker(total: int, progress: Progress | None) -> Tick:
 class WarmUp:
     """How many runs came before the first sample, and whether they had become steady."""
 
-    runs: int
+    runs: Tally
     steady: bool
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
@@ -18,13 +19,31 @@ _NOTHING = 1e-30
 Z = 1.959963984540054
 """The 97.5 % point of the normal distribution: ± Z holds 95 %."""
 
+# What a number in a file may be; reading a file checks it.
+Count = Annotated[int, Meta(ge=1, le=10**12)]
+"""How many there are, of what is always there."""
+Tally = Annotated[int, Meta(ge=0, le=10**12)]
+"""How often something came about, perhaps never."""
+Lasting = Annotated[float, Meta(ge=1e-9, le=1e12)]
+"""A time that something took."""
+Positive = Annotated[float, Meta(ge=0, le=1e12)]
+"""A number that is not below zero."""
+Figure = Annotated[float, Meta(ge=-1e12, le=1e12)]
+"""Any number that can be of something."""
+Share = Annotated[float, Meta(ge=0, le=1)]
+"""A part of a whole."""
+
 
 @dataclass(frozen=True, slots=True)
 class Interval:
     """A confidence interval, ``low <= high``, in the unit of what it is an interval of."""
 
-    low: float
-    high: float
+    low: Figure
+    high: Figure
+
+    def __post_init__(self) -> None:
+        if self.low > self.high:
+            raise ValueError(f"an interval cannot reach from {self.low:g} down to {self.high:g}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,8 +121,8 @@ def test_worker_names_bundles_as_the_other_side_knows_them(tmp_path: Path) -> No
 
 
 def test_measurement_from_another_machine_is_believed_no_more_than_one_from_a_file() -> None:
-    data = to_json(measured(replace(measured_bundle("int8-cpu"), cold_starts=())))
-    sentence = "^the measurement of me@jetson cannot be a measurement: a stage, the throughput or the cold start is"
+    data = to_json(measured(replace(measured_bundle("int8-cpu"), stages={})))
+    sentence = "^the measurement of me@jetson cannot be a measurement: a stage is missing"
     with pytest.raises(DataError, match=sentence):
         remote._checked(data, [], remote.Cargo({}, {}, (), ""), parse_host("me@jetson"))
 

@@ -522,31 +522,46 @@ def first_round(found: dict[str, Any]) -> list[float]:
         (lambda m: m.pop("circumstances"), r"cannot be read: Object missing required field `circumstances`"),
         (lambda m: first_round(m).__setitem__(0, float("nan")), "cannot be read: JSON is malformed: invalid character"),
         (lambda m: first_round(m).__setitem__(0, None), "cannot be read: Expected `float`, got `null`"),
-        (lambda m: first_round(m).__setitem__(0, 0.0), "latency holds 0 of 'runs/signs/int8-cpu'; measure again"),
-        (lambda m: first_round(m).__setitem__(0, -3.5), "latency holds -3.5 of"),
-        (lambda m: first_round(m).__setitem__(0, 1e300), r"latency holds 1e\+300 of"),
-        (lambda m: m["bundles"][0]["stages"].pop("decode"), "a stage, the throughput or the cold start is missing of"),
-        (lambda m: m["bundles"][0].update(cold_starts=[]), "a stage, the throughput or the cold start is missing"),
+        (lambda m: first_round(m).__setitem__(0, 0.0),
+         r"Expected `float` >= 1e-09 - at `\$\.bundles\[1\]\.latency\.rounds_ms\[0\]\[0\]`"),
+        (lambda m: first_round(m).__setitem__(0, -3.5), "cannot be read: Expected `float` >= 1e-09"),
+        (lambda m: first_round(m).__setitem__(0, 1e300), "cannot be read: Expected `float` <= 1000000000000"),
+        (lambda m: m["bundles"][0]["stages"].pop("decode"), "a stage is missing of"),
+        (lambda m: m["bundles"][0].update(cold_starts=[]), "cannot be read: Expected `array` of length >= 1"),
+        (lambda m: m["bundles"][0].update(throughput=[]), "cannot be read: Expected `array` of length >= 1"),
+        (lambda m: m["bundles"][0]["latency"].update(rounds_ms=[[1.0]] * 20_001),
+         "Expected `array` of length <= 20000 - at .*latency.rounds_ms"),
         (lambda m: m.update(watched={"power": {"times_s": [0.0], "values": {"VIN": [1.0]}}, "total": ["X"],
          "heat": {"times_s": [], "values": {}}, "throttle_events": None, "core_share": 0.0}),
          "the whole power is that of the rail 'X', which was not"),
         (lambda m: first_round(m).pop(), "latency has no samples, or rounds of different lengths of"),
         (lambda m: m["bundles"][0]["latency"].update(rounds_ms=[[1.0]] * 5), "latency has 5 rounds, at least 6 are"),
-        (lambda m: m["bundles"][0].update(bundle_bytes=0), "the size or engine holds a number that is not between 1"),
-        (lambda m: m["bundles"][0].update(bundle_bytes=10**400), "the size or engine holds a number that is not"),
+        (lambda m: m["bundles"][0].update(bundle_bytes=0), r"Expected `int` >= 1 - at `\$\.bundles.*bundle_bytes`"),
+        (lambda m: m["bundles"][0].update(bundle_bytes=10**400), "Expected `int`"),
         (lambda m: m["bundles"][1]["stages"]["decode"].update(rounds_ms=[]), "stage decode has no samples"),
         (lambda m: m["bundles"][0].update(device_stages={"compute": {**m["bundles"][0]["latency"],
-         "rounds_ms": [[-1.0]]}}), "stage compute holds -1 of"),
+         "rounds_ms": [[-1.0]]}}), "Expected `float` >= 1e-09 - at .*device_stages"),
         (lambda m: m["bundles"][0].update(sustained={"plan": {"seconds": 1.0}, "started_s": 0.0, "windows": [],
          "inferences": 1, "frames": 0, "missed": 0}), "cannot be read: sustained for 1 s says nothing about heat"),
         (lambda m: m["bundles"][0].update(sustained={"plan": {"seconds": 60.0}, "started_s": 0.0, "windows": [],
-         "inferences": 1, "frames": 0, "missed": 0}), "the sustained load has no windows of"),
+         "inferences": 1, "frames": 0, "missed": 0}), "Expected `array` of length >= 1 - at .*windows"),
         (lambda m: m.update(watched={"power": {"times_s": [0.0, 1.0], "values": {"VDD_IN": [1.0]}}, "total": [],
          "heat": {"times_s": [], "values": {}}, "throttle_events": None, "core_share": 0.0}),
          "power has other moments than values"),
-        (lambda m: m["circumstances"].update(cores=0), "circumstances holds a number that is not between 1"),
+        (lambda m: m["circumstances"].update(cores=0), r"Expected `int` >= 1 - at `\$\.circumstances\.cores`"),
+        (lambda m: m["circumstances"].update(cores_of_others=-0.5), "Expected `float` >= 0.0 - at .*cores_of_others"),
+        (lambda m: m["ratios"][0].update(interval={"low": 0.4, "high": 0.3}),
+         "an interval cannot reach from 0.4 down to 0.3"),
         (lambda m: m["bundles"][0].update(accuracy={"images": 10, "top1": 1.7, "top5": 1.0,
-         "top1_interval": {"low": 0.5, "high": 1.8}}), "accuracy is no share between 0 and 1 within its interval of"),
+         "top1_interval": {"low": 0.5, "high": 1.8}}), "Expected `float` <= 1.0 - at .*top1`"),
+        (lambda m: m["bundles"][0].update(accuracy={"images": 10, "top1": 0.4, "top5": 1.0,
+         "top1_interval": {"low": 0.5, "high": 0.8}}), "accuracy is no share between 0 and 1 within its interval of"),
+        (lambda m: m["bundles"][0].update(sustained={"plan": {"seconds": 60.0}, "started_s": 0.0, "windows": [
+         {"start_s": 0.0, "inferences": 1, "p50_ms": 1.0, "worst_ms": 1.0, "missed": 0}],
+         "inferences": 1, "frames": 0, "missed": -1}), "Expected `int` >= 0 - at .*sustained.missed"),
+        (lambda m: m.update(watched={"power": {"times_s": [], "values": {}}, "total": [], "core_share": 0.0,
+         "heat": {"times_s": [], "values": {}}, "throttle_events": {"oc1": -3}}),
+         "Expected `int` >= 0 - at .*throttle"),
     ],
 )  # fmt: skip
 def test_report_refuses_a_measurement_that_cannot_be(
@@ -554,6 +569,31 @@ def test_report_refuses_a_measurement_that_cannot_be(
 ) -> None:
     altered(folder / "measurement.json", change)
     refused_without_a_trace(f"measurement.json .*{sentence}.*", "report", "measurement.json", cwd=folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda found: found.update(images=0),
+        lambda found: found.update(threads=-2),
+        lambda found: found.update(latency_ms=0.0),
+        lambda found: found["layers"][0].update(flips=-1),
+        lambda found: found["layers"][0].update(noise_share=-0.1),
+        lambda found: found["layers"][0].update(extra_ms=-1e300),
+        lambda found: found["layers"][0].update(slowdown_interval={"low": 1.06, "high": 1.04}),
+        lambda found: found["layers"][0].update(slowdown_interval={"low": 1.0, "high": 1e300}),
+    ],
+)
+def test_report_refuses_layers_that_cannot_be(change: Callable[[dict[str, Any]], object], folder: Path) -> None:
+    (folder / "layers.json").write_text(json.dumps(LAYERS))
+    altered(folder / "layers.json", change)
+    refused_without_a_trace(
+        r"layers\.json cannot be read: (Expected|an interval).*",
+        "report",
+        "measurement.json",
+        "layers.json",
+        cwd=folder,
+    )
 
 
 @pytest.mark.parametrize(
