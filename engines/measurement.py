@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from itertools import chain
 from pathlib import Path
+from statistics import median
 from typing import Annotated
 
 from msgspec import Meta
@@ -87,6 +88,16 @@ class BundleMeasurement:
     accuracy: Accuracy | None = None
     against_fp32: Comparison | None = None
     accuracy_engine: EngineName | None = None
+
+    @property
+    def cold_start_ms(self) -> float:
+        """The median of the cold starts."""
+        return median(start.total_ms for start in self.cold_starts)
+
+    @property
+    def peak_memory_mb(self) -> int | None:
+        """The largest of the fresh processes, where it can be read."""
+        return max((s.peak_memory_mb for s in self.cold_starts if s.peak_memory_mb is not None), default=None)
 
 
 @dataclass(frozen=True, slots=True)

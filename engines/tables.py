@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from rich.console import Group
@@ -127,8 +127,8 @@ def resources_table(measurement: Measurement) -> Table:
             _name(bundle, measurement),
             f"{best.images_per_s:.0f}",
             str(best.batch) if best.streams == 1 else f"{best.batch} on {best.streams} streams",
-            f"{median(start.total_ms for start in bundle.cold_starts):.0f}",
-            _memory(bundle),
+            f"{bundle.cold_start_ms:.0f}",
+            f"{bundle.peak_memory_mb} MB" if bundle.peak_memory_mb else "not measured",
             _megabytes(bundle.bundle_bytes),
         )
     return table
@@ -388,8 +388,3 @@ def _name(bundle: BundleMeasurement, measurement: Measurement) -> str:
 
 def _measured(value: float | None, unit: str) -> str:
     return "not measured" if value is None else f"{value:.1f} {unit}"
-
-
-def _memory(bundle: BundleMeasurement) -> str:
-    peaks = [start.peak_memory_mb for start in bundle.cold_starts if start.peak_memory_mb is not None]
-    return f"{max(peaks)} MB" if peaks else "not measured"

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
-from statistics import median
 
 import numpy as np
 
@@ -22,7 +21,6 @@ from googlenet_edge.engines.report.subjects import Subject, shown_name, shown_te
 from googlenet_edge.engines.report.verdict import accuracy_words, change_words, figure, milliseconds
 from googlenet_edge.engines.sensors import Series, Watched
 from googlenet_edge.statistics import FEWEST_FOR_P99_9, Summary
-from googlenet_edge.target import Device
 
 NOT_MEASURED = "not measured"
 _MOST_POINTS = 240
@@ -47,24 +45,23 @@ class Table:
 
 def glance_table(subjects: Sequence[Subject]) -> Table:
     """Every bundle in one row."""
-    on_gpu = any(subject.bundle.engine.device is not Device.CPU for subject in subjects)
+    on_gpu = any(subject.source.measurement.on_gpu for subject in subjects)
     memory = "peak memory, less the GPU's" if on_gpu else "peak memory"
     head = ("bundle", "p50", "p90", "p99", "p99.9", "against reference", "top-1", "change, points", "images/s",
             "cold start", memory, "size")  # fmt: skip
-    return Table(head, tuple(_glance_row(number, subject) for number, subject in enumerate(subjects, start=1)))
+    return Table(head, tuple(map(_glance_row, subjects)))
 
 
 def stages_table(subjects: Sequence[Subject]) -> Table:
     """Where the time of one image file goes, p50 in milliseconds; parts of inference where a GPU times them."""
-    stages = [stage for stage in Stage if any(stage in subject.bundle.stages for subject in subjects)]
     parts = [part for part in DeviceStage if any(part in subject.bundle.device_stages for subject in subjects)]
     rows = []
-    for number, subject in enumerate(subjects, start=1):
-        times = [stage_ms(subject.bundle, stage) for stage in stages]
-        total = f"{sum(time or 0.0 for time in times):.2f}"
-        of_parts = (stage_ms(subject.bundle, part) for part in parts)
-        rows.append(Row(subject.label, (*map(_stage_cell, times), total, *map(_stage_cell, of_parts)), number))
-    head = ("p50, ms", *(stage.value for stage in stages), "sum", *(f"inference: {part.value}" for part in parts))
+    for subject in subjects:
+        times = stages_ms(subject.bundle)
+        of_parts = (device_ms(subject.bundle, part) for part in parts)
+        shown = (*times.values(), sum(times.values()), *of_parts)
+        rows.append(Row(subject.label, tuple(map(_stage_cell, shown)), subject.number))
+    head = ("p50, ms", *(stage.value for stage in Stage), "sum", *(f"inference: {part.value}" for part in parts))
     return Table(head, tuple(rows))
 
 
@@ -72,9 +69,9 @@ def throughput_table(subjects: Sequence[Subject]) -> Table:
     """Images a second, by how many are worked on at once."""
     ways = sorted({(batch.streams, batch.batch) for subject in subjects for batch in subject.bundle.throughput})
     rows = []
-    for number, subject in enumerate(subjects, start=1):
+    for subject in subjects:
         rates = {(batch.streams, batch.batch): images_per_s(batch) for batch in subject.bundle.throughput}
-        rows.append(Row(subject.label, tuple(_rate(rates.get(way)) for way in ways), number))
+        rows.append(Row(subject.label, tuple(_rate(rates.get(way)) for way in ways), subject.number))
     words = [f"{batch}" if streams == 1 else f"{batch} on {streams} streams" for streams, batch in ways]
     return Table(("images/s, images at once", *words), tuple(rows))
 
@@ -82,14 +79,14 @@ def throughput_table(subjects: Sequence[Subject]) -> Table:
 def sustained_table(subjects: Sequence[Subject]) -> Table:
     """What became of the latency under a load that lasted, and of the frames of a camera."""
     rows = []
-    for number, subject in enumerate(subjects, start=1):
+    for subject in subjects:
         load = subject.bundle.sustained
         if load is None:
-            rows.append(Row(subject.label, (NOT_MEASURED,) * 5, number))
+            rows.append(Row(subject.label, (NOT_MEASURED,) * 5, subject.number))
             continue
         camera = f"{load.missed:,} of {load.frames:,}" if load.frames else "no camera"
         times = (f"{load.plan.seconds:g} s", milliseconds(load.first_ms), milliseconds(load.last_ms))
-        rows.append(Row(subject.label, (*times, f"{100 * load.slowdown - 100:+.1f} %", camera), number))
+        rows.append(Row(subject.label, (*times, f"{100 * load.slowdown - 100:+.1f} %", camera), subject.number))
     head = ("p50 under a load that lasts", "load", "first tenth", "last tenth", "change", "frames missed")
     return Table(head, tuple(rows))
 
@@ -152,7 +149,7 @@ def lineage_table(subjects: Sequence[Subject]) -> Table:
     """What exactly was measured, and how much."""
     head = ("bundle", "engine", "input", "threads", "warm-up", "samples", "spread", "model SHA-256", "graph SHA-256")
     rows = []
-    for number, subject in enumerate(subjects, start=1):
+    for subject in subjects:
         bundle, lineage = subject.bundle, subject.bundle.lineage
         steady = "" if bundle.warm_up.steady else ", not steady"
         cells = (
@@ -165,7 +162,7 @@ def lineage_table(subjects: Sequence[Subject]) -> Table:
             shown_text(bundle.model_sha256)[:12],
             (lineage.graph if lineage and lineage.graph else "not known")[:12],
         )
-        rows.append(Row(shown_text(bundle.name), cells, number))
+        rows.append(Row(shown_text(bundle.name), cells, subject.number))
     return Table(head, tuple(rows))
 
 
@@ -181,9 +178,14 @@ def images_per_s(batch: BatchThroughput) -> float:
     return 1e3 * batch.batch / samples(batch.latency.rounds_ms).summary_ms.p50
 
 
-def stage_ms(bundle: BundleMeasurement, stage: Stage | DeviceStage) -> float | None:
-    """The median of a stage, in milliseconds."""
-    found = bundle.stages.get(stage) if isinstance(stage, Stage) else bundle.device_stages.get(stage)
+def stages_ms(bundle: BundleMeasurement) -> dict[Stage, float]:
+    """The median of every stage, in milliseconds."""
+    return {stage: samples(bundle.stages[stage].rounds_ms).summary_ms.p50 for stage in Stage}
+
+
+def device_ms(bundle: BundleMeasurement, part: DeviceStage) -> float | None:
+    """The median of a part of inference, in milliseconds, where it was measured."""
+    found = bundle.device_stages.get(part)
     return samples(found.rounds_ms).summary_ms.p50 if found else None
 
 
@@ -191,11 +193,8 @@ def _stage_cell(ms: float | None) -> str:
     return NOT_MEASURED if ms is None else f"{ms:.2f}"
 
 
-def _glance_row(number: int, subject: Subject) -> Row:
+def _glance_row(subject: Subject) -> Row:
     bundle, latency, ratio = subject.bundle, subject.latency_ms, subject.ratio
-    best = max((images_per_s(batch) for batch in bundle.throughput), default=None)
-    starts = [start.total_ms for start in bundle.cold_starts]
-    peaks = [start.peak_memory_mb for start in bundle.cold_starts if start.peak_memory_mb is not None]
     against = f"{ratio.ratio:.3f} ({ratio.interval.low:.3f} to {ratio.interval.high:.3f})" if ratio else ""
     cells = (
         *(milliseconds(time) for time in (latency.p50, latency.p90, latency.p99)),
@@ -205,12 +204,12 @@ def _glance_row(number: int, subject: Subject) -> Row:
         ""
         if subject.is_reference and not subject.comparison
         else change_words(subject.comparison).replace(" points", ""),
-        _rate(best),
-        milliseconds(median(starts)) if starts else NOT_MEASURED,
-        f"{max(peaks)} MB" if peaks else NOT_MEASURED,
+        _rate(max(map(images_per_s, bundle.throughput))),
+        milliseconds(bundle.cold_start_ms),
+        f"{bundle.peak_memory_mb} MB" if bundle.peak_memory_mb else NOT_MEASURED,
         f"{bundle.bundle_bytes / 1e6:.2f} MB",
     )
-    return Row(subject.label, cells, number)
+    return Row(subject.label, cells, subject.number)
 
 
 def _rate(value: float | None) -> str:
@@ -263,7 +262,7 @@ class Telemetry:
 
 
 def telemetry_of(source: Source, subjects: Sequence[Subject]) -> Telemetry | None:
-    """None where nothing was watched. ``subjects`` are all of the report; their places are their colours."""
+    """None where nothing was watched. ``subjects`` are all of the report."""
     watched = source.measurement.watched
     if watched is None:
         return None
@@ -272,7 +271,7 @@ def telemetry_of(source: Source, subjects: Sequence[Subject]) -> Telemetry | Non
     return Telemetry(
         name=shown_text(source.name),
         timelines=tuple(timeline for timeline in (milliwatts, degrees) if timeline),
-        energy=_energy_table([(n, s) for n, s in enumerate(subjects, start=1) if s.source is source]),
+        energy=_energy_table([subject for subject in subjects if subject.source is source]),
         throttling=_throttling(watched),
     )
 
@@ -299,9 +298,9 @@ def _points(times: Sequence[float], values: Sequence[float | None], factor: floa
     return tuple((float(x), float(y)) for x, y in (part.mean(axis=0) for part in parts))
 
 
-def _energy_table(subjects: Sequence[tuple[int, Subject]]) -> Table:
+def _energy_table(subjects: Sequence[Subject]) -> Table:
     rows = []
-    for colour, subject in subjects:
+    for subject in subjects:
         energy = subject.bundle.energy
         cells = (
             _figure(energy.mj if energy else None, "mJ"),
@@ -309,7 +308,7 @@ def _energy_table(subjects: Sequence[tuple[int, Subject]]) -> Table:
             _figure(energy.power_mw / 1e3 if energy else None, "W"),
             _figure(energy.idle_mw / 1e3 if energy and energy.idle_mw is not None else None, "W"),
         )
-        rows.append(Row(subject.label, cells, colour))
+        rows.append(Row(subject.label, cells, subject.number))
     return Table(("energy of an inference", "whole module", "above idle", "mean power", "idle power"), tuple(rows))
 
 

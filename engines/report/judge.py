@@ -260,7 +260,7 @@ def _changes(
         _throughput_change(a, b, beside),
         _spread_change(Metric.ENERGY, *(bundle.energy.turns_mj if bundle.energy else () for bundle in (a, b))),
         _spread_change(Metric.COLD_START, *starts, drift=abs(_drift(beside)) if beside else 0.0),
-        _memory_change(a, b),
+        _plain(Metric.MEMORY, a.peak_memory_mb, b.peak_memory_mb, least=RUN_TO_RUN_PERCENT),
         _plain(Metric.SIZE, a.bundle_bytes / 1e6, b.bundle_bytes / 1e6, least=_NOTES_PERCENT),
         _paired_top1_change(_answers_of(a, old), _answers_of(b, new)) or _top1_change(before, after),
     ]
@@ -314,16 +314,10 @@ def _ways(bundle: BundleMeasurement) -> dict[tuple[int, int], Samples]:
     return {(batch.batch, batch.streams): batch.latency for batch in bundle.throughput}
 
 
-def _memory_change(before: BundleMeasurement, after: BundleMeasurement) -> Change | None:
-    old, new = (
-        max((s.peak_memory_mb for s in bundle.cold_starts if s.peak_memory_mb is not None), default=None)
-        for bundle in (before, after)
-    )
-    return None if old is None or new is None else _plain(Metric.MEMORY, old, new, least=RUN_TO_RUN_PERCENT)
-
-
-def _plain(metric: Metric, before: float, after: float, *, least: float) -> Change:
+def _plain(metric: Metric, before: float | None, after: float | None, *, least: float) -> Change | None:
     """Of what has one value and no spread."""
+    if before is None or after is None:
+        return None
     change = 100 * (after / before - 1)
     return Change(metric, before, after, change, Interval(change, change), change != 0 and abs(change) >= least)
 

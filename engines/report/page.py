@@ -11,7 +11,7 @@ from pathlib import PurePath
 from statistics import median
 
 from googlenet_edge.engines.answers import Answers, thumbnail_of
-from googlenet_edge.engines.measurement import BundleMeasurement, Measurement, Stage
+from googlenet_edge.engines.measurement import BundleMeasurement, Measurement
 from googlenet_edge.engines.report import cells, plots
 from googlenet_edge.engines.report.cells import Table, Telemetry, telemetry_of
 from googlenet_edge.engines.report.judge import Matched
@@ -191,53 +191,49 @@ def _software(matched: Sequence[Matched]) -> tuple[str, ...]:
 def _latency_cards(subjects: Sequence[Subject]) -> tuple[LatencyCard, ...]:
     slowest = max(subject.latency_ms.p99 for subject in subjects)
     found = []
-    for colour, subject in enumerate(subjects, start=1):
+    for subject in subjects:
         summary, rounds = subject.latency_ms, subject.bundle.latency.rounds_ms
         times = [time for one in rounds for time in one]
         found.append(
             LatencyCard(
                 name=subject.label,
-                colour=colour,
+                colour=subject.number,
                 p50=milliseconds(summary.p50),
                 p99=milliseconds(summary.p99),
                 share=round(100 * summary.p50 / slowest, 2),
                 share_p99=round(100 * summary.p99 / slowest, 2),
                 spread=f"{100 * summary.spread:.1f} %",
                 slowest=milliseconds(max(times)),
-                histogram=plots.histogram(times, summary, colour=colour),
-                rounds=plots.by_round(rounds, colour=colour),
+                histogram=plots.histogram(times, summary, colour=subject.number),
+                rounds=plots.by_round(rounds, colour=subject.number),
             )
         )
     return tuple(found)
 
 
 def _stage_bars(subjects: Sequence[Subject]) -> tuple[StageBar, ...]:
-    times = [[(stage, cells.stage_ms(subject.bundle, stage)) for stage in Stage] for subject in subjects]
-    totals = [sum(ms or 0.0 for _, ms in row) for row in times]
-    longest = max(totals)
-    if not longest:
-        return ()
+    times = [cells.stages_ms(subject.bundle) for subject in subjects]
+    longest = max(sum(row.values()) for row in times)
     bars = []
-    for colour, (subject, row, total) in enumerate(zip(subjects, times, totals, strict=True), start=1):
+    for subject, row in zip(subjects, times, strict=True):
         parts = [
             StagePart(number, stage.value, milliseconds(ms), round(100 * ms / longest, 2))
-            for number, (stage, ms) in enumerate(row, start=1)
-            if ms is not None
+            for number, (stage, ms) in enumerate(row.items(), start=1)
         ]
-        bars.append(StageBar(subject.label, colour, milliseconds(total), tuple(parts)))
+        bars.append(StageBar(subject.label, subject.number, milliseconds(sum(row.values())), tuple(parts)))
     return tuple(bars)
 
 
 def _accuracy_plot(subjects: Sequence[Subject]) -> str:
     spots = []
-    for colour, subject in enumerate(subjects, start=1):
+    for subject in subjects:
         accuracy = subject.accuracy
         if accuracy:
             medians = [median(times) for times in subject.bundle.latency.rounds_ms]
             interval = accuracy.top1_interval
             percent = type(interval)(100 * interval.low, 100 * interval.high)
             latency = subject.latency_ms.p50, median_interval(medians)
-            spots.append(plots.Spot(colour, *latency, 100 * accuracy.top1, percent, subject.simulated))
+            spots.append(plots.Spot(subject.number, *latency, 100 * accuracy.top1, percent, subject.simulated))
     return plots.accuracy_against_latency(spots) if spots else ""
 
 
@@ -245,12 +241,13 @@ def _throughput_plot(subjects: Sequence[Subject]) -> str:
     """One line for each bundle: at every number of images at once, the best way."""
     found = []
     ways = sorted({batch.batch for subject in subjects for batch in subject.bundle.throughput})
-    for colour, subject in enumerate(subjects, start=1):
+    for subject in subjects:
         best: dict[int, float] = {}
         for batch in subject.bundle.throughput:
             best[batch.batch] = max(best.get(batch.batch, 0.0), cells.images_per_s(batch))
         if len(best) > 1:
-            found.append(plots.Curve(colour, tuple((ways.index(at), rate) for at, rate in sorted(best.items()))))
+            points = tuple((ways.index(at), rate) for at, rate in sorted(best.items()))
+            found.append(plots.Curve(subject.number, points))
     named = {float(place): str(images) for place, images in enumerate(ways)}
     return plots.curves(found, across="images at once", along="images/s", named=named) if found else ""
 
@@ -258,8 +255,8 @@ def _throughput_plot(subjects: Sequence[Subject]) -> str:
 def _sustained_plot(subjects: Sequence[Subject]) -> str:
     """The medians of the windows, over the time since the load of each bundle began."""
     found = [
-        plots.Curve(colour, tuple((window.start_s, window.p50_ms) for window in load.windows))
-        for colour, subject in enumerate(subjects, start=1)
+        plots.Curve(subject.number, tuple((window.start_s, window.p50_ms) for window in load.windows))
+        for subject in subjects
         if (load := subject.bundle.sustained)
     ]
     return plots.curves(found, across="seconds", along="p50, ms") if found else ""

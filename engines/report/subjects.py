@@ -33,12 +33,14 @@ _MAY_DIFFER = {"date", "cores_of_others", "memory_mb", "system", "python", "pack
 class Subject:
     """A bundle as it was measured once.
 
-    ``label`` is unique in the report. ``ratio`` compares its latency with the reference of its own measurement and
-    ``comparison`` its answers with those of ``compared_with``, which may be another one; both are ``None`` for the
-    reference itself, and where nobody measured. ``simulated``: the accuracy is not that of the engine itself.
+    ``label`` is unique in the report; ``number`` is its place there, from 1, and its colour. ``ratio`` compares its
+    latency with the reference of its own measurement and ``comparison`` its answers with those of ``compared_with``,
+    which may be another one; both are ``None`` for the reference itself, and where nobody measured. ``simulated``: the
+    accuracy is not that of the engine itself.
     """
 
     label: str
+    number: int
     source: Source
     bundle: BundleMeasurement
     latency_ms: Summary
@@ -68,7 +70,7 @@ def subjects_of(material: Material) -> tuple[Subject, ...]:
     measured = [(source, bundle) for source in material.sources for bundle in source.measurement.bundles]
     labels = _labels(measured)
     named = [(label, *one) for label, one in zip(labels, measured, strict=True)]
-    return tuple(_subject(*one, named, material.answers) for one in named)
+    return tuple(_subject(number, named, material.answers) for number in range(1, len(named) + 1))
 
 
 def reference_of(source: Source) -> BundleMeasurement:
@@ -103,9 +105,9 @@ def label_of(found: BundleAnswers, named: Iterable[tuple[str, BundleMeasurement]
     return next(labels, _joined((_short(found.bundle), found.backend or ""), (1,) if found.backend else ()))
 
 
-def _subject(
-    label: str, source: Source, bundle: BundleMeasurement, named: Sequence[_Named], answers: Sequence[Answers]
-) -> Subject:
+def _subject(number: int, named: Sequence[_Named], answers: Sequence[Answers]) -> Subject:
+    """The one with this number, of all that were measured."""
+    label, source, bundle = named[number - 1]
     reference, model = reference_of(source), (bundle.model_sha256, bundle.engine.backend)
     paired = len(bundle.latency.rounds_ms) == len(reference.latency.rounds_ms)
     pair = next((p for p in pairs_of(answers) if p.candidate.is_of(*model)), None)
@@ -117,6 +119,7 @@ def _subject(
     known = bundle.against_fp32 if accuracy and (evaluation is None or evaluation.accuracy == accuracy) else None
     return Subject(
         label=label,
+        number=number,
         source=source,
         bundle=bundle,
         latency_ms=samples(bundle.latency.rounds_ms).summary_ms,

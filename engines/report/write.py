@@ -13,12 +13,10 @@ from dataclasses import fields
 from enum import Enum
 from importlib.resources import files
 from pathlib import Path
-from statistics import median
 
 from googlenet_edge import __version__
-from googlenet_edge.engines.measurement import Stage
 from googlenet_edge.engines.protocol import DeviceStage
-from googlenet_edge.engines.report.cells import Table, images_per_s, stage_ms
+from googlenet_edge.engines.report.cells import Table, device_ms, images_per_s, stages_ms
 from googlenet_edge.engines.report.judge import RUN_TO_RUN_PERCENT, Matched
 from googlenet_edge.engines.report.material import Material
 from googlenet_edge.engines.report.page import Page, page_of
@@ -151,11 +149,11 @@ def _csv_row(subject: Subject) -> dict[str, str | float | None]:
         "top1_high": accuracy.top1_interval.high if accuracy else None,
         "top1_simulated": int(subject.simulated) if accuracy else None,
         "top1_change_points": comparison.top1_change_points if comparison else None,
-        **{f"{stage.value}_ms": stage_ms(bundle, stage) for stage in Stage},
-        **{f"{part.name.lower()}_ms": stage_ms(bundle, part) for part in DeviceStage},
-        "images_per_s": max((images_per_s(batch) for batch in bundle.throughput), default=None),
-        "cold_start_ms": median(start.total_ms for start in bundle.cold_starts) if bundle.cold_starts else None,
-        "peak_memory_mb": max((s.peak_memory_mb or 0 for s in bundle.cold_starts), default=0) or None,
+        **{f"{stage.value}_ms": ms for stage, ms in stages_ms(bundle).items()},
+        **{f"{part.name.lower()}_ms": device_ms(bundle, part) for part in DeviceStage},
+        "images_per_s": max(map(images_per_s, bundle.throughput)),
+        "cold_start_ms": bundle.cold_start_ms,
+        "peak_memory_mb": bundle.peak_memory_mb,
         "energy_mj": bundle.energy.mj if bundle.energy else None,
         "energy_above_idle_mj": bundle.energy.mj_above_idle if bundle.energy else None,
         "bundle_bytes": bundle.bundle_bytes,
