@@ -115,6 +115,6 @@ def compare(reference: Evaluation, candidate: Evaluation) -> Comparison:
         reference=reference.accuracy,
         agreement=float((reference.predicted == candidate.predicted).mean()),
         top1_change_points=100 * (gained - lost) / images,
-        top1_change_interval=Interval(100 * interval.low, 100 * interval.high),
+        top1_change_interval=interval.percent(),
         mcnemar_p=mcnemar_exact_p(gained, lost),
     )

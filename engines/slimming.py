@@ -138,15 +138,15 @@ def slim(
 
 def doubt(speedup: float, found: Ratio) -> str | None:
     """What is wrong with a measured ratio where a speed-up was asked for, and what to do about it."""
-    low, high, wanted = found.interval.low, found.interval.high, 1 / speedup
-    if low > wanted:
+    within, wanted = found.interval, 1 / speedup
+    if within.low > wanted:
         return (
-            f"slim {speedup:g} takes {found.ratio:.3f} of the time (95 % interval {low:.3f} to {high:.3f}) and not"
+            f"slim {speedup:g} takes {found.ratio:.3f} of the time (95 % interval {within:.3f}) and not"
             f" {wanted:.3f}; slim again while nothing else runs here, or ask for a little more"
         )
-    if high - low > _VAGUE * found.ratio:
+    if within.high - within.low > _VAGUE * found.ratio:
         return (
-            f"slim {speedup:g} takes {low:.3f} to {high:.3f} of the time, which is vague; measure again while nothing"
+            f"slim {speedup:g} takes {within:.3f} of the time, which is vague; measure again while nothing"
             " else runs here: gnet-edge build it, then gnet-edge bench it beside the original"
         )
     return None

@@ -18,7 +18,7 @@ from googlenet_edge.engines.jetson import Jetson
 from googlenet_edge.engines.measurement import BundleMeasurement, Measurement, Stage
 from googlenet_edge.engines.predictor import Prediction
 from googlenet_edge.engines.protocol import DeviceStage
-from googlenet_edge.statistics import FEWEST_FOR_P99_9, Interval, wilson_interval
+from googlenet_edge.statistics import FEWEST_FOR_P99_9, wilson_interval
 from googlenet_edge.target import EngineName
 
 if TYPE_CHECKING:
@@ -46,11 +46,11 @@ def accuracy_table(manifest: Manifest) -> Table:
 
 def comparison_sentence(comparison: Comparison) -> str:
     """What changed, and whether that can be told from chance."""
-    low, high = comparison.top1_change_interval.low, comparison.top1_change_interval.high
     verdict = "a real difference" if comparison.differs else "not told from chance"
     return (
-        f"top-1 changes by {comparison.top1_change_points:+.2f} points (95 % interval {low:+.2f} to {high:+.2f};"
-        f" McNemar p {comparison.mcnemar_p:.2f}: {verdict}); {comparison.agreement:.2%} of the predictions are equal"
+        f"top-1 changes by {comparison.top1_change_points:+.2f} points (95 % interval"
+        f" {comparison.top1_change_interval:+.2f}; McNemar p {comparison.mcnemar_p:.2f}: {verdict});"
+        f" {comparison.agreement:.2%} of the predictions are equal"
     )
 
 
@@ -68,7 +68,7 @@ def engines_table(trials: Sequence[EngineTrial]) -> Table:
     for trial in trials:
         table.add_row(
             f"{trial.engine.value} {trial.version}",
-            f"{trial.p50_ms:.2f} ({_interval(trial.p50_interval_ms, 2)})",
+            f"{trial.p50_ms:.2f} ({trial.p50_interval_ms:.2f})",
             f"{trial.ratio:.3f}",
             f"{trial.top1_change_points:+.2f}",
             f"{trial.agreement:.2%}",
@@ -104,7 +104,7 @@ def latency_table(measurement: Measurement) -> Table:
             _name(bundle, measurement),
             *(_or_dash(time) for time in (summary.p50, summary.p90, summary.p99, summary.p99_9)),
             f"{summary.spread:.1%}",
-            f"{ratio.ratio:.3f} ({_interval(ratio.interval, 3)})" if ratio else "1",
+            f"{ratio.ratio:.3f} ({ratio.interval:.3f})" if ratio else "1",
         )
     summaries = [bundle.latency.summary_ms for bundle in measurement.bundles]
     counts = [summary.count for summary in summaries if summary.p99_9 is None]
@@ -268,7 +268,7 @@ def slim_table(report: SlimReport) -> Table:
         table.add_row(
             f"slim {point.speedup:g}",
             f"{point.speed.slim_ms:.2f} ms",
-            f"{ratio.ratio:.3f} ({_interval(ratio.interval, 3)})",
+            f"{ratio.ratio:.3f} ({ratio.interval:.3f})",
             f"{point.cost.macs / reference.macs:.2f}",
             f"{point.cost.parameters / reference.parameters:.2f}",
             f"{point.untuned_accuracy.top1:.2%}",
@@ -362,21 +362,17 @@ def _wide_table(first: str, *others: str) -> Table:
 
 def _accuracy(accuracy: Accuracy) -> tuple[str, str, str]:
     interval = accuracy.top1_interval
-    return f"{accuracy.top1:.2%}", f"{interval.low:.2%} to {interval.high:.2%}", f"{accuracy.top5:.2%}"
+    return f"{accuracy.top1:.2%}", f"{interval:.2%}", f"{accuracy.top5:.2%}"
 
 
 def _agreement(comparison: Comparison) -> tuple[str, str]:
     images = comparison.reference.images
     interval = wilson_interval(round(comparison.agreement * images), images)
-    return f"{comparison.agreement:.2%}", f"{interval.low:.2%} to {interval.high:.2%}"
+    return f"{comparison.agreement:.2%}", f"{interval:.2%}"
 
 
 def _megabytes(size: int) -> str:
     return f"{size / MEGABYTE:.2f} MB"
-
-
-def _interval(interval: Interval, digits: int) -> str:
-    return f"{interval.low:.{digits}f} to {interval.high:.{digits}f}"
 
 
 def _name(bundle: BundleMeasurement, measurement: Measurement) -> str:

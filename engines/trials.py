@@ -102,7 +102,7 @@ def _name(rewrites: Sequence[Rewrite]) -> str:
 
 def _sentence(trial: Trial) -> str:
     """What became of a candidate."""
-    interval = f"95 % interval {trial.interval.low:.3f} to {trial.interval.high:.3f}"
+    interval = f"95 % interval {trial.interval:.3f}"
     verdict = "taken" if trial.taken else "not taken"
     return f"rewrite {trial.name}: {trial.ratio:.3f} of the plain model's time here ({interval}), {verdict}"
 

@@ -45,6 +45,17 @@ class Interval:
         if self.low > self.high:
             raise ValueError(f"an interval cannot reach from {self.low:g} down to {self.high:g}")
 
+    def __format__(self, spec: str) -> str:
+        """Such as ``0.123 to 0.456``, both as ``spec`` says."""
+        return f"{self.low:{spec}} to {self.high:{spec}}"
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+    def percent(self) -> Interval:
+        """That of a hundred times the value."""
+        return Interval(100 * self.low, 100 * self.high)
+
 
 @dataclass(frozen=True, slots=True)
 class Summary:

@@ -202,3 +202,11 @@ def test_mean_sqnr_is_that_of_each_row_and_a_bad_row_does_not_hide_the_others() 
     found = exact + np.array([[0.5, 0.0], [0.05, 0.0], [50.0, 0.0]], np.float32)
     assert mean_sqnr_db(exact, found) == pytest.approx((20 + 40 - 20) / 3, abs=1e-3)
     assert mean_sqnr_db(exact, exact) == pytest.approx(120)
+
+
+def test_interval_reads_and_holds_what_lies_between_its_ends_and_reaches_upwards() -> None:
+    interval = Interval(-0.125, 0.5)
+    assert f"{interval:+.2f}, {interval.percent():.1f}" == "-0.12 to +0.50, -12.5 to 50.0"
+    assert [value in interval for value in (-0.2, -0.125, 0, 0.5, 0.6)] == [False, True, True, True, False]
+    with pytest.raises(ValueError, match=r"^an interval cannot reach from 0\.5 down to 0\.4$"):
+        Interval(0.5, 0.4)

@@ -14,7 +14,7 @@ import numpy as np
 from googlenet_edge.engines.accuracy import Evaluation
 from googlenet_edge.engines.measurement import BatchThroughput, BundleMeasurement, Stage, samples
 from googlenet_edge.engines.protocol import DeviceStage
-from googlenet_edge.engines.report.judge import Matched, Metric
+from googlenet_edge.engines.report.judge import Matched
 from googlenet_edge.engines.report.material import Layers, Source
 from googlenet_edge.engines.report.plots import COLOURS, Curve, Floor, curves
 from googlenet_edge.engines.report.subjects import Subject, shown_name, shown_text
@@ -96,13 +96,11 @@ def changes_table(matched: Sequence[Matched]) -> Table:
     rows = []
     for pair in matched:
         for change in pair.changes:
-            digits, unit = (2, "points") if change.metric is Metric.TOP1 else (1, "%")
-            low, high = change.interval.low, change.interval.high
-            within = "" if low == high else f" ({low:+.{digits}f} to {high:+.{digits}f})"
+            within = f" ({change.within})" if change.within else ""
             cells = (
                 f"{figure(change.before)} {change.metric.unit}",
                 f"{figure(change.after)} {change.metric.unit}",
-                f"{change.change:+.{digits}f} {unit}{within}{f' beside {change.beside}' if change.beside else ''}",
+                f"{change.words}{within}{f' beside {change.beside}' if change.beside else ''}",
                 "a difference" if change.real else "no difference",
             )
             rows.append(Row(f"{pair.after.label}, {change.metric.value}", cells))
@@ -195,7 +193,7 @@ def _stage_cell(ms: float | None) -> str:
 
 def _glance_row(subject: Subject) -> Row:
     bundle, latency, ratio = subject.bundle, subject.latency_ms, subject.ratio
-    against = f"{ratio.ratio:.3f} ({ratio.interval.low:.3f} to {ratio.interval.high:.3f})" if ratio else ""
+    against = f"{ratio.ratio:.3f} ({ratio.interval:.3f})" if ratio else ""
     cells = (
         *(milliseconds(time) for time in (latency.p50, latency.p90, latency.p99)),
         tail_words(latency),

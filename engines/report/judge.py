@@ -71,6 +71,11 @@ class Metric(Enum):
         return "points" if self is Metric.TOP1 else "%"
 
     @property
+    def digits(self) -> int:
+        """Of a change."""
+        return 2 if self is Metric.TOP1 else 1
+
+    @property
     def takes(self) -> str:
         """How much must be measured on either side, in words; empty where anything will do."""
         return _TAKES.get(self, "")
@@ -105,6 +110,16 @@ class Change:
     interval: Interval
     real: bool
     beside: str = ""
+
+    @property
+    def words(self) -> str:
+        """Such as ``+1.2 %``."""
+        return f"{self.change:+.{self.metric.digits}f} {self.metric.change_unit}"
+
+    @property
+    def within(self) -> str:
+        """Its interval; nothing where the change is exact."""
+        return "" if self.interval.low == self.interval.high else f"{self.interval:+.{self.metric.digits}f}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +207,7 @@ def latency_change(metric: Metric, before: Samples, after: Samples, *, beside: _
         before, after = _in_units_of(before, beside.before), _in_units_of(after, beside.after)
     interval = _widened(bootstrap_ratio_interval(after.rounds_ms, before.rounds_ms, quantile=_QUANTILES[metric]))
     change = 100 * (_quantile(after, metric) / _quantile(before, metric) - 1)
-    return Change(metric, old, new, change, interval, _without_zero(interval), beside.label if beside else "")
+    return Change(metric, old, new, change, interval, 0 not in interval, beside.label if beside else "")
 
 
 def _in_units_of(found: Samples, other: Samples) -> Samples:
@@ -239,10 +254,6 @@ def _widened(ratio: Interval, *, drift: float = 0.0) -> Interval:
     return Interval(100 * (ratio.low * (1 - share) - 1), 100 * (ratio.high * (1 + share) - 1))
 
 
-def _without_zero(interval: Interval) -> bool:
-    return not interval.low <= 0 <= interval.high
-
-
 def _quantile(samples: Samples, metric: Metric) -> float:
     return float(np.quantile(np.asarray(samples.rounds_ms, np.float64), _QUANTILES[metric]))
 
@@ -283,7 +294,7 @@ def _spread_change(
         return None
     interval = _widened(mean_ratio_interval(after, before), drift=drift)
     old, new = geometric_mean(before), geometric_mean(after)
-    return Change(metric, old, new, 100 * (new / old - 1), interval, _without_zero(interval))
+    return Change(metric, old, new, 100 * (new / old - 1), interval, 0 not in interval)
 
 
 def _throughput_change(before: BundleMeasurement, after: BundleMeasurement, beside: _Pair | None) -> Change | None:
@@ -306,7 +317,7 @@ def _throughput_change(before: BundleMeasurement, after: BundleMeasurement, besi
         100 * (1 / (1 + percent / 100) - 1) for percent in (time.change, time.interval.high, time.interval.low)
     )
     interval = Interval(low, high)
-    return Change(Metric.THROUGHPUT, old_rate, new_rate, change, interval, _without_zero(interval), time.beside)
+    return Change(Metric.THROUGHPUT, old_rate, new_rate, change, interval, 0 not in interval, time.beside)
 
 
 def _ways(bundle: BundleMeasurement) -> dict[tuple[int, int], Samples]:
@@ -350,8 +361,7 @@ def _top1_change(before: Subject, after: Subject) -> Change | None:
     if before.bundle.model_sha256 == after.bundle.model_sha256 and old == new:
         return Change(Metric.TOP1, *shares, 0.0, Interval(0.0, 0.0), real=False)
     interval = unpaired_difference_interval(*(Proportion(round(a.top1 * a.images), a.images) for a in (new, old)))
-    low, high = 100 * interval.low, 100 * interval.high
-    return Change(Metric.TOP1, *shares, shares[1] - shares[0], Interval(low, high), _without_zero(Interval(low, high)))
+    return Change(Metric.TOP1, *shares, shares[1] - shares[0], interval.percent(), 0 not in interval)
 
 
 def _answers_of(bundle: BundleMeasurement, answers: Sequence[Answers]) -> tuple[Answers, BundleAnswers] | None:
@@ -381,13 +391,7 @@ def _names(subjects: Sequence[Subject]) -> str:
 
 def _check_matched(matched: Sequence[_Pair]) -> None:
     for before, after in matched:
-        old, new = before.bundle, after.bundle
-        if old.precision is not new.precision or (old.engine.crop, old.engine.classes) != (
-            new.engine.crop,
-            new.engine.classes,
-        ):
-            raise DataError(
-                f"{after.label} is {new.precision.value} of {new.engine.crop}×{new.engine.crop} pixels and"
-                f" {new.engine.classes} classes now, and was {old.precision.value} of {old.engine.crop}×"
-                f"{old.engine.crop} pixels and {old.engine.classes} classes in the baseline; compare the same model"
-            )
+        kinds = [(b.precision.value, b.engine.crop, b.engine.classes) for b in (before.bundle, after.bundle)]
+        if kinds[0] != kinds[1]:
+            was, now = (f"{kind} of {crop}×{crop} pixels and {classes} classes" for kind, crop, classes in kinds)
+            raise DataError(f"{after.label} is {now} now, and was {was} in the baseline; compare the same model")

@@ -230,8 +230,7 @@ def _accuracy_plot(subjects: Sequence[Subject]) -> str:
         accuracy = subject.accuracy
         if accuracy:
             medians = [median(times) for times in subject.bundle.latency.rounds_ms]
-            interval = accuracy.top1_interval
-            percent = type(interval)(100 * interval.low, 100 * interval.high)
+            percent = accuracy.top1_interval.percent()
             latency = subject.latency_ms.p50, median_interval(medians)
             spots.append(plots.Spot(subject.number, *latency, 100 * accuracy.top1, percent, subject.simulated))
     return plots.accuracy_against_latency(spots) if spots else ""

@@ -76,16 +76,15 @@ def accuracy_words(accuracy: Accuracy | None, *, simulated: bool = False) -> str
     """Top-1 with its interval, or that nobody measured it."""
     if accuracy is None:
         return "not measured"
-    low, high = accuracy.top1_interval.low, accuracy.top1_interval.high
-    return f"{100 * accuracy.top1:.2f} % ({100 * low:.1f} to {100 * high:.1f}){', simulated' if simulated else ''}"
+    within = accuracy.top1_interval.percent()
+    return f"{100 * accuracy.top1:.2f} % ({within:.1f}){', simulated' if simulated else ''}"
 
 
 def change_words(comparison: Comparison | None) -> str:
     """The change of top-1 with its interval."""
     if comparison is None:
         return "not measured"
-    interval = comparison.top1_change_interval
-    return f"{comparison.top1_change_points:+.2f} points ({interval.low:+.2f} to {interval.high:+.2f})"
+    return f"{comparison.top1_change_points:+.2f} points ({comparison.top1_change_interval:+.2f})"
 
 
 def is_worse(change: Change) -> bool:
@@ -110,10 +109,9 @@ def _of_comparison(subject: Subject, subjects: Sequence[Subject]) -> Verdict:
     accuracy, lost = _accuracy(subject)
     good = faster and subject.comparison and not lost and not subject.source.measurement.warnings
     tone = Tone.GOOD if good else Tone.BAD if not faster and lost else Tone.MIXED
-    interval = subject.ratio.interval
     details = [
         f"{milliseconds(subject.latency_ms.p50)} against {milliseconds(reference.latency_ms.p50)} for an image (p50):"
-        f" a ratio of {subject.ratio.ratio:.3f}, 95 % interval {interval.low:.3f} to {interval.high:.3f}."
+        f" a ratio of {subject.ratio.ratio:.3f}, 95 % interval {subject.ratio.interval:.3f}."
     ]
     if subject.accuracy and subject.comparison:
         details.append(
@@ -127,7 +125,7 @@ def _of_comparison(subject: Subject, subjects: Sequence[Subject]) -> Verdict:
 def _speed(ratio: LatencyRatio, reference: str) -> tuple[str, bool]:
     """(what to say, whether it is faster beyond doubt, and by more than half a percent)."""
     speed = 1 / ratio.ratio
-    if "1.00" in (f"{speed:.2f}", f"{ratio.ratio:.2f}") and not ratio.interval.low <= 1 <= ratio.interval.high:
+    if "1.00" in (f"{speed:.2f}", f"{ratio.ratio:.2f}") and 1 not in ratio.interval:
         return f"is as fast as {reference} within half a percent", False
     if ratio.interval.high < 1:
         return f"is {speed:.{2 if speed < 1.1 else 1}f}× as fast as {reference}", True
@@ -170,8 +168,7 @@ def _against_baseline(matched: Sequence[Matched]) -> Verdict:
 
 
 def _short(change: Change) -> str:
-    digits, unit = (2, "points") if change.metric is Metric.TOP1 else (1, "%")
-    return f"{change.metric.value} {change.change:+.{digits}f} {unit}"
+    return f"{change.metric.value} {change.words}"
 
 
 def _figures(subject: Subject) -> str:
@@ -293,17 +290,12 @@ def _lack(metric: Metric) -> str:
 
 def change_sentence(change: Change) -> str:
     """``p50 4.47 → 4.81 ms, +7.6 % (95 % interval +6.9 to +8.2)``."""
-    metric, interval = change.metric, change.interval
-    exact = interval.low == interval.high
-    within = "" if exact else f" (95 % interval {interval.low:+.1f} to {interval.high:+.1f})"
+    metric, within = change.metric, f" (95 % interval {change.within})" if change.within else ""
     if metric is Metric.TOP1:
-        within = "" if exact else f" (95 % interval {interval.low:+.2f} to {interval.high:+.2f})"
-        return f"top-1 {change.before:.2f} → {change.after:.2f} %, {change.change:+.2f} points{within}"
+        return f"top-1 {change.before:.2f} → {change.after:.2f} %, {change.words}{within}"
     beside = f" beside {change.beside}" if change.beside else ""
-    return (
-        f"{metric.value} {figure(change.before)} → {figure(change.after)} {metric.unit},"
-        f" {change.change:+.1f} %{beside}{within}"
-    )
+    values = f"{figure(change.before)} → {figure(change.after)} {metric.unit}"
+    return f"{metric.value} {values}, {change.words}{beside}{within}"
 
 
 def _parse_rule(text: str) -> Rule:
