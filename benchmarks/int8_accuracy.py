@@ -115,7 +115,8 @@ def judge(
     best, labels = ranking(logits, 5), np.array(images.labels, np.int64)
     in_top5 = (best == labels[:, None]).any(axis=1)
     seconds = time.perf_counter() - started
-    return logits, Evaluation(images.class_names, labels, best[:, 0].astype(np.int64), in_top5, seconds)
+    top1 = best[:, 0].astype(np.int64)
+    return logits, Evaluation(images.class_names, labels, top1, in_top5, seconds, backend.name.value)
 
 
 def table_of(rows: list[Row]) -> str:

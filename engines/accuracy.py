@@ -56,7 +56,7 @@ class Evaluation:
     """What a model said about every image of a set, in the order of the set.
 
     ``labels`` (the truth) and ``predicted`` are int64 ``(n,)``, ``in_top5`` is bool ``(n,)``. ``backend`` is the
-    runtime that computed it, where that is known.
+    runtime that computed it.
     """
 
     class_names: tuple[str, ...]
@@ -64,7 +64,7 @@ class Evaluation:
     predicted: NDArray[np.int64]
     in_top5: NDArray[np.bool_]
     seconds: float
-    backend: str | None = None
+    backend: str
 
     @property
     def correct(self) -> NDArray[np.bool_]:

@@ -35,7 +35,7 @@ class BundleAnswers:
     """One bundle's answers, in the order of the images.
 
     ``predicted`` holds indices of classes, ``in_top5`` whether the true class was among the first five. ``backend`` is
-    the runtime that computed it; files written before that was kept lack it.
+    the runtime that computed it.
     """
 
     bundle: str
@@ -44,11 +44,11 @@ class BundleAnswers:
     predicted: tuple[_Index, ...]
     in_top5: tuple[bool, ...]
     seconds: float
-    backend: str | None = None
+    backend: str
 
     def is_of(self, model_sha256: str, backend: str) -> bool:
-        """Whether it is about that model, run by that backend, as far as it says."""
-        return self.model_sha256 == model_sha256 and self.backend in (None, backend)
+        """Whether it is about that model, run by that backend."""
+        return (self.model_sha256, self.backend) == (model_sha256, backend)
 
 
 @dataclass(frozen=True, slots=True)

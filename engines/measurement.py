@@ -66,8 +66,8 @@ class BundleMeasurement:
     ``latency`` is inference alone, one image, back to back. ``stages`` is the whole way of one image file, measured
     apart from it: there the caches are as cold as decoding leaves them. ``device_stages`` are parts of its inference by
     the device's own clock, empty where it has none; the rest of the inference is launching and waiting. ``energy`` is
-    None where it was not measured, ``sustained`` where it was not asked for. ``labels_sha256`` and what follows is what
-    the bundle's manifest says, its accuracy that of ``accuracy_engine``; files written before that was kept lack it.
+    None where it was not measured, ``sustained`` where it was not asked for. From ``labels_sha256`` to ``against_fp32``
+    it is what the bundle's manifest says, the accuracy that of ``accuracy_engine``.
     """
 
     name: str
@@ -80,14 +80,14 @@ class BundleMeasurement:
     stages: dict[Stage, Samples]
     throughput: Annotated[tuple[BatchThroughput, ...], Meta(min_length=1)]
     cold_starts: Annotated[tuple[ColdStart, ...], Meta(min_length=1)]
+    labels_sha256: Sha256
+    lineage: Lineage
+    accuracy_engine: EngineName
+    accuracy: Accuracy | None = None
+    against_fp32: Comparison | None = None
     energy: Energy | None = None
     sustained: Sustained | None = None
     device_stages: dict[DeviceStage, Samples] = field(default_factory=dict)
-    labels_sha256: Sha256 | None = None
-    lineage: Lineage | None = None
-    accuracy: Accuracy | None = None
-    against_fp32: Comparison | None = None
-    accuracy_engine: EngineName | None = None
 
     @property
     def cold_start_ms(self) -> float:

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 
 from googlenet_edge.engines.accuracy import Accuracy, compare
 from googlenet_edge.engines.answers import Answers, BundleAnswers, Thumbnail
+from googlenet_edge.engines.bundle import Lineage
 from googlenet_edge.engines.circumstances import Circumstances
 from googlenet_edge.engines.cold_start import ColdStart
 from googlenet_edge.engines.energy import Energy
@@ -33,7 +34,7 @@ from googlenet_edge.engines.sensors import Series, Watched
 from googlenet_edge.engines.sustained import Sustained, SustainedPlan, SustainedWindow
 from googlenet_edge.engines.timing import WarmUp
 from googlenet_edge.statistics import wilson_interval
-from googlenet_edge.target import Device, Precision
+from googlenet_edge.target import Device, EngineName, Precision
 
 RECORDED = Path(__file__).parent / "fixtures" / "latency_record.json"
 CLASSES = tuple(f"{kind} {sign}" for kind in ("warning", "mandatory", "forbidden") for sign in ("left", "right", "up"))
@@ -88,6 +89,8 @@ def measured_bundle(name: str, precision: Precision = Precision.INT8, *, factor:
         ),
         cold_starts=tuple(ColdStart(120.0, 60.0, 20.0 * factor + i, 118) for i in range(3)),
         labels_sha256="d" * 64,
+        lineage=Lineage(graph="f" * 64),
+        accuracy_engine=EngineName.ONNXRUNTIME,
     )
 
 
@@ -159,7 +162,9 @@ def answered(*, lost: int = 9, gained: int = 4, seed: int = 0) -> Answers:
         images=tuple(f"{CLASSES[label]}/{i:05}.jpg" for i, label in enumerate(labels.tolist())),
         labels=tuple(labels.tolist()),
         bundles=tuple(
-            BundleAnswers(f"runs/signs/{p.value}-cpu", p, SHA[p], tuple(said.tolist()), (True,) * IMAGES, 1.0)
+            BundleAnswers(
+                f"runs/signs/{p.value}-cpu", p, SHA[p], tuple(said.tolist()), (True,) * IMAGES, 1.0, "onnxruntime"
+            )
             for p, said in ((Precision.FP32, fp32), (Precision.INT8, int8))
         ),
         thumbnails=tuple(Thumbnail(i, drawn(i)) for i in disputed),

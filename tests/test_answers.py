@@ -68,15 +68,11 @@ def test_answers_come_back_as_they_were_written(bundles: list[Path], images: Ima
     assert (back.accuracy.top1, back.accuracy.top5, back.seconds) == (58 / 60, 58 / 60, 2.5)
 
 
-def test_answers_of_older_versions_name_no_backend(bundles: list[Path], images: ImageSet) -> None:
-    write_answers(images.root / "a.json", collected(bundles, images, {3}, {3, 5}))
-    old = json.loads((images.root / "a.json").read_text())
-    for bundle in old["bundles"]:
-        del bundle["backend"]
-    [first, _] = parse_answers(json.dumps(old).encode(), "a.json").bundles
-    assert first.backend is None
-    assert first.is_of(first.model_sha256, "openvino"), "as before, by the model alone"
-    assert not first.is_of("0" * 64, "openvino")
+def test_answers_are_of_one_model_on_one_engine(bundles: list[Path], images: ImageSet) -> None:
+    first, _ = collected(bundles, images, {3}, {3, 5}).bundles
+    assert first.is_of(first.model_sha256, "onnxruntime")
+    assert not first.is_of(first.model_sha256, "openvino")
+    assert not first.is_of("0" * 64, "onnxruntime")
 
 
 def test_thumbnails_are_of_what_bundles_disagree_on(bundles: list[Path], images: ImageSet) -> None:

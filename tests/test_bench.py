@@ -18,6 +18,7 @@ from tiny_bundles import COLOURS, PREPROCESS, write_colour_bundle
 
 from googlenet_edge.engines import sustained
 from googlenet_edge.engines.bench import bench, doubts, generated_jpeg, ratios
+from googlenet_edge.engines.bundle import Lineage
 from googlenet_edge.engines.circumstances import Circumstances, peak_memory_mb, read_circumstances, watch_others
 from googlenet_edge.engines.clocks import fixed_clocks
 from googlenet_edge.engines.cold_start import ColdStart, cold_start
@@ -333,6 +334,9 @@ def measured(name: str, rounds_ms: list[tuple[float, ...]], precision: Precision
         stages=dict.fromkeys(Stage, latency),
         throughput=(),
         cold_starts=(ColdStart(200.0, 90.0, 10.0, peak_memory_mb=95),),
+        labels_sha256="d" * 64,
+        lineage=Lineage(),
+        accuracy_engine=EngineName.ONNXRUNTIME,
     )
 
 

@@ -120,7 +120,7 @@ def test_evaluate_names_a_damaged_file(predictor: Predictor, folder: Path) -> No
 
 def evaluation(predicted: list[int], labels: list[int]) -> Evaluation:
     right = np.array(predicted) == np.array(labels)
-    return Evaluation(COLOURS, np.array(labels), np.array(predicted), right, seconds=1.0)
+    return Evaluation(COLOURS, np.array(labels), np.array(predicted), right, 1.0, "onnxruntime")
 
 
 def test_compare_counts_gains_losses_and_agreement() -> None:
@@ -145,7 +145,7 @@ def test_compare_of_a_model_with_itself_is_no_difference() -> None:
 
 def test_compare_says_that_classes_differ_and_not_the_images() -> None:
     first = evaluation([0, 1], [0, 1])
-    other = Evaluation(COLOURS[::-1], first.labels, first.predicted, first.in_top5, seconds=1.0)
+    other = Evaluation(COLOURS[::-1], first.labels, first.predicted, first.in_top5, 1.0, first.backend)
     with pytest.raises(DataError, match="the two models have different classes, or the same in another order"):
         compare(first, other)
 
@@ -158,7 +158,7 @@ def test_confused_classes_are_those_of_the_matrix_the_most_frequent_first() -> N
 
 def test_confused_classes_of_millions_take_no_matrix() -> None:
     names, said = ("",) * 3_000_000, np.array([2_999_999, 1])
-    found = Evaluation(names, np.array([2_999_998, 1]), said, np.array([True, True]), seconds=1.0)
+    found = Evaluation(names, np.array([2_999_998, 1]), said, np.array([True, True]), 1.0, "onnxruntime")
     assert found.confused == [(2_999_998, 2_999_999, 1)]
 
 

@@ -13,7 +13,7 @@ from rich.console import Console, RenderableType
 
 from googlenet_edge import console
 from googlenet_edge.engines.accuracy import Accuracy, Comparison
-from googlenet_edge.engines.bundle import MODEL, EngineTrial, FileRecord, Manifest, Verdict
+from googlenet_edge.engines.bundle import MODEL, EngineTrial, FileRecord, Lineage, Manifest, Verdict
 from googlenet_edge.engines.circumstances import read_circumstances
 from googlenet_edge.engines.cold_start import ColdStart
 from googlenet_edge.engines.energy import Energy
@@ -79,6 +79,9 @@ def bundle(name: str, ms: float) -> BundleMeasurement:
         stages=dict.fromkeys(Stage, latency),
         throughput=(BatchThroughput(1, 1e3 / ms, latency), BatchThroughput(8, 1.5e3 / ms, latency)),
         cold_starts=tuple(ColdStart(100.0, 200.0, first, 118) for first in (10.0, 20.0, 90.0)),
+        labels_sha256="d" * 64,
+        lineage=Lineage(),
+        accuracy_engine=EngineName.ONNXRUNTIME,
     )
 
 

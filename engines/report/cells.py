@@ -158,7 +158,7 @@ def lineage_table(subjects: Sequence[Subject]) -> Table:
             f"{subject.latency_ms.count} in {len(bundle.latency.rounds_ms)} rounds",
             f"{100 * subject.latency_ms.spread:.1f} %",
             shown_text(bundle.model_sha256)[:12],
-            (lineage.graph if lineage and lineage.graph else "not known")[:12],
+            (lineage.graph or "not known")[:12],
         )
         rows.append(Row(shown_text(bundle.name), cells, subject.number))
     return Table(head, tuple(rows))

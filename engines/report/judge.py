@@ -192,7 +192,7 @@ def answers_of_other_engines(material: Material) -> tuple[str, ...]:
     )
 
 
-def _backends(bundle: BundleMeasurement, answers: Sequence[Answers]) -> list[str | None]:
+def _backends(bundle: BundleMeasurement, answers: Sequence[Answers]) -> list[str]:
     return [one.backend for each in answers for one in each.bundles if one.model_sha256 == bundle.model_sha256]
 
 

@@ -122,8 +122,7 @@ def _check_same_model(sources: Sequence[Source]) -> None:
     first = sources[0].measurement.bundles[0]
     for source in sources:
         for bundle in source.measurement.bundles:
-            labels = {bundle.labels_sha256, first.labels_sha256} - {None}
-            if _shape(bundle) != _shape(first) or len(labels) > 1:
+            if _model(bundle) != _model(first):
                 raise DataError(
                     f"{bundle.name!r} in {source.name} is another model ({_described(bundle)}) than {first.name!r} in"
                     f" {sources[0].name} ({_described(first)}); make a report of each"
@@ -139,13 +138,13 @@ def _check_classes(bundle: BundleMeasurement, answers: Sequence[Answers]) -> Non
             )
 
 
-def _shape(bundle: BundleMeasurement) -> tuple[int, int]:
-    return bundle.engine.crop, bundle.engine.classes
+def _model(bundle: BundleMeasurement) -> tuple[int, int, str]:
+    return bundle.engine.crop, bundle.engine.classes, bundle.labels_sha256
 
 
 def _described(bundle: BundleMeasurement) -> str:
-    labels = f", labels {bundle.labels_sha256[:8]}" if bundle.labels_sha256 else ""
-    return f"{bundle.engine.crop}×{bundle.engine.crop} pixels, {bundle.engine.classes} classes{labels}"
+    crop, classes, labels = _model(bundle)
+    return f"{crop}×{crop} pixels, {classes} classes, labels {labels[:8]}"
 
 
 def parse_layers(data: bytes, where: str) -> Layers:

@@ -369,18 +369,16 @@ def _unknown(material: Material) -> list[str]:
         size = f"{shown_text(image.sha256)[:12]}, {image.width}×{image.height}"
         clocks = ", --power-mode, --lock-clocks" if source.measurement.circumstances.jetson else ""
         found.append(f"# not known of {name}: --host, --image (SHA-256 {size}){clocks}")
-    if any(bundle.backend is None for about in material.answers for bundle in about.bundles):
-        found.append("# not known of the answers: --engine")
     if material.layers:
         found.append("# not known of the layers: CHECKPOINT, --data, --calibration-images, --method")
     return found
 
 
-def _common(option: str, values: Iterable[str | None]) -> str:
+def _common(option: str, values: Iterable[str]) -> str:
     """The option where it is the same for all; by default each bundle has its own."""
     found = set(values)
     value = found.pop()
-    return "" if found or value is None else f" {option} {_quoted([value])}"
+    return "" if found else f" {option} {_quoted([value])}"
 
 
 def _quoted(texts: Iterable[str]) -> str:

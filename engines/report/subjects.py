@@ -14,7 +14,6 @@ from googlenet_edge.engines.answers import Answers, BundleAnswers
 from googlenet_edge.engines.circumstances import GPU_PACKAGES, Circumstances
 from googlenet_edge.engines.jetson import Jetson
 from googlenet_edge.engines.measurement import BundleMeasurement, LatencyRatio, latency_ratio, samples
-from googlenet_edge.engines.protocol import EngineSpec
 from googlenet_edge.engines.report.material import Material, Source
 from googlenet_edge.statistics import Summary
 from googlenet_edge.target import Device, EngineName, Precision
@@ -102,7 +101,7 @@ def shown_name(name: str) -> str:
 def label_of(found: BundleAnswers, named: Iterable[tuple[str, BundleMeasurement]]) -> str:
     """What a report calls the bundle that answered: as the first measured one, or by its folder and runtime."""
     labels = (label for label, bundle in named if found.is_of(bundle.model_sha256, bundle.engine.backend))
-    return next(labels, _joined((_short(found.bundle), found.backend or ""), (1,) if found.backend else ()))
+    return next(labels, _joined((_short(found.bundle), found.backend), (1,)))
 
 
 def _subject(number: int, named: Sequence[_Named], answers: Sequence[Answers]) -> Subject:
@@ -114,7 +113,7 @@ def _subject(number: int, named: Sequence[_Named], answers: Sequence[Answers]) -
     alone = (about.evaluation(b) for about in answers for b in about.bundles if b.is_of(*model))
     evaluation = pair.answers.evaluation(pair.candidate) if pair else next(alone, None)
     beside = sorted(named, key=lambda other: other[1] is not source)
-    judged = bundle.accuracy_engine.value if bundle.accuracy_engine else _judged_before(bundle.engine)
+    judged = bundle.accuracy_engine.value
     accuracy = bundle.accuracy if judged in (bundle.engine.backend, EngineName.SIMULATED.value) else None
     known = bundle.against_fp32 if accuracy and (evaluation is None or evaluation.accuracy == accuracy) else None
     return Subject(
@@ -129,11 +128,6 @@ def _subject(number: int, named: Sequence[_Named], answers: Sequence[Answers]) -
         compared_with=label_of(pair.reference, ((name, other) for name, _, other in beside)) if pair else "FP32",
         simulated=judged == EngineName.SIMULATED.value and evaluation is None,
     )
-
-
-def _judged_before(engine: EngineSpec) -> str:
-    """What an accuracy was found on that does not say: those who wrote such files simulated all but processors."""
-    return engine.backend if engine.device is Device.CPU else EngineName.SIMULATED.value
 
 
 def _labels(measured: Sequence[tuple[Source, BundleMeasurement]]) -> list[str]:
