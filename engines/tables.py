@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -376,8 +377,10 @@ def _megabytes(size: int) -> str:
 
 
 def _name(bundle: BundleMeasurement, measurement: Measurement) -> str:
-    """The last two folders, and the engine where not all have the same."""
-    short = "/".join(Path(bundle.name).parts[-2:])
+    """As many of its last folders as tell all apart, at least two, and the engine where not all have the same."""
+    folders = {Path(other.name).parts for other in measurement.bundles}
+    enough = (count for count in itertools.count(2) if len({path[-count:] for path in folders}) == len(folders))
+    short = str(Path(*Path(bundle.name).parts[-next(enough) :]))
     engines = {other.engine.backend for other in measurement.bundles}
     return short if len(engines) == 1 else f"{short} ({bundle.engine.backend})"
 

@@ -169,6 +169,26 @@ def test_tables_of_a_benchmark_name_the_engines_where_there_are_two(measurement:
     assert "onnxruntime 1.31.0 and openvino 2026.4.1, 18 runs" in circumstances_sentence(two)
 
 
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["runs/photos/fp32-cpu", "runs/photos/int8-cpu"], ["photos/fp32-cpu", "photos/int8-cpu"]),
+        (
+            ["runs/photos/slim-1.5/int8-cpu", "runs/flowers/slim-1.5/int8-cpu"],
+            ["photos/slim-1.5/int8-cpu", "flowers/slim-1.5/int8-cpu"],
+        ),
+        (["slim/int8-cpu", "/runs/slim/int8-cpu"], ["slim/int8-cpu", "runs/slim/int8-cpu"]),
+        (["int8-cpu", "int8-cpu"], ["int8-cpu", "int8-cpu"]),
+    ],
+)
+def test_tables_of_a_benchmark_name_as_many_folders_as_tell_bundles_apart(
+    paths: list[str], names: list[str], measurement: Measurement
+) -> None:
+    bundles = tuple(bundle(path, 1.0) for path in paths)
+    found = latency_table(replace(measurement, bundles=bundles, ratios=()))
+    assert list(found.columns[0].cells) == names
+
+
 def test_table_of_resources_says_on_how_many_streams(measurement: Measurement) -> None:
     first, second = measurement.bundles
     streamed = replace(first.throughput[0], batch=32, images_per_s=777.7, streams=4)
