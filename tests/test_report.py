@@ -361,6 +361,18 @@ def test_page_draws_power_and_heat_of_the_sensors_that_said_something() -> None:
     assert "## Power and heat" in to_markdown(page_of(material(on_a_jetson(measured())))).decode()
 
 
+def test_page_draws_no_line_across_the_silence_of_a_sensor() -> None:
+    found = on_a_jetson(measured())
+    assert found.watched is not None
+    times = tuple(i / 10 for i in range(6000))
+    spoke = tuple(None if 100 <= time < 300 or i % 7 == 0 else 5000.0 for i, time in enumerate(times))
+    watched = replace(found.watched, power=Series(times, {"VDD_IN": spoke}), heat=Series((), {}))
+    [timeline] = page_of(material(replace(found, watched=watched))).telemetry[0].timelines
+    lines = re.findall(r'<polyline [^>]*points="([^"]*)"', timeline.drawing)
+    assert [len(line.split()) for line in lines] == [40, 120], "240 points, less the 80 in which it said nothing"
+    assert timeline.names == ("VDD_IN (most 5.0 W)",)
+
+
 class Elements(HTMLParser):
     """Every element with its attributes, as a browser sees them."""
 

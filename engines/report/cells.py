@@ -5,9 +5,11 @@ And where the machine has sensors, power and heat over the time of the benchmark
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
+from itertools import groupby
 
 import numpy as np
 
@@ -282,18 +284,24 @@ def _timeline(title: str, unit: str, series: Series, *, factor: float, floor: Fl
     if not largest:
         return None
     found = [
-        Curve(colour, _points(series.times_s, series.values[name], factor))
+        Curve(colour, line)
         for colour, name in enumerate(largest, start=1)
+        for line in _lines(series.times_s, series.values[name], factor)
     ]
     drawing = curves(found, across="seconds", along=unit, floor=floor)
     return Timeline(title, drawing, tuple(f"{shown_name(name)} (most {most[name]:.1f} {unit})" for name in largest))
 
 
-def _points(times: Sequence[float], values: Sequence[float | None], factor: float) -> tuple[tuple[float, float], ...]:
-    """Means of neighbours, so that an hour is not drawn in a hundred thousand points."""
-    pairs = [(time, factor * value) for time, value in zip(times, values, strict=True) if value is not None]
+def _lines(
+    times: Sequence[float], values: Sequence[float | None], factor: float
+) -> Iterator[tuple[tuple[float, float], ...]]:
+    """Means of neighbours, so that an hour is not drawn in a hundred thousand points; where all are silent, none."""
+    pairs = [(time, math.nan if value is None else factor * value) for time, value in zip(times, values, strict=True)]
     parts = np.array_split(np.array(pairs, np.float64), min(_MOST_POINTS, len(pairs)))
-    return tuple((float(x), float(y)) for x, y in (part.mean(axis=0) for part in parts))
+    said = (part[~np.isnan(part[:, 1])] for part in parts)
+    for speaks, group in groupby(said, key=lambda part: len(part) > 0):
+        if speaks:
+            yield tuple((float(x), float(y)) for x, y in (part.mean(axis=0) for part in group))
 
 
 def _energy_table(subjects: Sequence[Subject]) -> Table:
