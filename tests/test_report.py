@@ -482,6 +482,26 @@ def test_markdown_holds_the_tables_and_escapes_what_would_be_markup() -> None:
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1, table
 
 
+@pytest.mark.parametrize(
+    ("text", "escaped"),
+    [
+        ("https://evil.example/a_b", r"https:\//evil.example/a\_b"),
+        ("(www.evil.example)", r"(www\.evil.example)"),
+        ("WWW.evil.example", r"WWW\.evil.example"),
+        ("@someone and @@them", "`@`someone and `@@`them"),
+        ("me@evil.example", "me`@`evil.example"),
+        ("xmpp:`@`#1", r"xmpp:\``@`\``#`1"),
+        ("owner/repository#1", "owner/repository`#`1"),
+    ],
+)
+def test_markdown_links_to_nothing_that_a_file_names_and_calls_nobody(text: str, escaped: str) -> None:
+    """As cmark-gfm reads it; GitHub itself looks for names and numbers of issues in what is no code."""
+    page = to_markdown(page_of(renamed(text))).decode().split("## How to repeat")[0]
+    assert f"- warning: {escaped}\n" in page
+    assert f"| {escaped} |" in page
+    assert text not in page.replace(escaped, "")
+
+
 def test_csv_has_a_row_for_every_bundle_and_no_formula() -> None:
     [first, second] = csv.DictReader(io.StringIO(to_csv(subjects_of(material(measured()))).decode()))
     assert (first["bundle"], second["bundle"]) == ("runs/signs/fp32-cpu", "runs/signs/int8-cpu")

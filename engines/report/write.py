@@ -26,7 +26,10 @@ from googlenet_edge.files import write_bytes
 
 _FOLDER = files("googlenet_edge.engines.report")
 
-_MARKUP = re.compile(r"([\\`*_\[\]<>#|~&])")
+_MARKUP = re.compile(r"[\\`*_\[\]<>|~&]|(?<=:)(?=//)|(?<=www)(?=\.)", re.IGNORECASE)
+"""Letters that are markup, and the places in an address where a backslash makes text of it."""
+_REFERENCE = re.compile(r"[@#]+")
+"""GitHub looks for people, mail addresses and issues when backslashes are gone; only in code it does not."""
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -173,4 +176,4 @@ def _table(table: Table) -> str:
 
 
 def _plain(text: str) -> str:
-    return _MARKUP.sub(r"\\\1", text)
+    return _REFERENCE.sub(r"`\g<0>`", _MARKUP.sub(r"\\\g<0>", text))
