@@ -6,7 +6,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from googlenet_edge.engines.protocol import EngineOptions, EngineSpec, check_batch
+from googlenet_edge.engines.protocol import NOT_LOWERED, Engine, EngineOptions, EngineSpec, usable
 from googlenet_edge.errors import EngineError
 from googlenet_edge.processor import Processor, read_processor
 from googlenet_edge.target import Device, EngineName
@@ -14,7 +14,7 @@ from googlenet_edge.target import Device, EngineName
 _ERRORS_ONLY = 3
 
 
-class OnnxRuntimeCpu:
+class OnnxRuntimeCpu(Engine):
     """An `Engine` that holds one inference session."""
 
     _name = EngineName.ONNXRUNTIME
@@ -30,18 +30,15 @@ class OnnxRuntimeCpu:
             reason = str(problem).partition("\n")[0]
             raise EngineError(f"ONNX Runtime cannot load the model ({reason}); build the bundle again") from problem
         self._session: onnxruntime.InferenceSession | None = session
-        self._input, self._output, crop, classes = interface_of(session)
+        self.input, self._output, crop, classes = interface_of(session)
         name, version = self._name.value, onnxruntime.__version__
         self.spec = EngineSpec(name, version, Device.CPU, options.threads, crop, classes, options.streams)
 
     def run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See `Engine.run`."""
-        session = self._session
-        if session is None:
-            raise EngineError("the engine is closed; open the bundle again")
-        check_batch(pixels, self.spec)
+        session = usable(self._session, pixels, self.spec)
         try:
-            (logits,) = session.run([self._output], {self._input: pixels})
+            (logits,) = session.run([self._output], {self.input: pixels})
         except Exception as problem:  # as above
             reason = str(problem).partition("\n")[0]
             raise EngineError(f"ONNX Runtime failed on a batch of {len(pixels)} ({reason})") from problem
@@ -50,12 +47,6 @@ class OnnxRuntimeCpu:
     def close(self) -> None:
         """See `Engine.close`."""
         self._session = None
-
-    def __enter__(self) -> OnnxRuntimeCpu:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class Simulated(OnnxRuntimeCpu):
@@ -100,10 +91,7 @@ def interface_of(session: onnxruntime.InferenceSession) -> tuple[str, str, int, 
             [("tensor(float)", [_, int(classes)])],
         ) if height == width:
             return inputs[0].name, outputs[0].name, height, classes
-    raise EngineError(
-        "the model is not one that gnet-edge lowered: expected one input uint8 (N, crop, crop, 3) and one output"
-        " float32 (N, classes)"
-    )
+    raise EngineError(NOT_LOWERED)
 
 
 def _rounding(model: bytes, cache: bytes) -> bytes:

@@ -23,15 +23,15 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from googlenet_edge.engines.devices import DeviceProfile
-from googlenet_edge.engines.onnxruntime_cpu import interface_of
-from googlenet_edge.engines.protocol import EngineOptions, EngineSpec, check_batch
+from googlenet_edge.engines.onnxruntime_cpu import Simulated, interface_of, session_options
+from googlenet_edge.engines.protocol import Engine, EngineOptions, EngineSpec, usable
 from googlenet_edge.engines.registry import CUDA, IN_ITS_PLACE, GpuProvider, library_of, why_not_loaded
 from googlenet_edge.engines.tensorrt_runtime import MOST_IMAGES, plans_folder
 from googlenet_edge.errors import EngineError, OutputError
 from googlenet_edge.files import sha256_bytes
+from googlenet_edge.processor import read_processor
 from googlenet_edge.target import Precision
 
-_ERRORS_ONLY = 3
 _NO_PROCESSOR = "session.disable_cpu_ep_fallback"
 _TELL_PLACES = "session.record_ep_graph_assignment_info"  # from ONNX Runtime 1.24 on; older ones ignore it
 _REFUSED_PROCESSOR = "fallback to CPU EP has been explicitly disabled"
@@ -90,7 +90,7 @@ def provider_options(
     }
 
 
-class OnnxRuntimeGpu:
+class OnnxRuntimeGpu(Engine):
     """An `Engine` of one session. The TensorRT provider lets one inference at a time through."""
 
     def __init__(self, opening: _Opening, *, options: EngineOptions, profile: DeviceProfile) -> None:
@@ -114,10 +114,7 @@ class OnnxRuntimeGpu:
 
     def run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See `Engine.run`. At most `MOST_IMAGES` at a time, which is what a plan takes."""
-        session = self._session
-        if session is None:
-            raise EngineError("the engine is closed; open the bundle again")
-        check_batch(pixels, self.spec)
+        session = usable(self._session, pixels, self.spec)
         try:
             parts = [
                 session.run([self._output], {self._input: pixels[at : at + MOST_IMAGES]})[0]
@@ -130,12 +127,6 @@ class OnnxRuntimeGpu:
     def close(self) -> None:
         """See `Engine.close`."""
         self._session = None
-
-    def __enter__(self) -> OnnxRuntimeGpu:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class _Opening:
@@ -218,17 +209,8 @@ def _preload(provider: GpuProvider, precision: Precision) -> None:
 
 def _input_of(model: bytes) -> tuple[str, int]:
     """The input's name and crop: shapes are told to TensorRT before the session is there. Raises `EngineError`."""
-    settings = onnxruntime.SessionOptions()
-    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    settings.log_severity_level = _ERRORS_ONLY
-    try:
-        session = onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
-    except Exception as problem:  # as above
-        raise EngineError(
-            f"ONNX Runtime cannot load the model ({_first(problem)}); build the bundle again"
-        ) from problem
-    name, _, crop, _ = interface_of(session)
-    return name, crop
+    opened = Simulated(model, EngineOptions())
+    return opened.input, opened.spec.crop
 
 
 def _settings(provider: GpuProvider, options: EngineOptions) -> Any:
@@ -238,11 +220,8 @@ def _settings(provider: GpuProvider, options: EngineOptions) -> Any:
     pairs that round twice.
     """
     levels = onnxruntime.GraphOptimizationLevel
-    settings = onnxruntime.SessionOptions()
+    settings = session_options(options, processor=read_processor())
     settings.graph_optimization_level = levels.ORT_ENABLE_ALL if provider is CUDA else levels.ORT_DISABLE_ALL
-    settings.intra_op_num_threads = options.threads
-    settings.inter_op_num_threads = 1
-    settings.log_severity_level = _ERRORS_ONLY
     settings.add_session_config_entry(_TELL_PLACES, "1")
     return settings
 

@@ -10,7 +10,7 @@ import numpy as np
 import openvino
 from numpy.typing import NDArray
 
-from googlenet_edge.engines.protocol import EngineOptions, EngineSpec, check_batch
+from googlenet_edge.engines.protocol import NOT_LOWERED, Engine, EngineOptions, EngineSpec, usable
 from googlenet_edge.errors import EngineError
 from googlenet_edge.processor import Processor, read_processor
 from googlenet_edge.target import Device, EngineName
@@ -27,7 +27,7 @@ openvino.Type.u8.to_dtype()
 _ = openvino.Tensor(openvino.Type.u8, [1]).data, openvino.Tensor(np.zeros(1, np.uint8)).data
 
 
-class OpenVinoCpu:
+class OpenVinoCpu(Engine):
     """An `Engine` that holds one model, compiled for one image: a larger batch is computed image by image.
 
     On a CPU that is as fast as a batch (the weights stay in the caches), needs no second model for other sizes, and
@@ -50,12 +50,9 @@ class OpenVinoCpu:
 
     def run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See `Engine.run`."""
-        own = self._own
-        if own is None:
-            raise EngineError("the engine is closed; open the bundle again")
+        own = usable(self._own, pixels, self.spec)
         if self.spec.streams > 1 and os.getpid() != self._process:  # it would wait for threads that are not here
             raise EngineError("the engine was opened before this process was forked; open the bundle in this process")
-        check_batch(pixels, self.spec)
         try:
             return np.concatenate([own.infer(image) for image in np.split(pixels, len(pixels))])
         except RuntimeError as problem:
@@ -64,12 +61,6 @@ class OpenVinoCpu:
     def close(self) -> None:
         """See `Engine.close`."""
         self._own = None
-
-    def __enter__(self) -> OpenVinoCpu:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class _RequestOfThread(threading.local):
@@ -157,10 +148,7 @@ def _interface(network: openvino.Model) -> tuple[int, int]:
         match types, _shape(input_), _shape(output):
             case ("u8", "f32"), [_, int(height), int(width), 3], [_, int(classes)] if height == width:
                 return height, classes
-    raise EngineError(
-        "the model is not one that gnet-edge lowered: expected one input uint8 (N, crop, crop, 3) and one output"
-        " float32 (N, classes)"
-    )
+    raise EngineError(NOT_LOWERED)
 
 
 def _shape(port: openvino.Output) -> list[int | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,12 @@ from googlenet_edge.errors import EngineError
 from googlenet_edge.statistics import Count, Tally
 from googlenet_edge.target import Device, Precision, Unit
 from googlenet_edge.workspace import MOST_THREADS
+
+T = TypeVar("T")
+NOT_LOWERED = (
+    "the model is not one that gnet-edge lowered: expected one input uint8 (N, crop, crop, 3) and one output float32"
+    " (N, classes)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +71,18 @@ class EngineSpec:
         return f"{self.backend} {self.version}{' on the DLA' if self.unit is Unit.DLA else ''}"
 
 
+class DeviceStage(Enum):
+    """The parts of an inference on a device with memory of its own: pixels to it, the network, logits back."""
+
+    COPY_IN = "copy-in"
+    COMPUTE = "compute"
+    COPY_OUT = "copy-out"
+
+
 class Engine(Protocol):
     """A model, loaded and ready. It may be used from several threads at once, and is closed once."""
 
-    @property
-    def spec(self) -> EngineSpec:
-        """What this engine is."""
+    spec: EngineSpec
 
     def run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """RGB pixels, uint8 ``(N, crop, crop, 3)`` with N of 1 or more → logits, float32 ``(N, classes)``.
@@ -81,33 +93,25 @@ class Engine(Protocol):
             EngineError: another shape or type, or the engine is closed.
         """
 
+    def timed_run(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], dict[DeviceStage, float]]:
+        """`run`, and the milliseconds of every stage by the device's own clock, where it has one."""
+        return self.run(pixels), {}
+
     def close(self) -> None:
         """Gives memory and device back. A second call does nothing."""
 
     def __enter__(self) -> Engine:
         """The engine itself; leaving the block closes it."""
+        return self
 
-    def __exit__(self, *_: object) -> None: ...
-
-
-class DeviceStage(Enum):
-    """The parts of an inference on a device with memory of its own: pixels to it, the network, logits back."""
-
-    COPY_IN = "copy-in"
-    COMPUTE = "compute"
-    COPY_OUT = "copy-out"
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
-@runtime_checkable
-class TimesStages(Protocol):
-    """What an `Engine` may do besides, where its device has a clock."""
-
-    def timed_run(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], dict[DeviceStage, float]]:
-        """`Engine.run`, and the milliseconds of every stage by the device's own clock."""
-
-
-def check_batch(pixels: NDArray[np.uint8], spec: EngineSpec) -> None:
-    """Refuses what an engine of this kind cannot compute. Raises `EngineError`."""
+def usable(session: T | None, pixels: NDArray[np.uint8], spec: EngineSpec) -> T:
+    """The session of an engine that is open, where it can compute the batch. Raises `EngineError`."""
+    if session is None:
+        raise EngineError("the engine is closed; open the bundle again")
     expected = f"uint8 (N, {spec.crop}, {spec.crop}, 3)"
     if not isinstance(pixels, np.ndarray):
         raise EngineError(f"the batch is a {type(pixels).__name__}, expected {expected}; use Preprocess.pixels")
@@ -115,3 +119,4 @@ def check_batch(pixels: NDArray[np.uint8], spec: EngineSpec) -> None:
         raise EngineError(f"the batch is {pixels.dtype} {pixels.shape}, expected {expected}; use Preprocess.pixels")
     if len(pixels) == 0:
         raise EngineError(f"the batch is empty, expected {expected} with N of 1 or more")
+    return session

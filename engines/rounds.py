@@ -8,13 +8,12 @@ from functools import partial
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
 from googlenet_edge.dataset import in_threads
 from googlenet_edge.engines.energy import EnergyPlan
 from googlenet_edge.engines.measurement import BatchThroughput, Samples, Stage, samples
 from googlenet_edge.engines.predictor import DEFAULT_TOP_K, Predictor, open_rgb, rank
-from googlenet_edge.engines.protocol import DeviceStage, Engine, TimesStages
+from googlenet_edge.engines.protocol import DeviceStage
 from googlenet_edge.engines.sustained import SustainedPlan
 from googlenet_edge.engines.timing import Clock, Tick, WarmUp, settled, take_turns, warm_up
 from googlenet_edge.errors import ConfigError
@@ -175,19 +174,12 @@ def _laps(predictor: Predictor, image: bytes, clock: Clock) -> tuple[float, ...]
     decoded = clock()
     pixels = predictor.preprocess.pixels(rgb)[None]
     preprocessed = clock()
-    logits, on_device = _timed_run(predictor.engine, pixels)
+    logits, on_device = predictor.engine.timed_run(pixels)
     inferred = clock()
     rank(logits, predictor.labels, min(DEFAULT_TOP_K, len(predictor.labels)))
     marks = (start, decoded, preprocessed, inferred, clock())
-    return (*((after - before) * 1e3 for before, after in pairwise(marks)), *on_device)
-
-
-def _timed_run(engine: Engine, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], tuple[float, ...]]:
-    """Logits, and the milliseconds of every `DeviceStage`, or of none."""
-    if not isinstance(engine, TimesStages):
-        return engine.run(pixels), ()
-    logits, times = engine.timed_run(pixels)
-    return logits, tuple(times[stage] for stage in DeviceStage)
+    stages = (on_device[stage] for stage in DeviceStage if stage in on_device)
+    return (*((after - before) * 1e3 for before, after in pairwise(marks)), *stages)
 
 
 def _by_stage(rounds: Sequence[list[tuple[float, ...]]]) -> tuple[dict[Stage, Samples], dict[DeviceStage, Samples]]:

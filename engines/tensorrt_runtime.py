@@ -31,7 +31,7 @@ from googlenet_edge.engines.cuda_device import (
     new_stream,
 )
 from googlenet_edge.engines.devices import DeviceProfile, profile_of, refuse_without_bundles
-from googlenet_edge.engines.protocol import DeviceStage, EngineOptions, EngineSpec, check_batch
+from googlenet_edge.engines.protocol import DeviceStage, Engine, EngineOptions, EngineSpec, usable
 from googlenet_edge.engines.registry import open_bundle
 from googlenet_edge.engines.tensorrt_builder import Batches, PlanRequest
 from googlenet_edge.engines.tensorrt_layers import Placement
@@ -97,7 +97,7 @@ def plans_folder() -> Path:
     return Path(cache) / "gnet-edge" / "plans"
 
 
-class TensorRtEngine:
+class TensorRtEngine(Engine):
     """An `Engine` of one plan. Each stream has an execution context, a CUDA stream and buffers of its own."""
 
     def __init__(
@@ -139,18 +139,15 @@ class TensorRtEngine:
         return np.concatenate(self._each_part(pixels, _Worker.run))
 
     def timed_run(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], dict[DeviceStage, float]]:
-        """See `TimesStages.timed_run`."""
+        """See `Engine.timed_run`."""
         logits, times = zip(*self._each_part(pixels, _Worker.timed_run), strict=True)
         return np.concatenate(logits), {stage: sum(each[stage] for each in times) for stage in DeviceStage}
 
     def _each_part(self, pixels: NDArray[np.uint8], run: Callable[[_Worker, NDArray[np.uint8]], T]) -> list[T]:
         """What ``run`` gives for as many images at a time as the plan takes, on a worker that is idle."""
-        check_batch(pixels, self.spec)
         worker = self._idle.get()
-        if worker is None:
-            self._idle.put(None)
-            raise EngineError("the engine is closed; open the bundle again")
         try:
+            worker = usable(worker, pixels, self.spec)
             with self._device.current():
                 return [run(worker, pixels[at : at + self._most]) for at in range(0, len(pixels), self._most)]
         except EngineError:
@@ -180,12 +177,6 @@ class TensorRtEngine:
     def _release(self) -> None:
         self._engine = None
         self._runtime = None
-
-    def __enter__(self) -> TensorRtEngine:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class _Worker:

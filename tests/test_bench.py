@@ -35,7 +35,7 @@ from googlenet_edge.engines.measurement import (
     write_measurement,
 )
 from googlenet_edge.engines.predictor import Predictor
-from googlenet_edge.engines.protocol import DeviceStage, EngineSpec
+from googlenet_edge.engines.protocol import DeviceStage, Engine, EngineSpec
 from googlenet_edge.engines.rounds import BenchPlan, measure, turn_count
 from googlenet_edge.engines.sensors import Series, Watched
 from googlenet_edge.engines.sustained import Sustained, SustainedPlan, SustainedWindow
@@ -60,7 +60,7 @@ FAKE = EngineSpec("fake", "1", Device.CPU, threads=1, crop=32, classes=3)
 
 
 @dataclass
-class FakeEngine:
+class FakeEngine(Engine):
     """Takes ``ms(batch)`` on the fake clock, and writes its name down in the log."""
 
     clock: FakeClock
@@ -75,12 +75,6 @@ class FakeEngine:
         return np.zeros((len(batch), 3), np.float32)
 
     def close(self) -> None:
-        pass
-
-    def __enter__(self) -> FakeEngine:
-        return self
-
-    def __exit__(self, *unused: object) -> None:
         pass
 
 

@@ -15,7 +15,7 @@ from tiny_graph import table_of, tiny_graph
 
 from googlenet_edge.engines.bundle import Trial
 from googlenet_edge.engines.lowering import Lowered, lower
-from googlenet_edge.engines.protocol import EngineOptions, EngineSpec
+from googlenet_edge.engines.protocol import Engine, EngineOptions, EngineSpec
 from googlenet_edge.engines.registry import backend_for
 from googlenet_edge.engines.trials import ROUNDS, fastest, hold_trial
 from googlenet_edge.target import Device, EngineName, Precision
@@ -38,19 +38,13 @@ class FakeClock:
         return call
 
 
-class FakeEngine:
+class FakeEngine(Engine):
     """Takes the time that its model's operators take."""
 
     def __init__(self, clock: FakeClock, lowered: Lowered, ms: Callable[[set[str]], float]) -> None:
         names = {node.op_type for node in onnx.load_model_from_string(lowered.model).graph.node}
         self.run = lambda pixels: clock.takes(ms(names))()
         self.spec = EngineSpec("fake", "1", Device.CPU, threads=1, crop=CROP, classes=3)
-
-    def __enter__(self) -> FakeEngine:
-        return self
-
-    def __exit__(self, *unused: object) -> None:
-        pass
 
 
 @pytest.fixture(scope="module")
