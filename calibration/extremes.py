@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -198,8 +199,7 @@ def _with_extremes(model: onnx.ModelProto, names: Sequence[str], relu_planes: Ab
     Its activations then stay in the runtime, which takes less memory and less time than to hand them out; and a global
     pool takes them in the order in memory that its convolutions like best.
     """
-    found = onnx.ModelProto()
-    found.CopyFrom(model)
+    found = copy.deepcopy(model)
     found.graph.initializer.append(numpy_helper.from_array(np.array([0, 0, -1], np.int64), _PLANES))
     for name in names:
         planes, outputs = f"{name}.{_PLANES}", [_high(name)]

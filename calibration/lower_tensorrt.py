@@ -22,6 +22,7 @@ flags allow it float16.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
@@ -193,8 +194,7 @@ def _in_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
         raise LoweringError(
             f"opset {opset} is none that this version writes; use one of: {', '.join(map(str, OPSETS))}"
         )
-    changed = onnx.ModelProto()
-    changed.CopyFrom(model)
+    changed = copy.deepcopy(model)
     changed.ir_version = OPSETS[opset]
     del changed.opset_import[:]
     changed.opset_import.append(helper.make_opsetid("", opset))

@@ -6,6 +6,7 @@ its first code wherever the normalization can be moved into the first convolutio
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -123,8 +124,7 @@ def absorb_normalization(graph: InferenceGraph) -> Absorbed | None:
     offset = zero_point - mean
     if conv is None or not 0 <= zero_point <= 255 or np.abs(offset).max() > _MOST_BORDER_ERROR:
         return None
-    model = onnx.ModelProto()
-    model.CopyFrom(graph.model)
+    model = copy.deepcopy(graph.model)
     stored = {value.name: value for value in model.graph.initializer}
     weight, bias = (stored[name] for name in conv.input[1:])
     scaled = numpy_helper.to_array(weight).astype(np.float64) / std[:, None, None]
@@ -169,8 +169,7 @@ def _behind(
     nodes: Iterable[onnx.NodeProto], constants: Iterable[onnx.TensorProto], model: onnx.ModelProto, *, crop: int
 ) -> onnx.ModelProto:
     """A model of ``pixels`` that runs ``nodes`` and then another model's."""
-    made = onnx.ModelProto()
-    made.CopyFrom(model)
+    made = copy.deepcopy(model)
     del made.graph.input[:], made.graph.node[:], made.metadata_props[:]
     made.graph.input.append(helper.make_tensor_value_info(PIXELS, TensorProto.UINT8, ["N", crop, crop, 3]))
     made.graph.node.extend([*nodes, *model.graph.node])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
@@ -57,8 +58,7 @@ class Network:
     def __init__(self, graph: InferenceGraph) -> None:
         """Opens the graph."""
         self._names = [name for name in measured_tensors(graph.model.graph) if name != INPUT]
-        model = onnx.ModelProto()
-        model.CopyFrom(graph.model)
+        model = copy.deepcopy(graph.model)
         for name in self._names:
             model.graph.output.append(onnx.ValueInfoProto(name=name))
         self._session = open_session(model, threads=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -74,10 +75,9 @@ def is_dense_conv(node: onnx.NodeProto) -> bool:
 
 def copy_for_surgery(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy without the written shapes of inner tensors, which surgery may change."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    del copy.graph.value_info[:]
-    return copy
+    copied = copy.deepcopy(model)
+    del copied.graph.value_info[:]
+    return copied
 
 
 def set_nodes(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto], constants: Sequence[onnx.TensorProto]) -> None:
@@ -94,11 +94,10 @@ def set_nodes(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto], constants
 
 def renamed(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
     """A copy of a node with some of its tensors under other names."""
-    copy = onnx.NodeProto()
-    copy.CopyFrom(node)
-    copy.input[:] = [names.get(name, name) for name in node.input]
-    copy.output[:] = [names.get(name, name) for name in node.output]
-    return copy
+    copied = copy.deepcopy(node)
+    copied.input[:] = [names.get(name, name) for name in node.input]
+    copied.output[:] = [names.get(name, name) for name in node.output]
+    return copied
 
 
 def cast(source: str, target: str, kind: int) -> onnx.NodeProto:

@@ -23,27 +23,33 @@ from googlenet_edge.foreign.file import (
     MAX_SIDE,
     Arrays,
     ForeignFile,
-    open_session,
     read_foreign,
     read_labels,
-    run_session,
+    run_model,
     why,
 )
 from googlenet_edge.foreign.network import (
     ChannelOrder,
     InputFormat,
-    Original,
     random_pixels,
     read_network,
+    run_original,
     without_front,
 )
-from googlenet_edge.graph import DEFAULT_OPSET, INPUT, OUTPUT, InferenceGraph, inference_model, metadata_of
+from googlenet_edge.graph import (
+    DEFAULT_OPSET,
+    INPUT,
+    OUTPUT,
+    InferenceGraph,
+    inference_model,
+    metadata_of,
+    relative_difference,
+)
 from googlenet_edge.preprocess import Channels, Preprocess
 from googlenet_edge.workspace import GRAPH_FILE
 
 _DEFAULT = Preprocess()
 
-TOLERANCE = 1e-4
 _RANDOM_IMAGES = 4
 _TO_ONE = 1e-3
 _LEAST_PROBABILITY = 1e-30
@@ -170,14 +176,12 @@ def import_graph(file: ForeignFile, *, class_names: tuple[str, ...], images: Inp
     the file gives probabilities, the logits are their logarithms.
 
     Raises:
-        GraphError: another number of class names, weights that cannot be used, colours that no convolution reads
+        GraphError: weights that cannot be used, colours that no convolution reads
             first, or operators that opset 17 does not have.
     """
-    if len(class_names) != file.classes:
-        raise GraphError(f"{file.path} has {file.classes} classes and {len(class_names)} labels; give one for each")
     network, preprocess = without_front(file, read_network(file), images)
     nodes, weights = rewrite(network)
-    if _are_probabilities(Original(file, file.logits).run(images.batch(random_pixels(file.crop, _RANDOM_IMAGES)))):
+    if _are_probabilities(run_original(file, file.logits, images.batch(random_pixels(file.crop, _RANDOM_IMAGES)))):
         nodes, weights = _with_logarithm(nodes, weights)
     constants = [numpy_helper.from_array(value, name) for name, value in weights.items()]
     model = inference_model(nodes, constants, crop=file.crop, classes=file.classes)
@@ -218,24 +222,14 @@ def check_import(graph: InferenceGraph, file: ForeignFile, pixels: NDArray[np.ui
     """
     noise = random_pixels(file.crop, _RANDOM_IMAGES)
     pixels = np.concatenate([pixels, noise])
-    expected = Original(file, file.logits).run(images.batch(pixels))
+    expected = run_original(file, file.logits, images.batch(pixels))
     if _are_probabilities(expected[-_RANDOM_IMAGES:]):
         expected = np.log(np.maximum(expected, _LEAST_PROBABILITY))
-    where = f"{file.path} in batches"
-    session = open_session(graph.model, where)
-    [found] = run_session(session, [OUTPUT], {INPUT: graph.preprocess.normalize(pixels)}, where)
+    feed = {INPUT: graph.preprocess.normalize(pixels)}
+    [[found]] = run_model(graph.model, [OUTPUT], [feed], f"{file.path} in batches")
     if found.shape != expected.shape:
         raise GraphError(
             f"{file.path} mixes the images of a batch: for {len(expected)} of them it gives {found.shape}; export it"
             " with a dynamic batch, and flatten(x, 1) in the place of squeeze()"
         )
-    largest = float(np.abs(expected).max())
-    if largest == 0.0:
-        raise GraphError(f"{file.path} gives zero for every class of every image; its weights are damaged")
-    relative = float(np.abs(found - expected).max()) / largest
-    if not relative <= TOLERANCE:
-        raise GraphError(
-            f"the imported graph differs from {file.path} by {relative:.1e} of the largest logit, at most"
-            f" {TOLERANCE:.0e} is allowed; please report this with the file"
-        )
-    return relative
+    return relative_difference(found, expected, source=str(file.path))

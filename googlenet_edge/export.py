@@ -21,12 +21,18 @@ from torch import Tensor, nn
 
 from googlenet_edge.checkpoint import Checkpoint, build_model, is_auxiliary
 from googlenet_edge.errors import CheckpointError, GraphError
-from googlenet_edge.graph import DEFAULT_OPSET, INPUT, OPSETS, OUTPUT, InferenceGraph, inference_model
+from googlenet_edge.graph import (
+    DEFAULT_OPSET,
+    INPUT,
+    OPSETS,
+    OUTPUT,
+    InferenceGraph,
+    inference_model,
+    relative_difference,
+)
 from googlenet_edge.model import BATCH_NORM_EPSILON, ConvBNReLU, GoogLeNet, Inception
 
 _PROOF_IMAGES = 4
-
-PARITY_TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,16 +140,7 @@ def check_parity(graph: InferenceGraph, checkpoint: Checkpoint, batch: NDArray[n
     with torch.inference_mode():
         expected = build_model(checkpoint)(torch.from_numpy(batch)).numpy()
     (found,) = session.run([OUTPUT], {INPUT: batch})
-    largest = float(np.abs(expected).max())
-    if largest == 0.0:
-        raise GraphError("parity cannot be checked: every logit is zero")
-    relative = float(np.abs(found - expected).max()) / largest
-    if not relative <= PARITY_TOLERANCE:
-        raise GraphError(
-            f"the graph differs from PyTorch by {relative:.1e} of the largest logit, at most {PARITY_TOLERANCE:.0e} is"
-            " allowed; please report this with your versions of torch and onnxruntime"
-        )
-    return relative
+    return relative_difference(found, expected, source="PyTorch")
 
 
 def unfolded(weights: Mapping[str, NDArray[np.float32]], like: Checkpoint) -> dict[str, Tensor]:

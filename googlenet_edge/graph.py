@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ MAX_BYTES = 512 << 20
 DEFAULT_OPSET = 17
 OPSETS = (13, DEFAULT_OPSET)
 IR_VERSION = 8
+PARITY_TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +60,7 @@ class InferenceGraph:
 
     def with_weights(self, changed: Mapping[str, NDArray[np.float32]]) -> InferenceGraph:
         """The graph with other values for some of its constants."""
-        model = onnx.ModelProto()
-        model.CopyFrom(self.model)
+        model = copy.deepcopy(self.model)
         for weight in model.graph.initializer:
             if weight.name in changed:
                 weight.CopyFrom(numpy_helper.from_array(changed[weight.name], weight.name))
@@ -68,8 +69,7 @@ class InferenceGraph:
     @functools.cached_property
     def bytes(self) -> bytes:
         """The file, the same for the same graph."""
-        model = onnx.ModelProto()
-        model.CopyFrom(self.model)
+        model = copy.deepcopy(self.model)
         del model.metadata_props[:]
         text = to_json(GraphMetadata(SCHEMA, self.class_names, self.preprocess, self.parent_sha256))
         model.metadata_props.add(key=METADATA_KEY, value=text.decode())
@@ -159,6 +159,20 @@ def inference_model(
         producer_name="googlenet-edge",
         producer_version=__version__,
     )
+
+
+def relative_difference(found: NDArray[np.floating], expected: NDArray[np.floating], *, source: str) -> float:
+    """The largest difference of logits by the largest of them. Raises `GraphError` where that is too much, or 0."""
+    largest = float(np.abs(expected).max())
+    if largest == 0.0:
+        raise GraphError(f"{source} gives zero for every class of every image; the weights are damaged")
+    relative = float(np.abs(found - expected).max()) / largest
+    if not relative <= PARITY_TOLERANCE:
+        raise GraphError(
+            f"the graph differs from {source} by {relative:.1e} of the largest logit, at most {PARITY_TOLERANCE:.0e} is"
+            " allowed; please report this with the file and your versions of torch, onnx and onnxruntime"
+        )
+    return relative
 
 
 def attributes_of(node: NodeProto) -> dict[str, Any]:

@@ -7,6 +7,7 @@ the head. What has none is kept as it is. Dropout, Identity and what depends on 
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -138,10 +139,7 @@ class _Rewriter:
     def matmul(self, node: NodeProto) -> bool:
         if len(self._shape(node)) != 2 or node.input[1] not in self._network.weights:
             return False
-        weight = self._constant_weight(node, dimensions=2)
-        self._emit(node, "Gemm", transB=1)
-        self._add_layer(node, weight.T, np.zeros(1))
-        return True
+        return self.gemm(node)
 
     def batch_normalization(self, node: NodeProto) -> bool:
         if attributes_of(node).get("training_mode", 0) or any(node.output[1:]):
@@ -250,8 +248,7 @@ class _Rewriter:
 
     def _keep(self, node: NodeProto) -> None:
         """The node as it is, its constants named after it."""
-        kept = NodeProto()
-        kept.CopyFrom(node)
+        kept = copy.deepcopy(node)
         kept.name = name = self._unique(label(node))
         kept.input[:] = [self._kept_input(source, f"{name}.input{i}") for i, source in enumerate(node.input)]
         kept.output[:] = [name if i == 0 else f"{name}.output{i}" for i in range(len(node.output))]

@@ -5,6 +5,7 @@ Nothing is run here but what depends on constants alone, and no other file is op
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -196,8 +197,7 @@ def _opset(model: onnx.ModelProto) -> int:
 
 def _modernized(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
     """The model in the words of opset 8, for ONNX Runtime, which knows no older one."""
-    newer = onnx.ModelProto()
-    newer.CopyFrom(model)
+    newer = copy.deepcopy(model)
     newer.ir_version = IR_VERSION
     del newer.opset_import[:]
     newer.opset_import.append(helper.make_opsetid("", OLDEST_OPSET))
@@ -269,8 +269,7 @@ def _shapes(
     path: Path, model: onnx.ModelProto, images: tuple[int, ...], constants: Arrays
 ) -> dict[str, tuple[int, ...]]:
     """The shapes of all tensors, as far as they follow from the shape of the images and not from what the file says."""
-    sized = onnx.ModelProto()
-    sized.CopyFrom(model)
+    sized = copy.deepcopy(model)
     sizes = {n: v for n, v in constants.items() if v.dtype == np.int64 and v.size <= _MOST_OF_A_SHAPE}
     others = [node for node in model.graph.node if sizes.keys().isdisjoint(node.output)]
     del sized.graph.value_info[:], sized.graph.node[:]
@@ -313,29 +312,19 @@ def _computed(model: onnx.ModelProto, where: str) -> Arrays:
         [w for w in model.graph.initializer if w.name in read],
     )
     alone = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
-    values = zip(names, run_session(open_session(alone, where), names, {}, where), strict=True)
-    return {name: value for name, value in values if isinstance(value, np.ndarray)}
+    [found] = run_model(alone, names, [{}], where)
+    return {name: value for name, value in zip(names, found, strict=True) if isinstance(value, np.ndarray)}
 
 
-def open_session(model: onnx.ModelProto, where: str) -> onnxruntime.InferenceSession:
-    """ONNX Runtime on the CPU, silent. Raises `GraphError`."""
+def run_model(model: onnx.ModelProto, outputs: list[str], feeds: Iterable[Arrays], where: str) -> list[list[Any]]:
+    """The outputs for each feed, by ONNX Runtime on the CPU, silent. Raises `GraphError`."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _SILENT
     try:
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return [session.run(outputs, feed) for feed in feeds]
     except Exception as problem:  # the runtime's own errors have no common base
         raise GraphError(f"ONNX Runtime cannot run {where} ({why(problem)}); export it again") from problem
-
-
-def run_session(
-    session: onnxruntime.InferenceSession, outputs: list[str], feed: Arrays, where: str
-) -> list[NDArray[Any]]:
-    """The outputs of one run. Raises `GraphError`."""
-    try:
-        found: list[NDArray[Any]] = session.run(outputs, feed)
-    except Exception as problem:  # as above
-        raise GraphError(f"ONNX Runtime cannot run {where} ({why(problem)}); export it again") from problem
-    return found
 
 
 def _logits(path: Path, graph: onnx.GraphProto, shapes: Mapping[str, tuple[int, ...]]) -> str:

@@ -5,6 +5,7 @@ And without what stands between the images and its first convolution, such as a 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, numpy_helper
 
 from googlenet_edge.errors import GraphError
-from googlenet_edge.foreign.file import NO_OPERATION, Arrays, ForeignFile, label, open_session, run_session
+from googlenet_edge.foreign.file import NO_OPERATION, Arrays, ForeignFile, label, run_model
 from googlenet_edge.graph import attributes_of, live
 from googlenet_edge.preprocess import Channels, Preprocess
 
@@ -53,8 +54,7 @@ def read_network(file: ForeignFile) -> Network:
     for original in file.model.graph.node:
         if not original.output or original.output[0] in weights:
             continue
-        node = NodeProto()
-        node.CopyFrom(original)
+        node = copy.deepcopy(original)
         node.input[:] = [same.get(name, name) for name in node.input]
         if node.op_type in NO_OPERATION:
             same[node.output[0]] = node.input[0]
@@ -103,26 +103,14 @@ def pads_with(node: NodeProto, value: float, padding: Sequence[int]) -> bool:
     return all(a + b < kernel for a, b, kernel in zip(padding, own, [*attributes["kernel_shape"]] * 2, strict=True))
 
 
-class Original:
-    """A file up to one of its tensors, run on one image after the other."""
-
-    def __init__(self, file: ForeignFile, tensor: str) -> None:
-        """Loads the file. Raises `GraphError`."""
-        model = onnx.ModelProto()
-        model.CopyFrom(file.model)
-        del model.graph.output[:]
-        model.graph.output.append(onnx.ValueInfoProto(name=tensor))
-        self._file, self._tensor = file, tensor
-        self._session = open_session(model, str(file.path))
-
-    def run(self, images: NDArray[np.float32]) -> NDArray[np.float64]:
-        """What the tensor is: float32 ``(N, 3, crop, crop)`` → float64 ``(N, …)``. Raises `GraphError`."""
-        rows = []
-        for image in images:
-            feed = {self._file.input: np.repeat(image[None], self._file.batch, axis=0)}
-            [found] = run_session(self._session, [self._tensor], feed, str(self._file.path))
-            rows.append(found[:1].astype(np.float64))
-        return np.concatenate(rows)
+def run_original(file: ForeignFile, tensor: str, images: NDArray[np.float32]) -> NDArray[np.float64]:
+    """What a tensor of the file is: float32 ``(N, 3, crop, crop)``, one after the other → float64 ``(N, …)``."""
+    model = copy.deepcopy(file.model)
+    del model.graph.output[:]
+    model.graph.output.append(onnx.ValueInfoProto(name=tensor))
+    feeds = ({file.input: np.repeat(image[None], file.batch, axis=0)} for image in images)
+    rows = run_model(model, [tensor], feeds, str(file.path))
+    return np.concatenate([found[:1] for [found] in rows]).astype(np.float64)
 
 
 class ChannelOrder(Enum):
@@ -201,18 +189,17 @@ def _linear_map(file: ForeignFile, front: _Front, images: InputFormat) -> _Linea
     order = np.eye(3) if images.channel_order is ChannelOrder.RGB else np.eye(3)[::-1]
     if not front.nodes:
         return _Linear(order, np.zeros(3))
-    original = Original(file, front.tensor)
     noise = images.batch(random_pixels(file.crop, 1))
     reach = np.abs(noise).max()  # what is much smaller would drown in the rounding of the shift
     probes = np.zeros((4, 3, file.crop, file.crop), np.float32)
     probes[[1, 2, 3], [0, 1, 2]] = reach
-    found = original.run(probes)
-    if found.shape != probes.shape:
+    found = run_original(file, front.tensor, np.concatenate([probes, noise]))
+    if found.shape[1:] != noise.shape[1:]:
         return None
     shift = found[0, :, 0, 0]
-    matrix = (found[1:, :, 0, 0] - shift).T / reach
+    matrix = (found[1:4, :, 0, 0] - shift).T / reach
     expected = np.einsum("ij,njhw->nihw", matrix, noise) + shift[:, None, None]
-    off = np.abs(original.run(noise) - expected).max()
+    off = np.abs(found[4:] - expected).max()
     if not off <= _LINEAR_TOLERANCE * np.abs(expected).max() or not np.linalg.cond(matrix) < 1 / _LINEAR_TOLERANCE:
         return None
     return _Linear(matrix @ order, shift)
@@ -242,8 +229,7 @@ def _with_first_weights(network: Network, front: _Front, matrix: NDArray[np.floa
     if weight not in network.weights or network.weights[weight].shape[1:2] != (3,):
         raise GraphError(f"{network.where} computes the weight {weight}, or groups colours; export it without")
     changed = np.tensordot(matrix, network.weights[weight].astype(np.float64), axes=(0, 1)).swapaxes(0, 1)
-    first = NodeProto()
-    first.CopyFrom(front.convolution)
+    first = copy.deepcopy(front.convolution)
     first.input[:] = [network.input, f"{weight} for RGB", *bias]
     gone = {output for node in (*front.nodes, front.convolution) for output in node.output}
     rest = [node for node in network.nodes if not gone.intersection(node.output)]
