@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
-from functools import partial
 from importlib.util import find_spec
 
 import onnx
@@ -24,7 +23,7 @@ from googlenet_edge.calibration.table import CalibrationTable
 from googlenet_edge.calibration.trt_cache import calibration_cache
 from googlenet_edge.calibration.weights import WeightRange, weight_range_for
 from googlenet_edge.engines.bundle import Trial
-from googlenet_edge.engines.devices import PROFILES
+from googlenet_edge.engines.devices import profile_of
 from googlenet_edge.engines.predictor import Predictor
 from googlenet_edge.engines.protocol import EngineOptions
 from googlenet_edge.engines.registry import Backend
@@ -69,15 +68,19 @@ def lower(
     float_nodes: AbstractSet[str] = NO_NODES,
     unit: Unit = Unit.MAIN,
 ) -> Lowered:
-    """Lowers a graph. INT8 needs the calibration table, and may leave nodes in float by their names.
+    """Lowers a graph for what `refuse_impossible` lets through.
+
+    INT8 needs the calibration table, and may leave nodes in float by their names.
 
     Raises:
-        EngineError: the device cannot have this precision, or INT8 came without a table.
+        EngineError: INT8 came without a table.
         CalibrationError, LoweringError: see `lower_int8_cpu`, `lower_fp16_storage`.
     """
-    if (device, precision, unit) not in _LOWERINGS:
-        raise EngineError(f"the device {device.value} has no {precision.value}; choose another --precision")
-    return _LOWERINGS[device, precision, unit](graph, table, float_nodes)
+    profile = profile_of(device)
+    if not profile.has_tensorrt:
+        return _ON_A_PROCESSOR[precision](graph, table, float_nodes)
+    lowerings = _FOR_A_DLA if unit is Unit.DLA else _FOR_TENSORRT
+    return lowerings[precision](graph, table, float_nodes, profile.opset)
 
 
 def open_lowered(
@@ -221,23 +224,6 @@ _SIMULATED_CACHE = (
 _CACHE_VERSION: Version = (8, 5, 2)
 """What the header names; the builder on the device puts its own there."""
 
-_Lowering = Callable[[InferenceGraph, CalibrationTable | None, AbstractSet[str]], Lowered]
-_LOWERINGS: dict[tuple[Device, Precision, Unit], _Lowering] = {
-    (Device.CPU, Precision.FP32, Unit.MAIN): _fp32,
-    (Device.CPU, Precision.FP16, Unit.MAIN): _fp16_cpu,
-    (Device.CPU, Precision.INT8, Unit.MAIN): _int8_cpu,
-}
-_TENSORRT = {Precision.FP32: _fp32_tensorrt, Precision.FP16: _fp16_tensorrt, Precision.INT8: _int8_tensorrt}
-_DLA = {Precision.FP16: _fp16_dla, Precision.INT8: _int8_dla}
-_LOWERINGS |= {
-    (profile.device, precision, Unit.MAIN): partial(lowering, opset=profile.opset)
-    for profile in PROFILES
-    if profile.has_tensorrt
-    for precision, lowering in _TENSORRT.items()
-}
-_LOWERINGS |= {
-    (profile.device, precision, Unit.DLA): partial(lowering, opset=profile.opset)
-    for profile in PROFILES
-    if profile.has_dla
-    for precision, lowering in _DLA.items()
-}
+_ON_A_PROCESSOR = {Precision.FP32: _fp32, Precision.FP16: _fp16_cpu, Precision.INT8: _int8_cpu}
+_FOR_TENSORRT = {Precision.FP32: _fp32_tensorrt, Precision.FP16: _fp16_tensorrt, Precision.INT8: _int8_tensorrt}
+_FOR_A_DLA = {Precision.FP16: _fp16_dla, Precision.INT8: _int8_dla}
