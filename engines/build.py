@@ -37,7 +37,7 @@ from googlenet_edge.engines.registry import Backend, backend_for, backends_for, 
 from googlenet_edge.engines.sensitivity import DEFAULT_IMAGES, Probe, Sensitivity, rank_layers, try_layers
 from googlenet_edge.engines.source import Origin, Source
 from googlenet_edge.errors import BundleError, GraphError, OutputError
-from googlenet_edge.files import sha256_bytes, to_json
+from googlenet_edge.files import real_path, sha256_bytes, to_json
 from googlenet_edge.graph import InferenceGraph, read_graph, refuse_another_s, write_graph
 from googlenet_edge.preprocess import Preprocess
 from googlenet_edge.target import Device, EngineChoice, EngineName, Precision, Unit
@@ -294,8 +294,8 @@ def _check_possible(request: BuildRequest) -> None:
     refuse_impossible(profile_of(request.device), request.precision, request.unit)
     _backends(request)[0].load()
     folder, out = request.source.folder, request.out
-    real = Path(os.path.realpath(folder))
-    if Path(os.path.realpath(out)) in (real, *real.parents):
+    real = real_path(folder)
+    if real_path(out) in (real, *real.parents):
         raise OutputError(f"{out} cannot be a bundle: {folder} is where the graph and its table go; give another --out")
     check_place(out)
     made = [folder / GRAPH_FILE, *([folder / TABLE_FILE] if request.precision is Precision.INT8 else [])]

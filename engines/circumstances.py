@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from googlenet_edge.engines.jetson import Jetson, read_jetson
+from googlenet_edge.files import text_in
 from googlenet_edge.processor import usable_cores
 from googlenet_edge.statistics import Count, Positive
 
@@ -56,9 +57,9 @@ def read_circumstances(root: Path = Path("/")) -> Circumstances:
     jetson = read_jetson(root)
     return Circumstances(
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        cpu_model=_field(root / "proc/cpuinfo", "model name") or _text(root / "proc/device-tree/model"),
+        cpu_model=_field(root / "proc/cpuinfo", "model name") or text_in(root / "proc/device-tree/model"),
         cores=usable_cores(),
-        governor=_text(root / _GOVERNOR),
+        governor=text_in(root / _GOVERNOR),
         memory_mb=_kibibytes_to_mb(_field(root / "proc/meminfo", "MemTotal")),
         system=platform.platform(),
         python=platform.python_version(),
@@ -88,16 +89,9 @@ def peak_memory_mb(root: Path = Path("/")) -> int | None:
     return _kibibytes_to_mb(_field(root / "proc/self/status", "VmHWM"))
 
 
-def _text(path: Path) -> str | None:
-    try:
-        return path.read_text(errors="replace").strip("\0 \n") or None
-    except OSError:
-        return None
-
-
 def _field(path: Path, name: str) -> str | None:
     """The first ``name : value`` of a file of such lines."""
-    for line in (_text(path) or "").splitlines():
+    for line in (text_in(path) or "").splitlines():
         key, colon, value = line.partition(":")
         if colon and key.strip() == name:
             return value.strip()
@@ -120,7 +114,7 @@ def watch_others(root: Path = Path("/")) -> Callable[[], float | None]:
 
 def _seconds_of_others(root: Path) -> float | None:
     """Since the machine started; see proc(5), ``/proc/stat``."""
-    found = re.match(r"cpu +(\d+) (\d+) (\d+) \d+ \d+ (\d+) (\d+) (\d+)", _text(root / "proc/stat") or "")
+    found = re.match(r"cpu +(\d+) (\d+) (\d+) \d+ \d+ (\d+) (\d+) (\d+)", text_in(root / "proc/stat") or "")
     ours = sum(os.times()[:4])
     return sum(map(int, found.groups())) / os.sysconf("SC_CLK_TCK") - ours if found else None
 

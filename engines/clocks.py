@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from googlenet_edge.engines.jetson import ROOT, read_power_mode
+from googlenet_edge.engines.jetson import ROOT, power_modes, read_power_mode
 from googlenet_edge.errors import EngineError
 
 _NVPMODEL = Path("usr/sbin/nvpmodel")
@@ -137,7 +137,7 @@ def power_mode(root: Path, name: str) -> Iterator[None]:
     Raises:
         EngineError: there is no such mode, or nvpmodel does not change to it, or back.
     """
-    modes, before = _modes(root), read_power_mode(root)
+    modes, before = power_modes(root), read_power_mode(root)
     if name not in modes:
         known = ", ".join(modes) or "none"
         raise EngineError(f"this machine has no power mode {name}; nvpmodel knows: {known}")
@@ -187,16 +187,6 @@ def _restore(root: Path, stored: Path) -> None:
         _run(root, _JETSON_CLOCKS, "--restore", str(stored))
     except EngineError as problem:
         raise EngineError(f"the clocks are not set back: {problem}; sudo jetson_clocks --restore {stored}") from problem
-
-
-def _modes(root: Path) -> dict[str, int]:
-    """The power modes of this board and release, by name."""
-    try:
-        text = (root / "etc/nvpmodel.conf").read_text(errors="replace")
-    except OSError:
-        return {}
-    found = re.finditer(r"^<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)\s*>", text, re.MULTILINE)
-    return {mode[2]: int(mode[1]) for mode in found}
 
 
 def _set_mode(root: Path, modes: dict[str, int], name: str) -> None:

@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, packages_distributions, ver
 from importlib.util import find_spec
 from pathlib import Path
 
+from googlenet_edge.console import BUILD_PACKAGES
 from googlenet_edge.engines.circumstances import Circumstances, read_circumstances
 from googlenet_edge.engines.devices import jetpack_with, profile_of
 from googlenet_edge.engines.jetson import Jetson
@@ -27,7 +28,6 @@ Installed = Callable[[str], str | None]
 Providers = Callable[[], tuple[EngineName, ...]]
 """The engines whose provider lies beside ONNX Runtime."""
 
-_BUILD = ("torch", "onnx", "safetensors", "threadpoolctl")
 _RUNTIMES = tuple(backend.name for backend in BACKENDS if backend.device is Device.CPU)
 _MEND_RUNTIMES = {EngineName.OPENVINO: "pip install 'googlenet-edge[openvino]'"}
 _CUDA = "/usr/local/cuda"
@@ -88,7 +88,7 @@ def examine(root: Path, *, installed: Installed = installed, providers: Provider
     device = (here.jetson and here.jetson.device) or Device.CPU
     return Diagnosis(
         device=device,
-        builds=all(map(installed, _BUILD)),
+        builds=all(map(installed, BUILD_PACKAGES)),
         runs=(*(name for name in _RUNTIMES if installed(name.value)), *by_tensorrt, *gpu_engines),
         findings=(
             _machine(here),
@@ -146,7 +146,7 @@ def _runtime(name: EngineName, installed: Installed) -> Finding:
 
 
 def _build(installed: Installed) -> Finding:
-    found = {name: installed(name) for name in _BUILD}
+    found = {name: installed(name) for name in BUILD_PACKAGES}
     missing = [name for name, present in found.items() if not present]
     if missing:
         says = f"{', '.join(missing)} not installed; this machine runs bundles, but cannot train or build them"

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import msgspec
 
+from googlenet_edge.files import text_in
 from googlenet_edge.target import Device
 
 ROOT = Path("/")
 _TOOL_TIMEOUT_S = 10.0
-_MOST_TEXT_BYTES = 1 << 16
+_MOST_SAID_BYTES = 1 << 16
 _MOST_PACKAGES_BYTES = 64 << 20
 
 _TENSORRT = ("tensorrt", "libnvinfer11", "libnvinfer10", "libnvinfer8", "libnvinfer-bin")
@@ -118,7 +119,7 @@ def read_jetson(root: Path = ROOT) -> Jetson | None:
     l4t = _l4t(root, packages)
     return Jetson(
         device=detect(root),
-        model=_text(root / "proc/device-tree/model"),
+        model=text_in(root / "proc/device-tree/model"),
         l4t=l4t,
         jetpack=_upstream(packages.get("nvidia-jetpack")) or _jetpack_of(l4t),
         tensorrt=next((v for name in _TENSORRT if (v := _upstream(packages.get(name)))), None),
@@ -137,7 +138,7 @@ def detect(root: Path = ROOT) -> Device | None:
     for part, device in _MODULES.items():
         if part in tree:
             return device
-    model = (_text(root / "proc/device-tree/model") or "").lower()
+    model = (text_in(root / "proc/device-tree/model") or "").lower()
     return next((device for name, device in _NAMES.items() if name in model), None)
 
 
@@ -146,12 +147,19 @@ def read_power_mode(root: Path) -> str | None:
     said = run_tool(root / "usr/sbin/nvpmodel", "-q") or ""
     if found := re.search(r"^NV Power Mode: *(\S+)", said, re.MULTILINE):
         return found[1]
-    number = re.search(r"pmode:(\d+)", _text(root / "var/lib/nvpmodel/status") or "")
-    if number is None:
+    found = re.search(r"pmode:(\d+)", text_in(root / "var/lib/nvpmodel/status") or "")
+    if found is None:
         return None
-    names = _text(root / "etc/nvpmodel.conf") or ""
-    name = re.search(rf"^<\s*POWER_MODEL\s+ID={int(number[1])}\s+NAME=(\S+)\s*>", names, re.MULTILINE)
-    return name[1] if name else f"mode {int(number[1])}"
+    number = int(found[1])
+    return next((name for name, known in power_modes(root).items() if known == number), f"mode {number}")
+
+
+def power_modes(root: Path) -> dict[str, int]:
+    """The numbers of the power modes that this machine has, by their names."""
+    found = re.finditer(
+        r"^<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)\s*>", text_in(root / "etc/nvpmodel.conf") or "", re.MULTILINE
+    )
+    return {mode[2]: int(mode[1]) for mode in found}
 
 
 def run_tool(command: Path, *arguments: str) -> str | None:
@@ -168,7 +176,7 @@ def run_tool(command: Path, *arguments: str) -> str | None:
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout[:_MOST_TEXT_BYTES].decode(errors="replace")
+    return done.stdout[:_MOST_SAID_BYTES].decode(errors="replace")
 
 
 def is_jetson(root: Path = ROOT) -> bool:
@@ -177,21 +185,12 @@ def is_jetson(root: Path = ROOT) -> bool:
 
 
 def _compatible(root: Path) -> str:
-    return (_text(root / "proc/device-tree/compatible") or "").lower()
-
-
-def _text(path: Path, *, limit: int = _MOST_TEXT_BYTES) -> str | None:
-    """The text of a small file, without the NUL that ends those of the device tree."""
-    try:
-        with path.open("rb") as file:
-            return (file.read(limit) or b"").decode(errors="replace").strip("\0 \n") or None
-    except OSError:
-        return None
+    return (text_in(root / "proc/device-tree/compatible") or "").lower()
 
 
 def _whole(path: Path) -> int | None:
     try:
-        return int(_text(path) or "")
+        return int(text_in(path) or "")
     except ValueError:
         return None
 
@@ -199,7 +198,7 @@ def _whole(path: Path) -> int | None:
 def _packages(root: Path) -> dict[str, str]:
     """The Debian packages that are installed, and their versions."""
     found, name, installed = {}, "", False
-    for line in (_text(root / "var/lib/dpkg/status", limit=_MOST_PACKAGES_BYTES) or "").splitlines():
+    for line in (text_in(root / "var/lib/dpkg/status", limit=_MOST_PACKAGES_BYTES) or "").splitlines():
         if line.startswith("Package: "):
             name, installed = line[9:].strip(), False
         elif line.startswith("Status: "):
@@ -217,7 +216,7 @@ def _upstream(version: str | None) -> str | None:
 
 def _l4t(root: Path, packages: Mapping[str, str]) -> str | None:
     """From ``# R36 (release), REVISION: 4.3, …``, else from the package of Jetson Linux itself."""
-    found = re.match(r"# R(\d+) \(release\), REVISION: ([\d.]+)", _text(root / "etc/nv_tegra_release") or "")
+    found = re.match(r"# R(\d+) \(release\), REVISION: ([\d.]+)", text_in(root / "etc/nv_tegra_release") or "")
     return f"{found[1]}.{found[2]}" if found else _upstream(packages.get("nvidia-l4t-core"))
 
 
@@ -227,9 +226,9 @@ def _jetpack_of(l4t: str | None) -> str | None:
 
 def _cuda(root: Path) -> str | None:
     with suppress(msgspec.MsgspecError, KeyError):
-        parts = msgspec.json.decode(_text(root / "usr/local/cuda/version.json") or "", type=dict[str, msgspec.Raw])
+        parts = msgspec.json.decode(text_in(root / "usr/local/cuda/version.json") or "", type=dict[str, msgspec.Raw])
         return msgspec.json.decode(parts["cuda"], type=dict[str, str])["version"]
-    found = re.match(r"CUDA Version ([\d.]+)", _text(root / "usr/local/cuda/version.txt") or "")
+    found = re.match(r"CUDA Version ([\d.]+)", text_in(root / "usr/local/cuda/version.txt") or "")
     return found[1] if found else None
 
 

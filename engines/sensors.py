@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from googlenet_edge.engines.timing import Clock
+from googlenet_edge.files import text_in
 from googlenet_edge.statistics import Figure, Positive, Tally
 
 POWER_HZ = 10.0
@@ -240,10 +241,10 @@ def read_throttle_events(root: Path) -> dict[str, int]:
     """How often the hardware has throttled since it was started, by cause; empty where that cannot be read."""
     found = {}
     for folder in sorted(root.glob(_COUNTERS)):
-        if _text(folder / "name") == "soctherm_oc":
+        if text_in(folder / "name") == "soctherm_oc":
             for number, cause in _THROTTLES.items():
                 with suppress(ValueError):
-                    found[cause] = int(_text(folder / f"oc{number}_event_cnt"))
+                    found[cause] = int(text_in(folder / f"oc{number}_event_cnt") or "")
     return {cause: count for cause, count in found.items() if count >= 0}
 
 
@@ -261,14 +262,14 @@ def _ina3221(root: Path) -> Iterator[Sensor]:
     for folder in sorted(root.glob(f"{_DRIVERS}/ina3221/*/hwmon/hwmon*")):
         for number in range(1, _CHANNELS + 1):
             files = folder / f"in{number}_input", folder / f"curr{number}_input"
-            yield from _rail(_text(folder / f"in{number}_label"), files, scale=1e-3)
+            yield from _rail(text_in(folder / f"in{number}_label"), files, scale=1e-3)
 
 
 def _ina3221x(root: Path) -> Iterator[Sensor]:
     """JetPack 4: mW."""
     for folder in sorted(root.glob(f"{_DRIVERS}/ina3221x/*/iio:device*")):
         for number in range(_CHANNELS):
-            yield from _rail(_text(folder / f"rail_name_{number}"), (folder / f"in_power{number}_input",), scale=1.0)
+            yield from _rail(text_in(folder / f"rail_name_{number}"), (folder / f"in_power{number}_input",), scale=1.0)
 
 
 def _ina238(root: Path) -> Iterator[Sensor]:
@@ -277,7 +278,7 @@ def _ina238(root: Path) -> Iterator[Sensor]:
         yield from _rail("VIN", (folder / "power1_input",), scale=1e-3)
 
 
-def _rail(name: str, files: tuple[Path, ...], *, scale: float) -> Iterator[Sensor]:
+def _rail(name: str | None, files: tuple[Path, ...], *, scale: float) -> Iterator[Sensor]:
     if name and "NC" not in name.split():  # not connected
         yield Sensor(name, files, scale, _POWER_LIMITS_MW)
 
@@ -285,7 +286,7 @@ def _rail(name: str, files: tuple[Path, ...], *, scale: float) -> Iterator[Senso
 def _zones(root: Path) -> Iterator[Sensor]:
     """m°C."""
     for folder in sorted(root.glob(_ZONES), key=lambda path: (len(path.name), path.name)):
-        name = _text(folder / "type")
+        name = text_in(folder / "type")
         if name and name not in _NO_SENSOR:
             yield Sensor(name, (folder / "temp",), 1e-3, _TEMPERATURE_LIMITS_C)
 
@@ -299,10 +300,3 @@ def _distinct(sensors: list[Sensor]) -> tuple[Sensor, ...]:
         count = seen[sensor.name]
         found.append(sensor if count == 1 else replace(sensor, name=f"{sensor.name} {count}"))
     return tuple(found)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace").strip("\0 \n")
-    except OSError:
-        return ""

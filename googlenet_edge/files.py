@@ -71,7 +71,7 @@ def new_file(path: Path) -> Iterator[Path]:
         OutputError: the folder cannot be made or written, the disk is full, or a folder or a device is there.
     """
     with _output_errors(path):
-        path = Path(os.path.realpath(path)) if path.is_symlink() else path
+        path = real_path(path) if path.is_symlink() else path
         check_file_place(path)
         with _folder_beside(path) as folder:
             yield (temporary := folder / path.name)
@@ -88,7 +88,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         OutputError: as `new_file`; also where ``path`` is a file.
     """
     with _output_errors(path):
-        path = Path(os.path.realpath(path)) if path.is_symlink() else path
+        path = real_path(path) if path.is_symlink() else path
         if path.exists() and not path.is_dir():
             raise OutputError(f"cannot write the folder {path}: a file of that name is there; give another --out")
         with _folder_beside(path) as temporary:
@@ -224,6 +224,15 @@ def read_file(path: Path, *, limit: int, error: type[EdgeError]) -> bytes:
         raise error(f"{path} is a folder; give a file in it") from problem
     except OSError as problem:
         raise error(f"{path} cannot be read: {problem.strerror}") from problem
+
+
+def text_in(path: Path, *, limit: int = 1 << 16) -> str | None:
+    """The beginning of a file as the kernel and its like write them; nothing where it is empty or cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return (file.read(limit) or b"").decode(errors="replace").strip("\0 \n") or None
+    except OSError:
+        return None
 
 
 def _make_folder(path: Path) -> None:

@@ -197,7 +197,7 @@ def check_result_place(path: Path, usual: str) -> None:
 
 def refuse_inside_bundle(path: Path) -> None:
     """A file more, and a bundle is not what its manifest says. Raises `OutputError`."""
-    for folder in Path(os.path.realpath(path)).parents:
+    for folder in real_path(path).parents:
         if is_bundle(folder) and (folder / MODEL_FILE).exists():  # others have a manifest.json, too
             raise OutputError(f"cannot write {path}: {folder} is a bundle; give another --out")
 
