@@ -15,14 +15,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from googlenet_edge.calibration.pixels import absorb_normalization, taking_codes, taking_pixels
 from googlenet_edge.calibration.placement import NO_NODES, WITH_WEIGHTS, data_inputs, grids
 from googlenet_edge.calibration.ranges import Ranges, U8Grid, u8_grid
 from googlenet_edge.calibration.rescale import rescaled
 from googlenet_edge.calibration.rounding import compensated
-from googlenet_edge.calibration.surgery import cast, dequantized_constant, half, model_like, renamed
+from googlenet_edge.calibration.surgery import cast, dequantized_constant, half, model_like, renamed, rounding_pair
 from googlenet_edge.calibration.table import CalibrationTable, decode_floats
 from googlenet_edge.calibration.weights import WeightRange, quantize_weights
 from googlenet_edge.errors import CalibrationError
@@ -86,7 +86,7 @@ def prepared(
             found,
             table.ranges,
             steps=table.steps(weight_range),
-            means={name: decode_floats(text) for name, text in table.means.items()},
+            means={name: decode_floats(data) for name, data in table.means.items()},
             weight_range=weight_range,
             float_nodes=float_nodes,
         )
@@ -103,7 +103,7 @@ def rescaled_by(graph: InferenceGraph, table: CalibrationTable) -> InferenceGrap
             f"the calibration table belongs to the graph {table.graph_sha256[:12]}, not to {graph.sha256[:12]};"
             " calibrate this graph"
         )
-    factors = {name: decode_floats(text) for name, text in table.rescale.items()}
+    factors = {name: decode_floats(data) for name, data in table.rescale.items()}
     with _fitting():
         return rescaled(graph, factors) if factors else graph
 
@@ -182,9 +182,9 @@ class _QdqWriter:
             self._initializer(f"{grid.name}.scale", np.asarray(grid.scale))
             self._initializer(f"{grid.name}.zero_point", np.asarray(grid.zero_point))
         if codes_in:
-            self.dequantize(INPUT)
+            self.nodes += self._pair(INPUT)[1:]
         elif INPUT in self.grid_of:
-            self.quantize(INPUT)
+            self.nodes += self._pair(INPUT)
         for node in graph.model.graph.node:
             self._add(node)
         self._add_float_weights()
@@ -197,7 +197,7 @@ class _QdqWriter:
         self.nodes.append(renamed(node, {t: f"{t}.dequantized" for t in data_inputs(node) if t in self.grid_of}))
         for tensor in node.output:
             if tensor in self.grid_of:
-                self.quantize(tensor)
+                self.nodes += self._pair(tensor)
 
     def _add_float_weights(self) -> None:
         """The weights that a node still reads as they were."""
@@ -207,22 +207,9 @@ class _QdqWriter:
             if name in read:
                 self._initializer(name, value)
 
-    def quantize(self, tensor: str) -> None:
-        """``tensor`` → ``tensor.quantized`` → ``tensor.dequantized``, which all readers share."""
-        inputs = [tensor, *self._parameters(tensor)]
-        codes = f"{tensor}.quantized"
-        self.nodes.append(helper.make_node("QuantizeLinear", inputs, [codes], name=f"{tensor}.quantize"))
-        self.dequantize(tensor)
-
-    def dequantize(self, tensor: str) -> None:
-        """``tensor.quantized`` → ``tensor.dequantized``."""
-        inputs = [f"{tensor}.quantized", *self._parameters(tensor)]
-        real = f"{tensor}.dequantized"
-        self.nodes.append(helper.make_node("DequantizeLinear", inputs, [real], name=f"{tensor}.dequantize"))
-
-    def _parameters(self, tensor: str) -> list[str]:
+    def _pair(self, tensor: str) -> list[onnx.NodeProto]:
         grid = self.grid_of[tensor]
-        return [f"{grid.name}.scale", f"{grid.name}.zero_point"]
+        return rounding_pair(tensor, (f"{grid.name}.scale", f"{grid.name}.zero_point"))
 
     def _add_weights(self, node: onnx.NodeProto) -> None:
         """Weight and bias as integers, and their dequantization under the names that they had."""

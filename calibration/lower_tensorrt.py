@@ -43,6 +43,7 @@ from googlenet_edge.calibration.surgery import (
     half,
     model_like,
     renamed,
+    rounding_pair,
 )
 from googlenet_edge.calibration.table import CalibrationTable
 from googlenet_edge.calibration.weights import WeightRange, quantize_per_channel
@@ -165,14 +166,7 @@ class _Writer:
                 self._add_pair(tensor)
 
     def _add_pair(self, tensor: str) -> None:
-        """``tensor`` → ``tensor.quantized`` → ``tensor.dequantized``, which all readers share."""
-        codes, grid = f"{tensor}.quantized", [f"{self.placed[tensor]}.scale", "zero_point"]
-        self.nodes += [
-            helper.make_node("QuantizeLinear", [tensor, *grid], [codes], name=f"{tensor}.quantize"),
-            helper.make_node(
-                "DequantizeLinear", [codes, *grid], [f"{tensor}.dequantized"], name=f"{tensor}.dequantize"
-            ),
-        ]
+        self.nodes += rounding_pair(tensor, (f"{self.placed[tensor]}.scale", "zero_point"))
 
     def _add_weight(self, name: str) -> None:
         """A weight on its grid, its codes, and their dequantization under the name that it had."""

@@ -31,28 +31,14 @@ def taking_pixels(model: onnx.ModelProto, preprocess: Preprocess) -> onnx.ModelP
     To the last bit as `Preprocess.normalize` where the mean is a whole number or a half, as its default is; with
     other means the last digits differ, since that computes in float64.
     """
-    real, centred = f"{PIXELS}.real", f"{PIXELS}.centred"
-    mean, std = f"{PIXELS}.mean", f"{PIXELS}.std"
-    nodes = [
-        _to_planes(_PLANES),
-        helper.make_node("Cast", [_PLANES], [real], name=real, to=TensorProto.FLOAT),
-        helper.make_node("Sub", [real, mean], [centred], name=centred),
-        helper.make_node("Div", [centred, std], [INPUT], name=INPUT),
-    ]
-    constants = [_per_channel(mean, preprocess.mean), _per_channel(std, preprocess.std)]
-    return _behind(nodes, constants, model, crop=preprocess.crop)
+    real = f"{PIXELS}.real"
+    nodes = [_to_planes(_PLANES), helper.make_node("Cast", [_PLANES], [real], name=real, to=TensorProto.FLOAT)]
+    return _normalizing(nodes, real, model, preprocess)
 
 
 def taking_pixels_cast_first(model: onnx.ModelProto, preprocess: Preprocess) -> onnx.ModelProto:
     """As `taking_pixels`, for TensorRT, which lets nothing but a Cast read uint8."""
-    centred, mean, std = f"{PIXELS}.centred", f"{PIXELS}.mean", f"{PIXELS}.std"
-    nodes = [
-        *_cast_to_planes(),
-        helper.make_node("Sub", [_PLANES, mean], [centred], name=centred),
-        helper.make_node("Div", [centred, std], [INPUT], name=INPUT),
-    ]
-    constants = [_per_channel(mean, preprocess.mean), _per_channel(std, preprocess.std)]
-    return _behind(nodes, constants, model, crop=preprocess.crop)
+    return _normalizing(_cast_to_planes(), _PLANES, model, preprocess)
 
 
 def taking_pixels_less(model: onnx.ModelProto, zero_point: int, *, crop: int) -> onnx.ModelProto:
@@ -142,6 +128,18 @@ def _first_convolution(graph: onnx.GraphProto) -> onnx.NodeProto | None:
         return None
     own = [name in constants and times_read[name] == 1 for name in readers[0].input[1:]]
     return readers[0] if all(own) else None
+
+
+def _normalizing(
+    nodes: list[onnx.NodeProto], source: str, model: onnx.ModelProto, preprocess: Preprocess
+) -> onnx.ModelProto:
+    centred, mean, std = f"{PIXELS}.centred", f"{PIXELS}.mean", f"{PIXELS}.std"
+    nodes += [
+        helper.make_node("Sub", [source, mean], [centred], name=centred),
+        helper.make_node("Div", [centred, std], [INPUT], name=INPUT),
+    ]
+    constants = [_per_channel(mean, preprocess.mean), _per_channel(std, preprocess.std)]
+    return _behind(nodes, constants, model, crop=preprocess.crop)
 
 
 def _cast_to_planes() -> list[onnx.NodeProto]:

@@ -117,6 +117,15 @@ def half(weight: onnx.TensorProto, name: str) -> onnx.TensorProto:
     return numpy_helper.from_array(value.astype(np.float16), name)
 
 
+def rounding_pair(tensor: str, grid: Sequence[str]) -> list[onnx.NodeProto]:
+    """``tensor`` to its codes and back: ``.quantized``, ``.dequantized``; ``grid`` names scale and zero-point."""
+    codes, real = f"{tensor}.quantized", f"{tensor}.dequantized"
+    return [
+        helper.make_node("QuantizeLinear", [tensor, *grid], [codes], name=f"{tensor}.quantize"),
+        helper.make_node("DequantizeLinear", [codes, *grid], [real], name=f"{tensor}.dequantize"),
+    ]
+
+
 def model_like(
     model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], constants: Sequence[onnx.TensorProto]
 ) -> onnx.ModelProto:

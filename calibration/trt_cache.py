@@ -18,12 +18,12 @@ from collections.abc import Set as AbstractSet
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
 from googlenet_edge.calibration.lower import rescaled_by
 from googlenet_edge.calibration.placement import NO_NODES, WITH_WEIGHTS, absorbed_in_relu, data_inputs, grids, sources
 from googlenet_edge.calibration.ranges import S8_STEPS
-from googlenet_edge.calibration.surgery import model_like, renamed
+from googlenet_edge.calibration.surgery import model_like, renamed, rounding_pair
 from googlenet_edge.calibration.table import CalibrationTable
 from googlenet_edge.calibration.weights import quantize_per_channel
 from googlenet_edge.errors import CalibrationError
@@ -102,7 +102,7 @@ def simulating_cache(model: onnx.ModelProto, cache: bytes) -> onnx.ModelProto:
     scales = scales_in(cache)
     nodes, constants = list[onnx.NodeProto](), {w.name: w for w in model.graph.initializer}
     zero = numpy_helper.from_array(np.zeros((), np.int8), "cache.zero_point")
-    rounded = {t: f"{t}.rounded" for node in model.graph.node for t in node.output if t in scales}
+    rounded = {t: f"{t}.dequantized" for node in model.graph.node for t in node.output if t in scales}
     for node in model.graph.node:
         if node.op_type in WITH_WEIGHTS and {node.input[0], node.output[0]} <= rounded.keys():
             codes, steps = quantize_per_channel(numpy_helper.to_array(constants[node.input[1]]))
@@ -113,10 +113,7 @@ def simulating_cache(model: onnx.ModelProto, cache: bytes) -> onnx.ModelProto:
             if tensor in rounded:
                 grid = [f"{tensor}.scale", zero.name]
                 constants[grid[0]] = numpy_helper.from_array(np.float32(scales[tensor]), grid[0])
-                nodes += [
-                    helper.make_node("QuantizeLinear", [tensor, *grid], [f"{tensor}.codes"]),
-                    helper.make_node("DequantizeLinear", [f"{tensor}.codes", *grid], [rounded[tensor]]),
-                ]
+                nodes += rounding_pair(tensor, grid)
     return model_like(model, nodes, [*constants.values(), zero])
 
 

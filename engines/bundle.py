@@ -229,9 +229,8 @@ def read_manifest(path: Path) -> Manifest:
         mend = f"it holds some: {', '.join(within)}" if within else "give a folder that gnet-edge build wrote"
         raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}; {mend}")
     data = read_file(file, limit=_MAX_MANIFEST_BYTES, error=BundleError)
-    manifest = from_versioned_json(data, Manifest, schema=SCHEMA, where=str(file), error=BundleError)
-    if manifest.schema < SCHEMA:
-        raise BundleError(f"{file} has schema {manifest.schema}, this version reads {SCHEMA}; build it again")
+    older = f"this version reads {SCHEMA}; build it again"
+    manifest = from_versioned_json(data, Manifest, schema=SCHEMA, where=str(file), error=BundleError, older=older)
     if manifest.sha256 != _seal(manifest) or to_json(manifest) != data:
         raise _changed(file)
     return manifest

@@ -100,20 +100,25 @@ class CudaDevice:
         self._context.detach()
 
 
+@contextmanager
+def _memory_for(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as problem:  # as above
+        raise EngineError(
+            f"the GPU has no memory for {what} ({problem}); close other programs, or use fewer streams"
+        ) from problem
+
+
 class Buffer:
     """An array in page-locked memory, and as much memory on the device. Made and freed while the device is current."""
 
     def __init__(self, driver: Any, shape: tuple[int, ...], dtype: DTypeLike) -> None:
         """Raises `EngineError` where there is not so much memory."""
         self._driver = driver
-        try:
+        with _memory_for(f"a batch of {shape[0]}"):
             self.host: NDArray[Any] = driver.pagelocked_empty(shape, np.dtype(dtype))
             self._memory = driver.mem_alloc(self.host.nbytes)
-        except Exception as problem:  # as above
-            raise EngineError(
-                f"the GPU has no memory for a batch of {shape[0]} ({problem}); close other programs, or use fewer"
-                " streams"
-            ) from problem
 
     @property
     def address(self) -> int:
@@ -136,10 +141,8 @@ class Buffer:
 
 def new_stream(driver: Any) -> Any:
     """A queue of work of its own. Made while the device is current. Raises `EngineError` where it has no memory."""
-    try:
+    with _memory_for("a stream"):
         return driver.Stream(_NON_BLOCKING)
-    except Exception as problem:  # as above
-        raise EngineError(f"the GPU has no memory for a stream ({problem}); close other programs") from problem
 
 
 class Timeline:
@@ -147,10 +150,8 @@ class Timeline:
 
     def __init__(self, driver: Any) -> None:
         """Raises `EngineError` where there is no memory for them."""
-        try:
+        with _memory_for("events"):
             self._events = [driver.Event() for _ in range(len(DeviceStage) + 1)]
-        except Exception as problem:  # as above
-            raise EngineError(f"the GPU has no memory for events ({problem}); close other programs") from problem
 
     def mark(self, place: int, stream: Any) -> None:
         """The moment at which the stream comes to it: place 0 is before the first stage, 1 after it, and so on."""

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from googlenet_edge.calibration.calibrate import KEPT_BYTES, calibrate, table_at
@@ -94,17 +95,25 @@ def finetune(
     data = images_for(
         checkpoint, calibration.data, seed=calibration.seed, when_damaged=calibration.when_damaged, bars=bars
     )
-    judge = _Judge(request, data, bars)
+    train = open_dataset(calibration.data, seed=calibration.seed).train
+    sample = stratified_sample(train, calibration.images, seed=calibration.seed)
+    images = check_images(sample, preprocess=data.preprocess, kept_bytes=KEPT_BYTES)
+    judged = partial(evaluated, images=data.val, backend=backend_for(Device.CPU), bars=bars, threads=request.threads)
+
+    def calibrated(graph: InferenceGraph) -> CalibrationTable:
+        with bars("calibrating") as progress:
+            return calibrate(graph, images, method=calibration.method, progress=progress)
+
     graph = export(checkpoint)
-    table = judge.table_beside(request.checkpoint, graph) or judge.table(graph)
-    fp32 = judge.evaluation(graph, Precision.FP32)
-    before = judge.evaluation(graph, Precision.INT8, table)
+    beside = request.checkpoint.with_name(TABLE_FILE)
+    table = table_at(beside, graph, images, method=calibration.method) or calibrated(graph)
+    fp32, before = judged(graph), judged(graph, precision=Precision.INT8, table=table)
     weight_range = weight_range_for(read_processor())
     student = FakeQuantized(prepared(graph, table, weight_range=weight_range), table.ranges, weight_range=weight_range)
     with watch() as observer:
         tuned = _trained(student, checkpoint, data, request, observer)
     tuned_graph = export(tuned)
-    after = judge.evaluation(tuned_graph, Precision.INT8, judge.table(tuned_graph))
+    after = judged(tuned_graph, precision=Precision.INT8, table=calibrated(tuned_graph))
     gain = compare(before, after)
     _check_gain(gain)
     write_checkpoint(request.out, tuned)
@@ -132,32 +141,6 @@ def _check_possible(request: FinetuneRequest) -> None:
             f" gnet-edge build --precision {name}"
         )
     check_writable(request.out)
-
-
-class _Judge:
-    """Calibrates graphs as ``build`` does, and runs what they are lowered to over the validation images."""
-
-    def __init__(self, request: FinetuneRequest, data: TrainingData, bars: Bars) -> None:
-        self._request, self._calibration, self._val, self._bars = request, request.calibration, data.val, bars
-        train = open_dataset(self._calibration.data, seed=self._calibration.seed).train
-        sample = stratified_sample(train, self._calibration.images, seed=self._calibration.seed)
-        self._images = check_images(sample, preprocess=data.preprocess, kept_bytes=KEPT_BYTES)
-
-    def table_beside(self, checkpoint: Path, graph: InferenceGraph) -> CalibrationTable | None:
-        path = checkpoint.with_name(TABLE_FILE)
-        return table_at(path, graph, self._images, method=self._calibration.method)
-
-    def table(self, graph: InferenceGraph) -> CalibrationTable:
-        with self._bars("calibrating") as progress:
-            return calibrate(graph, self._images, method=self._calibration.method, progress=progress)
-
-    def evaluation(
-        self, graph: InferenceGraph, precision: Precision, table: CalibrationTable | None = None
-    ) -> Evaluation:
-        backend, threads = backend_for(Device.CPU), self._request.threads
-        return evaluated(
-            graph, self._val, backend=backend, bars=self._bars, precision=precision, table=table, threads=threads
-        )
 
 
 def _against(fp32: Evaluation, int8: Evaluation) -> Int8Accuracy:

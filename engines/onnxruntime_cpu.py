@@ -7,7 +7,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from googlenet_edge.engines.protocol import NOT_LOWERED, Engine, EngineOptions, EngineSpec, usable
-from googlenet_edge.errors import EngineError
+from googlenet_edge.errors import EngineError, why
 from googlenet_edge.processor import Processor, read_processor
 from googlenet_edge.target import Device, EngineName
 
@@ -27,8 +27,9 @@ class OnnxRuntimeCpu(Engine):
         try:
             session = onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
         except Exception as problem:  # the runtime's own errors have no common base
-            reason = str(problem).partition("\n")[0]
-            raise EngineError(f"ONNX Runtime cannot load the model ({reason}); build the bundle again") from problem
+            raise EngineError(
+                f"ONNX Runtime cannot load the model ({why(problem)}); build the bundle again"
+            ) from problem
         self._session: onnxruntime.InferenceSession | None = session
         self.input, self._output, crop, classes = interface_of(session)
         name, version = self._name.value, onnxruntime.__version__
@@ -40,8 +41,7 @@ class OnnxRuntimeCpu(Engine):
         try:
             (logits,) = session.run([self._output], {self.input: pixels})
         except Exception as problem:  # as above
-            reason = str(problem).partition("\n")[0]
-            raise EngineError(f"ONNX Runtime failed on a batch of {len(pixels)} ({reason})") from problem
+            raise EngineError(f"ONNX Runtime failed on a batch of {len(pixels)} ({why(problem)})") from problem
         return np.asarray(logits, dtype=np.float32)
 
     def close(self) -> None:

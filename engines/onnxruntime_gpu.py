@@ -27,7 +27,7 @@ from googlenet_edge.engines.onnxruntime_cpu import Simulated, interface_of, sess
 from googlenet_edge.engines.protocol import Engine, EngineOptions, EngineSpec, usable
 from googlenet_edge.engines.registry import CUDA, IN_ITS_PLACE, GpuProvider, library_of, why_not_loaded
 from googlenet_edge.engines.tensorrt_runtime import MOST_IMAGES, plans_folder
-from googlenet_edge.errors import EngineError, OutputError
+from googlenet_edge.errors import EngineError, OutputError, why
 from googlenet_edge.files import sha256_bytes
 from googlenet_edge.processor import read_processor
 from googlenet_edge.target import Precision
@@ -252,11 +252,10 @@ def _said(places: dict[str, int]) -> str:
 
 
 def _failure(problem: Exception, what: str) -> EngineError:
-    reason = _first(problem)
     if any(sign in str(problem).lower() for sign in _NO_MEMORY):
-        return EngineError(f"the GPU has no memory for {what} ({reason}); close other programs, or use fewer images")
-    return EngineError(f"ONNX Runtime failed on {what} ({reason}); open the bundle again, or use --engine tensorrt")
-
-
-def _first(problem: Exception) -> str:
-    return str(problem).partition("\n")[0]
+        return EngineError(
+            f"the GPU has no memory for {what} ({why(problem)}); close other programs, or use fewer images"
+        )
+    return EngineError(
+        f"ONNX Runtime failed on {what} ({why(problem)}); open the bundle again, or use --engine tensorrt"
+    )

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from googlenet_edge.dataset import Checked
-from googlenet_edge.errors import GraphError, OutputError
+from googlenet_edge.errors import GraphError, OutputError, why
 from googlenet_edge.files import real_path
 from googlenet_edge.foreign.canonical import rewrite
 from googlenet_edge.foreign.file import (
@@ -26,7 +26,6 @@ from googlenet_edge.foreign.file import (
     read_foreign,
     read_labels,
     run_model,
-    why,
 )
 from googlenet_edge.foreign.network import (
     ChannelOrder,

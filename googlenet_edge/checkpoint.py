@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from googlenet_edge.augment import Augmentation
-from googlenet_edge.errors import CheckpointError
+from googlenet_edge.errors import CheckpointError, why
 from googlenet_edge.files import from_versioned_json, sha256_file, to_json, write_bytes
 from googlenet_edge.model import GoogLeNet, GoogLeNetConfig, Widths
 from googlenet_edge.preprocess import Preprocess
@@ -134,8 +134,7 @@ def read_pth(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as problem:  # torch raises UnpicklingError, RuntimeError, EOFError, KeyError … for damaged files
-        reason = str(problem).strip().split("\n")[0][:160]
-        raise CheckpointError(f"{path} is not a state dict that can be read safely ({reason})") from problem
+        raise CheckpointError(f"{path} is not a state dict that can be read safely ({why(problem)})") from problem
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
         raise CheckpointError(f"{path} holds something else than a state dict of tensors")
     return {str(name): tensor for name, tensor in state.items()}

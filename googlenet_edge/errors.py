@@ -64,3 +64,8 @@ class RemoteError(EdgeError):
 
 class RegressionError(EdgeError):
     """A measurement is worse than its baseline by more than was allowed."""
+
+
+def why(problem: Exception) -> str:
+    """The first line of what an error says."""
+    return next(iter(str(problem).strip().splitlines()), type(problem).__name__)[:500]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from googlenet_edge import __version__
-from googlenet_edge.errors import GraphError, OutputError
+from googlenet_edge.errors import GraphError, OutputError, why
 from googlenet_edge.files import from_versioned_json, read_file, sha256_bytes, to_json, write_bytes
 from googlenet_edge.preprocess import Preprocess
 
@@ -104,8 +104,7 @@ def read_graph(path: Path) -> InferenceGraph:
         if metadata or not model.graph.node:  # somebody else's may be of any kind
             onnx.checker.check_model(model, full_check=True)
     except (DecodeError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as problem:
-        reason = str(problem).strip().split("\n")[0][:200]
-        raise GraphError(f"{path} is not a whole ONNX file ({reason}); export it again") from problem
+        raise GraphError(f"{path} is not a whole ONNX file ({why(problem)}); export it again") from problem
     if metadata is None:
         raise NotOursError(f"{path} was not written by gnet-edge export; it has no class names and no preprocessing")
     if others := {o.version for o in model.opset_import} - set(OPSETS):

@@ -100,20 +100,20 @@ def test_table_that_is_missing_cut_off_or_no_table_is_refused(path: Path, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "fields",
+    ("fields", "sentence"),
     [
-        {"low": 0.5},
-        {"high": -1.0},
-        {"low": 0.0, "high": 0.0},
-        {"low": 0.0, "high": 1e-60},
-        {"amax": 0.0},
-        {"amax": -2.0},
-        {"amax": 1e-60},
+        ({"low": 0.5}, "Expected `float` <= 0"),
+        ({"high": -1.0}, "Expected `float` >= 0"),
+        ({"low": 0.0, "high": 0.0}, "the tensor stem has a range of nothing; calibrate again"),
+        ({"low": 0.0, "high": 1e-60}, "the tensor stem has a range of nothing; calibrate again"),
+        ({"amax": 0.0}, "Expected `float` >= "),
+        ({"amax": -2.0}, "Expected `float` >= "),
+        ({"amax": 1e-60}, "Expected `float` >= "),
     ],
 )
-def test_table_with_a_range_that_cannot_be_is_refused(path: Path, fields: dict[str, float]) -> None:
+def test_table_with_a_range_that_cannot_be_is_refused(path: Path, fields: dict[str, float], sentence: str) -> None:
     change(path, **fields)
-    with pytest.raises(CalibrationError, match="the tensor stem has the range .* where one around zero is expected"):
+    with pytest.raises(CalibrationError, match=sentence):
         read_table(path)
 
 
@@ -124,7 +124,6 @@ def packed(data: bytes) -> str:
 @pytest.mark.parametrize(
     ("counts", "sentence"),
     [
-        ("not base64!", "damaged histogram"),
         (base64.b64encode(b"not deflated").decode(), "damaged histogram"),
         (packed(b"\x01" * 100), "not 2048 counts"),
         (packed(b"\x00" * 2048 * 8), "histogram without values"),
@@ -142,14 +141,21 @@ def test_table_with_a_damaged_histogram_is_refused(path: Path, counts: str, sent
 @pytest.mark.parametrize("field", ["low", "high", "amax", "minimum", "maximum"])
 def test_table_with_a_number_that_no_float32_holds_is_refused(path: Path, field: str) -> None:
     change(path, **{field: -1e300 if field in ("low", "minimum") else 1e300})
-    with pytest.raises(CalibrationError, match="the tensor stem has a range that is not finite; calibrate again"):
+    with pytest.raises(CalibrationError, match=r"table\.json cannot be read: Expected `float` [<>]= "):
         read_table(path)
 
 
 @pytest.mark.parametrize("ends", [(0.0, 0.0), (1.0, 0.5), (0.0, 5e-324)])
 def test_table_with_extremes_that_cannot_be_is_refused(path: Path, ends: tuple[float, float]) -> None:
     change(path, minimum=ends[0], maximum=ends[1])
-    with pytest.raises(CalibrationError, match=f"the tensor stem goes from {ends[0]} to {ends[1]}; calibrate again"):
+    with pytest.raises(CalibrationError, match="the tensor stem has a range of nothing; calibrate again"):
+        read_table(path)
+
+
+@pytest.mark.parametrize("text", ["not base64!", "eJxjYI"])
+def test_table_with_what_is_no_base64_is_refused(path: Path, text: str) -> None:
+    change(path, counts=text)
+    with pytest.raises(CalibrationError, match=r"table\.json cannot be read: Invalid base64"):
         read_table(path)
 
 
@@ -159,7 +165,7 @@ def test_table_with_damaged_peaks_is_refused(path: Path) -> None:
         read_table(path)
 
 
-@pytest.mark.parametrize("steps", ["no base64!", packed(bytes(8))[:6], packed(bytes((128 << 20) + 1))])
+@pytest.mark.parametrize("steps", [packed(bytes(8))[:8], packed(bytes((128 << 20) + 1))])
 def test_table_with_damaged_rounding_is_refused(path: Path, steps: str) -> None:
     value = json.loads(path.read_bytes())
     value["rounding"] = {"stem_conv": {"full": packed(bytes(216)), "reduced": steps}}
@@ -171,7 +177,8 @@ def test_table_with_damaged_rounding_is_refused(path: Path, steps: str) -> None:
 @pytest.mark.parametrize("factor", [0.0, 1e-45, 65.0, float("nan"), float("inf")])
 def test_table_with_factors_that_cannot_be_is_refused(path: Path, factor: float) -> None:
     value = json.loads(path.read_bytes())
-    value["rescale"] = {"stem_conv": encode_floats(np.array([1.0, factor], np.float32))}
+    factors = encode_floats(np.array([1.0, factor], np.float32))
+    value["rescale"] = {"stem_conv": base64.b64encode(factors).decode()}
     path.write_text(json.dumps(value))
     with pytest.raises(CalibrationError, match="the factors of stem_conv are not all from 1 to 64; calibrate again"):
         read_table(path)

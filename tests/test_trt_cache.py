@@ -221,7 +221,7 @@ def simulated_nodes(cache: bytes) -> list[tuple[str, tuple[str, ...]]]:
 def test_a_simulation_rounds_what_has_a_scale_and_nothing_else() -> None:
     header = b"TRT-8502-EntropyCalibration2\n"
     one = simulated_nodes(header + b"stem: 3c010a14\n")
-    assert [outputs for kind, outputs in one if kind == "DequantizeLinear"] == [("stem.rounded",)]
+    assert [outputs for kind, outputs in one if kind == "DequantizeLinear"] == [("stem.dequantized",)]
 
 
 def test_a_simulation_computes_a_convolution_in_int8_where_both_its_ends_have_scales() -> None:

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
-from googlenet_edge.errors import GraphError
-from googlenet_edge.foreign.file import Arrays, label, why
+from googlenet_edge.errors import GraphError, why
+from googlenet_edge.foreign.file import Arrays, label
 from googlenet_edge.foreign.network import Network, Window, pads_with
 from googlenet_edge.graph import INPUT, OUTPUT, attributes_of, live
 

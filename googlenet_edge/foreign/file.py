@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
 
-from googlenet_edge.errors import GraphError
+from googlenet_edge.errors import GraphError, why
 from googlenet_edge.files import is_name, read_file, sha256_bytes
 from googlenet_edge.graph import IR_VERSION, MAX_BYTES
 
@@ -110,11 +110,6 @@ def read_foreign(path: Path, *, size: int | None = None) -> ForeignFile:
                 f"{path} gives {_shape_text(other)} for {batch} images, expected a row of scores for each: float32"
                 f" ({batch}, classes); export the classifier alone"
             )
-
-
-def why(problem: Exception) -> str:
-    """The first line of an error of onnx or its runtime, which may have pages."""
-    return next(iter(str(problem).strip().splitlines()), type(problem).__name__)[:200]
 
 
 def label(node: NodeProto) -> str:
