@@ -28,17 +28,23 @@ import onnx
 class Role(Enum):
     """When an operator runs on integers."""
 
-    COMPUTES = "always, unless it is asked to stay float: it gives new values, which are rounded"
-    COPIES = "where all that it reads was computed on integers, or something on integers reads it: it rounds nothing"
-    FLOAT = "never"
+    COMPUTES = "computes"
+    """Always, unless it is asked to stay float: it gives new values, which are rounded."""
+    COPIES = "copies"
+    """Where all that it reads was computed on integers, or something on integers reads it: it rounds nothing."""
+    FLOAT = "float"
+    """Never."""
 
 
 class Grid(Enum):
     """Where the grid of an operator's output comes from."""
 
-    OWN = "its own range"
-    INPUT = "that of the input"
-    RELU = "none where one ReLU alone reads it, which the operator absorbs; else its own range"
+    OWN = "own"
+    """Its own range."""
+    INPUT = "input"
+    """That of the input."""
+    RELU = "relu"
+    """None where one ReLU alone reads it, which the operator absorbs; else its own range."""
 
 
 @dataclass(frozen=True, slots=True)

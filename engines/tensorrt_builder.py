@@ -136,9 +136,12 @@ class Plan:
 class Recipe(Enum):
     """How a TensorRT is told the precision of a network."""
 
-    TYPED = "by the types in the graph"
-    FLAGGED = "by flags that allow it; pairs in the graph say where INT8 is"
-    CALIBRATED = "by flags, with a calibration cache in the place of pairs"
+    TYPED = "typed"
+    """By the types in the graph."""
+    FLAGGED = "flagged"
+    """By flags that allow it; pairs in the graph say where INT8 is."""
+    CALIBRATED = "calibrated"
+    """By flags, with a calibration cache in the place of pairs."""
 
 
 def key_of(library: Library, request: PlanRequest, *, gpu: str) -> PlanKey:
