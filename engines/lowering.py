@@ -28,7 +28,7 @@ from googlenet_edge.engines.predictor import Predictor
 from googlenet_edge.engines.protocol import EngineOptions
 from googlenet_edge.engines.registry import Backend
 from googlenet_edge.engines.tensorrt_builder import PlanRequest, build_plan
-from googlenet_edge.engines.tensorrt_layers import NumberType, PlanCensus, take_plan_census
+from googlenet_edge.engines.tensorrt_layers import NumberType, convolution_types
 from googlenet_edge.engines.tensorrt_library import Flavour, Library, load_library
 from googlenet_edge.errors import EngineError
 from googlenet_edge.graph import InferenceGraph
@@ -206,14 +206,9 @@ def _note(library: Library, model: bytes, kinds: Mapping[str, str], precision: P
     plan = build_plan(library, PlanRequest(model, precision, _WORKSPACE, targets=(_GENERATION,)))
     if not plan.layers:
         return f"{library} compiles it"
-    return f"{library} compiles it: {_sentence(take_plan_census(plan.layers, kinds), kinds, precision)}"
-
-
-def _sentence(census: PlanCensus, kinds: Mapping[str, str], precision: Precision) -> str:
     wanted, all_of_them = _TYPES[precision], sum(kind == "Conv" for kind in kinds.values())
-    found = f"{census.convolutions.get(wanted, 0)} of {all_of_them} convolutions on {wanted.value}"
-    rounding = len(census.rounding_kernels) + len(census.rounded_before_relu)
-    return f"{found}, {census.kernels} kernels" + (f", {rounding} of which round needlessly" if rounding else "")
+    count = convolution_types(plan.layers, kinds)[wanted]
+    return f"{library} compiles it: {count} of {all_of_them} convolutions on {wanted.value}, {len(plan.layers)} kernels"
 
 
 _SIMULATED = "the accuracy is simulated here, with every rounding of the model; TensorRT compiles it on the device"

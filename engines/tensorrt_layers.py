@@ -1,4 +1,4 @@
-"""What TensorRT made of a graph: its layers with the types that they read and write, from its log, and their census."""
+"""What TensorRT made of a graph: its layers with the types that they read and write, from its log."""
 
 from __future__ import annotations
 
@@ -70,48 +70,17 @@ def placement_in_log(lines: Iterable[str]) -> Placement:
     return Placement(tuple(re.findall(r"\[DlaLayer\] (.+)", text)), tuple(re.findall(r"\[GpuLayer\] (.+)", text)))
 
 
-@dataclass(frozen=True, slots=True)
-class PlanCensus:
-    """What a plan is made of.
-
-    Attributes:
-        kernels: how many.
-        convolutions: how many of the graph's convolutions read each type.
-        rounding_kernels: names of kernels that do nothing but round, clip at zero and copy: pairs that TensorRT could
-            not move into the convolution before.
-        rounded_before_relu: names of kernels that round, and then have a ReLU: a rounding too many.
-    """
-
-    kernels: int
-    convolutions: dict[NumberType, int]
-    rounding_kernels: tuple[str, ...]
-    rounded_before_relu: tuple[str, ...]
-
-
-def take_plan_census(layers: Iterable[PlanLayer], kinds: Mapping[str, str]) -> PlanCensus:
-    """Counts the layers of a plan.
-
-    Args:
-        kinds: the operator of every node of the graph that it was built from, by name.
-    """
-    layers = tuple(layers)
+def convolution_types(layers: Iterable[PlanLayer], kinds: Mapping[str, str]) -> Counter[NumberType]:
+    """How many of the graph's convolutions read which type; ``kinds``: the operator of each of its nodes."""
     read: dict[str, NumberType] = {}
     for layer in layers:
         if layer.kind not in _GENERATED and layer.inputs:
             convolutions = (node for node in layer.nodes if kinds.get(node) == "Conv")
             read.update(dict.fromkeys(convolutions, layer.inputs[0].type))
-    return PlanCensus(
-        kernels=len(layers),
-        convolutions=dict(Counter(read.values())),
-        rounding_kernels=tuple(layer.name for layer in layers if _only_rounds(layer, kinds)),
-        rounded_before_relu=tuple(layer.name for layer in layers if _ROUNDED_THEN_RELU.search(layer.name)),
-    )
+    return Counter(read.values())
 
 
 _GENERATED = {"kgen", "PointWise", "PointWiseV2", "Reformat", "NoOp", "Constant"}
-_ROUNDING = {"QuantizeLinear", "DequantizeLinear"}
-_NO_ARITHMETIC = _ROUNDING | {"Relu", "Concat"}
-_ROUNDED_THEN_RELU = re.compile(r"RounCast\w*?Relu")
 _NO_WORK = {"wait", "signal", "shape_call"}
 _LINE = re.compile(
     r"Name: (?P<name>.*?), LayerType: (?P<kind>\w+), Inputs: \[(?P<inputs>.*?)\], (Constants: \[.*?\], )?"
@@ -142,8 +111,3 @@ def _layer_of(line: str, match: re.Match[str]) -> PlanLayer:
 
 def _type(text: str) -> NumberType:
     return next((number for word, number in _TYPES.items() if word in text.lower()), NumberType.OTHER)
-
-
-def _only_rounds(layer: PlanLayer, kinds: Mapping[str, str]) -> bool:
-    found = {kinds[node] for node in layer.nodes if node in kinds}
-    return bool(found & _ROUNDING) and found <= _NO_ARITHMETIC

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fake_tensorrt import DLA_LINES, LAYER_LINE
+from plan_census import take_plan_census
 
 from googlenet_edge.engines.tensorrt_layers import (
     NumberType,
@@ -10,7 +11,6 @@ from googlenet_edge.engines.tensorrt_layers import (
     Tensor,
     layers_in_log,
     placement_in_log,
-    take_plan_census,
 )
 
 CONV = PlanLayer(
