@@ -61,7 +61,7 @@ def equal(found: NDArray[np.floating], expected: NDArray[np.floating]) -> bool:
 # Caffe's
 
 
-@pytest.mark.parametrize("opset", [3, 6, 8, 9, 12])
+@pytest.mark.parametrize("opset", [3, 4, 5, 6, 7, 8, 9, 12])
 def test_caffe_style_of_every_age_gives_its_own_probabilities(opset: int, tmp_path: Path) -> None:
     graph = imported(saved(caffe_style(opset), tmp_path / "net.onnx"), CAFFE)
     pixels = some_pixels()

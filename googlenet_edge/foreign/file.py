@@ -17,13 +17,14 @@ import onnx
 import onnxruntime
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
-from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper, version_converter
 
 from googlenet_edge.errors import GraphError, why
 from googlenet_edge.files import is_name, read_file, sha256_bytes
-from googlenet_edge.graph import IR_VERSION, MAX_BYTES
+from googlenet_edge.graph import MAX_BYTES
 
 OLDEST_OPSET = 8
+_FIRST_WITH_SHAPES = 6
 MAX_SIDE = 4096
 _MAX_LABELS_BYTES = 1 << 20
 _SILENT = 4
@@ -41,14 +42,6 @@ _ONNX_ERRORS = (
 )
 
 Arrays = dict[str, NDArray[Any]]
-
-# What opset 8 no longer says, because it is meant anyway when a network is used and not trained.
-_OUTDATED = {
-    "BatchNormalization": {"is_test", "consumed_inputs"},
-    "Dropout": {"is_test", "consumed_inputs"},
-    "Gemm": {"broadcast"},
-    "Relu": {"consumed_inputs"},
-}
 
 
 @dataclass(frozen=True)
@@ -191,30 +184,27 @@ def _opset(model: onnx.ModelProto) -> int:
 
 
 def _modernized(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model in the words of opset 8, for ONNX Runtime, which knows no older one."""
-    newer = copy.deepcopy(model)
-    newer.ir_version = IR_VERSION
-    del newer.opset_import[:]
-    newer.opset_import.append(helper.make_opsetid("", OLDEST_OPSET))
-    for node in newer.graph.node:
-        attributes = {a.name: a for a in node.attribute if a.name not in _OUTDATED.get(node.op_type, ())}
-        if node.op_type == "Reshape" and "shape" in attributes:
-            shape = np.array(attributes.pop("shape").ints, np.int64)
-            node.input.append(f"{node.output[0]}/shape")
-            newer.graph.initializer.append(numpy_helper.from_array(shape, node.input[1]))
-        if node.op_type == "Concat":
-            attributes.setdefault("axis", helper.make_attribute("axis", 1))
-        kept = list(attributes.values())
-        del node.attribute[:]
-        node.attribute.extend(kept)
+    """The model in the words of opset 8, for ONNX Runtime, which knows no older one.
+
+    In two steps where it is older than opset 6: the converter's way from 6 to 7 wants shapes, which it finds when it
+    begins, and which it can find from opset 6 on. Where an operand begins at an axis, it would convert to something
+    else.
+    """
+    for node in model.graph.node:
+        if {"axis", "broadcast"} <= {attribute.name for attribute in node.attribute}:
+            raise GraphError(
+                f"{path} is of opset {_opset(model)}, and the {node.op_type} {label(node)} has an operand that begins"
+                f" at an axis; export it again with opset {OLDEST_OPSET} or newer"
+            )
     try:
-        onnx.checker.check_model(newer)
+        if _opset(model) < _FIRST_WITH_SHAPES:
+            model = version_converter.convert_version(model, _FIRST_WITH_SHAPES)
+        return version_converter.convert_version(model, OLDEST_OPSET)
     except _ONNX_ERRORS as problem:
         raise GraphError(
-            f"{path} is of opset {_opset(model)}, and not all of it can be read ({why(problem)}); convert it to opset"
-            f" {OLDEST_OPSET} or newer with onnx.version_converter"
+            f"{path} is of opset {_opset(model)}, and not all of it can be read ({why(problem)}); export it again"
+            f" with opset {OLDEST_OPSET} or newer"
         ) from problem
-    return newer
 
 
 def _the_input(path: Path, graph: onnx.GraphProto) -> onnx.ValueInfoProto:
