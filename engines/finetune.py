@@ -26,7 +26,7 @@ from googlenet_edge.engines.build import CalibrationRequest
 from googlenet_edge.engines.checkpoint_source import images_for
 from googlenet_edge.engines.recovery import Bars, evaluated
 from googlenet_edge.engines.registry import backend_for
-from googlenet_edge.errors import AccuracyError, ConfigError
+from googlenet_edge.errors import AccuracyError
 from googlenet_edge.export import export, unfolded
 from googlenet_edge.files import check_writable
 from googlenet_edge.graph import InferenceGraph
@@ -50,7 +50,6 @@ class FinetuneRequest:
     out: Path
     calibration: CalibrationRequest
     config: DistilConfig
-    precision: Precision = Precision.INT8
     threads: int = 1
     workers: int = 2
 
@@ -88,7 +87,7 @@ def finetune(
         EdgeError: of the step that failed.
         AccuracyError: fewer images are right than before.
     """
-    _check_possible(request)
+    check_writable(request.out)
     checkpoint = read_checkpoint(request.checkpoint)
     request = replace(request, config=as_trained(request.config, checkpoint.info))
     calibration = request.calibration
@@ -130,17 +129,6 @@ def _trained(
     accuracy = evaluate_model(build_model(tuned), data.val, data.preprocess)
     record = data.record(request.config, accuracy, time.monotonic() - started)
     return replace(tuned, info=replace(checkpoint.info, training=record))
-
-
-def _check_possible(request: FinetuneRequest) -> None:
-    """Refuses what makes no sense, and what cannot be written, before any work."""
-    if request.precision is not Precision.INT8:
-        name = request.precision.value
-        raise ConfigError(
-            f"only int8 can be fine-tuned for; {name} loses nothing that training could win back, build it with:"
-            f" gnet-edge build --precision {name}"
-        )
-    check_writable(request.out)
 
 
 def _against(fp32: Evaluation, int8: Evaluation) -> Int8Accuracy:

@@ -134,15 +134,6 @@ def test_finetuned_checkpoint_is_built_like_any_other(tuned: Tuned, tmp_path: Pa
 # What is refused
 
 
-@pytest.mark.parametrize("precision", ["fp16", "fp32"])
-def test_finetune_is_for_int8(precision: str, work: Path) -> None:
-    sentence = (
-        f"only int8 can be fine-tuned for; {precision} loses nothing that training could win back, build it with:"
-        f" gnet-edge build --precision {precision}"
-    )
-    refused_without_a_trace(sentence, *FINETUNE, "--precision", precision, cwd=work)
-
-
 def test_finetune_keeps_the_checkpoint_that_it_starts_from(work: Path) -> None:
     sentence = f"cannot write {CHECKPOINT}: that is the name of something else; give another --out"
     refused_without_a_trace(sentence, *FINETUNE, "--out", CHECKPOINT, cwd=work)

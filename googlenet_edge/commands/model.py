@@ -108,7 +108,6 @@ def _told_run_folder(images: Path) -> Path:
 
 def finetune(
     checkpoint: Annotated[Path | None, typer.Argument(help="Default: the newest under runs/.")] = None,
-    precision: Annotated[Precision, typer.Option(help="What to fine-tune for; only int8 needs it.")] = Precision.INT8,
     data: DataOption = None,
     images: ImagesOption = None,
     method: MethodOption = None,
@@ -148,7 +147,6 @@ def finetune(
             mixed_precision=False,
             seed=seed,
         ),
-        precision=precision,
         threads=CORES,
         workers=workers,
     )
