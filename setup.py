@@ -1,4 +1,4 @@
-"""The wheel without the notes of inner modules: docstrings and comments are a quarter of it, and it goes to devices.
+"""The wheel without the notes that nobody is shown: they are a quarter of it, and it goes to devices.
 
 The programs stay the same line for line, so that a traceback there can be read beside the sources.
 """
@@ -9,48 +9,62 @@ import ast
 import io
 import tokenize
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-PACKAGE = "googlenet_edge/__init__.py"
+_COMMANDS = "googlenet_edge/commands"
 
-# What is public here keeps its docstrings: commands show them as --help, and what `googlenet_edge` exports, help().
-SHOWN = (
-    PACKAGE,
-    "googlenet_edge/cli.py",
-    *(f"googlenet_edge/commands/{name}.py" for name in ("demo", "engine", "machine", "model", "report")),
-    "googlenet_edge/engines/predictor.py",
-    "googlenet_edge/preprocess.py",
-)
-EXPORTED = ("EdgeError", "EngineName")  # from modules of which nothing else is
+# What keeps its docstrings, with its public methods: help() shows what `googlenet_edge` exports, --help the commands.
+SHOWN = {
+    "googlenet_edge/__init__.py": ("", "load"),  # the module itself
+    "googlenet_edge/errors.py": ("EdgeError",),
+    "googlenet_edge/target.py": ("EngineName",),
+    "googlenet_edge/preprocess.py": ("Preprocess",),
+    "googlenet_edge/engines/predictor.py": ("Prediction", "Predictor"),
+    "googlenet_edge/cli.py": ("_all",),
+    f"{_COMMANDS}/demo.py": ("demo",),
+    f"{_COMMANDS}/engine.py": ("bench", "build", "evaluate", "inspect", "predict", "sensitivity"),
+    f"{_COMMANDS}/machine.py": ("devices", "doctor"),
+    f"{_COMMANDS}/model.py": ("calibrate", "export", "finetune", "prune", "slim", "train"),
+    f"{_COMMANDS}/report.py": ("package", "report"),
+}
 
 
 def without_notes(source: str, path: str) -> str:
     """The same program on the same lines, without comments and without strings that are statements.
 
-    Docstrings of public names stay in what is `SHOWN`, and those of what is `EXPORTED`; that of the module only where
-    it is the package's.
+    Docstrings stay where they are `SHOWN`.
     """
-    module = "package" if path == PACKAGE else "_module"
     lines = source.splitlines(keepends=True)
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             row, column = token.start
             lines[row - 1] = lines[row - 1][:column].rstrip() + "\n"
-    for node in ast.walk(ast.parse(source)):
-        body, name = getattr(node, "body", None), getattr(node, "name", None) or module
-        is_public = not name.startswith("_") or name.endswith("__")
-        if name in EXPORTED or (path.startswith(SHOWN) and is_public):
-            continue
-        for statement in body if isinstance(body, list) else ():
+    program = ast.parse(source)
+    shown = set(_shown(program, SHOWN.get(path, ())))
+    for node in ast.walk(program):
+        body = getattr(node, "body", None)
+        for statement in body if isinstance(body, list) and node not in shown else ():
             match statement:
                 case ast.Expr(value=ast.Constant(value=str()), lineno=first, end_lineno=int(last)):
                     lines[first - 1 : last] = ["\n"] * (last - first + 1)
                     if len(body) == 1:
                         lines[first - 1] = " " * statement.col_offset + "...\n"
     return "".join(lines)
+
+
+def _shown(program: ast.Module, names: tuple[str, ...]) -> Iterator[ast.AST]:
+    """The module and those of its parts that have one of the names, and the public methods of classes among these."""
+    for node in (program, *program.body):
+        if getattr(node, "name", "") in names:
+            yield node
+            for method in node.body if isinstance(node, ast.ClassDef) else ():
+                name = getattr(method, "name", "_")
+                if not name.startswith("_") or name.endswith("__"):
+                    yield method
 
 
 zlib.Z_DEFAULT_COMPRESSION = zlib.Z_BEST_COMPRESSION  # which is how `zipfile` packs the wheel

@@ -152,13 +152,16 @@ def test_wheel_holds_the_same_programs_line_for_line(wheel: Path) -> None:
         assert program_of(built.read(name).decode()) == program_of(source.read_text()), name
 
 
-def test_installed_package_explains_what_it_exports(base_python: Path, tmp_path: Path) -> None:
+def test_installed_package_explains_what_it_exports_and_its_commands(base_python: Path, tmp_path: Path) -> None:
     program = """
 import inspect
 import googlenet_edge
 shown = [getattr(googlenet_edge, name) for name in googlenet_edge.__all__ if name not in ("ImageSource", "__version__")]
 shown += [method for name, method in inspect.getmembers(googlenet_edge.Predictor) if not name.startswith("_")]
 assert len(shown) > 10
+from googlenet_edge.cli import VERBS
+shown += [verb for verbs in VERBS.values() for verb in verbs]
+assert len(shown) > 25
 print(*(each for each in shown if not inspect.getdoc(each)))
 """
     assert run(base_python, "-c", program, cwd=tmp_path) == "\n"
@@ -196,6 +199,7 @@ def test_installed_command_shows_its_help_in_another_folder(base_python: Path, t
     shown = run(base_python.with_name("gnet-edge"), "--help", cwd=tmp_path)
     for command in ("train", "build", "bench", "predict"):
         assert command in shown
+    assert "Start with: gnet-edge demo" in shown
 
 
 def test_installed_package_imports_without_torch_and_onnx(base_python: Path, tmp_path: Path) -> None:
