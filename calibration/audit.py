@@ -15,23 +15,14 @@ from pathlib import Path
 import onnx
 import onnxruntime
 from onnx import numpy_helper
-from onnxruntime.capi.onnxruntime_pybind11_state import (
-    Fail,
-    InvalidArgument,
-    InvalidGraph,
-    InvalidProtobuf,
-    NotImplemented,  # noqa: A004  (ONNX Runtime's own)
-    RuntimeException,
-)
 
 from googlenet_edge.calibration.placement import NO_NODES, RULES, WITH_WEIGHTS, Grid, data_inputs
 from googlenet_edge.calibration.surgery import Index
-from googlenet_edge.errors import LoweringError
+from googlenet_edge.errors import LoweringError, why
 
 _KEEPS_TYPE = {"Transpose", "MaxPool", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Split"}
 _BORDERS = {"QuantizeLinear", "DequantizeLinear"}
 _QGEMM_OUTPUT_SCALE = 7  # where it stands among the inputs of ONNX Runtime's QGemm; without, that gives floats
-_LOAD_ERRORS = (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NotImplemented, RuntimeException)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +99,8 @@ def _optimized(model: onnx.ModelProto) -> onnx.ModelProto:
         options.log_severity_level = 4  # it warns that the file is for this machine only, which is what is wanted
         try:
             onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        except _LOAD_ERRORS as problem:
-            reason = str(problem).strip().split("\n")[0][:200]
-            raise LoweringError(f"ONNX Runtime cannot load the lowered graph: {reason}") from problem
+        except Exception as problem:  # the runtime's own errors have no common base; a full disk is among them
+            raise LoweringError(f"ONNX Runtime cannot load the lowered graph: {why(problem)}") from problem
         return onnx.load(path)
 
 

@@ -49,10 +49,10 @@ def collect(graph: InferenceGraph, images: Images, *, count: int, progress: Prog
         progress: told (runs taken up, runs in total); every image is run twice.
 
     Raises:
-        CalibrationError: fewer than `MIN_IMAGES` different images with content, an image of another shape, other
-            images in the second pass, or a tensor that is not finite or has one value only.
+        CalibrationError: fewer than `MIN_IMAGES` different images with content, other images in the second
+            pass, or a tensor that is not finite or has one value only.
     """
-    checked, runs = CheckedImages(graph), Runs(progress, 2 * count)
+    checked, runs = CheckedImages(), Runs(progress, 2 * count)
     found = joined(each.extremes for each in observations(graph, runs.each(checked.first_pass(images()))))
     checked.require_content()
     seen = {name: channels.whole for name, channels in found.items()}
@@ -83,9 +83,8 @@ class Runs:
 class CheckedImages:
     """Images that are checked as they come, and, where there is a second pass, recognized in it."""
 
-    def __init__(self, graph: InferenceGraph) -> None:
-        """Images for ``graph``."""
-        self._shape = (1, 3, graph.preprocess.crop, graph.preprocess.crop)
+    def __init__(self) -> None:
+        """None yet."""
         self._times_seen: Counter[bytes] = Counter()
         self._with_content: set[bytes] = set()
 
@@ -116,11 +115,6 @@ class CheckedImages:
 
     def _hashed(self, images: Iterable[NDArray[np.float32]]) -> Iterator[tuple[bytes, NDArray[np.float32]]]:
         for image in images:
-            if image.shape != self._shape or image.dtype != np.float32:
-                raise CalibrationError(
-                    f"a calibration image is {image.dtype} {image.shape} where float32 {self._shape} is expected;"
-                    " preprocess it as the graph says"
-                )
             yield hashlib.sha256(image.tobytes()).digest(), image
 
     def require_content(self) -> None:

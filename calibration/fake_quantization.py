@@ -24,7 +24,6 @@ from googlenet_edge.calibration.pixels import absorb_normalization
 from googlenet_edge.calibration.placement import WITH_WEIGHTS, data_inputs, grids
 from googlenet_edge.calibration.ranges import U8_STEPS, Ranges, u8_grid
 from googlenet_edge.calibration.weights import MAX_BIAS, WeightRange
-from googlenet_edge.errors import LoweringError
 from googlenet_edge.graph import INPUT, OUTPUT, InferenceGraph, attributes_of
 
 _PASS_ON = ("MaxPool", "Concat", "Flatten")
@@ -47,8 +46,7 @@ class FakeQuantized(nn.Module):
             ranges: of each measured tensor of the graph.
 
         Raises:
-            CalibrationError: a range is missing.
-            LoweringError: the graph has an operator that the export does not write.
+            KeyError: a range is missing.
         """
         super().__init__()
         nodes = graph.model.graph.node
@@ -194,9 +192,8 @@ def _operator(
             return _Concat()
         case "GlobalAveragePool":
             return nn.AdaptiveAvgPool2d(1)
-        case "Flatten":
+        case _:  # Flatten: other operators are not exported
             return nn.Flatten()
-    raise LoweringError(f"the graph has {node.op_type} ({node.name}), which cannot be trained; export the graph again")
 
 
 def _grid(ranges: Mapping[str, Ranges], tensor: str) -> _Grid:

@@ -48,7 +48,8 @@ def lower_int8_cpu(
         CalibrationError: the table belongs to another graph.
     """
     ready = prepared(graph, table, weight_range=weight_range, float_nodes=float_nodes)
-    return quantized(ready, table.ranges, weight_range=weight_range, float_nodes=float_nodes)
+    with fitting():
+        return quantized(ready, table.ranges, weight_range=weight_range, float_nodes=float_nodes)
 
 
 def lower_rounded_activations(
@@ -62,7 +63,8 @@ def lower_rounded_activations(
     ready, source = rescaled_by(graph, table), graph.model.graph
     exact_input = {INPUT} if absorb_normalization(ready) else NO_NODES
     placed = {tensor: name for tensor, name in grids(source).items() if tensor in tensors - exact_input}
-    grid_of = {tensor: u8_grid(table.ranges, name) for tensor, name in placed.items()}
+    with fitting():
+        grid_of = {tensor: u8_grid(table.ranges, name) for tensor, name in placed.items()}
     every_node = {node.name for node in source.node}
     writer = _QdqWriter(grid_of, ready.weights, WeightRange.FULL, every_node)
     return taking_pixels(writer.model_of(ready), graph.preprocess)
@@ -81,7 +83,7 @@ def prepared(
         CalibrationError: the table belongs to another graph.
     """
     found = rescaled_by(graph, table)
-    with _fitting():
+    with fitting():
         return compensated(
             found,
             table.ranges,
@@ -104,12 +106,12 @@ def rescaled_by(graph: InferenceGraph, table: CalibrationTable) -> InferenceGrap
             " calibrate this graph"
         )
     factors = {name: decode_floats(data) for name, data in table.rescale.items()}
-    with _fitting():
+    with fitting():
         return rescaled(graph, factors) if factors else graph
 
 
 @contextmanager
-def _fitting() -> Iterator[None]:
+def fitting() -> Iterator[None]:
     """What of a table does not fit its graph becomes a `CalibrationError`."""
     try:
         yield
@@ -129,7 +131,7 @@ def quantized(
     """The graph as it is, with Q/DQ pairs for the ranges of its measured tensors.
 
     Raises:
-        CalibrationError: a range is missing.
+        KeyError: a range is missing.
     """
     placed = grids(graph.model.graph, float_nodes)
     absorbed = absorb_normalization(graph) if INPUT in placed else None

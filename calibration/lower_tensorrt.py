@@ -31,7 +31,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from googlenet_edge.calibration.lower import prepared
+from googlenet_edge.calibration.lower import fitting, prepared
 from googlenet_edge.calibration.pixels import absorb_normalization, taking_pixels_cast_first, taking_pixels_less
 from googlenet_edge.calibration.placement import NO_NODES, WITH_WEIGHTS, grids
 from googlenet_edge.calibration.ranges import s8_scale
@@ -50,14 +50,14 @@ from googlenet_edge.calibration.weights import WeightRange, quantize_per_channel
 from googlenet_edge.errors import LoweringError
 from googlenet_edge.graph import INPUT, OUTPUT, InferenceGraph, attributes_of
 
-OPSETS = {13: 7, 17: 8, 19: 9}
+OPSETS = {13: 7, 17: 8}
 """The opsets that can be asked for, each with its IR version. The operators used mean the same in all of them."""
 
 _S8_MIDDLE = 128
 
 
 def lower_fp32_tensorrt(graph: InferenceGraph, *, opset: int = 17, dla_head: bool = False) -> onnx.ModelProto:
-    """The graph as it is, of pixels. Raises `LoweringError` for an opset that is none of `OPSETS`."""
+    """The graph as it is, of pixels."""
     model = taking_pixels_cast_first(_with_dla_head(graph.model) if dla_head else graph.model, graph.preprocess)
     return _in_opset(model, opset)
 
@@ -66,7 +66,7 @@ def lower_fp16_tensorrt(graph: InferenceGraph, *, opset: int = 17, dla_head: boo
     """Weights and activations in float16; pixels are normalized in float32, and the logits are float32.
 
     Raises:
-        LoweringError: a weight is too large for float16, or the opset is none of `OPSETS`.
+        LoweringError: a weight is too large for float16.
     """
     source = _with_dla_head(graph.model) if dla_head else graph.model
     inner = {INPUT: f"{INPUT}.half", OUTPUT: f"{OUTPUT}.half"}
@@ -92,12 +92,11 @@ def lower_int8_tensorrt(
 
     Raises:
         CalibrationError: the table belongs to another graph, or has no range for a tensor.
-        LoweringError: the opset is none of `OPSETS`.
     """
     ready = prepared(graph, table, weight_range=WeightRange.FULL, float_nodes=float_nodes)
     placed, scales = places(ready.model.graph, float_nodes), dict[str, np.float32]()
-    for name in placed.values():
-        scales[name] = s8_scale(table.ranges, name)
+    with fitting():
+        scales.update((name, s8_scale(table.ranges, name)) for name in placed.values())
     absorbed = absorb_normalization(ready) if INPUT in placed else None
     if absorbed is None or absorbed.zero_point != _S8_MIDDLE:
         model = _Writer(placed, scales, ready.weights, float_nodes).model_of(ready.model)
@@ -116,7 +115,6 @@ def lower_implicit_tensorrt(
 
     Raises:
         CalibrationError: the table belongs to another graph.
-        LoweringError: the opset is none of `OPSETS`.
     """
     ready = prepared(graph, table, weight_range=WeightRange.FULL, float_nodes=float_nodes)
     return lower_fp32_tensorrt(ready, opset=opset, dla_head=True)
@@ -184,10 +182,6 @@ class _Writer:
 
 def _in_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     """The same model for a parser that knows no newer opset."""
-    if opset not in OPSETS:
-        raise LoweringError(
-            f"opset {opset} is none that this version writes; use one of: {', '.join(map(str, OPSETS))}"
-        )
     changed = copy.deepcopy(model)
     changed.ir_version = OPSETS[opset]
     del changed.opset_import[:]

@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from googlenet_edge.calibration.histogram import Histogram
-from googlenet_edge.errors import CalibrationError
 from googlenet_edge.preprocess import Preprocess
 
 PERCENTILE = 99.99
@@ -83,22 +82,16 @@ def estimate(histogram: Histogram, method: RangeMethod) -> Ranges:
 
 
 def u8_grid(ranges: Mapping[str, Ranges], tensor: str) -> U8Grid:
-    """The u8 grid of a measured tensor. Raises `CalibrationError` where it was not measured."""
-    found = _of(ranges, tensor)
+    """The u8 grid of a measured tensor. Raises `KeyError` where it was not measured."""
+    found = ranges[tensor]
     scale, zero_point = covering_grid(found.low, found.high)
     return U8Grid(tensor, np.float32(scale), np.uint8(zero_point))
 
 
 def s8_scale(ranges: Mapping[str, Ranges], tensor: str) -> np.float32:
-    """The scale of the symmetric s8 grid of a measured tensor. Raises `CalibrationError` where it was not measured."""
-    scale: np.float32 = np.float32(_of(ranges, tensor).amax / S8_STEPS)
+    """The scale of the symmetric s8 grid of a measured tensor. Raises `KeyError` where it was not measured."""
+    scale: np.float32 = np.float32(ranges[tensor].amax / S8_STEPS)
     return scale
-
-
-def _of(ranges: Mapping[str, Ranges], tensor: str) -> Ranges:
-    if tensor not in ranges:
-        raise CalibrationError(f"the calibration table has no range for {tensor}; calibrate again")
-    return ranges[tensor]
 
 
 def covering_grid(low: float, high: float) -> tuple[float, int]:

@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from googlenet_edge.calibration.lower import rescaled_by
+from googlenet_edge.calibration.lower import fitting, rescaled_by
 from googlenet_edge.calibration.placement import NO_NODES, WITH_WEIGHTS, absorbed_in_relu, data_inputs, grids, sources
 from googlenet_edge.calibration.ranges import S8_STEPS
 from googlenet_edge.calibration.surgery import model_like, renamed, rounding_pair
@@ -138,10 +138,8 @@ def tensor_scales(
     source = rescaled_by(graph, table).model.graph
     known = {name: tensor.amax for name, tensor in table.tensors.items()} | _joined(source, table)
     grid_of = grids(source, float_nodes)
-    missing = sorted(set(grid_of.values()) - known.keys())
-    if missing:
-        raise CalibrationError(f"the calibration table has no range for {missing[0]}; calibrate again")
-    largest = {tensor: known[name] for tensor, name in grid_of.items()}
+    with fitting():
+        largest = {tensor: known[name] for tensor, name in grid_of.items()}
     largest |= {inner: largest[outer] for inner, outer in absorbed_in_relu(source).items() if outer in largest}
     for node in lowered.graph.node:
         if node.op_type == "AveragePool" and {node.input[0], node.output[0]} <= largest.keys():

@@ -12,7 +12,6 @@ import numpy as np
 
 from googlenet_edge.engines.sensors import POWER_HZ, Watched
 from googlenet_edge.engines.timing import Clock, Tick, take_turns
-from googlenet_edge.errors import ConfigError
 from googlenet_edge.statistics import Figure, Tally
 
 _FEWEST_SAMPLES = 3
@@ -51,13 +50,6 @@ class EnergyPlan:
     seconds: float = 2.0
     settle_s: float = 0.5
     hz: float = POWER_HZ
-
-    def __post_init__(self) -> None:
-        if self.rounds < 1 or self.settle_s < 0 or self.seconds * self.hz < 2 * _FEWEST_SAMPLES:
-            raise ConfigError(
-                f"energy takes 1 round or more of {2 * _FEWEST_SAMPLES} samples or more, not {self.rounds} of"
-                f" {self.seconds:g} s at {self.hz:g} Hz"
-            )
 
     def turn_count(self, subjects: int) -> int:
         """How many turns there are, with the idle ones."""

@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from googlenet_edge.dataset import ImageSet, Progress
-from googlenet_edge.engines.accuracy import OTHER_CLASSES, Accuracy, Comparison, Evaluation, compare
+from googlenet_edge.engines.accuracy import Accuracy, Comparison, Evaluation, compare
 from googlenet_edge.engines.bundle import LABELS, read_manifest
 from googlenet_edge.engines.predictor import Predictor, load_predictor, ranking
 from googlenet_edge.errors import DataError
 from googlenet_edge.target import EngineName
 
 _TOP = 5
+_OTHER_CLASSES = "the models have different classes, or the same in another order; compare models of one checkpoint"
 
 
 def evaluate(
@@ -32,7 +33,7 @@ def evaluate(
     Classes are matched by name: images of a few of the model's classes will do.
 
     Raises:
-        DataError: no image, or a class that the model does not have.
+        DataError: a class that the model does not have.
         DamagedImageError: a file cannot be decoded.
     """
     check_classes(predictor.labels, images)
@@ -74,7 +75,7 @@ def evaluate_bundles(
         DataError, DamagedImageError: as `evaluate`; or the bundles have different classes.
     """
     if len({read_manifest(path).files[LABELS].sha256 for path in paths}) > 1:
-        raise DataError(OTHER_CLASSES)
+        raise DataError(_OTHER_CLASSES)
     found = []
     for path in paths:
         with bars(f"opening {path.name}") as progress:
@@ -95,9 +96,7 @@ def accuracies(paths: Sequence[Path], evaluations: Sequence[Evaluation]) -> list
 
 
 def check_classes(labels: tuple[str, ...], images: ImageSet) -> None:
-    """Raises `DataError` where there is no image, or one of a class that is not among the labels."""
-    if not len(images):
-        raise DataError(f"{images.root} has no image to evaluate")
+    """Raises `DataError` where an image is of a class that is not among the labels."""
     known = set(labels)
     unknown = [name for name in images.class_names if name not in known]
     if unknown:

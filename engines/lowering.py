@@ -122,20 +122,15 @@ def _fp16_cpu(graph: InferenceGraph, _: CalibrationTable | None, __: AbstractSet
 
 
 def _int8_cpu(graph: InferenceGraph, table: CalibrationTable | None, float_nodes: AbstractSet[str]) -> Lowered:
+    assert table is not None
     weight_range = weight_range_for(read_processor())
-    model = lower_int8_cpu(graph, _given(table), weight_range=weight_range, float_nodes=float_nodes)
+    model = lower_int8_cpu(graph, table, weight_range=weight_range, float_nodes=float_nodes)
     return Lowered(
         model.SerializeToString(deterministic=True),
         _without_rule(graph),
         weight_bits=_WEIGHT_BITS[weight_range],
         float_nodes=staying_float(graph.model.graph, float_nodes),
     )
-
-
-def _given(table: CalibrationTable | None) -> CalibrationTable:
-    if table is None:
-        raise EngineError("int8 needs a calibration table; give --data with images to calibrate on")
-    return table
 
 
 def _share(model: onnx.ModelProto, kind: str, census: Census) -> str:
@@ -159,7 +154,8 @@ def _fp16_tensorrt(graph: InferenceGraph, _: CalibrationTable | None, __: Abstra
 def _int8_tensorrt(
     graph: InferenceGraph, table: CalibrationTable | None, float_nodes: AbstractSet[str], opset: int
 ) -> Lowered:
-    model = lower_int8_tensorrt(graph, _given(table), opset=opset, float_nodes=float_nodes)
+    assert table is not None
+    model = lower_int8_tensorrt(graph, table, opset=opset, float_nodes=float_nodes)
     found = _for_tensorrt(model, Precision.INT8)
     in_float = staying_float(graph.model.graph, float_nodes)
     return replace(found, notes=(*found.notes, *_without_rule(graph)), float_nodes=in_float)
@@ -173,9 +169,9 @@ def _fp16_dla(graph: InferenceGraph, _: CalibrationTable | None, __: AbstractSet
 def _int8_dla(
     graph: InferenceGraph, table: CalibrationTable | None, float_nodes: AbstractSet[str], opset: int
 ) -> Lowered:
-    measured = _given(table)
-    model = lower_implicit_tensorrt(graph, measured, opset=opset, float_nodes=float_nodes)
-    cache = calibration_cache(graph, measured, model, version=_CACHE_VERSION, float_nodes=float_nodes)
+    assert table is not None
+    model = lower_implicit_tensorrt(graph, table, opset=opset, float_nodes=float_nodes)
+    cache = calibration_cache(graph, table, model, version=_CACHE_VERSION, float_nodes=float_nodes)
     notes = (_SIMULATED_CACHE, *_without_rule(graph))
     return Lowered(model.SerializeToString(deterministic=True), notes, calibration_cache=cache)
 

@@ -17,7 +17,7 @@ from googlenet_edge.engines.bundle import Bundle, Manifest, check_golden
 from googlenet_edge.engines.devices import profile_of
 from googlenet_edge.engines.jetson import is_jetson
 from googlenet_edge.engines.protocol import Engine, EngineOptions
-from googlenet_edge.errors import BundleError, EngineError
+from googlenet_edge.errors import EngineError
 from googlenet_edge.target import Device, EngineName, Unit
 
 IN_ITS_PLACE = "pip uninstall -y onnxruntime && pip install onnxruntime-gpu"
@@ -233,19 +233,9 @@ def open_bundle(
         )
     opened = backend.open(bundle.model, options)
     try:
-        _check_fit(opened, bundle)
         logits = opened.run(bundle.golden.pixels)
         check_golden(bundle.golden, logits, precision=manifest.precision, where=bundle.where, unit=manifest.unit)
     except BaseException:
         opened.close()
         raise
     return opened
-
-
-def _check_fit(engine: Engine, bundle: Bundle) -> None:
-    spec, crop, classes = engine.spec, bundle.manifest.preprocess.crop, len(bundle.class_names)
-    if (spec.crop, spec.classes) != (crop, classes):
-        raise BundleError(
-            f"{bundle.where}: the model takes {spec.crop} pixels and gives {spec.classes} classes, the manifest says"
-            f" {crop} and {classes}; build the bundle again"
-        )

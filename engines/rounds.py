@@ -16,7 +16,6 @@ from googlenet_edge.engines.predictor import DEFAULT_TOP_K, Predictor, open_rgb,
 from googlenet_edge.engines.protocol import DeviceStage
 from googlenet_edge.engines.sustained import SustainedPlan
 from googlenet_edge.engines.timing import Clock, Tick, WarmUp, settled, take_turns, warm_up
-from googlenet_edge.errors import ConfigError
 from googlenet_edge.statistics import quantile_uncertainty
 
 _ROUNDS = 20
@@ -47,11 +46,6 @@ class BenchPlan:
     cold_starts: int | None = None
     energy: EnergyPlan = field(default_factory=EnergyPlan)
     sustained: SustainedPlan | None = None
-
-    def __post_init__(self) -> None:
-        rest = (self.runs, self.throughput_rounds, self.start_count, self.streams, *self.batches)
-        if self.least_rounds < 6 or min(rest) < 1:
-            raise ConfigError("a benchmark needs at least 6 rounds, and 1 or more of everything else")
 
     @property
     def least_rounds(self) -> int:

@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     import tensorrt
 
 _log = logging.getLogger(__name__)
-_LEVELS = range(6)
 _FIRST_WITH_LEVELS: Version = (8, 6)
 _FIRST_WITHOUT_DLA: Version = (10, 8)
 
@@ -56,12 +55,6 @@ class Batches:
     least: int = 1
     usual: int = 1
     most: int = 1
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.least <= self.usual <= self.most:
-            raise EngineError(
-                f"the batch goes from {self.least} over {self.usual} to {self.most}; give 1 or more, rising"
-            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +79,6 @@ class PlanRequest:
     dla_core: int = 0
     calibration_cache: bytes = field(default=b"", repr=False)
     targets: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.level not in _LEVELS:
-            raise EngineError(f"the optimization level is {self.level}; give 0 to {_LEVELS[-1]}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,10 +161,6 @@ def recipe_for(library: Library, request: PlanRequest, *, calibrates: bool = Fal
         raise EngineError(
             f"a DLA needs TensorRT 8.5 to 10.7 (JetPack 6), and this is {library}; build for the GPU: leave --dla out"
         )
-    if on_dla and request.batches.least != request.batches.most:
-        raise EngineError("a DLA takes one size of batch")
-    if request.targets and library.flavour is not Flavour.RTX:
-        raise EngineError(f"{library} builds for the GPU at hand only; build on the device itself")
     if on_dla and request.precision is Precision.INT8:
         if not (request.calibration_cache or calibrates):
             raise EngineError(

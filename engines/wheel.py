@@ -12,7 +12,7 @@ import io
 import os
 import zipfile
 from dataclasses import dataclass, field
-from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import googlenet_edge
@@ -41,9 +41,10 @@ def pack_wheel() -> Wheel:
             "googlenet-edge runs from a folder and is not installed, so that it is not known what it needs on a"
             " device; install it with: pip install --editable FOLDER"
         ) from problem
+    metadata = installed.read_text("METADATA") or installed.read_text("PKG-INFO") or ""  # in an egg-info
     info = f"{PACKAGE}-{installed.version}.dist-info"
     contents = _modules(Path(googlenet_edge.__file__).parent)
-    contents |= {f"{info}/METADATA": _metadata(installed), f"{info}/WHEEL": _WHEEL}
+    contents |= {f"{info}/METADATA": metadata.encode(), f"{info}/WHEEL": _WHEEL}
     contents[f"{info}/entry_points.txt"] = (installed.read_text("entry_points.txt") or "").encode()
     contents[f"{info}/RECORD"] = _record(contents, f"{info}/RECORD")
     return Wheel(f"{PACKAGE}-{installed.version}-py3-none-any.whl", _archive(contents))
@@ -59,13 +60,6 @@ def _modules(folder: Path) -> dict[str, bytes]:
                 path = Path(parent, name)
                 found[f"{PACKAGE}/{path.relative_to(folder).as_posix()}"] = path.read_bytes()
     return found
-
-
-def _metadata(installed: Distribution) -> bytes:
-    text = installed.read_text("METADATA") or installed.read_text("PKG-INFO")
-    if not text:
-        raise EngineError("the installed googlenet-edge has lost its metadata; install it again")
-    return text.encode()
 
 
 def _record(contents: dict[str, bytes], itself: str) -> bytes:

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from googlenet_edge.channels import BLOCKS, BRANCHES, CLASSIFIER_SOURCES, SOURCES, STEM
 from googlenet_edge.checkpoint import Checkpoint, CheckpointInfo, build_model
 from googlenet_edge.dataset import ImageSet, Progress, load_pixels
-from googlenet_edge.errors import CheckpointError
 from googlenet_edge.model import GoogLeNet, InceptionWidths, Widths
 
 Kept = Mapping[str, Sequence[int]]
@@ -30,13 +29,8 @@ _OF_OUTPUTS = ("conv.weight", "bn.weight", "bn.bias", "bn.running_mean", "bn.run
 
 
 def slimmed(checkpoint: Checkpoint, kept: Kept) -> Checkpoint:
-    """The checkpoint with nothing but the channels that are ``kept``; auxiliary heads read what is left.
-
-    Raises:
-        CheckpointError: a convolution would keep none, or one that it has not.
-    """
+    """The checkpoint with nothing but the channels that are ``kept``; auxiliary heads read what is left."""
     widths = convolution_widths(checkpoint.info.widths)
-    _check(kept, widths)
     weights = dict(checkpoint.weights)
     for name in SOURCES:
         for tensor in _OF_OUTPUTS:
@@ -165,15 +159,3 @@ def _places(sources: Sequence[str], kept: Kept, widths: Mapping[str, int]) -> li
         places += [first + channel for channel in kept[source]]
         first += widths[source]
     return places
-
-
-def _check(kept: Kept, widths: Mapping[str, int]) -> None:
-    for name, width in widths.items():
-        channels = list(kept.get(name, ()))
-        if not channels:
-            raise CheckpointError(f"{name} would be left without a channel; keep at least one of its {width}")
-        if channels != sorted(set(channels)) or channels[0] < 0 or channels[-1] >= width:
-            raise CheckpointError(
-                f"{name} has the channels 0 to {width - 1}, of which others than these were to be kept; give each once,"
-                " ascending"
-            )

@@ -15,7 +15,6 @@ from googlenet_edge.calibration.lower import lower_int8_cpu
 from googlenet_edge.calibration.ranges import Ranges
 from googlenet_edge.calibration.session import open_session
 from googlenet_edge.calibration.weights import WeightRange
-from googlenet_edge.errors import CalibrationError
 from googlenet_edge.graph import InferenceGraph
 
 
@@ -86,10 +85,3 @@ def test_fake_quantization_stops_gradient_where_a_value_is_clipped() -> None:
     before_it = [g for g in gradients.values() if g is not None and g.shape[0] == 8]
     assert len(before_it) == 6
     assert all((g == 0).all() for g in before_it)
-
-
-def test_fake_quantization_names_a_tensor_without_range() -> None:
-    graph = tiny_graph()
-    ranges = {name: r for name, r in table_of(graph).ranges.items() if name != "block"}
-    with pytest.raises(CalibrationError, match="has no range for block; calibrate again"):
-        FakeQuantized(graph, ranges)

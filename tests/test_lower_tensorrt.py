@@ -66,11 +66,6 @@ def test_every_form_is_valid_in_every_opset_and_keeps_the_logits(form: str, opse
     assert sqnr_db(run(lower_fp32(tiny_graph()), pixels), run(lowered, pixels)) > 30
 
 
-def test_an_opset_that_is_not_written_is_refused() -> None:
-    with pytest.raises(LoweringError, match="opset 12 is none that this version writes; use one of: 13, 17, 19"):
-        lower_fp32_tensorrt(tiny_graph(), opset=12)
-
-
 @pytest.mark.parametrize("form", LOWERINGS)
 def test_nothing_but_a_cast_reads_the_pixels(form: str) -> None:
     lowered = LOWERINGS[form](tiny_graph(), 17)
@@ -161,7 +156,7 @@ def test_the_table_of_another_graph_is_refused() -> None:
 def test_a_tensor_that_the_table_lacks_is_named() -> None:
     table = table_of(tiny_graph())
     without = replace(table, tensors={n: t for n, t in table.tensors.items() if n != "stem"})
-    with pytest.raises(CalibrationError, match="has no range for stem; calibrate again"):
+    with pytest.raises(CalibrationError, match=r"table does not fit the graph \('stem'\); calibrate again"):
         lower_int8_tensorrt(tiny_graph(), without)
 
 

@@ -88,12 +88,6 @@ def test_header_carries_the_number_of_the_version(version: Version, line: str) -
     assert cache_header(version) == line
 
 
-@pytest.mark.parametrize("version", [(7, 1, 3), (11, 4, 0)])
-def test_header_refuses_versions_that_read_no_cache(version: Version) -> None:
-    with pytest.raises(CalibrationError, match=r"reads no calibration cache, only 8 to 10 do; build with explicit"):
-        cache_header(version)
-
-
 def test_scales_are_those_of_the_table() -> None:
     table, cache = table_of(tiny_graph()), tiny_cache()
     for tensor in ("images", "stem"):
@@ -184,7 +178,7 @@ def test_the_table_of_another_graph_is_refused() -> None:
 def test_a_tensor_that_the_table_lacks_is_named() -> None:
     table = table_of(tiny_graph())
     without = replace(table, tensors={n: t for n, t in table.tensors.items() if n != "avgpool"})
-    with pytest.raises(CalibrationError, match="has no range for avgpool; calibrate again"):
+    with pytest.raises(CalibrationError, match=r"table does not fit the graph \('avgpool'\); calibrate again"):
         calibration_cache(tiny_graph(), without, lower_fp32_tensorrt(tiny_graph()), version=(8, 5, 2))
 
 
@@ -203,12 +197,6 @@ def test_a_cache_is_readdressed_to_the_version_that_reads_it() -> None:
     lowered = lower_implicit_tensorrt(graph, table)
     old, new = (calibration_cache(graph, table, lowered, version=version) for version in ((8, 5, 2), (10, 3, 0)))
     assert cache_for((10, 3, 0), old) == new
-
-
-@pytest.mark.parametrize("damaged", [b"", b"TRT-8502-EntropyCalibration2\n", b"images: 3c010a14\n"])
-def test_a_file_that_is_no_cache_is_refused(damaged: bytes) -> None:
-    with pytest.raises(CalibrationError, match="has no TRT-…-EntropyCalibration2 header; build the bundle again"):
-        cache_for((8, 5, 2), damaged)
 
 
 def simulated_nodes(cache: bytes) -> list[tuple[str, tuple[str, ...]]]:
