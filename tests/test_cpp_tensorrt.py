@@ -82,6 +82,11 @@ class Orin:
         return int(ctypes.CDLL(str(self.stand_in)).fake_alive())
 
     @property
+    def last_error(self) -> int:
+        """What CUDA keeps for whoever asks next in this thread."""
+        return int(ctypes.CDLL(str(self.stand_in)).fake_last_error())
+
+    @property
     def dla_core(self) -> int:
         """The one that TensorRT was told, or -1."""
         return int(ctypes.CDLL(str(self.stand_in)).fake_core())
@@ -351,6 +356,7 @@ def test_cpp_plugin_reports_what_fails_and_gives_the_rest_back(
     text = orin.refusal()
     assert re.fullmatch(sentence, text), text
     assert orin.alive == before
+    assert orin.last_error == 0, "CUDA's, which the caller would take for one of its own"
 
 
 def test_cpp_plugin_computes_on_after_a_batch_that_failed(orin: Orin, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,6 +366,17 @@ def test_cpp_plugin_computes_on_after_a_batch_that_failed(orin: Orin, monkeypatc
             engine.run(images(2))
         monkeypatch.delenv("FAKE_TENSORRT")
         assert np.allclose(engine.run(images(2)), expected(images(2)), atol=1e-4)
+
+
+def test_cpp_plugin_gives_no_reason_that_tensorrt_had_in_an_earlier_call(
+    orin: Orin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with orin.open() as engine:
+        with orin.open():
+            pass  # at whose end the stand-in for TensorRT reports an error
+        monkeypatch.setenv("FAKE_TENSORRT", "enqueue")
+        with pytest.raises(Failed, match="^TensorRT failed on a batch: it says no reason$"):
+            engine.run(images(2))
 
 
 def test_cpp_plugin_passes_tensorrts_error_on(orin: Orin) -> None:

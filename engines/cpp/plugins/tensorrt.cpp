@@ -21,38 +21,36 @@ constexpr int kDevice = 0;
 
 using Problem = std::runtime_error;
 
-// Keeps TensorRT's last error, for a sentence of ours.
+// TensorRT's last error of this thread, since the plugin was called, for a sentence of ours.
+thread_local char reason[256] = "";
+
 class Logger : public nvinfer1::ILogger {
  public:
   void log(Severity severity, const char* text) noexcept override {
     if (severity > Severity::kERROR) return;
-    const std::lock_guard<std::mutex> lock(mutex_);
-    std::strncpy(text_, text, sizeof text_ - 1);
+    std::strncpy(reason, text, sizeof reason - 1);
   }
-
-  std::string take() {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    const std::string text = *text_ ? text_ : "it says no reason";
-    *text_ = '\0';
-    return text;
-  }
-
- private:
-  std::mutex mutex_;
-  char text_[256] = "";
 };
 
 Logger& logger() {
-  static Logger only;  // TensorRT keeps the first logger of a process
-  return only;
+  static auto* const only = new Logger;  // TensorRT keeps the first logger of a process, as long as that lives
+  return *only;
+}
+
+// CUDA keeps a thread's last error, which the caller's own next check would take for its own.
+void forget(cudaError_t code) {
+  if (code != cudaSuccess) (void)cudaGetLastError();
 }
 
 void check(cudaError_t code, const char* doing) {
-  if (code != cudaSuccess) throw Problem(std::string(doing) + " (" + cudaGetErrorString(code) + ")");
+  if (code == cudaSuccess) return;
+  forget(code);
+  throw Problem(std::string(doing) + " (" + cudaGetErrorString(code) + ")");
 }
 
 [[noreturn]] void fail(const char* what, const char* advice = "") {
-  throw Problem("TensorRT " + std::string(what) + ": " + logger().take() + advice);
+  (void)cudaGetLastError();  // what TensorRT may have left
+  throw Problem("TensorRT " + std::string(what) + ": " + (*reason ? reason : "it says no reason") + advice);
 }
 
 struct Version {
@@ -98,7 +96,7 @@ class OnDevice {
   OnDevice(const OnDevice&) = delete;
   OnDevice& operator=(const OnDevice&) = delete;
   ~OnDevice() {
-    if (before_ != kDevice) cudaSetDevice(before_);
+    if (before_ != kDevice) forget(cudaSetDevice(before_));
   }
 
  private:
@@ -106,15 +104,15 @@ class OnDevice {
 };
 
 struct FreeDevice {
-  void operator()(void* memory) const { cudaFree(memory); }
+  void operator()(void* memory) const { forget(cudaFree(memory)); }
 };
 
 struct FreeHost {
-  void operator()(void* memory) const { cudaFreeHost(memory); }
+  void operator()(void* memory) const { forget(cudaFreeHost(memory)); }
 };
 
 struct DestroyStream {
-  void operator()(cudaStream_t stream) const { cudaStreamDestroy(stream); }
+  void operator()(cudaStream_t stream) const { forget(cudaStreamDestroy(stream)); }
 };
 
 // Memory on the device, and as much page-locked memory.
@@ -166,7 +164,7 @@ class Engine {
     try {
       enqueue(count);
     } catch (...) {
-      cudaStreamSynchronize(stream_.get());  // the buffers must be idle for the next run
+      forget(cudaStreamSynchronize(stream_.get()));  // the buffers must be idle for the next run
       throw;
     }
     check(cudaStreamSynchronize(stream_.get()), "CUDA failed on a batch");
@@ -224,6 +222,7 @@ void write_text(char* to, const std::string& text) {
 
 template <typename Call>
 int guarded(char* error, Call call) noexcept {
+  *reason = '\0';
   try {
     call();
     return 0;

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "NvInfer.h"
@@ -16,6 +17,7 @@ namespace {
 
 int alive = 0, core = -1;  // objects and memory that were not given back; the DLA core that was asked for
 thread_local int device = 0;
+thread_local cudaError_t last_error = cudaSuccess;
 
 // At the end of the process the library's own state goes; what is given back after that ends the program.
 struct State {
@@ -38,6 +40,11 @@ void gave_back() {
 bool fails(const char* what) {
   const char* named = std::getenv("FAKE_TENSORRT");
   return named && std::string(named) == what;
+}
+
+cudaError_t ended(cudaError_t code) {
+  if (code != cudaSuccess) last_error = code;
+  return code;
 }
 
 struct Counted {
@@ -65,7 +72,10 @@ class Context : public nvinfer1::IExecutionContext, Counted {
 
   bool enqueueV3(cudaStream_t stream) noexcept override {
     if (device != 0) std::abort();
-    if (fails("enqueue")) return false;
+    if (fails("enqueue")) {
+      ended(cudaErrorLaunchFailure);
+      return false;
+    }
     stream->waiting.push_back([this] { compute(); });
     return true;
   }
@@ -121,6 +131,7 @@ class FakeEngine : public nvinfer1::ICudaEngine, Counted {
 class Runtime : public nvinfer1::IRuntime, Counted {
  public:
   explicit Runtime(nvinfer1::ILogger& logger) : logger_(logger) {}
+  ~Runtime() override { logger_.log(nvinfer1::ILogger::Severity::kERROR, "an error of a runtime that is gone"); }
 
   void setDLACore(int32_t wanted) noexcept override { core = wanted; }
 
@@ -140,7 +151,7 @@ class Runtime : public nvinfer1::IRuntime, Counted {
 };
 
 cudaError_t allocate(void** memory, size_t size, const char* kind) {
-  if (fails(kind)) return cudaErrorMemoryAllocation;
+  if (fails(kind)) return ended(cudaErrorMemoryAllocation);
   *memory = std::malloc(size);
   made();
   return cudaSuccess;
@@ -157,6 +168,7 @@ cudaError_t release(void* memory) {
 extern "C" int fake_alive() { return alive; }
 extern "C" int fake_core() { return core; }
 extern "C" int fake_device() { return device; }
+extern "C" int fake_last_error() { return last_error; }
 extern "C" void fake_choose(int chosen) { device = chosen; }
 
 extern "C" int32_t getInferLibVersion() noexcept {
@@ -171,7 +183,7 @@ nvinfer1::IRuntime* nvinfer1::createInferRuntime(ILogger& logger) noexcept {
 
 cudaError_t cudaGetDevice(int* current) {
   *current = device;
-  return fails("device") ? cudaErrorNoDevice : cudaSuccess;
+  return ended(fails("device") ? cudaErrorNoDevice : cudaSuccess);
 }
 
 cudaError_t cudaSetDevice(int chosen) {
@@ -180,7 +192,7 @@ cudaError_t cudaSetDevice(int chosen) {
 }
 
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
-  if (fails("device")) return cudaErrorNoDevice;
+  if (fails("device")) return ended(cudaErrorNoDevice);
   std::strcpy(properties->name, "Orin");
   properties->major = 8, properties->minor = 7, properties->multiProcessorCount = 8;
   return cudaSuccess;
@@ -192,7 +204,7 @@ cudaError_t cudaFree(void* memory) { return release(memory); }
 cudaError_t cudaFreeHost(void* memory) { return release(memory); }
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
-  if (fails("stream")) return cudaErrorMemoryAllocation;
+  if (fails("stream")) return ended(cudaErrorMemoryAllocation);
   *stream = new CUstream_st;
   made();
   return cudaSuccess;
@@ -207,13 +219,15 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   for (const auto& work : stream->waiting) work();
   stream->waiting.clear();
-  return fails("batch") ? cudaErrorLaunchFailure : cudaSuccess;
+  return ended(fails("batch") ? cudaErrorLaunchFailure : cudaSuccess);
 }
 
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t size, cudaMemcpyKind, cudaStream_t stream) {
   stream->waiting.push_back([=] { std::memcpy(to, from, size); });
   return cudaSuccess;
 }
+
+cudaError_t cudaGetLastError() { return std::exchange(last_error, cudaSuccess); }
 
 const char* cudaGetErrorString(cudaError_t code) {
   switch (code) {
