@@ -7,11 +7,7 @@ import struct
 from collections.abc import Iterator
 
 import numpy as np
-import PIL
-from packaging.version import Version
 from PIL import Image
-
-from googlenet_edge.preprocess import Preprocess
 
 
 def photo(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -112,9 +108,3 @@ def jpegs_with_odd_notes() -> Iterator[tuple[str, bytes]]:
         yield f"{name}, and XMP", b"\xff\xd8" + note + xmp + plain
     for between in (b"\0", b"abc", b"\xff", b"\xff\0", b"\xff\xd0", b"\xff\xd7\xff\0x\xff", b"\xff\xfe\0\0"):
         yield f"after {between!r}", b"\xff\xd8" + _segment(0xFE, b"") + between + notes["type 3, 1"] + plain
-
-
-def rounds_as_libgne(image: Image.Image, preprocess: Preprocess) -> bool:
-    """Whether this Pillow resizes in the order of Pillow 13, which goes along the columns of a tall image first."""
-    width, height = (side - preprocess.crop for side in image.size)
-    return Version(PIL.__version__) >= Version("13") or height <= max(0, 2 * width)

@@ -193,3 +193,11 @@ def cmake(source: Path, build: Path, *options: str) -> None:
     """Configures and builds."""
     done("cmake", "-S", source, "-B", build, *options)
     done("cmake", "--build", build, "--parallel", "2")
+
+
+def counting_runtime(folder: Path) -> ctypes.CDLL:
+    """ONNX Runtime, watched and held as ``counting_runtime.cpp`` says."""
+    real, source = f'-DREAL_RUNTIME="{wheel_runtime()}"', CPP / "tests" / "counting_runtime.cpp"
+    include, library = f"-I{CPP / 'src'}", folder / "counting.so"
+    done("c++", "-std=c++17", "-shared", "-fPIC", real, include, source, "-o", library)
+    return ctypes.CDLL(str(library))
