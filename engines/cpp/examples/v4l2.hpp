@@ -62,16 +62,23 @@ class Camera {
     return encoding == V4L2_YCBCR_ENC_709 || encoding == V4L2_YCBCR_ENC_XV709;
   }
 
-  // Gives the newest frame to `use`; older ones that nobody had time for go back unseen. False after a signal.
+  // Gives the newest frame to `use`; older ones that nobody had time for go back unseen. False after a signal. A frame
+  // that the driver lost is one that is not whole, and has no bytes.
   template <typename Use>
   bool with_next(Use use) {
     if (!wait()) return false;
     v4l2_buffer newest = blank(0);
-    ask(VIDIOC_DQBUF, &newest, "gives no frame");
-    for (v4l2_buffer next = blank(0); take(next);) {
+    const Taken first = take(newest);
+    if (first == Taken::kNothing) fail("gives no frame");
+    if (first == Taken::kLost) {
+      use(Frame{nullptr, 0, false, ++sequence_, std::chrono::steady_clock::now()});
+      return true;
+    }
+    for (v4l2_buffer next = blank(0); take(next) == Taken::kFrame;) {
       ask(VIDIOC_QBUF, &newest, "takes no buffer back");
       newest = next;
     }
+    sequence_ = newest.sequence;
     const auto& place = *buffers_.at(newest.index);
     if (newest.bytesused > place.size) throw std::runtime_error(path_ + " says that a frame is larger than its buffer");
     const bool whole = !(newest.flags & V4L2_BUF_FLAG_ERROR) && newest.bytesused >= least_bytes();
@@ -83,6 +90,9 @@ class Camera {
  private:
   static constexpr std::uint32_t kBuffers = 4;
   static constexpr int kPatienceMs = 5000;
+  static constexpr int kMostLost = 3;  // frames in a row
+
+  enum class Taken { kFrame, kNothing, kLost };
 
   struct File {
     explicit File(const std::string& path) : number(::open(path.c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC)) {}
@@ -200,10 +210,15 @@ class Camera {
     return true;
   }
 
-  bool take(v4l2_buffer& next) const {
-    if (control(VIDIOC_DQBUF, &next) == 0) return true;
-    if (errno != EAGAIN) fail("gives no frame");
-    return false;
+  // EIO is a bad signal, or the end of the camera: the driver keeps the buffer, so it cannot go on for long.
+  Taken take(v4l2_buffer& next) {
+    if (control(VIDIOC_DQBUF, &next) == 0) {
+      lost_ = 0;
+      return Taken::kFrame;
+    }
+    if (errno == EAGAIN) return Taken::kNothing;
+    if (errno != EIO || ++lost_ > kMostLost) fail("gives no frame");
+    return Taken::kLost;
   }
 
   static v4l2_buffer blank(std::uint32_t index) {
@@ -217,6 +232,8 @@ class Camera {
   std::string path_;
   File file_;
   v4l2_pix_format shape_{};
+  int lost_ = 0;                // since the last frame that came
+  std::uint32_t sequence_ = 0;  // of the newest frame
   std::vector<std::unique_ptr<Mapping>> buffers_;  // unmapped before the file is closed, which stops the stream
 };
 

@@ -5,7 +5,8 @@
  * $FAKE_V4L2_FAULT: "format" (knows another one only), "capability", "used" (by another program), "busy" (has no
  * buffers), "gone" (while one waits), "silent" (no frame comes), "interrupt" (Ctrl-C in the third wait), "torn" (frame 1
  * is flagged, frame 3 empty), "half" (of frame 3 only the first 300 bytes came), "uncounted" (every frame is number 0),
- * "clock" (its times are those of another one). */
+ * "clock" (its times are those of another one), "lost" (EIO before frame 2),
+ * "broken" (EIO from then on). */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -88,6 +89,8 @@ static int fill(struct v4l2_buffer* buffer) {
   while (index < BUFFERS && !queued[index]) ++index;
   if (!streams || due == 0 || index == BUFFERS) return refused(EAGAIN);
   --due;
+  static int lost = 0;
+  if (sequence == 2 && (fault("broken") || (fault("lost") && !lost++))) return refused(EIO);
   char path[4096];
   snprintf(path, sizeof path, "%s/%u.%s", getenv("FAKE_V4L2_FRAMES"), sequence, nv12() ? "nv12" : "jpg");
   FILE* file = fopen(path, "rb");
