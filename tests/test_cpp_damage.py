@@ -37,7 +37,7 @@ import googlenet_edge
 from googlenet_edge.engines.bundle import Golden, write_bundle
 from googlenet_edge.engines.predictor import Predictor
 from googlenet_edge.errors import EdgeError
-from googlenet_edge.files import sha256_bytes
+from googlenet_edge.files import is_name, sha256_bytes
 from googlenet_edge.images import decode_rgb
 
 FILES = ("manifest.json", "model.onnx", "labels.txt", "golden.bin")
@@ -97,11 +97,13 @@ def relabel(bundle: Path, first: str) -> None:
 def test_cpp_refuses_every_changed_byte_of_a_manifest_as_python_does(gne: Library, bundle: Path) -> None:
     file = bundle / "manifest.json"
     whole = file.read_bytes()
+    assert opens(gne, bundle)
     for place in range(len(whole)):
         changed = bytearray(whole)
         changed[place] ^= 0x02
         file.write_bytes(changed)
         assert not opens(gne, bundle), f"byte {place}"
+        assert place % 16 or not opens_in_python(bundle), f"byte {place}"
 
 
 @pytest.mark.parametrize("name", FILES[1:])
@@ -126,6 +128,14 @@ def piped(bundle: Path) -> None:
     os.mkfifo(bundle / "labels.txt")
 
 
+def multiply_golden(bundle: Path) -> None:
+    """One more vector than a bundle may have, all alike, and the hashes that fit."""
+    made = colour_bundle()
+    golden = Golden(made.golden.pixels[:1].repeat(65, axis=0), made.golden.logits[:1].repeat(65, axis=0))
+    shutil.rmtree(bundle)
+    write_bundle(bundle, replace(made, golden=golden))
+
+
 NO_BUNDLE = " is not a bundle: it has no manifest.json; give a folder that gnet-edge build wrote"
 WHOLE = {"resize": 36, "crop": 32, "mean": [127.5] * 3, "std": [127.5] * 3}
 ODD: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -144,6 +154,17 @@ ODD: dict[str, tuple[Callable[[Path], object], str]] = {
     "schema of a float": (lambda b: forge(b, schema=2.5), "2.5 is not a whole number"),
     "device": (lambda b: forge(b, device="jetson"), "is built for the device jetson, which this libgne does not know"),
     "precision": (lambda b: forge(b, precision="int4"), 'the precision "int4" is unknown'),
+    "precision in letters that steer": (lambda b: forge(b, precision="\x1b[2J"), "the precision is unknown; copy"),
+    "device in letters that steer": (lambda b: forge(b, device="\x1b]0;x\x07cpu"), "the device is unknown; copy"),
+    "unit in letters that turn": (lambda b: forge(b, unit="\u202egnp"), "the unit is unknown; copy"),
+    "a long device": (lambda b: forge(b, device="x" * 9000), "the device is unknown; copy the bundle again, or build"),
+    "a long number": (lambda b: forge(b, weight_bits=10**40), "a long number is not a whole number of 7 to 8; copy"),
+    "DLA of a processor": (lambda b: forge(b, unit="dla"), "is built for the device cpu, and for a DLA, which a"),
+    "a file in letters that steer": (
+        lambda b: (b / "\x1b[2J\u202ex\n").touch(),
+        "/?[2J?x  does not belong to the bundle; remove it",
+    ),
+    "65 golden vectors": (multiply_golden, "has golden vectors that do not fit it"),
     "crop": (lambda b: forge(b, preprocess={"resize": 36, "crop": 37}), "37 is not a whole number of 1 to 36"),
     "crop of the model": (lambda b: forge(b, preprocess={**WHOLE, "crop": 16}), "golden vectors that do not fit"),
     "no weight bits": (lambda b: forge(b, weight_bits=None), "a value is not a number"),
@@ -164,7 +185,9 @@ def test_cpp_says_what_is_odd_about_a_bundle(
     gne: Library, bundle: Path, change: Callable[[Path], object], words: str
 ) -> None:
     change(bundle)
-    assert words in refusal(gne, bundle)
+    text = refusal(gne, bundle)
+    assert words in text
+    assert is_name(text), "nothing in it steers a terminal"
     assert not opens_in_python(bundle)
 
 
@@ -259,9 +282,9 @@ def test_cpp_refuses_a_model_with_other_classes(gne: Library, tmp_path: Path) ->
 
 def test_cpp_opens_no_forged_manifest_that_python_refuses(gne: Library, bundle: Path) -> None:
     """Values of every kind in the place of every member that libgne reads."""
-    values = (None, True, -1, 0, 2, 8.0, 1e400, 2**70, "", "cpu", "ü", [], {}, {"resize": 36, "crop": 33})
+    values = (None, True, -1, 0, 2, 8.0, 1e400, 2**70, "", "cpu", "dla", "ü", [], {}, {"resize": 36, "crop": 33})
     whole = (bundle / "manifest.json").read_bytes()
-    for member in ("precision", "device", "preprocess", "weight_bits", "files"):
+    for member in ("precision", "device", "unit", "preprocess", "weight_bits", "files"):
         for value in values:
             (bundle / "manifest.json").write_bytes(whole)
             forge(bundle, **{member: value})
@@ -420,6 +443,25 @@ with libgne.load(Path(library)).open(Path(bundle)) as engine:
     )
     said = f"{libgne.NO_MEMORY} there is not enough memory; free some, or use smaller images, or fewer at once\n"
     assert (ended.stdout, ended.stderr) == (said, "")
+
+
+CREATING = {"env": 3, "session": 8, "logits": 9, "options": 10, "input": 33, "output": 34, "input's name": 36}
+CREATING |= {"output's name": 37, "tensor": 49, "data": 51, "shape": 65, "memory": 69, "allocator": 78}
+
+
+def test_cpp_a_runtime_without_memory_for_a_status_has_not_succeeded(
+    gne: Library, bundle: Path, tmp_path: Path
+) -> None:
+    """It then returns what it returns after a success."""
+    counting = libgne.counting_runtime(tmp_path)
+    for what, slot in CREATING.items():
+        counting.let_idle(slot)
+        with pytest.raises(libgne.Failed) as caught, gne.open(bundle, runtime=counting._name):
+            pass
+        assert caught.value.status == libgne.NO_MEMORY, what
+    counting.let_idle(-1)
+    with gne.open(bundle, runtime=counting._name):
+        pass
 
 
 def test_cpp_rows_of_an_upright_photo_are_not_all_in_memory(gne_prefix: Path, tmp_path: Path) -> None:

@@ -207,6 +207,7 @@ def test_cpp_example_camera_counts_a_frame_that_cannot_be_decoded_and_goes_on(
     [
         ("interrupt", ["1  red", "3  green", "1 frames came", "2 frames, p50 "]),
         ("torn", ["5  blue", "2 frames came", "damaged frames: 2", "1 frames, p50 "]),
+        ("lost", ["1  red", "3  green", "0 frames came", "damaged frames: 1", "2 frames, p50 "]),
         ("uncounted", ["0  red", "0  green", "0  blue", "0 frames came", "3 frames, p50 "]),
     ],
 )
@@ -268,6 +269,7 @@ def test_cpp_example_camera_takes_the_colours_of_nv12_as_the_driver_says(
         ("used", "/dev/null is used by another program: Device or resource busy"),
         ("busy", "/dev/null has no mapped buffers: Device or resource busy"),
         ("gone", "/dev/null is gone or stopped"),
+        ("broken", "/dev/null gives no frame: Input/output error"),
         ("silent", "/dev/null gave no frame for 5 seconds"),
     ],
 )
@@ -290,6 +292,16 @@ def test_cpp_library_exports_only_its_functions_and_is_small(gne_prefix: Path, t
     assert exported == set(re.findall(r"^GNE_API [^;(]*?(gne_\w+)\(", header, re.MULTILINE))
     done("strip", library, "-o", tmp_path / "stripped.so")
     assert (tmp_path / "stripped.so").stat().st_size <= MAX_STRIPPED_BYTES
+
+
+def test_cpp_library_has_no_memory_of_its_own_for_each_thread(gne_prefix: Path) -> None:
+    """In a library that `dlopen` loads it is allocated when it is used first; without memory the process then ends."""
+    if shutil.which("readelf") is None:
+        pytest.skip("binutils is not installed; sudo apt install binutils")
+    lines = done("readelf", "--segments", "--wide", gne_prefix / "lib" / "libgne.so").splitlines()
+    kinds = {line.split()[0] for line in lines if line.startswith("  ")}
+    assert "LOAD" in kinds
+    assert "TLS" not in kinds
 
 
 def test_cpp_library_says_its_version_and_names_its_statuses(gne: Library, gne_prefix: Path) -> None:
@@ -328,6 +340,13 @@ def test_cpp_slots_of_the_runtimes_table_are_those_of_its_header(tmp_path: Path)
     if not libgne.run_quietly("c++", "-E", *folders, "-include", "onnxruntime_c_api.h", "-x", "c++", "/dev/null"):
         pytest.skip("ONNX Runtime's header is not installed; sudo apt install libonnxruntime-dev, where there is one")
     done("c++", "-std=c++17", "-fsyntax-only", *folders, f"-I{CPP}/src", CPP / "tests" / "slots.cpp")
+
+
+def test_cpp_entries_of_a_configuration_reach_the_runtime(gne_prefix: Path) -> None:
+    """The one entry has no effect on the processors of most tests: a refused one proves its slot."""
+    long, used = done(gne_prefix.parent / "build" / "tests" / "entries", env=with_runtime()).splitlines()
+    assert long.startswith("Config key is empty or longer")
+    assert used == "taken"
 
 
 def fake_runtime(folder: Path, source: str | Path, *flags: str) -> Path:

@@ -2,28 +2,22 @@
 #include <pthread.h>
 
 #include <algorithm>
-#include <cstring>
 #include <new>
 
 #include "failure.hpp"
 #include "files.hpp"
 #include "gne/gne.h"
 #include "handles.hpp"
+#include "last_error.hpp"
 
 namespace {
 
 using namespace gne_sdk;
 
 constexpr uint32_t kMaxThreads = 256;
-constexpr size_t kMaxText = 8192;  // a path may have half of it
-thread_local char last_error[kMaxText];  // of a fixed size, so that it can say that there is no memory
 
 gne_status fail(gne_status status, const char* text) noexcept {
-  size_t size = std::min(std::strlen(text), kMaxText - 1);
-  if (text[size])  // cut off: not within a letter of UTF-8
-    while (size && (text[size] & 0xc0) == 0x80) --size;
-  std::memcpy(last_error, text, size);
-  last_error[size] = '\0';
+  keep_last_error(text);
   return status;
 }
 
@@ -44,13 +38,13 @@ template <typename Call>
 gne_status guarded(Call call) noexcept {
   const Uncancelled uncancelled;
   try {
-    last_error[0] = '\0';
+    clear_last_error();
     call();
     return GNE_OK;
   } catch (const Failure& failure) {
     return fail(failure.status(), failure.what());
   } catch (const std::bad_alloc&) {
-    return fail(GNE_NO_MEMORY, "there is not enough memory; free some, or use smaller images, or fewer at once");
+    return fail(GNE_NO_MEMORY, kNoMemory);
   } catch (const std::exception& problem) {
     return fail(GNE_INTERNAL, problem.what());
   } catch (...) {
@@ -144,7 +138,7 @@ const char* gne_status_name(int status) {
   return status >= GNE_OK && status <= GNE_INTERNAL ? kNames[status] : "an unknown status";
 }
 
-const char* gne_last_error(void) { return last_error; }
+const char* gne_last_error(void) { return last_error(); }
 
 gne_status gne_open(const char* bundle, const gne_options* options, gne_engine** engine) {
   return guarded([&] {

@@ -8,11 +8,10 @@
 #include <cstdio>
 #include <cstring>
 #include <set>
-#include <utility>
 
 #include "failure.hpp"
 #include "files.hpp"
-#include "json.hpp"
+#include "letters.hpp"
 #include "sha256.hpp"
 
 namespace gne_sdk {
@@ -21,6 +20,7 @@ namespace {
 constexpr const char *kManifest = "manifest.json", *kModel = "model.onnx", *kLabels = "labels.txt",
                      *kGolden = "golden.bin";
 constexpr uint64_t kMaxManifestBytes = 1 << 20, kMaxTextBytes = 1 << 24, kMaxBytes = 1 << 30;
+constexpr size_t kMostGolden = 64;  // as _MOST_GOLDEN in bundle.py
 
 [[noreturn]] void refuse(const std::string& text) { throw Failure(GNE_BAD_BUNDLE, text); }
 
@@ -88,19 +88,10 @@ double logit_tolerance(const Manifest& manifest) {
   return 0;
 }
 
-// What steers a terminal, turns text around or is not seen; as in files.py.
-constexpr std::pair<uint32_t, uint32_t> kUnseen[] = {{0, 0x1f},          {0x7f, 0x9f},       {0xad, 0xad},
-                                                     {0x61c, 0x61c},     {0x200b, 0x200b},   {0x200e, 0x200f},
-                                                     {0x2028, 0x202e},   {0x2060, 0x206f},   {0xfeff, 0xfeff},
-                                                     {0xfff9, 0xfffb},   {0xe0000, 0xe007f}};
-
 // The text is UTF-8.
 bool has_unseen(std::string_view text) {
   for (size_t at = 0; at < text.size();) {
-    const uint32_t code = next_code_point(text, at).value();
-    for (const auto& [first, last] : kUnseen) {
-      if (first <= code && code <= last) return true;
-    }
+    if (is_unseen(next_code_point(text, at).value())) return true;
   }
   return false;
 }
@@ -134,7 +125,8 @@ Golden read_golden(Bytes bytes, size_t crop, size_t classes, const std::string& 
   const size_t pixels = crop * crop * 3, each = pixels + 4 * classes;
   Golden golden;
   golden.count = bytes.size / each;
-  if (golden.count == 0 || bytes.size % each) refuse(where + " has golden vectors that do not fit it; build it again");
+  const bool fits = golden.count >= 1 && golden.count <= kMostGolden && bytes.size % each == 0;
+  if (!fits) refuse(where + " has golden vectors that do not fit it; build it again");
   const size_t end = golden.count * pixels;
   golden.pixels.assign(bytes.data, bytes.data + end);
   for (size_t at = end; at < bytes.size; at += 4) {

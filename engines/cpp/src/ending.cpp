@@ -5,6 +5,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdlib>
+#include <thread>
 
 #include "failure.hpp"
 
@@ -19,25 +20,26 @@ std::shared_timed_mutex& mutex() {
   return *all;
 }
 
-thread_local bool ending = false;
+std::atomic<std::thread::id> ender{};  // the thread that ends the process
 std::atomic<pid_t> opener{0};  // the process that opened a bundle; others were forked from it
 std::atomic<bool> over{false};  // the lock alone would not end it: whoever shares it goes before who wants it alone
 
 bool is_forked() { return opener != 0 && opener != ::getpid(); }
 
 void stop_computing() {
-  ending = true;
+  ender = std::this_thread::get_id();
   if (over.exchange(true)) return;
   if (!is_forked()) (void)mutex().try_lock_for(kLongest);  // and it is never given back
 }
 
 }  // namespace
 
-void refuse_at_the_end() {
-  if (ending) throw Failure(GNE_CLOSED, "the process ends, and nothing is computed any more; classify before");
-}
-
-Computing::Computing() : lock_(mutex()) {
+Computing::Computing(Places* places) {
+  if (ender.load() == std::this_thread::get_id()) {
+    throw Failure(GNE_CLOSED, "the process ends, and nothing is computed any more; classify before");
+  }
+  if (places) place_.emplace(*places);  // before the lock, so that at the end nobody waits for those who wait here
+  lock_ = std::shared_lock(mutex());
   if (!over) return;
   lock_.unlock();
   for (;;) ::pause();

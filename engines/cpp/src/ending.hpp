@@ -2,20 +2,22 @@
 // so at the end what runs is waited for, ten seconds at most, and nothing else begins.
 #pragma once
 
+#include <optional>
 #include <shared_mutex>
+
+#include "places.hpp"
 
 namespace gne_sdk {
 
-// Throws Failure with GNE_CLOSED in the thread that ends the process, which must not wait for those that wait below.
-void refuse_at_the_end();
-
-// Held while a bundle is opened or something computes. Once the process ends, other threads wait here until they are
-// gone with it.
+// Held while a bundle is opened, or while something computes in one of an engine's places. Once the process ends, other
+// threads wait here until they are gone with it; the thread that ends it must not wait for them, and gets a Failure
+// with GNE_CLOSED.
 class Computing {
  public:
-  Computing();
+  explicit Computing(Places* places = nullptr);
 
  private:
+  std::optional<Places::Taken> place_;
   std::shared_lock<std::shared_timed_mutex> lock_;
 };
 

@@ -15,31 +15,56 @@
 namespace gne_sdk {
 namespace {
 
-constexpr std::string_view kTensorRt[] = {"agx-orin", "agx-thor", "cuda", "orin-nano", "orin-nx"};
-constexpr std::string_view kNoPlans[] = {"agx-xavier", "nano", "tx2", "xavier-nx"};  // JetPack 5 and 4.6 are their last
+// What runs the bundles of a device.
+enum class Runs { kOnnxRuntime, kTensorRt, kNothing, kUnknown };
 
-template <size_t N>
-bool is_one_of(const std::string_view (&devices)[N], const std::string& device) {
-  return std::find(std::begin(devices), std::end(devices), device) != std::end(devices);
+struct Device {
+  std::string_view name;
+  Runs runs;
+};
+
+constexpr Device kDevices[] = {
+    {"cpu", Runs::kOnnxRuntime},
+    {"cuda", Runs::kTensorRt},
+    {"orin-nano", Runs::kTensorRt},
+    {"orin-nx", Runs::kTensorRt},
+    {"agx-orin", Runs::kTensorRt},
+    {"agx-thor", Runs::kTensorRt},
+    {"nano", Runs::kNothing},  // JetPack 4.6 is the last one
+    {"tx2", Runs::kNothing},
+    {"xavier-nx", Runs::kNothing},  // JetPack 5
+    {"agx-xavier", Runs::kNothing},
+};
+
+Runs runs_on(std::string_view device) {
+  const auto* found = std::find_if(std::begin(kDevices), std::end(kDevices),
+                                   [&](const Device& known) { return known.name == device; });
+  return found == std::end(kDevices) ? Runs::kUnknown : found->runs;
 }
 
 // How many inferences may run at once: more would be no faster, and each needs memory of its own.
 size_t most_at_once(size_t threads) { return std::max<size_t>(1, usable_cores() / threads); }
 
 std::unique_ptr<Model> open_model(const Bundle& bundle, const EngineOptions& options) {
-  const std::string& device = bundle.manifest.device;
-  if (device == "cpu") {
-    const SessionSettings settings{options.threads, bundle.manifest.weight_bits, options.runtime};
-    return std::make_unique<Session>(bundle.model, settings);
+  const Manifest& manifest = bundle.manifest;
+  const auto refuse = [&](const char* why) {
+    return Failure(GNE_BAD_BUNDLE, bundle.where + " is built for the device " + manifest.device + ", " + why);
+  };
+  switch (runs_on(manifest.device)) {
+    case Runs::kOnnxRuntime:
+      if (manifest.unit == kDla) throw refuse("and for a DLA, which a processor has not; build it without --dla");
+      return std::make_unique<Session>(bundle.model,
+                                       SessionSettings{options.threads, manifest.weight_bits, options.runtime});
+    case Runs::kTensorRt:
+      return open_plan(bundle, options.runtime);
+    case Runs::kNothing:
+      throw refuse(
+          "whose last JetPack is too old for gnet-edge to compile plans on it; pack it with gnet-edge package --for"
+          " deepstream, for trtexec on the device");
+    case Runs::kUnknown:
+      break;
   }
-  if (is_one_of(kTensorRt, device)) return open_plan(bundle, options.runtime);
-  if (is_one_of(kNoPlans, device)) {
-    throw Failure(GNE_BAD_BUNDLE, bundle.where + " is built for the device " + device +
-                                      ", whose last JetPack is too old for gnet-edge to compile plans on it; pack it"
-                                      " with gnet-edge package --for deepstream, for trtexec on the device");
-  }
-  throw Failure(GNE_BAD_BUNDLE, bundle.where + " is built for the device " + device +
-                                    ", which this libgne does not know; build it for cpu, cuda or a Jetson");
+  throw refuse("which this libgne does not know; build it for cpu, cuda or a Jetson");
 }
 
 void check_fit(const Bundle& bundle, const Model& model) {
@@ -65,7 +90,6 @@ std::vector<float> golden_logits(const Bundle& bundle, const Model& model) {
 
 Engine Engine::open(const std::string& folder, const EngineOptions& options) {
   Bundle bundle = read_bundle(folder);
-  refuse_at_the_end();
   const Computing computing;
   std::unique_ptr<Model> model = open_model(bundle, options);
   std::vector<uint8_t>().swap(bundle.model);  // its memory is given back before the golden vectors need theirs
@@ -112,9 +136,7 @@ void Engine::pixels_of(const gne_frame& frame, uint8_t* pixels) const {
 }
 
 void Engine::run(const uint8_t* pixels, size_t count, float* logits) const {
-  refuse_at_the_end();
-  const Places::Taken place(*places_);  // before the next, so that at the end nobody waits for those who wait here
-  const Computing computing;
+  const Computing computing(places_.get());
   model_->run(pixels, count, logits);
 }
 

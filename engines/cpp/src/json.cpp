@@ -3,10 +3,13 @@
 #include <charconv>
 #include <utility>
 
+#include "letters.hpp"
+
 namespace gne_sdk {
 namespace {
 
 constexpr int kMaxDepth = 64;
+constexpr size_t kMostDigits = 32;  // of a number in a message
 
 void append_utf8(std::string& to, uint32_t code) {
   const auto last = [&](int shift) { to += static_cast<char>(0x80 | (code >> shift & 0x3f)); };
@@ -211,34 +214,12 @@ int64_t Json::integer(int64_t least, int64_t most) const {
   int64_t number = 0;
   const auto [end, problem] = std::from_chars(text.data(), text.data() + text.size(), number);
   if (problem != std::errc() || end != text.data() + text.size() || number < least || number > most) {
-    throw JsonError(text + " is not a whole number of " + std::to_string(least) + " to " + std::to_string(most));
+    const std::string shown = text.size() <= kMostDigits ? text : "a long number";
+    throw JsonError(shown + " is not a whole number of " + std::to_string(least) + " to " + std::to_string(most));
   }
   return number;
 }
 
 Json parse_json(std::string_view text) { return Parser(text).whole(); }
-
-std::optional<uint32_t> next_code_point(std::string_view text, size_t& at) {
-  const auto byte = [&](size_t offset) { return static_cast<unsigned char>(text[at + offset]); };
-  const unsigned lead = byte(0);
-  const size_t length = lead < 0x80 ? 1 : lead >> 5 == 6 ? 2 : lead >> 4 == 14 ? 3 : lead >> 3 == 30 ? 4 : 0;
-  if (length == 0 || length > text.size() - at) return std::nullopt;
-  uint32_t code = length == 1 ? lead : lead & (0x7fu >> length);
-  for (size_t i = 1; i < length; ++i) {
-    if (byte(i) >> 6 != 2) return std::nullopt;
-    code = code << 6 | (byte(i) & 0x3fu);
-  }
-  constexpr uint32_t kLeast[] = {0, 0, 0x80, 0x800, 0x10000};
-  if (code < kLeast[length] || code > 0x10ffff || (code >= 0xd800 && code <= 0xdfff)) return std::nullopt;
-  at += length;
-  return code;
-}
-
-bool is_utf8(std::string_view text) {
-  for (size_t at = 0; at < text.size();) {
-    if (!next_code_point(text, at)) return false;
-  }
-  return true;
-}
 
 }  // namespace gne_sdk

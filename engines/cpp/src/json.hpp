@@ -47,10 +47,4 @@ class Json {
 // Throws JsonError.
 Json parse_json(std::string_view text);
 
-// The code point at `at`, which moves behind it; none where the bytes are not UTF-8 as RFC 3629 has it: no overlong
-// forms, no surrogates.
-std::optional<uint32_t> next_code_point(std::string_view text, size_t& at);
-
-bool is_utf8(std::string_view text);
-
 }  // namespace gne_sdk

@@ -12,6 +12,7 @@ namespace {
 
 constexpr int64_t kMaxSide = 4096;
 constexpr size_t kDigits = 64;
+constexpr size_t kMostLetters = 32;  // of a device, a precision or a unit
 
 bool is_sha256(std::string_view text) {
   const auto digit = [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); };
@@ -37,6 +38,16 @@ void check_schema(int64_t schema, const std::string& where) {
   throw Failure(GNE_BAD_BUNDLE, found + (schema > kSchema ? "; upgrade libgne" : "; build the bundle again"));
 }
 
+// A member that is a short word, so that it can be shown. Others are refused without being shown.
+const std::string& word_of(const Json& root, const char* member) {
+  const std::string& word = root.at(member).string();
+  const auto fits = [](char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-'; };
+  if (word.empty() || word.size() > kMostLetters || !std::all_of(word.begin(), word.end(), fits)) {
+    throw JsonError("the " + std::string(member) + " is unknown");
+  }
+  return word;
+}
+
 Precision precision_of(const std::string& name) {
   for (const Precision each : {Precision::kFp32, Precision::kFp16, Precision::kInt8}) {
     if (name == name_of(each)) return each;
@@ -52,9 +63,9 @@ FileRecord record_of(const Json& value) {
 
 Manifest manifest_of(const Json& root) {
   Manifest manifest;
-  manifest.precision = precision_of(root.at("precision").string());
-  manifest.device = root.at("device").string();
-  manifest.unit = root.at("unit").string();
+  manifest.precision = precision_of(word_of(root, "precision"));
+  manifest.device = word_of(root, "device");
+  manifest.unit = word_of(root, "unit");
   if (manifest.unit != kMain && manifest.unit != kDla) throw JsonError("the unit \"" + manifest.unit + "\" is unknown");
   const Json& preprocess = root.at("preprocess");
   manifest.resize = static_cast<uint32_t>(preprocess.at("resize").integer(1, kMaxSide));

@@ -27,7 +27,7 @@ struct ApiBase {
 
 std::vector<std::string> candidates(const std::string& path) {
   if (!path.empty()) return {path};
-  const char* named = std::getenv("GNE_ONNXRUNTIME");
+  const char* named = ::secure_getenv("GNE_ONNXRUNTIME");
   if (named && *named) return {named};
   return {"libonnxruntime.so.1", "libonnxruntime.so"};
 }

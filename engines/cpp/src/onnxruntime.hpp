@@ -48,10 +48,13 @@ constexpr int kFloat = 1, kUint8 = 2;  // ONNXTensorElementDataType
   X(37, Status*, SessionGetOutputName, (const Session*, size_t index, Allocator*, char**))                        \
   X(49, Status*, CreateTensorWithDataAsOrtValue,                                                                  \
     (const MemoryInfo*, void* data, size_t size, const int64_t* shape, size_t rank, int type, Value**))           \
+  X(51, Status*, GetTensorMutableData, (Value*, void** data))                                                     \
   X(55, Status*, CastTypeInfoToTensorInfo, (const TypeInfo*, const TensorInfo**))                                 \
   X(60, Status*, GetTensorElementType, (const TensorInfo*, int*))                                                 \
   X(61, Status*, GetDimensionsCount, (const TensorInfo*, size_t*))                                                \
   X(62, Status*, GetDimensions, (const TensorInfo*, int64_t* dimensions, size_t rank))                            \
+  X(64, Status*, GetTensorShapeElementCount, (const TensorInfo*, size_t*))                                        \
+  X(65, Status*, GetTensorTypeAndShape, (const Value*, TensorInfo**))                                             \
   X(69, Status*, CreateCpuMemoryInfo, (int allocator_type, int memory_type, MemoryInfo**))                        \
   X(76, Status*, AllocatorFree, (Allocator*, void*))                                                              \
   X(78, Status*, GetAllocatorWithDefaultOptions, (Allocator**))                                                   \
@@ -61,6 +64,7 @@ constexpr int kFloat = 1, kUint8 = 2;  // ONNXTensorElementDataType
   X(95, void, ReleaseSession, (Session*))                                                                         \
   X(96, void, ReleaseValue, (Value*))                                                                             \
   X(98, void, ReleaseTypeInfo, (TypeInfo*))                                                                       \
+  X(99, void, ReleaseTensorTypeAndShapeInfo, (TensorInfo*))                                                       \
   X(100, void, ReleaseSessionOptions, (SessionOptions*))                                                          \
   X(130, Status*, AddSessionConfigEntry, (SessionOptions*, const char* key, const char* value))
 

@@ -3,6 +3,7 @@
 #include <pwd.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdlib>
 
 #include "failure.hpp"
@@ -18,20 +19,23 @@ constexpr uint64_t kMaxRecordBytes = 1 << 16;
 constexpr int64_t kMaxPlanBytes = 1 << 30;
 constexpr int64_t kMaxCore = 15;
 constexpr size_t kFolderDigits = 16;
+constexpr size_t kMaxEntry = 1 << 20;  // of the table of users
 
 // As Path.home() in Python: a service may have no HOME, but it has a user.
 std::string home_folder() {
-  if (const char* home = std::getenv("HOME")) return home;
-  char text[4096];
+  if (const char* home = ::secure_getenv("HOME")) return home;
   struct passwd entry;
   struct passwd* found = nullptr;
-  ::getpwuid_r(::getuid(), &entry, text, sizeof text, &found);
+  std::vector<char> text(4096);
+  while (::getpwuid_r(::getuid(), &entry, text.data(), text.size(), &found) == ERANGE && text.size() < kMaxEntry) {
+    text.resize(2 * text.size());
+  }
   return found ? found->pw_dir : "";
 }
 
 // As plans_folder in engines/tensorrt_runtime.py.
 std::string plans_folder() {
-  const char* cache = std::getenv("XDG_CACHE_HOME");
+  const char* cache = ::secure_getenv("XDG_CACHE_HOME");
   return (cache && *cache ? std::string(cache) : home_folder() + "/.cache") + "/gnet-edge/plans";
 }
 

@@ -20,7 +20,7 @@ constexpr const char* kAdvice =
 
 std::string name_of_plugin(const std::string& path) {
   if (!path.empty()) return path;
-  const char* named = std::getenv("GNE_TENSORRT");
+  const char* named = ::secure_getenv("GNE_TENSORRT");
   return named && *named ? named : kName;
 }
 

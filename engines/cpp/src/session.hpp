@@ -32,12 +32,18 @@ class Session : public Model {
   template <typename T>
   using Owned = std::unique_ptr<T, void (*)(T*)>;
 
+  // Throws where a call failed; std::bad_alloc, where that was for lack of memory.
   void check(ort::Status* status, const char* doing) const;
+  // What a call makes: `create` is given the address of a pointer. Every such call goes through here.
+  template <typename T, typename Create, typename Release>
+  std::unique_ptr<T, Release> made(Create create, Release release, const char* doing) const;
+
   Owned<ort::SessionOptions> make_options(const SessionSettings& settings) const;
+  Owned<ort::Session> load(Bytes model, const SessionSettings& settings) const;
   void read_interface();
-  std::vector<int64_t> shape_of(ort::TypeInfo* info, int wanted_type) const;
-  std::string owned_name(ort::Allocator* allocator, char* name) const;
-  Owned<ort::Value> tensor(void* data, size_t bytes, const std::vector<int64_t>& shape, int type) const;
+  std::vector<int64_t> shape_of(decltype(ort::Api::SessionGetInputTypeInfo) get, int wanted_type) const;
+  std::string name_of(decltype(ort::Api::SessionGetInputName) get) const;
+  void copy_logits(ort::Value* output, size_t count, float* logits) const;
 
   ort::Api api_;
   Owned<ort::Env> env_;

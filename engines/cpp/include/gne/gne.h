@@ -1,7 +1,8 @@
 /* libgne: classifies images with a bundle that `gnet-edge build` wrote.
  *
  * Every function returns a status and never throws, aborts or prints. After a status that is not GNE_OK,
- * gne_last_error() says in one sentence what was wrong, where, and what to do.
+ * gne_last_error() says in one sentence what was wrong, where, and what to do. The exception is a process whose memory
+ * runs out: libgne then returns GNE_NO_MEMORY, but ONNX Runtime, TensorRT, CUDA, or the C++ library may end it before.
  *
  * Threads: every function may be called from any thread at any time, also on the same engine. An engine that is closed
  * while another thread computes with it goes on living until that call has returned; the texts that it gave do not. On
@@ -104,7 +105,8 @@ GNE_API const char* gne_version(void);
 GNE_API uint32_t gne_abi(void);
 /* The name of a status, such as "GNE_BAD_IMAGE". */
 GNE_API const char* gne_status_name(int status);
-/* What was wrong with the last failed call of this thread; valid until its next call. Never NULL. */
+/* What was wrong with the last failed call of this thread; valid until its next call. Never NULL. UTF-8; letters that
+ * steer a terminal or cannot be seen, such as in a file's name, are question marks. */
 GNE_API const char* gne_last_error(void);
 
 /* Opens a bundle's folder: verifies schema and hashes, loads the model, and proves on the golden vectors that it
