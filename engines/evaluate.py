@@ -18,7 +18,7 @@ from googlenet_edge.errors import DataError
 from googlenet_edge.target import EngineName
 
 _TOP = 5
-_OTHER_CLASSES = "the models have different classes, or the same in another order; compare models of one checkpoint"
+_OTHER_CLASSES = "the two models have different classes, or the same in another order; compare models of one checkpoint"
 
 
 def evaluate(

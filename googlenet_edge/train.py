@@ -103,14 +103,7 @@ def train(
     check_file_place(request.folder / STATE_FILE)
     if saved := read_state(request.folder):  # before all images are decoded
         check_same_config(saved.config, request.config, request.folder)
-    data = check_training_data(
-        request.data,
-        preprocess=request.preprocess,
-        seed=request.config.seed,
-        when_damaged=when_damaged,
-        progress=progress,
-    )
-    data = data.after(request.start) if request.start else data
+    data = _data(request, when_damaged, progress)
     widths = request.start.info.widths if request.start else Widths()
     info = CheckpointInfo(data.train.class_names, request.preprocess, request.true_5x5, widths=widths)
     batch_size = batch_size_for(request.config.batch_size, len(data.train), processes=rank.world)
@@ -133,6 +126,14 @@ def train(
             write_checkpoint(path, trained)
             remove_state(request.folder)
     return path
+
+
+def _data(request: TrainRequest, when_damaged: WhenDamaged, progress: Progress | None) -> TrainingData:
+    config, preprocess = request.config, request.preprocess
+    data = check_training_data(
+        request.data, preprocess=preprocess, seed=config.seed, when_damaged=when_damaged, progress=progress
+    )
+    return data.after(request.start) if request.start else data
 
 
 def _refuse_among_images(request: TrainRequest) -> None:

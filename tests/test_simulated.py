@@ -111,7 +111,7 @@ def test_a_bundle_for_a_jetson_is_not_timed_here(work: Path) -> None:
 def test_a_bundle_for_a_dla_carries_its_scales_and_is_simulated_with_them(work: Path) -> None:
     done("build", "--precision", "int8", "--device", "agx-orin", "--dla", cwd=work)
     bundle = read_bundle(work / f"{BUNDLE}-dla")
-    assert bundle.calibration_cache.startswith(b"TRT-8502-EntropyCalibration2\npixels: ")
+    assert bundle.calibration_cache.startswith(b"TRT-8502-EntropyCalibration2\nimages: ")
     assert (bundle.manifest.unit, bundle.manifest.engine) == (Unit.DLA, EngineName.SIMULATED)
     facts = json.loads(done("inspect", f"{BUNDLE}-dla", "--json", cwd=work).out)
     assert facts["device"] == "agx-orin, on its DLA"

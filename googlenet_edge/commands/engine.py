@@ -360,6 +360,9 @@ def bench(
 
     if out:
         workspace.check_result_place(out, workspace.MEASUREMENT_FILE)
+    photo = read_image_file(image) if image else None
+    if image:
+        decode_rgb(image, short_side=1)
     lasting = machine.sustained_plan(sustained, fps)
     settings = workspace.read_settings()
     remote = machine.destination(host, python, keep, device=device, settings=settings)
@@ -368,9 +371,6 @@ def bench(
     on_processor = not remote and wish is Device.CPU and engine is None
     paths = machine.bundles_to_measure(bundles or (), wish, on_processor=on_processor)
     cores, rounds = chosen("--threads", threads, settings.threads, 1), chosen("--rounds", rounds, settings.rounds, None)
-    photo = read_image_file(image) if image else None
-    if image:
-        decode_rgb(image, short_side=1)
     if remote:
         there = RemotePlan(wish, engine, cores, streams, rounds, lasting, power_mode, lock_clocks)
         measurement = machine.measured_there(paths, remote, plan=there, image=photo)
