@@ -20,7 +20,7 @@ from googlenet_edge.engines.bench import generated_jpeg
 from googlenet_edge.engines.circumstances import read_circumstances
 from googlenet_edge.engines.measurement import Samples
 from googlenet_edge.engines.predictor import Predictor
-from googlenet_edge.engines.protocol import EngineSpec
+from googlenet_edge.engines.protocol import Engine, EngineSpec
 from googlenet_edge.engines.rounds import BenchPlan, measure
 from googlenet_edge.engines.sensors import Watch
 from googlenet_edge.preprocess import Preprocess
@@ -32,7 +32,7 @@ RATES_HZ = (1, 5, 20)
 TESTS = Path(__file__).resolve().parents[1] / "tests"
 
 
-class Spinning:
+class Spinning(Engine):
     """An `Engine` that takes a millisecond of the real clock."""
 
     spec = EngineSpec("spinning", "1", Device.CPU, threads=1, crop=32, classes=2)

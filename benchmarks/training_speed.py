@@ -81,7 +81,7 @@ def main() -> None:
     if len(images) < needed:
         raise DataError(f"{images.root} has {len(images)} images, {needed} are needed; lower --steps or --batch-size")
     config = TrainConfig(batch_size=given.batch_size, augmentation=Augmentation(min_area=0.6))
-    data = TrainingData(images, images, "", "", Preprocess(given.size, given.size))
+    data = TrainingData(images, images, "0" * 64, "0" * 64, Preprocess(given.size, given.size))
     ends = step_ends(data, config, steps=given.warm_up + given.steps, workers=given.workers)
     seconds = tuple(after - before for before, after in pairwise(ends[given.warm_up - 1 :]))
     details = Details(

@@ -219,7 +219,10 @@ def test_photos_of_classes_that_the_labels_lack_are_refused(files: Path) -> None
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--onnx", "absent.onnx", "--data", "photos"), "absent.onnx is missing"),
+        (
+            ("--onnx", "absent.onnx", "--data", "photos"),
+            "absent.onnx is missing; give somebody .*",
+        ),
         (
             ("--onnx", "labels.txt", "--data", "photos"),
             r"labels.txt is not a whole ONNX file \(.*\); copy or export it.*",

@@ -61,7 +61,10 @@ def test_two_processes_that_were_stopped_report_the_epoch_as_those_that_were_not
 
 
 def test_two_processes_that_are_at_different_steps_are_told_so(two: tuple[Path, list[str]]) -> None:
-    sentence = "processes would go on from different steps; give --out on a disk that all of them share"
+    sentence = (
+        "processes would go on from different steps or with different images; give --data and --out on disks that all"
+        " of them share"
+    )
     assert [(two[0] / f"apart{index}").read_text() for index in range(2)] == [sentence, sentence]
 
 
