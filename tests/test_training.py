@@ -583,10 +583,7 @@ def test_evaluation_counts_every_image_under_its_own_label(tmp_path: Path) -> No
             return -(found[:, None] - torch.arange(10.0)).abs()
 
     top1, top5 = evaluate_model(Brightness(), open_images(tmp_path), PREPROCESS)
-    assert (round(210 * top1), round(210 * top5)) == (
-        168,
-        189,
-    )  # 4 is near enough to 0, 9 not to 5
+    assert (round(210 * top1), round(210 * top5)) == (180, 183)
 
 
 def test_torchrun_trains_as_one_process_does(photos: Path, tmp_path: Path) -> None:
