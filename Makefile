@@ -4,7 +4,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
+# Python compiles what it imports; to compile all of PyTorch at once takes half a minute.
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-compile --constraint constraints.txt
 
 .DELETE_ON_ERROR:
 .PHONY: help demo test lint fuzz tsan clean

@@ -17,7 +17,7 @@ from googlenet_edge.target import Device, Precision
 
 def demo(
     folder: Annotated[Path, typer.Argument(help="Where images and results go.")] = Path("runs/demo"),
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the images.")] = 8,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the images.")] = 6,
 ) -> None:
     """The whole flow on generated signs: train, build FP32 and INT8, measure, report. Minutes, no download.
 
