@@ -15,7 +15,7 @@ from pathlib import Path
 from googlenet_edge.engines.jetson import Jetson, read_jetson
 from googlenet_edge.files import text_in
 from googlenet_edge.processor import usable_cores
-from googlenet_edge.statistics import Count, Positive
+from googlenet_edge.statistics import Count, NonNegative
 
 _PACKAGES = ("googlenet-edge", "onnxruntime", "openvino", "numpy", "pillow")
 _GOVERNOR = "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"
@@ -43,7 +43,7 @@ class Circumstances:
     packages: dict[str, str | None]
     jetson: Jetson | None = None
     gpu: str | None = None
-    cores_of_others: Positive | None = None
+    cores_of_others: NonNegative | None = None
 
     @property
     def cpu_clock_is_fixed(self) -> bool:

@@ -17,7 +17,7 @@ import googlenet_edge
 from googlenet_edge.engines.circumstances import peak_memory_mb
 from googlenet_edge.errors import EdgeError, EngineError
 from googlenet_edge.files import from_json, to_json
-from googlenet_edge.statistics import Count, Positive
+from googlenet_edge.statistics import Count, NonNegative
 from googlenet_edge.target import EngineName
 
 _TIMEOUT_S = 120
@@ -31,9 +31,9 @@ sys.exit(main())"""  # the folder in which somebody measures is no place for mod
 class ColdStart:
     """Milliseconds of the steps: Python with ``import googlenet_edge``, opening the bundle, the first prediction."""
 
-    start_ms: Positive
-    load_ms: Positive
-    first_ms: Positive
+    start_ms: NonNegative
+    load_ms: NonNegative
+    first_ms: NonNegative
     peak_memory_mb: Count | None
 
     @property

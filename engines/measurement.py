@@ -23,7 +23,7 @@ from googlenet_edge.engines.sustained import Sustained
 from googlenet_edge.engines.timing import WarmUp, paired_ratio
 from googlenet_edge.errors import DataError
 from googlenet_edge.files import from_versioned_json, to_json, write_bytes
-from googlenet_edge.statistics import Count, Interval, Lasting, Positive, Summary, summarize
+from googlenet_edge.statistics import Count, Interval, Lasting, NonNegative, Summary, summarize
 from googlenet_edge.target import Device, EngineName, Precision
 
 SCHEMA = 1
@@ -54,7 +54,7 @@ class BatchThroughput:
     """Inference of ``batch`` images: at once, or where there is more than one stream, shared among the streams."""
 
     batch: Count
-    images_per_s: Positive
+    images_per_s: NonNegative
     latency: Samples
     streams: Count = 1
 
@@ -106,7 +106,7 @@ class LatencyRatio:
 
     name: str
     reference: str
-    ratio: Positive
+    ratio: NonNegative
     interval: Interval
 
 

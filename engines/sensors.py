@@ -21,7 +21,7 @@ from typing import BinaryIO
 
 from googlenet_edge.engines.timing import Clock
 from googlenet_edge.files import text_in
-from googlenet_edge.statistics import Figure, Positive, Tally
+from googlenet_edge.statistics import Figure, NonNegative, Tally
 
 POWER_HZ = 10.0
 HEAT_HZ = 1.0  # nothing warms up faster
@@ -50,7 +50,7 @@ _TEMPERATURE_LIMITS_C = (-40.0, 125.0)
 class Series:
     """What sensors said ``times_s`` after the start, each by its name; ``None`` where one said nothing."""
 
-    times_s: tuple[Positive, ...]
+    times_s: tuple[NonNegative, ...]
     values: dict[str, tuple[Figure | None, ...]]
 
 
@@ -67,7 +67,7 @@ class Watched:
     heat: Series
     total: tuple[str, ...]
     throttle_events: dict[str, Tally] | None
-    core_share: Positive
+    core_share: NonNegative
 
 
 def deadlines(elapsed_s: Clock, wait: Wait, *, hz: float) -> Iterator[float]:

@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from googlenet_edge.engines.timing import Clock, Tick
 from googlenet_edge.errors import ConfigError
-from googlenet_edge.statistics import Lasting, Positive, Tally
+from googlenet_edge.statistics import Lasting, NonNegative, Tally
 
 _LEAST_S, _MOST_S = 10.0, 7 * 24 * 3600.0
 _MOST_WINDOWS = 600
@@ -52,7 +52,7 @@ class SustainedPlan:
 class SustainedWindow:
     """The inferences that began within `SustainedPlan.window_s` after ``start_s``; ``missed`` as in `Sustained`."""
 
-    start_s: Positive
+    start_s: NonNegative
     inferences: Tally
     p50_ms: Lasting
     worst_ms: Lasting
@@ -68,7 +68,7 @@ class Sustained:
     """
 
     plan: SustainedPlan
-    started_s: Positive
+    started_s: NonNegative
     windows: Annotated[tuple[SustainedWindow, ...], Meta(min_length=1)]
     inferences: Tally
     frames: Tally

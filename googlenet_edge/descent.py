@@ -10,18 +10,16 @@ import math
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Annotated
 
 import torch
-from msgspec import Meta
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from googlenet_edge.augment import Augmentation
 from googlenet_edge.errors import TrainingError
 from googlenet_edge.processor import read_processor
+from googlenet_edge.statistics import Count
 
-Positive = Annotated[int, Meta(ge=1)]
 _WARMUP = 0.05  # a share of all steps
 _MOMENTUM = 0.9  # Nesterov's
 _KERNEL_MOMENTUM = 0.6
@@ -47,8 +45,8 @@ class DescentConfig:
     are the point needs it off.
     """
 
-    epochs: Positive = 30
-    batch_size: Positive = 128
+    epochs: Count = 30
+    batch_size: Count = 128
     learning_rate: float = 0.1
     weight_decay: float = 5e-4
     mixed_precision: bool = True

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from googlenet_edge.augment import Epoch, TrainingBatches, clear_errors, to_input
 from googlenet_edge.checkpoint import CheckpointInfo
-from googlenet_edge.descent import Descent, DescentConfig, Positive, autocast, batch_size_for
+from googlenet_edge.descent import Descent, DescentConfig, autocast, batch_size_for
 from googlenet_edge.reports import EpochReport, Meter, Observer, StoppedError
+from googlenet_edge.statistics import Count
 from googlenet_edge.training_loop import TrainingData, evaluate_model, placed, top1_share
 
 _MEND = "start again with a lower --learning-rate"
@@ -28,7 +29,7 @@ _TEMPERATURE = 2.0
 class DistilConfig(DescentConfig):
     """How a student is taught."""
 
-    epochs: Positive = 3
+    epochs: Count = 3
     learning_rate: float = 0.01
     weight_decay: float = 1e-4
 

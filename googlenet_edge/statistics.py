@@ -26,7 +26,7 @@ Tally = Annotated[int, Meta(ge=0, le=10**12)]
 """How often something came about, perhaps never."""
 Lasting = Annotated[float, Meta(ge=1e-9, le=1e12)]
 """A time that something took."""
-Positive = Annotated[float, Meta(ge=0, le=1e12)]
+NonNegative = Annotated[float, Meta(ge=0, le=1e12)]
 """A number that is not below zero."""
 Figure = Annotated[float, Meta(ge=-1e12, le=1e12)]
 """Any number that can be of something."""

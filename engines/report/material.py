@@ -22,7 +22,7 @@ from googlenet_edge.engines.measurement import (
 )
 from googlenet_edge.errors import ConfigError, DataError
 from googlenet_edge.files import from_json, read_file, real_path
-from googlenet_edge.statistics import Count, Figure, Interval, Lasting, Positive, Tally
+from googlenet_edge.statistics import Count, Figure, Interval, Lasting, NonNegative, Tally
 
 LEAST_ROUNDS = 6
 
@@ -32,10 +32,10 @@ class LayerCost:
     """What a report shows of a `sensitivity.LayerSensitivity`, without the packages that measured it."""
 
     layer: str
-    noise_share: Positive
+    noise_share: NonNegative
     flips: Tally
     extra_ms: Figure
-    slowdown: Positive
+    slowdown: NonNegative
     slowdown_interval: Interval
 
 
