@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     What takes longest as a file comes first, so that no process is left alone with it at the end.
     """
-    items.sort(key=lambda item: item.path.name != "test_readme.py")
+    items.sort(key=lambda item: item.path.name not in ("test_readme.py", "test_training.py"))
     missing = {}
     if not SHARED.is_dir():
         missing["realdata"] = f"{SHARED.name}/ is not beside the repository"
