@@ -23,7 +23,7 @@ from googlenet_edge.workspace import STATE_FILE
 METADATA_KEY = "googlenet_edge"
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 SCHEMA = 1
-LEAST_CROP = 32
+_LEAST_CROP = 32
 _MOST_PTH_BYTES = 1 << 30
 
 
@@ -95,8 +95,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path} was not written by gnet-edge train; it has no class names and no preprocessing")
     data, where = metadata[METADATA_KEY].encode(), f"the metadata of {path}"
     info = from_versioned_json(data, CheckpointInfo, schema=SCHEMA, where=where, error=CheckpointError)
-    if info.preprocess.crop < LEAST_CROP:
-        raise CheckpointError(f"{path} is for images of {info.preprocess.crop} pixels, {LEAST_CROP} or more are needed")
+    if info.preprocess.crop < _LEAST_CROP:
+        raise CheckpointError(
+            f"{path} is for images of {info.preprocess.crop} pixels, {_LEAST_CROP} or more are needed; use another"
+        )
     checkpoint = Checkpoint(info, weights, sha256_file(path))
     build_model(checkpoint, where=str(path))
     check_finite(weights, path)
@@ -130,7 +132,9 @@ def read_pth(path: Path) -> dict[str, Tensor]:
         with zipfile.ZipFile(path) as archive:
             size = sum(member.file_size for member in archive.infolist())
         if size > _MOST_PTH_BYTES:
-            raise CheckpointError(f"{path} holds {size} bytes where at most {_MOST_PTH_BYTES} are expected")
+            raise CheckpointError(
+                f"{path} holds {size} bytes where at most {_MOST_PTH_BYTES} are expected; use another file"
+            )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as problem:  # torch raises UnpicklingError, RuntimeError, EOFError, KeyError … for damaged files

@@ -121,5 +121,7 @@ def _rows(weights: dict[str, Tensor], name: str, path: Path) -> int:
     if name not in weights or weights[name].ndim != 2:
         raise CheckpointError(f"{path} is of another architecture: {name} is missing")
     if len(weights[name]) > _MOST_CLASSES:
-        raise CheckpointError(f"{path} has {len(weights[name])} classes where at most {_MOST_CLASSES} are expected")
+        raise CheckpointError(
+            f"{path} has {len(weights[name])} classes where at most {_MOST_CLASSES} are expected; use another file"
+        )
     return len(weights[name])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from googlenet_edge.checkpoint import (
 )
 from googlenet_edge.errors import CheckpointError
 from googlenet_edge.files import sha256_file
+from googlenet_edge.preprocess import Preprocess
 
 
 def test_checkpoint_survives_the_disk(tmp_path: Path) -> None:
@@ -180,6 +182,33 @@ def test_pth_runs_no_code(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is not a state dict that can be read safely"):
         read_pth(evil)
     assert not trace.exists()
+
+
+def test_pth_that_unpacks_to_more_than_weights_can_have_is_not_unpacked(tmp_path: Path) -> None:
+    with (
+        zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("data", "w") as file,
+    ):
+        for _ in range(65):
+            file.write(bytes(16 << 20))
+    with pytest.raises(
+        CheckpointError, match=r"bomb\.pth holds 1090519040 bytes where at most 1073741824 are expected"
+    ):
+        read_pth(tmp_path / "bomb.pth")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"preprocess": Preprocess(8, 8)}, "is for images of 8 pixels, 32 or more are needed; use another"),
+        ({"class_names": ()}, r"cannot be read: Expected `array` of length >= 1 - at `\$.class_names`"),
+    ],
+)
+def test_checkpoint_that_no_network_can_have_is_refused(tmp_path: Path, change: dict[str, Any], sentence: str) -> None:
+    made = made_checkpoint()
+    write_checkpoint(tmp_path / "c.safetensors", replace(made, info=replace(made.info, **change)))
+    with pytest.raises(CheckpointError, match=sentence):
+        read_checkpoint(tmp_path / "c.safetensors")
 
 
 def test_pth_refuses_what_is_no_state_dict(tmp_path: Path) -> None:

@@ -98,6 +98,14 @@ def test_pth_of_tensors_without_plain_numbers_is_refused(
         read_start(str(tmp_path / "odd.pth"))
 
 
+def test_pth_of_millions_of_classes_is_refused(tmp_path: Path) -> None:
+    torch.save({"fc.weight": torch.zeros(1).expand(100_001, 1024)}, tmp_path / "many.pth")
+    with pytest.raises(
+        CheckpointError, match=r"many\.pth has 100001 classes where at most 100000 are expected; use an"
+    ):
+        read_start(str(tmp_path / "many.pth"))
+
+
 def test_pth_of_another_network_is_refused(tmp_path: Path) -> None:
     torch.save({"fc.weight": torch.zeros(10, 512), "layer1.0.conv1.weight": torch.zeros(1)}, tmp_path / "resnet.pth")
     with pytest.raises(CheckpointError, match="resnet.pth is of another architecture: conv1.conv.weight is missing"):
