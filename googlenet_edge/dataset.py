@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,8 @@ Progress = Callable[[int, int], None]
 VAL_SHARE = 0.2
 _NOT_IMAGES = {"thumbs.db", "desktop.ini"}
 _WORKERS = max(2, min(4, usable_cores()))
+
+_log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -145,7 +148,8 @@ def check_images(
 ) -> Checked:
     """Decodes and hashes every file; the damaged ones are named in ``damaged`` and left out of ``images``.
 
-    The pixels of the first images are kept, as many as take ``kept_bytes`` where none is damaged.
+    The pixels of the first images are kept, as many as take ``kept_bytes`` where none is damaged. Files that are in two
+    classes at once are told as a warning: one of the two is wrong.
     """
     most_kept = kept_bytes // (3 * preprocess.crop**2)
     kept: dict[Path, NDArray[np.uint8]] = {}
@@ -166,6 +170,7 @@ def check_images(
         return hashlib.sha256(data).hexdigest(), ""
 
     files: dict[str, Path] = {}
+    in_two: list[tuple[Path, Path]] = []
     hashes: list[bytes] = []
     damaged: list[str] = []
     good: list[int] = []
@@ -174,10 +179,15 @@ def check_images(
             damaged.append(problem)
         else:
             good.append(i)
-            files.setdefault(sha256, images.paths[i])
+            known = files.setdefault(sha256, images.paths[i])
+            if known.parent != images.paths[i].parent:
+                in_two.append((known, images.paths[i]))
             hashes.append(f"{sha256} {images.class_names[images.labels[i]]}\n".encode())
         if progress:
             progress(i + 1, len(images))
+    if in_two:
+        count = "1 image is" if len(in_two) == 1 else f"{len(in_two)} images are"
+        _log.warning("%s in two classes at once, such as %s and %s; remove the wrong one", count, *in_two[0])
     sha256 = hashlib.sha256(b"".join(sorted(hashes))).hexdigest()
     return Checked(images.take(good), sha256, tuple(damaged), preprocess, kept, files)
 

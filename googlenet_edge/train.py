@@ -179,7 +179,7 @@ def check_training_data(
     train_set, val_set = checked(dataset.train, before=0), checked(dataset.val, before=len(dataset.train))
     if twice := train_set.files.keys() & val_set.files.keys():
         first = min(val_set.files[sha256] for sha256 in twice)
-        _log.warning("%d validation images are among those of training, too, first: %s; remove one", len(twice), first)
+        _log.warning("training has %d of the validation images, too, such as %s; remove one of each", len(twice), first)
     return TrainingData(train_set.images, val_set.images, train_set.sha256, val_set.sha256, preprocess)
 
 

@@ -162,6 +162,20 @@ def test_check_images_counts_the_damaged_and_leaves_them_out(tmp_path: Path) -> 
         refuse_damaged(checked)
 
 
+def test_check_images_tells_of_what_is_in_two_classes_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    images = paint_classes(tmp_path, cat=3, dog=3)
+    shutil.copy(images / "cat" / "000.png", images / "cat" / "again.png")
+    check_images(open_images(images), preprocess=PREPROCESS)
+    assert caplog.messages == []
+    shutil.copy(images / "cat" / "001.png", images / "dog" / "x.png")
+    told = f"in two classes at once, such as {images}/cat/001.png and {images}/dog/x.png; remove the wrong one"
+    check_images(open_images(images), preprocess=PREPROCESS)
+    assert caplog.messages == [f"1 image is {told}"]
+    shutil.copy(images / "cat" / "002.png", images / "dog" / "y.png")
+    check_images(open_images(images), preprocess=PREPROCESS)
+    assert caplog.messages[1:] == [f"2 images are {told}"]
+
+
 def test_check_images_names_a_file_that_has_gone_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     images = open_images(paint_classes(Path("the images"), cat=2, dog=1))
