@@ -25,6 +25,9 @@ SHARED = Path(__file__).parents[2] / "shared"
 settings.register_profile("steady", deadline=None)  # a busy machine is no failure
 settings.load_profile("steady")
 
+# Where two tests share two cores, threads of PyTorch that wait in loops take most of the time of both.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background of a script, and so in children
 
 
