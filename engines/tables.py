@@ -305,6 +305,10 @@ def devices_table(devices: Sequence[KnownDevice]) -> Table:
             "–".join(dict.fromkeys((*tensorrt[:1], *tensorrt[-1:]))),
             _jetpacks(device),
         )
+    table.caption = (
+        "trtexec: its JetPacks have a Python too old for gnet-edge; NVIDIA's program trtexec, which they have, runs"
+        " what gnet-edge package --for deepstream writes"
+    )
     return table
 
 

@@ -448,6 +448,7 @@ def test_devices_lists_what_can_be_named_and_marks_what_is_here(
     assert re.search(
         r"^xavier-nx \* +Jetson Xavier NX +7\.2 +yes +2 +8/16 GB +8\.2–8\.5 +trtexec *$", outcome.err, re.MULTILINE
     )
+    assert re.search(r"^trtexec: its JetPacks have a Python too old for gnet-edge", outcome.err, re.MULTILINE)
 
 
 def test_bench_of_the_jetson_at_hand_says_which_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
