@@ -11,7 +11,6 @@ none of them, what clips looks better than it is. So the images that reach furth
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 from googlenet_edge.calibration.extremes import ChannelExtremes
 from googlenet_edge.calibration.lower import quantized
 from googlenet_edge.calibration.pixels import PIXELS
-from googlenet_edge.calibration.ranges import HEADROOM, RangeMethod, Ranges, range_of_pixels, with_headroom
+from googlenet_edge.calibration.ranges import HEADROOM_LEAD_DB, RangeMethod, Ranges, range_of_pixels, with_headroom
 from googlenet_edge.calibration.rescale import (
     Factors,
     rescale_factors,
@@ -42,7 +41,6 @@ STRENGTH = 0.75  # of rescaling; at 1, channels that images seldom reach are cli
 FEWEST_FOR_METHODS = 8
 """Held-out images. What fewer say of range methods is chance; of the rest three say enough, by hand on two networks."""
 CLEARLY_DB = 0.1
-_HEADROOM_DB = 20 * math.log10(1 + HEADROOM)
 
 Done = Callable[[], None]
 Pixels = NDArray[np.uint8]
@@ -138,8 +136,8 @@ class Trials:
         Its ranges may be of all images, the held-out ones among them. The score is the mean of noise over signal, in
         dB, in which the rare images count for their share.
 
-        Where no held-out image needed the headroom, ranges without it score better by `_HEADROOM_DB`. That says nothing
-        of the next thousand images, so they must win by twice as much.
+        Where no held-out image needed the headroom, ranges without it score better by what it costs. That says nothing
+        of the next thousand images, so they must win by `HEADROOM_LEAD_DB`, twice as much.
         """
 
         if len(self.images) < FEWEST_FOR_METHODS:
@@ -153,7 +151,7 @@ class Trials:
         for found, session in side_by_side(opened, RangeMethod):  # others are made ready while one runs
             name = found.method.value
             tables[name], scores[name] = found, self._score_with(rare, session)
-        return tables[self._taken(scores, clearly=2 * _HEADROOM_DB)]
+        return tables[self._taken(scores, clearly=HEADROOM_LEAD_DB)]
 
     def _better(self, ways: Mapping[str, Preparation], known: _Tried | None = None) -> _Tried:
         """The one taken of two ways. Either may be what is ``known``, which is not run again."""

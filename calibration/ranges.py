@@ -20,6 +20,8 @@ from googlenet_edge.preprocess import Preprocess
 
 PERCENTILE = 99.99
 HEADROOM = 0.3
+HEADROOM_LEAD_DB = 2 * 20 * math.log10(1 + HEADROOM)
+"""By how much ranges without headroom must win: twice what it costs where nothing is clipped."""
 U8_STEPS = 255
 S8_STEPS = 127
 _FEWEST_BINS = 128

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from googlenet_edge import __version__
 from googlenet_edge.calibration.collect import Statistics
 from googlenet_edge.calibration.histogram import BINS, Histogram
-from googlenet_edge.calibration.ranges import RangeMethod, Ranges, estimate, range_of_pixels
+from googlenet_edge.calibration.ranges import HEADROOM_LEAD_DB, RangeMethod, Ranges, estimate, range_of_pixels
 from googlenet_edge.calibration.rescale import LARGEST_FACTOR
 from googlenet_edge.calibration.weights import WeightRange
 from googlenet_edge.errors import CalibrationError, OutputError
@@ -80,10 +80,23 @@ class Choice:
     images: int
     trials: tuple[Trial, ...]
 
+    @property
+    def why_headroom(self) -> str | None:
+        """Why headroom was taken though another range method scored higher; nothing where that is not so."""
+        methods = {method.value for method in RangeMethod}
+        tried = [trial for trial in self.trials if trial.what in methods]
+        best = max(tried, key=lambda trial: trial.sqnr_db, default=None)
+        if best is None or best.taken:
+            return None
+        return (
+            f"{best.what} has {best.sqnr_db:.1f} dB, but headroom gives way only to {HEADROOM_LEAD_DB:.1f} dB more:"
+            " other images may reach further than these"
+        )
+
     def __str__(self) -> str:
         """What was taken."""
         taken = ", ".join(f"{trial.what} ({trial.sqnr_db:.1f} dB)" for trial in self.trials if trial.taken)
-        return f"chosen on {self.images} held-out images: {taken}"
+        return "; ".join(filter(None, (f"chosen on {self.images} held-out images: {taken}", self.why_headroom)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,7 @@ def trials_table(choice: Choice) -> Table:
     table = _table(f"trial on {choice.images} held-out images", "logit SQNR", "taken")
     for trial in choice.trials:
         table.add_row(trial.what, f"{trial.sqnr_db:.1f} dB", "yes" if trial.taken else "")
+    table.caption = choice.why_headroom
     return table
 
 

@@ -12,6 +12,7 @@ from fake_jetson import AGX_ORIN, ORIN_NANO, fake_jetson
 from rich.console import Console, RenderableType
 
 from googlenet_edge import console
+from googlenet_edge.calibration.table import Choice, Trial
 from googlenet_edge.engines.accuracy import Accuracy, Comparison
 from googlenet_edge.engines.bundle import MODEL, EngineTrial, FileRecord, Lineage, Manifest, Verdict
 from googlenet_edge.engines.circumstances import read_circumstances
@@ -47,6 +48,7 @@ from googlenet_edge.engines.tables import (
     stages_table,
     sustained_table,
     throttling_sentence,
+    trials_table,
 )
 from googlenet_edge.engines.timing import WarmUp
 from googlenet_edge.preprocess import Preprocess
@@ -128,6 +130,24 @@ def test_table_of_stages_shows_those_of_a_gpu_below(measurement: Measurement, wi
         assert figure in below, text
     assert "…" not in text
     assert "copy-in" not in shown(stages_table(measurement), width)
+
+
+@pytest.mark.parametrize(
+    ("minmax", "taken", "why"),
+    [
+        (33.0, "headroom", "minmax has 33.0 dB, but headroom gives way only to 4.6 dB more"),
+        (35.7, "minmax", None),
+        (30.0, "headroom", None),
+    ],
+)
+def test_table_of_trials_says_why_headroom_stays_where_another_scores_higher(
+    minmax: float, taken: str, why: str | None
+) -> None:
+    scores = {"no rescale": 29.0, "rescale": 31.0, "headroom": 31.0, "minmax": minmax}
+    choice = Choice(32, tuple(Trial(what, db, what in {"rescale", taken}) for what, db in scores.items()))
+    table = " ".join(shown(trials_table(choice), 80).split())
+    for text in (table, str(choice)):  # the other is what a build says
+        assert ("gives way" in text, (why or "") in text) == (bool(why), True), text
 
 
 @pytest.mark.parametrize("width", [80, console.PIPED_WIDTH])
