@@ -36,7 +36,7 @@ from googlenet_edge.engines.recovery import Bars, Judge, Judged, first_pixels, w
 from googlenet_edge.engines.registry import Backend, backend_for, backends_for, default_to_build_with
 from googlenet_edge.engines.sensitivity import DEFAULT_IMAGES, Probe, Sensitivity, rank_layers, try_layers
 from googlenet_edge.engines.source import Origin, Source
-from googlenet_edge.errors import BundleError, GraphError, OutputError
+from googlenet_edge.errors import BundleError, GraphError, OutputError, placed_by
 from googlenet_edge.files import real_path, sha256_bytes, to_json
 from googlenet_edge.graph import InferenceGraph, read_graph, refuse_another_s, write_graph
 from googlenet_edge.preprocess import Preprocess
@@ -45,6 +45,7 @@ from googlenet_edge.workspace import GRAPH_FILE, TABLE_FILE
 
 _PARITY_IMAGES = 8
 _DOMAIN_IMAGES = 32
+_A_COPY = "a copy of the network in another folder"
 _log = logging.getLogger(__name__)
 
 
@@ -246,9 +247,10 @@ def sensitivity(request: SensitivityRequest, *, bars: Bars) -> Sensitivity:
     Raises:
         EdgeError: of the step that failed.
     """
-    steps, calibration = _Steps(bars), request.calibration
+    steps, calibration, folder = _Steps(bars), request.calibration, request.source.folder
+    _check_folder(folder, GRAPH_FILE, TABLE_FILE)
     dataset = open_dataset(calibration.data, seed=calibration.seed)
-    origin, folder = request.source.open(dataset.train.class_names), request.source.folder
+    origin = request.source.open(dataset.train.class_names)
     images = _held_out(dataset.train, origin.preprocess, calibration, steps, count=request.images)
     graph = _graph(origin, folder / GRAPH_FILE, images, steps)
     table = _table(graph, folder / TABLE_FILE, dataset.train, calibration, steps)
@@ -298,8 +300,12 @@ def _check_possible(request: BuildRequest) -> None:
     if real_path(out) in (real, *real.parents):
         raise OutputError(f"{out} cannot be a bundle: {folder} is where the graph and its table go; give another --out")
     check_place(out)
-    made = [folder / GRAPH_FILE, *([folder / TABLE_FILE] if request.precision is Precision.INT8 else [])]
-    if not all(path.exists() for path in made) and folder.exists() and not os.access(folder, os.W_OK):
+    _check_folder(folder, GRAPH_FILE, *([TABLE_FILE] if request.precision is Precision.INT8 else []))
+
+
+def _check_folder(folder: Path, *made: str) -> None:
+    """Refuses a folder that lacks some of what is ``made`` there and cannot be written to."""
+    if not all((folder / name).exists() for name in made) and folder.exists() and not os.access(folder, os.W_OK):
         raise OutputError(
             f"{folder} cannot be written to, where the graph and the calibration table go; copy"
             " what to build from into a folder that can"
@@ -320,7 +326,8 @@ def _graph(origin: Origin, path: Path, val: ImageSet, steps: _Steps) -> Inferenc
             _log.warning("%s; making it again", problem)
     with steps.step("making the graph"):
         graph, _ = _made(origin, val)
-        write_graph(path, graph)
+        with placed_by(_A_COPY):
+            write_graph(path, graph)
     return graph
 
 
@@ -340,7 +347,8 @@ def _table(
         return table
     refuse_another_s_table(path)
     table = steps.calibrated(graph, images, request.method)
-    write_table(path, table)
+    with placed_by(_A_COPY):
+        write_table(path, table)
     return table
 
 

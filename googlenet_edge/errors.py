@@ -5,6 +5,9 @@ The command line prints the message of an `EdgeError` on stderr and exits with 1
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class EdgeError(Exception):
     """Base of all errors that a user can mend."""
@@ -64,6 +67,19 @@ class RemoteError(EdgeError):
 
 class RegressionError(EdgeError):
     """A measurement is worse than its baseline by more than was allowed."""
+
+
+@contextmanager
+def placed_by(place: str) -> Iterator[None]:
+    """For work whose place ``--out`` does not name: what an error says to give instead of another ``--out``."""
+    try:
+        yield
+    except EdgeError as problem:
+        said = str(problem)
+        mended = said.replace("another --out", place)
+        if mended == said:
+            raise
+        raise type(problem)(mended) from problem
 
 
 def why(problem: Exception) -> str:

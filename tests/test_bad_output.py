@@ -59,6 +59,18 @@ def test_full_disk_leaves_no_file_and_keeps_the_old_bundle(work: Path) -> None:
     assert read_bundle(work / "runs/photos/fp32-cpu").class_names
 
 
+def test_full_disk_where_the_graph_goes_is_not_mended_by_an_option(work: Path) -> None:
+    """``--out`` of a build names the bundle only, and the ranking of layers, which makes the same graph, has none."""
+    other = Path("runs/other/checkpoint.safetensors")
+    (work / other).parent.mkdir()
+    os.link(work / "runs/photos/checkpoint.safetensors", work / other)
+    sentence = "cannot write runs/other/googlenet.onnx: File too large; free space or give a copy of the network in"
+    command = "sensitivity", other, "--data", "photos", "--images", "8"
+    with full_disk(1_000_000):
+        refused_without_a_trace(f"{sentence} another folder", *command, cwd=work)
+    shutil.rmtree((work / other).parent)
+
+
 def test_result_on_a_full_disk_is_no_success(tmp_path: Path) -> None:
     write_colour_bundle(tmp_path / "bundle")
     solid("red").save(tmp_path / "red.png")
@@ -110,7 +122,8 @@ def test_report_and_demo_are_kept_out_of_a_bundle(work: Path) -> None:
         "sub/report.md": ("report", "m.json", "--out", f"{bundle}/sub/report.md"),
         "demo/images": ("demo", f"{bundle}/demo"),
     }.items():
-        sentence = f"cannot write {bundle}/{place}: .*{bundle} is a bundle; give another --out"
+        option = "FOLDER" if command[0] == "demo" else "--out"  # demo has no --out
+        sentence = f"cannot write {bundle}/{place}: .*{bundle} is a bundle; give another {option}"
         refused_without_a_trace(sentence, *command, cwd=work)
     (work / "m.json").unlink()
 
@@ -127,6 +140,11 @@ def test_folder_of_a_checkpoint_that_cannot_be_written_to_is_named(
         "runs/photos cannot be written to, where the graph and the calibration table go; copy what to build from into a"
         " folder that can",
         *("build", "runs/photos/checkpoint.safetensors", "--data", "photos", "--out", "bundle"),
+        cwd=work,
+    )
+    refused_without_a_trace(
+        "runs/photos cannot be written to, where .*",
+        *("sensitivity", "runs/photos/checkpoint.safetensors", "--data", "photos"),
         cwd=work,
     )
     done(

@@ -12,6 +12,7 @@ from googlenet_edge.commands.engine import bench, build, evaluate, predict
 from googlenet_edge.commands.model import train
 from googlenet_edge.commands.report import report
 from googlenet_edge.console import bar, shown
+from googlenet_edge.errors import placed_by
 from googlenet_edge.target import Device, Precision
 
 
@@ -24,6 +25,11 @@ def demo(
     Example:
     gnet-edge demo
     """
+    with placed_by("another FOLDER"):
+        _demo(folder, epochs)
+
+
+def _demo(folder: Path, epochs: int) -> None:
     from googlenet_edge.pictograms import write_pictograms
 
     images = folder / "images"
