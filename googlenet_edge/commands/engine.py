@@ -72,7 +72,7 @@ def build(
     bgr: BgrOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a bundle: export, calibrate and lower as far as that is missing, then compare its accuracy with FP32.
+    """Make a bundle, the folder that a device runs: every step that is missing, then its accuracy beside FP32.
 
     Where INT8 loses more than --max-drop, the layers that cost most stay float.
     Given a bundle for a GPU, on the device itself, TensorRT compiles it there,
@@ -81,6 +81,7 @@ def build(
     Examples:
     gnet-edge build --precision int8
     gnet-edge build --precision int8 --engine auto --max-drop 0.2
+    gnet-edge build --precision fp16 --device orin-nano
     gnet-edge build --onnx googlenet.onnx --labels synsets.txt --data photos
     gnet-edge build int8-orin-nano
     """
@@ -286,7 +287,7 @@ def predict(
     threads: OneThreadOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Labels for images.
+    """Labels for images, by a bundle.
 
     Example:
     gnet-edge predict photo.jpg --top-k 3

@@ -40,20 +40,22 @@ def _seconds(text: str) -> float:
 
 RoundsOption = Annotated[
     int | None,
-    typer.Option(min=6, max=5000, help="Of ten runs each; default: 20 to 200, until each p50 is known within 0.75 %."),
+    typer.Option(
+        min=6, max=5000, help="Rounds of ten runs; default: 20 to 200, until each p50 is known within 0.75 %."
+    ),
 ]
 SustainedOption = Annotated[
     float | None,
-    typer.Option(parser=_seconds, metavar="DURATION", help="Then a load for as long, such as 10m; default: none."),
+    typer.Option(parser=_seconds, metavar="DURATION", help="Then infer for so long, such as 10m; default: not."),
 ]
 FpsOption = Annotated[
-    float | None, typer.Option(help="The load is a camera's, of so many frames a second; default: back to back.")
+    float | None, typer.Option(help="With --sustained: a camera's frames a second; default: back to back.")
 ]
 LockOption = Annotated[
-    bool, typer.Option("--lock-clocks", help="A Jetson's clocks at their limits meanwhile; needs root.")
+    bool, typer.Option("--lock-clocks", help="Hold a Jetson's clocks at their limits meanwhile; needs root.")
 ]
 ModeOption = Annotated[
-    str | None, typer.Option(help="A Jetson's power mode meanwhile, such as 15W; default: as it is.")
+    str | None, typer.Option(help="Set a Jetson's power mode meanwhile, such as 15W; default: as it is.")
 ]
 HostOption = Annotated[
     str | None,

@@ -35,10 +35,14 @@ def train(
     out: Annotated[Path | None, typer.Option(help="Folder for the results; default: runs/NAME of the data.")] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the images.")] = 30,
     size: Annotated[int, typer.Option(min=32, max=3584, help="Side of the network's input, pixels.")] = 224,
-    resize: Annotated[int | None, typer.Option(min=32, max=4096, help="Short side; default: size × 8/7.")] = None,
+    resize: Annotated[
+        int | None, typer.Option(min=32, max=4096, help="Short side before the crop; default: size × 8/7.")
+    ] = None,
     weights: Annotated[str | None, typer.Option(help="'imagenet', a checkpoint or .pth; default: random.")] = None,
-    batch_size: Annotated[int, typer.Option(min=2, help="Images a step, of all processes together.")] = 128,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak; default: 0.1, or 0.02 with --weights.")] = None,
+    batch_size: Annotated[int, typer.Option(min=2, help="Images in a step, of all processes together.")] = 128,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="At its peak; default: 0.1, or 0.02 with --weights.")
+    ] = None,
     min_area: Annotated[float, typer.Option(min=0.05, max=1.0, help="Smallest share of an image a crop keeps.")] = 0.35,
     flip: Annotated[bool, typer.Option(help="Mirror half of the images; not for arrows or letters.")] = True,
     colour: Annotated[float, typer.Option(min=0.0, max=1.0, help="Change of brightness, contrast, saturation.")] = 0.2,
@@ -111,9 +115,9 @@ def finetune(
     data: DataOption = None,
     images: ImagesOption = None,
     method: MethodOption = None,
-    epochs: Annotated[int, typer.Option(min=1, help="A tenth of the training is usual.")] = 3,
-    batch_size: Annotated[int, typer.Option(min=2, help="Images a step.")] = 128,
-    learning_rate: Annotated[float, typer.Option(help="Peak; a hundredth of the training's is usual.")] = 0.001,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the images; a tenth of the training's is usual.")] = 3,
+    batch_size: Annotated[int, typer.Option(min=2, help="Images in a step.")] = 128,
+    learning_rate: Annotated[float, typer.Option(help="At its peak; a hundredth of the training's is usual.")] = 0.001,
     out: Annotated[Path | None, typer.Option(help=f"Default: {workspace.FINETUNED_FILE} beside it.")] = None,
     seed: SeedOption = 0,
     workers: WorkersOption = 2,
@@ -127,7 +131,7 @@ def finetune(
 
     Examples:
     gnet-edge finetune
-    gnet-edge build runs/photos/finetuned.safetensors --out tuned-int8
+    gnet-edge build runs/photos/finetuned.safetensors --out runs/photos/int8-tuned
     """
     from googlenet_edge.distil import DistilConfig
     from googlenet_edge.engines import finetune as finetuning
@@ -161,15 +165,19 @@ def finetune(
 def slim(
     checkpoint: Annotated[Path | None, typer.Argument(help="Default: the newest under runs/.")] = None,
     data: DataOption = None,
-    speedup: Annotated[list[float] | None, typer.Option(help="May be given several times; default: 1.5.")] = None,
+    speedup: Annotated[
+        list[float] | None, typer.Option(help="How many times as fast; several give a curve; default: 1.5.")
+    ] = None,
     precision: Annotated[Precision | None, typer.Option(help="What to be faster in; default: int8.")] = None,
     engine: Annotated[
         EngineName, typer.Option(help="What to be faster on: onnxruntime or openvino.")
     ] = EngineName.ONNXRUNTIME,
     threads: OneThreadOption = None,
-    epochs: Annotated[int, typer.Option(min=1, help="A third of the training is usual.")] = 10,
-    batch_size: Annotated[int, typer.Option(min=2, help="Images a step.")] = 128,
-    learning_rate: Annotated[float, typer.Option(help="Peak; a fifth of the training's is usual.")] = 0.02,
+    epochs: Annotated[
+        int, typer.Option(min=1, help="Passes over the images; a third of the training's is usual.")
+    ] = 10,
+    batch_size: Annotated[int, typer.Option(min=2, help="Images in a step.")] = 128,
+    learning_rate: Annotated[float, typer.Option(help="At its peak; a fifth of the training's is usual.")] = 0.02,
     out: Annotated[Path | None, typer.Option(help="Folder for slim-SPEEDUP/; default: the checkpoint's.")] = None,
     seed: SeedOption = 0,
     workers: WorkersOption = 2,
@@ -283,7 +291,7 @@ def calibrate(
     out: Annotated[Path | None, typer.Option(help=f"Default: {workspace.TABLE_FILE} beside it.")] = None,
     skip_damaged: SkipOption = False,
 ) -> None:
-    """Measure the ranges of all activations on training images.
+    """Measure the ranges of all activations on training images, and try how to quantize with them.
 
     Example:
     gnet-edge calibrate runs/photos/googlenet.onnx --method entropy

@@ -27,7 +27,7 @@ CORES = min(usable_cores(), MOST_THREADS)
 CALIBRATION_IMAGES = 500
 
 DataOption = Annotated[Path | None, typer.Option(help="Images; default: those of the training.")]
-SeedOption = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of everything random.")]
+SeedOption = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")]
 WorkersOption = Annotated[int, typer.Option(min=0, max=MOST_THREADS, help="Processes that load images.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="The result as JSON on stdout, and nothing else there.")]
 SkipOption = Annotated[bool, typer.Option("--skip-damaged", help="Leave damaged images out instead of stopping.")]
@@ -36,13 +36,14 @@ ThreadsOption = Annotated[
 ]
 OneThreadOption = Annotated[int | None, typer.Option(min=1, max=MOST_THREADS, help="Processor threads; default: 1.")]
 StreamsOption = Annotated[
-    int | None, typer.Option(min=1, max=MOST_THREADS, help="For throughput; default: one for each core.")
+    int | None,
+    typer.Option(min=1, max=MOST_THREADS, help="Images at once, for throughput; default: one for each core."),
 ]
 DropOption = Annotated[float | None, typer.Option(min=0, max=100, help="Largest loss of top-1, points; default: 1.")]
-MethodOption = Annotated[RangeMethod | None, typer.Option(help="Only this range method; default: by trial.")]
+MethodOption = Annotated[RangeMethod | None, typer.Option(help="How to find ranges; default: by trial.")]
 EngineOption = Annotated[EngineName | None, typer.Option(help="Runtime; default: the one the bundle was built for.")]
 ImagesOption = Annotated[
-    int | None, typer.Option("--calibration-images", min=1, help=f"How many; default: {CALIBRATION_IMAGES}.")
+    int | None, typer.Option("--calibration-images", min=1, help=f"To calibrate on; default: {CALIBRATION_IMAGES}.")
 ]
 
 _OTHERS = "Somebody else's network"
@@ -56,13 +57,16 @@ SizeOption = Annotated[
     int | None, typer.Option(rich_help_panel=_OTHERS, min=1, max=4096, help="Side of its images; default: as it says.")
 ]
 ResizeOption = Annotated[
-    int | None, typer.Option(rich_help_panel=_OTHERS, min=1, max=4096, help="Short side; default: size × 8/7.")
+    int | None,
+    typer.Option(rich_help_panel=_OTHERS, min=1, max=4096, help="Short side before the crop; default: size × 8/7."),
 ]
 MeanOption = Annotated[
-    str | None, typer.Option(rich_help_panel=_OTHERS, metavar="R,G,B", help="On 0…255; default: 127.5 each.")
+    str | None,
+    typer.Option(rich_help_panel=_OTHERS, metavar="R,G,B", help="Of pixels of 0 to 255; default: 127.5 each."),
 ]
 StdOption = Annotated[
-    str | None, typer.Option(rich_help_panel=_OTHERS, metavar="R,G,B", help="On 0…255; default: 127.5 each.")
+    str | None,
+    typer.Option(rich_help_panel=_OTHERS, metavar="R,G,B", help="Of pixels of 0 to 255; default: 127.5 each."),
 ]
 BgrOption = Annotated[
     bool, typer.Option("--bgr", rich_help_panel=_OTHERS, help="Trained on BGR images, as Caffe's networks are.")

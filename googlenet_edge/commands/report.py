@@ -70,7 +70,7 @@ def report(
         list[Path] | None, typer.Option(help="An older measurement, and again for its answers; default: none.")
     ] = None,
     fail_if: Annotated[
-        str | None, typer.Option(metavar="RULES", help="Exit with 1 where one is broken; default: none.")
+        str | None, typer.Option(metavar="RULES", help="What must not be; broken, the exit code is 1; default: none.")
     ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Compare what was measured in different circumstances.")
@@ -85,7 +85,7 @@ def report(
 
     Examples:
     gnet-edge report measurement.json answers.json -o report.html
-    gnet-edge report new.json --baseline old.json --fail-if "p50>+5%,top1<-0.2"
+    gnet-edge report new.json --baseline old.json --fail-if "p50>+5%,size>+1%"
     """
     from googlenet_edge.engines.report import verdict as verdicts
     from googlenet_edge.engines.report.judge import answers_of_other_engines, judge, without_counterpart
@@ -141,7 +141,7 @@ def _tell(found: Reported, matched: Sequence[Matched]) -> None:
 
 def package(
     bundle: Annotated[Path | None, typer.Argument(help="Default: the newest under runs/.")] = None,
-    recipient: Annotated[Recipient, typer.Option("--for", help="Who is to run it.")] = Recipient.DOCKER,
+    recipient: Annotated[Recipient, typer.Option("--for", help="What is to run it.")] = Recipient.DOCKER,
     out: Annotated[Path | None, typer.Option(help="A new folder; default: BUNDLE-RECIPIENT beside the bundle.")] = None,
 ) -> None:
     """A bundle as Triton, DeepStream or Docker take it: configuration, labels, model, and the commands to run it.
