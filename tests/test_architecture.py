@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -209,6 +210,15 @@ def test_architecture_only_the_command_line_prints() -> None:
 
 def test_architecture_nothing_loads_code_or_starts_a_shell() -> None:
     assert found(unsafe_calls, MODULES) == []
+
+
+def test_architecture_page_names_every_module_and_none_that_is_gone() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    named = {Path(path).name for path in re.findall(r"[\w/.-]+\.(?:py|cpp|hpp|h)\b", page)}
+    sources = ("cli.py", "setup.py", "googlenet_edge", "calibration", "engines", "benchmarks", "tests")
+    there = {path.name for source in sources for path in ((ROOT / source), *(ROOT / source).rglob("*"))}
+    modules = {module.path.name for module in MODULES} - {"__init__.py"}
+    assert (sorted(modules - named), sorted(named - there)) == ([], [])
 
 
 @pytest.mark.parametrize("rule", [long_functions, long_files])

@@ -95,6 +95,22 @@ def test_readme_has_no_code_that_is_never_run(page: Path) -> None:
     assert len(ANY_CODE_FENCE.findall(text)) == len(read_blocks(text)), f"{page}: write code as ```console or ```python"
 
 
+def heading_names(page: str) -> set[str]:
+    """What a link calls the headings of a page, as GitHub does; signs such as × are left to themselves."""
+    return {re.sub(r"[^\w -]", "", text.lower()).replace(" ", "-") for text in re.findall(r"^#+ (.+)$", page, re.M)}
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / "benchmarks" / "README.md"], ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_readme_links_lead_to_files_and_headings(page: Path) -> None:
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()) if "://" not in link]
+    for file, _, heading in (link.partition("#") for link in links):
+        there = page.parent / file if file else page
+        assert there.exists(), file
+        assert not heading or heading in heading_names(there.read_text()), f"{file}#{heading}"
+
+
 SAMPLE = """
 # A page
 
