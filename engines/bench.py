@@ -106,11 +106,11 @@ def bench(
             cold = _cold_starts(paths, image, plan=plan, engine=engine, tick=tick)
             timings = measure(predictors, image, plan=plan, clock=clock, tick=tick, streamed=streamed)
             stretches = _stretches(predictors, image, plan=plan, watching=watching, tick=tick)
+            energies = _energies(watching, stretches, len(subjects))  # before a load thins what was seen
             elapsed_s = watching.elapsed_s if watching else clock
             sustained = _sustained(predictors, image, plan=plan, elapsed_s=elapsed_s, tick=tick)
         circumstances = replace(circumstances, cores_of_others=cores_of_others())
     watched = watching.watched() if watching else None
-    energies = _energies(watched, stretches, len(subjects))
     measured = zip(subjects, timings, cold, energies, sustained, strict=True)
     bundles = _renamed([_bundle_measurement(*parts) for parts in measured], names)
     warnings = doubts(circumstances, bundles, watched)
@@ -259,10 +259,12 @@ def _sustained(
     return [sustain(run, plan=plan.sustained, elapsed_s=elapsed_s, pause=time.sleep, tick=tick) for run in runs]
 
 
-def _energies(watched: Watched | None, stretches: list[list[Stretch]], subjects: int) -> list[Energy | None]:
-    if watched is None:
+def _energies(watching: Watch | None, stretches: list[list[Stretch]], subjects: int) -> list[Energy | None]:
+    if watching is None:
         return [None] * subjects
     idle, *busy = stretches
+    watching.look_past(max(stretch.end_s for of_one in stretches for stretch in of_one))
+    watched = watching.watched()
     return [energy_of(watched, of_one, idle) for of_one in busy]
 
 

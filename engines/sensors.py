@@ -27,7 +27,7 @@ POWER_HZ = 10.0
 HEAT_HZ = 1.0  # nothing warms up faster
 
 _MOST_KEPT = 100_000
-"""Moments of a series that are kept: of half a day and more, every so many-th, so that a file of them can be read."""
+"""Moments of a series in a file: of some hours and more, every so many-th. In memory it has twice as many at most."""
 
 Wait = Callable[[float], bool]
 """Waits so many seconds, or until it is time to end, and says whether it is: `threading.Event.wait`."""
@@ -84,21 +84,33 @@ def deadlines(elapsed_s: Clock, wait: Wait, *, hz: float) -> Iterator[float]:
 
 @dataclass
 class Recording:
-    """Sensors that are open, and what they have said."""
+    """Sensors that are open, and what they have said at every moment or, of ``most`` and more, at every so many-th."""
 
     sensors: Mapping[str, OpenSensor]
-    times_s: list[float] = field(default_factory=list)
-    rows: list[tuple[float | None, ...]] = field(default_factory=list)
+    most: int = 2 * _MOST_KEPT
+    _looks: list[tuple[float, tuple[float | None, ...]]] = field(default_factory=list)
+    _moments: int = 0
+    _step: int = 1
 
     def look(self, elapsed_s: float) -> None:
-        """Reads all of them once."""
-        self.rows.append(tuple(sensor.read() for sensor in self.sensors.values()))
-        self.times_s.append(elapsed_s)
+        """Reads all of them once, where this moment is kept."""
+        if self._moments % self._step == 0:
+            self._looks.append((elapsed_s, tuple(sensor.read() for sensor in self.sensors.values())))
+            if len(self._looks) > self.most:
+                del self._looks[1::2]
+                self._step *= 2
+        self._moments += 1
+
+    @property
+    def last_s(self) -> float:
+        """The last moment; none is before everything."""
+        return self._looks[-1][0] if self._looks else -math.inf
 
     def series(self) -> Series:
-        """All that was read."""
-        columns = zip(*self.rows, strict=True) if self.rows else [()] * len(self.sensors)
-        return Series(tuple(self.times_s), dict(zip(self.sensors, columns, strict=True)))
+        """All that is kept; another thread may look meanwhile."""
+        times, rows = zip(*self._looks, strict=True) if self._looks else ((), ())
+        columns = zip(*rows, strict=True) if rows else [()] * len(self.sensors)
+        return Series(times, dict(zip(self.sensors, columns, strict=True)))
 
 
 def thinned(series: Series, *, most: int = _MOST_KEPT) -> Series:
@@ -127,7 +139,7 @@ class Watch:
         self._power, self._heat = (
             Recording(self._open(sensors)) for sensors in (self._sensors.power, self._sensors.temperatures)
         )
-        self._stop, self._core_s = threading.Event(), 0.0
+        self._stop, self._core_s, self._ended = threading.Event(), 0.0, math.inf
         self._thread = threading.Thread(target=self._look, name="sensors", daemon=True)
 
     def __enter__(self) -> Watch:
@@ -148,8 +160,13 @@ class Watch:
         """Seconds since the start: the time of the samples."""
         return self._clock() - self._started
 
+    def look_past(self, moment_s: float) -> None:
+        """Waits, in the block, for a look after this moment."""
+        while self._thread.is_alive() and self._power.last_s < moment_s:
+            self._stop.wait(1 / self._hz)
+
     def watched(self) -> Watched:
-        """All that was seen, after the block."""
+        """All that was seen; in the block, what was seen until now, and looking took nothing yet."""
         now = read_throttle_events(self._root)
         return Watched(
             power=self._power.series(),

@@ -99,6 +99,17 @@ def test_record_looks_at_the_heat_once_a_second(tmp_path: Path) -> None:
     assert heat.series() == Series((0.0, 1.0, 2.0), {"zone": (40.0,) * 3})
 
 
+def test_recording_of_days_keeps_every_so_many_th_moment_and_no_more(tmp_path: Path) -> None:
+    watched = recording(tmp_path, rail="5000\n")
+    watched.most = 8
+    kept = []
+    for second in range(1000):
+        watched.look(float(second))
+        kept.append(len(watched.series().times_s))
+    assert max(kept) == 8
+    assert watched.series() == Series(tuple(128.0 * i for i in range(8)), {"rail": (5000.0,) * 8})
+
+
 def test_recording_says_where_a_sensor_said_nothing(tmp_path: Path) -> None:
     watched = recording(tmp_path, good="1\n", bad="1\n")
     watched.look(0.0)
@@ -164,6 +175,16 @@ def test_watch_sees_what_happens_meanwhile(tmp_path: Path) -> None:
     assert found.heat.values["tj-thermal"][0] == pytest.approx(49.062)
     assert 0 <= found.core_share <= 1
     assert not any(thread.name == "sensors" for thread in threading.enumerate())
+
+
+def test_watch_waits_for_a_look_after_a_moment_and_says_what_was_seen_until_then(tmp_path: Path) -> None:
+    with Watch(fake_jetson(tmp_path, ORIN_NANO), clock=time.perf_counter, hz=50) as watch:
+        now = watch.elapsed_s()
+        watch.look_past(now)
+        found = watch.watched()
+    assert found.power.times_s[-1] >= now
+    assert found.power.values["VDD_IN"][-1] == pytest.approx(4805.696)
+    assert found.core_share == 0
 
 
 def test_watch_ends_and_gives_the_files_back_when_the_run_fails(tmp_path: Path) -> None:
