@@ -124,13 +124,18 @@ def bar(what: str) -> Iterator[ProgressCallback]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
-        task = progress.add_task(what, total=None)
+    progress = Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
+    task = progress.add_task(what, total=None)
 
-        def report(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
+    def report(done: int, total: int) -> None:
+        progress.update(task, completed=done, total=total)
 
+    progress.start()
+    try:
         yield report
+    finally:
+        with suppress(OSError):  # the terminal is gone
+            progress.stop()
 
 
 class TrainingDisplay:

@@ -18,6 +18,7 @@ import pytest
 from command import Built, contents, copy_of, done, gnet_edge, refused_without_a_trace
 from tiny_bundles import solid, write_colour_bundle
 
+from googlenet_edge.console import bar, shown
 from googlenet_edge.engines.bundle import read_bundle
 from googlenet_edge.errors import OutputError
 from googlenet_edge.files import write_bytes
@@ -287,6 +288,18 @@ def test_words_that_nobody_reads_any_more_cost_no_result(tmp_path: Path) -> None
     os.close(writer)
     assert found.returncode == 0
     assert json.loads(found.stdout)["red.png"][0]["label"] == "red"
+
+
+def test_terminal_that_is_closed_meanwhile_costs_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    master, slave = os.openpty()
+    terminal = os.fdopen(slave, "w")
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with bar("measuring") as progress:
+        progress(1, 2)
+        os.close(master)
+    shown("a table")
+    with pytest.raises(OSError, match="Input/output error"):
+        terminal.close()
 
 
 def test_a_name_that_is_no_utf8_is_escaped_in_json_and_in_words(tmp_path: Path) -> None:
