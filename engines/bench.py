@@ -6,7 +6,7 @@ import io
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from googlenet_edge.engines.predictor import Predictor, open_rgb
 from googlenet_edge.engines.registry import backends_for, engine_here, open_bundle, providers_here
 from googlenet_edge.engines.rounds import BenchPlan, Timings, inference, measure, turn_count
 from googlenet_edge.engines.sensors import Watch, Watched, thinned
-from googlenet_edge.engines.sustained import Sustained, sustain
+from googlenet_edge.engines.sustained import Loads, Sustained, sustain
 from googlenet_edge.engines.timing import Clock, Tick, ticker
 from googlenet_edge.errors import ConfigError, EngineError
 from googlenet_edge.files import sha256_bytes
@@ -97,10 +97,8 @@ def bench(
         predictors = [subject.predictor for subject in subjects]
         streamed = [subject.streamed for subject in subjects if subject.streamed]
         described = _describe(image, predictors[0])
-        turns = len(subjects) * (plan.start_count + turn_count(plan))
-        turns += len(subjects) * plan.sustained.window_count if plan.sustained else 0
         watching = Watch(root, clock=clock, hz=plan.energy.hz) if circumstances.jetson else None
-        tick = ticker(turns + (plan.energy.turn_count(len(subjects)) if watching else 0), progress)
+        tick = ticker(_all_turns(plan, len(subjects), watched=bool(watching)), progress)
         cores_of_others = watch_others(root)
         with watching or nullcontext():
             cold = _cold_starts(paths, image, plan=plan, engine=engine, tick=tick)
@@ -108,12 +106,15 @@ def bench(
             stretches = _stretches(predictors, image, plan=plan, watching=watching, tick=tick)
             energies = _energies(watching, stretches, len(subjects))  # before a load thins what was seen
             elapsed_s = watching.elapsed_s if watching else clock
-            sustained = _sustained(predictors, image, plan=plan, elapsed_s=elapsed_s, tick=tick)
+            loads = _sustained(predictors, image, plan=plan, elapsed_s=elapsed_s, tick=tick)
+        if loads.ended:
+            with suppress(Exception):  # an engine that failed may fail once more when it is closed
+                stack.pop_all().close()
         circumstances = replace(circumstances, cores_of_others=cores_of_others())
     watched = watching.watched() if watching else None
-    measured = zip(subjects, timings, cold, energies, sustained, strict=True)
+    measured = zip(subjects, timings, cold, energies, loads.of_each, strict=True)
     bundles = _renamed([_bundle_measurement(*parts) for parts in measured], names)
-    warnings = doubts(circumstances, bundles, watched)
+    warnings = (*_cut_short(bundles, loads), *doubts(circumstances, bundles, watched))
     if watched:
         watched = replace(watched, power=thinned(watched.power), heat=thinned(watched.heat))
     return Measurement(circumstances, described, bundles, ratios(bundles), warnings, watched)
@@ -148,9 +149,17 @@ def doubts(
                 f"{bundle.name} varied by {spread:.0%} (middle half of its runs); quiet the machine or fix its clocks"
             )
         if bundle.sustained and bundle.sustained.slowdown > 1 + _WIDE_SPREAD:
-            slower, seconds = bundle.sustained.slowdown - 1, bundle.sustained.plan.seconds
+            slower, seconds = bundle.sustained.slowdown - 1, bundle.sustained.lasted_s
             found.append(f"{bundle.name} became {slower:.0%} slower within {seconds:g} s; cool the device")
     return tuple(found)
+
+
+def _cut_short(bundles: Sequence[BundleMeasurement], loads: Loads) -> Iterator[str]:
+    """Whose load ended before its time, when and why."""
+    if loads.ended:
+        lasted = ((b.name, b.sustained.ended_s if b.sustained else 0.0) for b in bundles)
+        name, seconds = next((name, seconds) for name, seconds in lasted if seconds is not None)
+        yield f"the load of {name} ended after {seconds:.0f} s: {loads.ended}"
 
 
 def _elsewhere(circumstances: Circumstances, bundles: Sequence[BundleMeasurement]) -> Iterator[str]:
@@ -179,6 +188,11 @@ def generated_jpeg() -> bytes:
     file = io.BytesIO()
     Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
     return file.getvalue()
+
+
+def _all_turns(plan: BenchPlan, subjects: int, *, watched: bool) -> int:
+    of_each = plan.start_count + turn_count(plan) + (plan.sustained.window_count if plan.sustained else 0)
+    return subjects * of_each + (plan.energy.turn_count(subjects) if watched else 0)
 
 
 def _engines_here(manifest: Manifest) -> Iterator[EngineName]:
@@ -251,12 +265,12 @@ def _stretches(
 
 def _sustained(
     predictors: Sequence[Predictor], image: bytes, *, plan: BenchPlan, elapsed_s: Clock, tick: Tick
-) -> list[Sustained | None]:
-    """One after the other, each as long as the plan says."""
+) -> Loads:
+    """See `sustain`; none where none is asked for."""
     if plan.sustained is None:
-        return [None] * len(predictors)
+        return Loads((None,) * len(predictors))
     runs = [inference(predictor, image, batch=1) for predictor in predictors]
-    return [sustain(run, plan=plan.sustained, elapsed_s=elapsed_s, pause=time.sleep, tick=tick) for run in runs]
+    return sustain(runs, plan=plan.sustained, elapsed_s=elapsed_s, pause=time.sleep, tick=tick)
 
 
 def _energies(watching: Watch | None, stretches: list[list[Stretch]], subjects: int) -> list[Energy | None]:

@@ -137,6 +137,12 @@ class Measurement:
     schema: int = SCHEMA
 
     @property
+    def cut_short(self) -> bool:
+        """Whether a load that should last ended before its time, or before it came to every bundle."""
+        loads = [bundle.sustained for bundle in self.bundles]
+        return any(loads) and not all(load and load.ended_s is None for load in loads)
+
+    @property
     def on_gpu(self) -> bool:
         """Whether a bundle computes on a GPU or a DLA."""
         return any(bundle.engine.device is not Device.CPU for bundle in self.bundles)

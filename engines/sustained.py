@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+import signal
 import statistics
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from itertools import groupby
+import threading
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Annotated
 
+import numpy as np
 from msgspec import Meta
 
 from googlenet_edge.engines.timing import Clock, Tick
-from googlenet_edge.errors import ConfigError
+from googlenet_edge.errors import ConfigError, EngineError, why
 from googlenet_edge.statistics import Lasting, NonNegative, Tally
 
 _LEAST_S, _MOST_S = 10.0, 7 * 24 * 3600.0
@@ -64,7 +68,8 @@ class Sustained:
     """A load that lasted.
 
     ``started_s`` is its start in the time of the sensors' samples. ``missed`` of the ``frames`` of the camera had their
-    answer after the next frame came, or were never looked at; both are 0 without a camera.
+    answer after the next frame came, or were never looked at; both are 0 without a camera. ``ended_s`` is how long it
+    lasted, where it ended before its time; then the last window is shorter, too.
     """
 
     plan: SustainedPlan
@@ -73,6 +78,12 @@ class Sustained:
     inferences: Tally
     frames: Tally
     missed: Tally
+    ended_s: NonNegative | None = None
+
+    @property
+    def lasted_s(self) -> float:
+        """How long it lasted."""
+        return self.plan.seconds if self.ended_s is None else self.ended_s
 
     @property
     def first_ms(self) -> float:
@@ -95,6 +106,65 @@ class Sustained:
 
 
 @dataclass(frozen=True, slots=True)
+class Loads:
+    """The loads of some bundles, in their order. ``ended`` says why they ended before their time, where they did.
+
+    Then the last one is cut short, or its bundle and those after it have none.
+    """
+
+    of_each: tuple[Sustained | None, ...]
+    ended: str = ""
+
+
+def sustain(
+    runs: Sequence[Callable[[], object]],
+    *,
+    plan: SustainedPlan,
+    elapsed_s: Clock,
+    pause: Callable[[float], None],
+    tick: Tick,
+) -> Loads:
+    """Has each of ``runs`` infer one image as often as the plan says, one after the other.
+
+    An engine that fails ends all of it, and so do Ctrl-C, SIGTERM and SIGHUP: what was done by then is the result.
+
+    Args:
+        elapsed_s: the time of the sensors' samples, `Watch.elapsed_s`.
+        pause: `time.sleep`.
+        tick: called `SustainedPlan.window_count` times for each of ``runs``, if all of them last.
+
+    Raises:
+        EngineError, KeyboardInterrupt, SystemExit: what ended it, where no inference was done by then.
+    """
+    loads: list[_Load] = []
+    ended = ""
+    try:
+        with _as_ctrl_c(signal.SIGTERM, signal.SIGHUP):
+            for run in runs:
+                loads.append(_Load(plan, elapsed_s, tick))
+                loads[-1].last(run, pause)
+    except (EngineError, KeyboardInterrupt, SystemExit) as problem:  # the last is how `clocks.held` ends
+        ended = why(problem) if isinstance(problem, EngineError) else "interrupted"
+        if not any(load.sustained() for load in loads):
+            raise
+    return Loads((*(load.sustained() for load in loads), *[None] * (len(runs) - len(loads))), ended)
+
+
+@contextmanager
+def _as_ctrl_c(*numbers: signal.Signals) -> Iterator[None]:
+    """These end a block of the main thread as Ctrl-C does, where nobody handles or ignores them, as `nohup` does."""
+    here = threading.current_thread() is threading.main_thread()
+    taken = [number for number in numbers if here and signal.getsignal(number) is signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
+
+
+@dataclass(frozen=True, slots=True)
 class _Inference:
     """``frames`` came up to its end, and ``missed`` of them got no answer in time."""
 
@@ -104,38 +174,69 @@ class _Inference:
     missed: int = 0
 
 
-def sustain(
-    run: Callable[[], object],
-    *,
-    plan: SustainedPlan,
-    elapsed_s: Clock,
-    pause: Callable[[float], None],
-    tick: Tick,
-) -> Sustained:
-    """Has ``run`` infer one image as often as the plan says.
+@dataclass(slots=True)
+class _Filling:
+    """The window of a load that is being filled: in a week, a million of the fastest inferences."""
 
-    Args:
-        elapsed_s: the time of the sensors' samples, `Watch.elapsed_s`.
-        pause: `time.sleep`.
-        tick: called `SustainedPlan.window_count` times.
-    """
-    started_s, windows, frames = elapsed_s(), [], 0
-    inferences = _inferences(run, plan, lambda: elapsed_s() - started_s, pause)
-    for number, group in groupby(inferences, key=lambda inference: int(inference.began_s / plan.window_s)):
-        within = list(group)
-        windows.append(_window(number * plan.window_s, within))
-        frames += sum(inference.frames for inference in within)
-        tick()
-    for _ in range(plan.window_count - len(windows)):
-        tick()
-    return Sustained(
-        plan=plan,
-        started_s=started_s,
-        windows=tuple(windows),
-        inferences=sum(window.inferences for window in windows),
-        frames=frames,
-        missed=sum(window.missed for window in windows),
-    )
+    number: int = 0
+    times_ms: array[float] = field(default_factory=lambda: array("d"))
+    missed: int = 0
+
+    def window(self, plan: SustainedPlan) -> SustainedWindow:
+        """What it holds now, at least one inference."""
+        p50 = float(np.median(self.times_ms))
+        return SustainedWindow(
+            self.number * plan.window_s, len(self.times_ms), p50, max(self.times_ms), missed=self.missed
+        )
+
+
+class _Load:
+    """A load while it lasts. It can be left at any moment."""
+
+    def __init__(self, plan: SustainedPlan, elapsed_s: Clock, tick: Tick) -> None:
+        self._plan, self._elapsed_s, self._tick = plan, elapsed_s, tick
+        self._started_s, self._complete, self._frames = elapsed_s(), False, 0
+        self._windows: dict[int, SustainedWindow] = {}
+        self._filling = _Filling()
+
+    def last(self, run: Callable[[], object], pause: Callable[[float], None]) -> None:
+        """Goes on to its end."""
+        for inference in _inferences(run, self._plan, self._now_s, pause):
+            number = int(inference.began_s / self._plan.window_s)
+            if number > self._filling.number:
+                self._keep()
+                self._filling = _Filling(number)
+                self._tick()
+            self._filling.times_ms.append(inference.ms)
+            self._filling.missed += inference.missed
+            self._frames += inference.frames
+        for _ in range(self._plan.window_count - len(self._windows)):
+            self._tick()
+        self._complete = True
+
+    def sustained(self) -> Sustained | None:
+        """What was done until now; None where that is nothing."""
+        self._keep()
+        windows = tuple(self._windows.values())
+        if not windows:
+            return None
+        return Sustained(
+            plan=self._plan,
+            started_s=self._started_s,
+            windows=windows,
+            inferences=sum(window.inferences for window in windows),
+            frames=self._frames,
+            missed=sum(window.missed for window in windows),
+            ended_s=None if self._complete else self._now_s(),
+        )
+
+    def _now_s(self) -> float:
+        return self._elapsed_s() - self._started_s
+
+    def _keep(self) -> None:
+        """A second time changes nothing."""
+        if self._filling.times_ms:
+            self._windows[self._filling.number] = self._filling.window(self._plan)
 
 
 def _inferences(
@@ -157,9 +258,3 @@ def _inferences(
             missed = came - 1 + (ended_s > (frame + 1) / plan.fps)
         yield _Inference(began_s, (ended_s - began_s) * 1e3, came, missed)
         frame += came
-
-
-def _window(start_s: float, inferences: list[_Inference]) -> SustainedWindow:
-    times = [inference.ms for inference in inferences]
-    missed = sum(inference.missed for inference in inferences)
-    return SustainedWindow(start_s, len(times), statistics.median(times), max(times), missed)

@@ -16,6 +16,7 @@ from measured import read_measurement
 from PIL import Image
 from tiny_bundles import COLOURS, PREPROCESS, write_colour_bundle
 
+from googlenet_edge.engines import bench as bench_module
 from googlenet_edge.engines import sustained
 from googlenet_edge.engines.bench import bench, doubts, generated_jpeg, ratios
 from googlenet_edge.engines.bundle import Lineage
@@ -27,6 +28,7 @@ from googlenet_edge.engines.jetson import read_jetson
 from googlenet_edge.engines.measurement import (
     SCHEMA,
     BundleMeasurement,
+    MeasuredImage,
     Measurement,
     Samples,
     Stage,
@@ -645,10 +647,59 @@ def test_bench_puts_every_bundle_under_the_load_that_is_asked_for(
     assert seen[-1] == (len(seen), len(seen))
 
 
+def test_bench_whose_engine_fails_under_load_keeps_what_it_measured(
+    bundles: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As CUDA does, it fails again when it is closed."""
+    done: list[None] = []
+
+    def fails_in_the_end(*_: object, **__: object) -> Callable[[], None]:
+        def run() -> None:
+            if len(done) == 3:
+                raise EngineError("the GPU is gone")
+            done.append(None)
+
+        return run
+
+    def close(opened: Predictor) -> None:
+        closed.append(opened)
+        raise RuntimeError("the GPU is gone")
+
+    closed: list[Predictor] = []
+    monkeypatch.setattr(bench_module, "inference", fails_in_the_end)
+    monkeypatch.setattr(Predictor, "close", close)
+    plan = BenchPlan(rounds=6, runs=1, batches=(1,), batch_rounds=1, cold_starts=1, sustained=SustainedPlan(60))
+    found = bench(bundles, plan=plan, names=["fp32", "int8"], root=fake_pc(tmp_path / "root"))
+    assert [bundle.sustained and bundle.sustained.inferences for bundle in found.bundles] == [3, None]
+    assert [bundle.latency.summary_ms.count for bundle in found.bundles] == [6, 6]
+    assert found.warnings[0] == "the load of fp32 ended after 0 s: the GPU is gone"
+    assert found.cut_short
+    assert len(closed) == 2
+    write_measurement(tmp_path / "m.json", found)
+    assert read_measurement(tmp_path / "m.json") == found
+
+
+def test_measurement_is_cut_short_where_a_load_is_missing_or_ended_early() -> None:
+    bundle = measured("a", [(1.0, 1.01)] * 6)
+    whole = Sustained(SustainedPlan(20), 0.0, (SustainedWindow(0.0, 9, 10.0, 12.0, 0),), 9, 0, 0)
+
+    def cut_short(*loads: Sustained | None) -> bool:
+        bundles = tuple(replace(bundle, name=str(i), sustained=load) for i, load in enumerate(loads))
+        return Measurement(QUIET, MeasuredImage("", 1, 1, 1), bundles, (), ()).cut_short
+
+    assert not cut_short(None, None)
+    assert not cut_short(whole, whole)
+    assert cut_short(whole, None)
+    assert cut_short(whole, replace(whole, ended_s=0.5))
+
+
 def test_doubts_of_a_bundle_that_became_slower_say_so() -> None:
     windows = tuple(SustainedWindow(float(i), 9, 10.0 + i / 10, 12.0, 0) for i in range(20))
     warm = replace(measured("a", [(1.0, 1.01)] * 6), sustained=Sustained(SustainedPlan(20), 0.0, windows, 180, 0, 0))
     assert doubts(QUIET, [warm]) == ("a became 18% slower within 20 s; cool the device",)
+    assert warm.sustained
+    short = replace(warm, sustained=replace(warm.sustained, plan=SustainedPlan(600), ended_s=20.4))
+    assert doubts(QUIET, [short]) == ("a became 18% slower within 20.4 s; cool the device",)
 
 
 def test_doubts_of_a_jetson_that_throttled_say_why(tmp_path: Path) -> None:

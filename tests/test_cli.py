@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,11 +27,12 @@ from googlenet_edge import __version__
 from googlenet_edge.checkpoint import read_checkpoint, write_checkpoint
 from googlenet_edge.cli import app
 from googlenet_edge.commands import machine
-from googlenet_edge.engines import rounds
+from googlenet_edge.engines import bench, rounds
 from googlenet_edge.engines.bundle import read_bundle, write_bundle
 from googlenet_edge.engines.energy import EnergyPlan
 from googlenet_edge.engines.jetson import Clock, read_jetson
 from googlenet_edge.engines.measurement import write_measurement
+from googlenet_edge.engines.sustained import Loads, SustainedPlan, sustain
 from googlenet_edge.target import Device, EngineName
 from googlenet_edge.workspace import RunRecord, write_run_record
 
@@ -461,19 +464,66 @@ def test_bench_of_the_jetson_at_hand_says_which_it_is(tmp_path: Path, monkeypatc
 def test_bench_on_a_jetson_shows_what_its_sensors_said(
     colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    energy = EnergyPlan(1, 0.25, settle_s=0.0, hz=200)
-    quick = partial(rounds.BenchPlan, rounds=6, runs=1, batches=(1,), batch_rounds=1, cold_starts=1, energy=energy)
-    monkeypatch.setattr(rounds, "BenchPlan", lambda **given: quick(threads=given["threads"]))
-    monkeypatch.setattr(machine, "ROOT", fake_jetson(tmp_path, ORIN_NANO))
+    quick_bench_on_a_jetson(tmp_path, monkeypatch)
     said = done("bench", "--device", "cpu", "--lock-clocks", "--power-mode", "15W", cwd=colours).err
     assert re.search(r"^colours/fp32-cpu +\d+\.\d mJ +-?\d\.\d mJ +4805\.7 mW +4805\.7 mW$", said, re.MULTILINE), said
     assert re.search(r"^VDD_IN +4805\.7 mW +4805\.7 mW +4805\.7 mW$", said, re.MULTILINE)
     assert re.search(r"^cv0-thermal +not measured +not measured +not measured$", said, re.MULTILINE)
     assert "throttle events: none\n" in said
     assert "JetPack 6.2, TensorRT 10.3.0.30, power mode 15W, GPU at 918 MHz\n" in said
+    assert_set_back()
+
+
+def test_bench_that_is_ended_under_load_gives_out_what_it_measured_and_fails(
+    colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by `kill`, at the fourth inference of an hour."""
+    quick_bench_on_a_jetson(tmp_path, monkeypatch)
+    ran: list[None] = []
+
+    def ended(runs: Sequence[Callable[[], object]], **how: Any) -> Loads:
+        def run() -> None:
+            if len(ran) == 3:
+                signal.raise_signal(signal.SIGTERM)
+            ran.append(None)
+            runs[0]()
+
+        return sustain([run], **how)
+
+    monkeypatch.setattr(bench, "sustain", ended)
+    out = tmp_path / "measurement.json"
+    outcome = gnet_edge(
+        "bench", "--device", "cpu", "--lock-clocks", "--sustained", "1h", "--json", "--out", out, cwd=colours
+    )
+    said = outcome.err.splitlines()
+    assert outcome.code == 1
+    assert said[-1] == (
+        "gnet-edge: the load ended before its time, see the warning above; what was measured by then is kept"
+    )
+    assert "warning: the load of runs/colours/fp32-cpu ended after 0 s: interrupted" in said
+    found = read_measurement(out)
+    assert out.read_text() == outcome.out
+    assert found.bundles[0].sustained
+    assert found.bundles[0].sustained.inferences == 3
+    assert found.bundles[0].energy
+    assert_set_back()
+
+
+def quick_bench_on_a_jetson(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    energy = EnergyPlan(1, 0.25, settle_s=0.0, hz=200)
+    quick = partial(rounds.BenchPlan, rounds=6, runs=1, batches=(1,), batch_rounds=1, cold_starts=1, energy=energy)
+
+    def plan(*, threads: int, sustained: SustainedPlan | None, **_: object) -> rounds.BenchPlan:
+        return quick(threads=threads, sustained=sustained)
+
+    monkeypatch.setattr(rounds, "BenchPlan", plan)
+    monkeypatch.setattr(machine, "ROOT", fake_jetson(root, ORIN_NANO))
+
+
+def assert_set_back() -> None:
     after = read_jetson(machine.ROOT)
     assert after is not None
-    assert (after.power_mode, after.gpu_clock) == ("25W", Clock(306, 306, 918)), "set back"
+    assert (after.power_mode, after.gpu_clock) == ("25W", Clock(306, 306, 918))
 
 
 def test_bench_cannot_set_the_clocks_of_another_machine(

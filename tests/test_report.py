@@ -289,6 +289,14 @@ def test_page_repeats_with_all_that_the_files_know_and_names_what_they_do_not(fo
     )
 
 
+def test_page_says_how_long_a_load_lasted_that_was_cut_short() -> None:
+    first, second = on_a_jetson(measured()).bundles
+    assert first.sustained
+    short = replace(first, sustained=replace(first.sustained, ended_s=66.6))
+    rows = page_of(material(replace(measured(), bundles=(short, second)))).sustained_table.rows
+    assert [row.cells[0] for row in rows] == ["67 of 120 s", "120 s"]
+
+
 def test_page_says_in_which_order_the_loads_ran() -> None:
     first, second = on_a_jetson(measured()).bundles
     assert first.sustained

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -9,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from googlenet_edge.engines.sustained import Sustained, SustainedPlan, sustain
-from googlenet_edge.errors import ConfigError
+from googlenet_edge.engines.sustained import Loads, Sustained, SustainedPlan, sustain
+from googlenet_edge.errors import ConfigError, EngineError
 
 
 @dataclass
@@ -31,8 +32,23 @@ def load(plan: SustainedPlan, takes_s: Callable[[float], float]) -> tuple[Sustai
     def run() -> None:
         at.now += takes_s(at.now - 1000)
 
-    found = sustain(run, plan=plan, elapsed_s=at.clock, pause=at.pause, tick=lambda: ticks.append(None))
-    return found, len(ticks)
+    found = sustain([run], plan=plan, elapsed_s=at.clock, pause=at.pause, tick=lambda: ticks.append(None))
+    assert found.of_each[0]
+    assert not found.ended
+    return found.of_each[0], len(ticks)
+
+
+def loads_of_three(plan: SustainedPlan, end: Callable[[], object], *, after: int) -> Loads:
+    """Loads of 8 inferences a second, one after the other, until ``end`` is called after so many in all."""
+    at, done = FakeTime(), []
+
+    def run() -> None:
+        if len(done) == after:
+            end()
+        done.append(None)
+        at.now += 0.125
+
+    return sustain([run] * 3, plan=plan, elapsed_s=at.clock, pause=at.pause, tick=lambda: None)
 
 
 def test_load_back_to_back_is_summarized_second_by_second() -> None:
@@ -75,6 +91,57 @@ def test_frames_are_those_that_came_and_no_more_are_missed(fps: float, takes_s: 
     assert 0 <= found.missed <= found.frames
     assert found.frames >= found.inferences
     assert found.frames == pytest.approx(10 * fps, abs=2 + takes_s * fps)
+
+
+def fail() -> None:
+    raise EngineError("CUDA failed on a batch of 1 (unspecified launch failure); open the bundle again")
+
+
+def test_load_whose_engine_fails_keeps_what_was_done_before() -> None:
+    found = loads_of_three(SustainedPlan(10, fps=8), fail, after=80 + 20)
+    first, second, third = found.of_each
+    assert found.ended == "CUDA failed on a batch of 1 (unspecified launch failure); open the bundle again"
+    assert first
+    assert second
+    assert third is None
+    assert (first.inferences, first.frames, first.ended_s, first.lasted_s) == (80, 80, None, 10)
+    assert (second.started_s, second.inferences, second.frames, second.ended_s) == (1010, 20, 20, 2.5)
+    assert [(window.start_s, window.inferences) for window in second.windows] == [(0, 8), (1, 8), (2, 4)]
+    assert second.slowdown == 1
+
+
+def test_load_that_fails_at_its_first_inference_leaves_the_one_before() -> None:
+    found = loads_of_three(SustainedPlan(10), fail, after=80)
+    assert [load is None for load in found.of_each] == [False, True, True]
+    assert found.ended
+
+
+def test_load_of_which_nothing_was_done_fails_as_its_engine_did() -> None:
+    with pytest.raises(EngineError, match="CUDA failed"):
+        loads_of_three(SustainedPlan(10), fail, after=0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_load_that_somebody_ends_keeps_what_was_done_before(number: signal.Signals) -> None:
+    before = signal.signal(number, signal.default_int_handler if number is signal.SIGINT else signal.SIG_DFL)
+    try:
+        found = loads_of_three(SustainedPlan(10), lambda: signal.raise_signal(number), after=20)
+        assert signal.getsignal(number) is (signal.default_int_handler if number is signal.SIGINT else signal.SIG_DFL)
+    finally:
+        signal.signal(number, before)
+    assert found.ended == "interrupted"
+    assert [load and (load.inferences, load.ended_s) for load in found.of_each] == [(20, 2.5), None, None]
+
+
+def test_load_goes_on_after_a_hang_up_that_nohup_ignores() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        found = loads_of_three(SustainedPlan(10), lambda: signal.raise_signal(signal.SIGHUP), after=20)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert [load and load.inferences for load in found.of_each] == [80, 80, 80]
+    assert not found.ended
 
 
 def test_long_load_has_windows_that_can_be_drawn() -> None:

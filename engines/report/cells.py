@@ -87,7 +87,8 @@ def sustained_table(subjects: Sequence[Subject]) -> Table:
             rows.append(Row(subject.label, (NOT_MEASURED,) * 5, subject.number))
             continue
         camera = f"{load.missed:,} of {load.frames:,}" if load.frames else "no camera"
-        times = (f"{load.plan.seconds:g} s", milliseconds(load.first_ms), milliseconds(load.last_ms))
+        cut = "" if load.ended_s is None else f"{load.ended_s:.0f} of "
+        times = (f"{cut}{load.plan.seconds:g} s", milliseconds(load.first_ms), milliseconds(load.last_ms))
         rows.append(Row(subject.label, (*times, f"{100 * load.slowdown - 100:+.1f} %", camera), subject.number))
     head = ("p50 under a load that lasts", "load", "first tenth", "last tenth", "change", "frames missed")
     return Table(head, tuple(rows))

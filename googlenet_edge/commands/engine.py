@@ -382,8 +382,7 @@ def bench(
         measurement = replace(measurement, warnings=(*measurement.warnings, *left))
     for table in (latency_table(measurement), resources_table(measurement), stages_table(measurement)):
         shown(table)
-    machine.show_sustained(measurement)
-    machine.show_sensors(measurement)
+    machine.show_load_and_sensors(measurement)
     shown(circumstances_sentence(measurement))
     for warning in measurement.warnings:
         shown(f"warning: {warning}")
@@ -391,3 +390,4 @@ def bench(
         write_measurement(out, measurement)
         shown(f"measurement: {out}")
     output(measurement, as_json)
+    machine.refuse_cut_short(measurement)

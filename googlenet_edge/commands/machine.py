@@ -11,7 +11,7 @@ import typer
 
 from googlenet_edge.commands.options import JsonOption, output
 from googlenet_edge.console import bar, chosen, named, shown
-from googlenet_edge.errors import ConfigError
+from googlenet_edge.errors import ConfigError, EngineError
 from googlenet_edge.target import Device
 from googlenet_edge.workspace import Settings, take_bundles
 
@@ -119,18 +119,24 @@ def sustained_plan(seconds: float | None, fps: float | None) -> SustainedPlan | 
     return SustainedPlan(seconds, fps)
 
 
-def show_sustained(measurement: Measurement) -> None:
-    """What became of the load, where there was one."""
-    from googlenet_edge.engines.tables import sustained_table
+def refuse_cut_short(measurement: Measurement) -> None:
+    """Raises `EngineError` where the load ended before its time, after all that was measured was given out."""
+    if measurement.cut_short:
+        raise EngineError("the load ended before its time, see the warning above; what was measured by then is kept")
+
+
+def show_load_and_sensors(measurement: Measurement) -> None:
+    """What became of the load, where there was one; of a Jetson, which it was, and its energy, power and heat."""
+    from googlenet_edge.engines.tables import (
+        energy_table,
+        jetson_sentence,
+        sensors_table,
+        sustained_table,
+        throttling_sentence,
+    )
 
     if any(bundle.sustained for bundle in measurement.bundles):
         shown(sustained_table(measurement))
-
-
-def show_sensors(measurement: Measurement) -> None:
-    """Which Jetson it was, and its energy, power and heat; nothing of another machine."""
-    from googlenet_edge.engines.tables import energy_table, jetson_sentence, sensors_table, throttling_sentence
-
     jetson = measurement.circumstances.jetson
     if jetson:
         for line in (energy_table(measurement), sensors_table(measurement), throttling_sentence(measurement)):
