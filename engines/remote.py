@@ -6,8 +6,10 @@ environment, runs the measurement and sends it back (`engines/remote_agent.py`).
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -102,7 +104,9 @@ def bench_there(
         missing = _missing(link, cargo, remote.host)
         with bars(f"copying to {remote.host}") as progress:
             _send_files(link, missing, progress)
-        measurement = _checked(_watch(link, remote.host, bars), paths, cargo, remote.host)
+        with _stopped_by_signals(link):
+            data = _watch(link, remote.host, bars)
+        measurement = _checked(data, paths, cargo, remote.host)
         try:
             with bars(f"cleaning up on {remote.host}"):
                 link.expect(EventKind.DONE)
@@ -180,6 +184,37 @@ def _send_files(link: Link, files: Sequence[bytes], progress: Progress) -> None:
             link.send("piece", payload=piece)
             done += len(piece)
             progress(done, total)
+
+
+@contextmanager
+def _stopped_by_signals(link: Link) -> Iterator[None]:
+    """Ctrl-C, SIGTERM and SIGHUP, where nobody else handles them, stop the link. The second of them is as ever.
+
+    Raises:
+        KeyboardInterrupt: the link was stopped before there was anything to keep.
+    """
+    here = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if here}
+    taken = [number for number, known in before.items() if known in (signal.SIG_DFL, signal.default_int_handler)]
+
+    def give_back() -> None:
+        for number in taken:
+            signal.signal(number, before[number])
+
+    def stop(*_: object) -> None:
+        give_back()
+        link.stop()
+
+    for number in taken:
+        signal.signal(number, stop)
+    try:
+        yield
+    except RemoteError as problem:
+        if link.stopping:
+            raise KeyboardInterrupt from problem
+        raise
+    finally:
+        give_back()
 
 
 def _watch(link: Link, host: Host, bars: Bars) -> bytes:

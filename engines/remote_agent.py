@@ -56,7 +56,7 @@ class Line:
     def __init__(self, source: int, sink: int) -> None:
         self._source, self._sink, self._buffer = source, sink, b""
         self._speaking = threading.Lock()
-        self.silence_s = _FIRST_SILENCE_S
+        self.silence_s, self.ended = _FIRST_SILENCE_S, False
 
     def say(self, event: str, *, payload: bytes = b"", **facts: Any) -> None:
         """Sends a frame whole."""
@@ -97,6 +97,7 @@ class Line:
             raise Gone
         piece = os.read(self._source, 1 << 20)
         if not piece:
+            self.ended = True
             raise Gone
         self._buffer += piece
 
@@ -141,8 +142,13 @@ def _do(job: dict[str, Any], root: Path, line: Line) -> None:
         python, environment = _made(wheel, wish, root / "venv", line), dict(os.environ)
     environment["XDG_CACHE_HOME"] = str(root / "cache")  # for what runtimes and plans keep
     line.say("step", message="starting")
-    _measure([python, *_WORKER], environment, work, line, job)
-    line.say("result", payload=(work / "measurement.json").read_bytes())
+    result = work / "measurement.json"
+    try:
+        _measure([python, *_WORKER], environment, work, line, job)
+    except Gone:
+        if not (line.ended and result.exists()):  # else who said no more may still listen
+            raise
+    line.say("result", payload=result.read_bytes())
 
 
 @contextlib.contextmanager

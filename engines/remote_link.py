@@ -76,7 +76,7 @@ class Link:
         self._stdin, self._stdout, self._stderr = _pipes(process)
         os.set_blocking(self._stdin.fileno(), False)
         self._buffer, self._said = bytearray(), b""
-        self._ready = False
+        self._ready = self.stopping = False
         self._spoke = time.monotonic()
 
     def send(self, do: str, *, payload: bytes = b"", facts: Mapping[str, object] = _NO_FACTS) -> None:
@@ -106,6 +106,10 @@ class Link:
         while len(self._buffer) < event.bytes:
             self._more()
         return self._taken(event.bytes)
+
+    def stop(self) -> None:
+        """Has the measurement ended there, which sends what it has by then. A handler of a signal may do so."""
+        self.stopping = True
 
     def start_agent(self) -> None:
         """Looks which Python answers, and gives it the agent to run."""
@@ -177,7 +181,9 @@ class Link:
         deadline = time.monotonic() + self._patience
         streams = [self._stdout, self._stderr]
         while time.monotonic() < deadline:
-            if self._ready and time.monotonic() - self._spoke >= ALIVE_S:
+            if self.stopping:
+                self._stdin.close()
+            elif self._ready and time.monotonic() - self._spoke >= ALIVE_S:
                 self._breathe()
             ready, _, _ = select.select(streams, [], [], ALIVE_S)
             if self._stderr in ready:

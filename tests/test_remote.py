@@ -33,6 +33,7 @@ from googlenet_edge.engines.remote import MeasuredThere, Remote, bench_there
 from googlenet_edge.engines.remote_link import Event, EventKind
 from googlenet_edge.engines.remote_worker import RemotePlan
 from googlenet_edge.engines.ssh import Host, parse_host
+from googlenet_edge.engines.sustained import SustainedPlan
 from googlenet_edge.errors import ConfigError, EdgeError, RemoteError
 from googlenet_edge.target import Device as Target
 from googlenet_edge.target import EngineName, Precision
@@ -379,6 +380,35 @@ def test_remote_bench_that_is_ended_here_ends_there(work: Path, device: Device, 
         assert "Traceback" not in here.stderr.read()
     assert here.returncode != 0
     wait_until(lambda: not device.running())
+    assert not device.kept.exists()
+
+
+def test_remote_load_that_is_ended_here_brings_home_what_was_measured(work: Path, device: Device) -> None:
+    plan = replace(BRIEF, sustained=SustainedPlan(600))
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+    class UnderLoad(Bars):
+        """Ends it after the first second of the load."""
+
+        @contextmanager
+        def __call__(self, what: str) -> Iterator[Progress]:
+            def report(done: int, total: int) -> None:
+                if what.startswith("measuring") and done > total - 600 and not ended:
+                    ended.append(done)
+                    signal.raise_signal(signal.SIGHUP)
+
+            yield report
+
+    ended: list[int] = []
+    try:
+        found = bench_there([work / "fp32-cpu"], HERE, plan=plan, bars=UnderLoad()).measurement
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert found.cut_short
+    assert re.fullmatch(rf"the load of {work}/fp32-cpu ended after \d s: interrupted", found.warnings[0])
+    assert not any("cleaned up" in warning for warning in found.warnings)
+    assert device.running() == []
     assert not device.kept.exists()
 
 
