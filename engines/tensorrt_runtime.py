@@ -34,6 +34,7 @@ from googlenet_edge.engines.devices import DeviceProfile, profile_of, refuse_wit
 from googlenet_edge.engines.protocol import DeviceStage, Engine, EngineOptions, EngineSpec, usable
 from googlenet_edge.engines.registry import open_bundle
 from googlenet_edge.engines.tensorrt_builder import Batches, PlanRequest
+from googlenet_edge.engines.tensorrt_kernels import Contexts
 from googlenet_edge.engines.tensorrt_layers import Placement
 from googlenet_edge.engines.tensorrt_library import (
     Flavour,
@@ -115,6 +116,7 @@ class TensorRtEngine(Engine):
                     remove_plan(plan)
                 raise EngineError(f"{library} does not load the plan: {errors_in(lines)}; {_way_out(library, plan)}")
         crop, classes = _interface(self._engine, library)
+        self._contexts = Contexts(self._engine, plan, library)
         self._most = int(self._engine.get_tensor_profile_shape(_PIXELS, 0)[2][0])
         shared = library.strongly_typed  # before, contexts cannot share an optimization profile
         streams = options.streams if shared else 1
@@ -128,7 +130,7 @@ class TensorRtEngine(Engine):
         with ExitStack() as made:
             made.callback(self._release)
             for _ in range(streams):
-                worker = _Worker(self._engine, device.driver, recording, most=self._most, crop=crop, classes=classes)
+                worker = _Worker(self._contexts, device.driver, recording, most=self._most, crop=crop, classes=classes)
                 made.callback(worker.close)
                 self._idle.put(worker)
             made.pop_all()  # all are there: they live until `close`
@@ -166,15 +168,17 @@ class TensorRtEngine(Engine):
         self._closed = True
         with self._device.current():
             try:
-                for _ in range(self.spec.streams):
-                    if worker := self._idle.get():
-                        worker.close()
+                workers = [self._idle.get() for _ in range(self.spec.streams)]
+                self._contexts.keep_kernels()
+                for worker in filter(None, workers):
+                    worker.close()
             finally:
                 self._idle.put(None)  # for who came too late
             self._release()
         self._device.close()
 
     def _release(self) -> None:
+        self._contexts = None  # type: ignore[assignment]  # before the engine that it belongs to
         self._engine = None
         self._runtime = None
 
@@ -189,7 +193,7 @@ class _Worker:
 
     def __init__(
         self,
-        engine: tensorrt.ICudaEngine,
+        contexts: Contexts,
         driver: Any,
         recording: Recording,
         *,
@@ -207,7 +211,7 @@ class _Worker:
             made.callback(self._pixels.free)
             self._logits = Buffer(driver, (most, classes), np.float32)
             made.callback(self._logits.free)
-            self._context = engine.create_execution_context()
+            self._context: tensorrt.IExecutionContext = contexts.new()
             made.callback(self._drop_context)
             if self._context is None:
                 raise EngineError("the GPU has no memory for another execution context; use fewer streams")

@@ -266,7 +266,8 @@ class Event:
 class Runtime:
     """What the runtime of TensorRT does wrong, if anything. ``records``: right, refused, nothing, or wrong.
 
-    ``most`` images a plan takes; a plan for a DLA loads where the runtime was told ``dla_core``.
+    ``most`` images a plan takes; a plan for a DLA loads where the runtime was told ``dla_core``. Kernels that TensorRT
+    for RTX compiled fit where the ``driver`` is the same.
     """
 
     loads: bool = True
@@ -278,12 +279,14 @@ class Runtime:
     crop: int = 8
     most: int = 8
     dla_core: int | None = None
+    driver: str = "580"
 
 
 def add_runtime(trt: Any, gpu: Gpu, wrong: Runtime) -> None:
     """Gives a fake TensorRT module its runtime."""
     trt.DataType = IntEnum("DataType", {"UINT8": 1, "FLOAT": 2, "INT8": 3})
-    trt.Runtime = partial(_Loader, gpu, wrong, trt.DataType)
+    kind = _RtxEngine if trt.__name__ == "tensorrt_rtx" else _Engine
+    trt.Runtime = partial(_Loader, gpu, wrong, trt.DataType, kind)
 
 
 class _Tracked:
@@ -304,6 +307,7 @@ class _Context(_Tracked):
     def __init__(self, gpu: Gpu, wrong: Runtime, engine: _Engine) -> None:
         super().__init__(gpu, wrong)
         self._engine, self._addresses, self._count = engine, dict[str, int](), 0
+        self.kernels: _Kernels | None = None
         self._state, self._enqueued_in = object(), object()  # what a graph belongs to; that of the last enqueue
 
     def set_tensor_address(self, name: str, address: int) -> bool:
@@ -332,7 +336,14 @@ class _Context(_Tracked):
             stream.later(partial(self._replay, self._count, self._state))
         return True
 
+    def need(self, kernel: str) -> None:
+        """Compiles it, unless it is there."""
+        if self.kernels and kernel not in self.kernels.there:
+            self._gpu.history.append(f"compiled {kernel}")
+            self.kernels.there.add(kernel)
+
     def _compute(self, count: int) -> None:
+        self.need(f"a batch of {count}")
         size = count * self._wrong.crop * self._wrong.crop * 3
         pixels = self._gpu.memory[self._addresses["pixels"]][:size].reshape(count, -1, 3)
         logits = pixels.mean(axis=1, dtype=np.float64).astype(np.float32)
@@ -382,13 +393,66 @@ class _Engine(_Tracked):
         return _Context(self._gpu, self._wrong, self) if self._contexts >= 0 else None
 
 
+class _RtxEngine(_Engine):
+    """That of TensorRT for RTX, which compiles kernels for the GPU at hand."""
+
+    def create_runtime_config(self) -> _RuntimeConfig:
+        return _RuntimeConfig(self._gpu, self._wrong, self)
+
+    def create_execution_context(self, runtime_config: _RuntimeConfig | None = None) -> _Context | None:
+        made = super().create_execution_context()
+        if made is not None:
+            made.kernels = runtime_config and runtime_config.cache
+            made.need("the plan")
+        return made
+
+
+class _RuntimeConfig(_Tracked):
+    name = "configuration"
+
+    def __init__(self, gpu: Gpu, wrong: Runtime, engine: _RtxEngine) -> None:
+        super().__init__(gpu, wrong)
+        self._engine, self.cache = engine, None
+
+    def create_runtime_cache(self) -> _Kernels:
+        return _Kernels(self._gpu, self._wrong, self._engine)
+
+    def set_runtime_cache(self, cache: _Kernels) -> bool:
+        self.cache = cache
+        return True
+
+
+class _Kernels(_Tracked):
+    """An ``IRuntimeCache``: names of kernels, behind the driver that they are for."""
+
+    name = "kernels"
+
+    def __init__(self, gpu: Gpu, wrong: Runtime, engine: _RtxEngine) -> None:
+        super().__init__(gpu, wrong)
+        self._engine, self.there = engine, set[str]()
+
+    def deserialize(self, blob: bytes) -> bool:
+        self._gpu.here()
+        driver, *there = blob.decode().split("\n")
+        fits = driver == self._wrong.driver
+        if fits:
+            self.there = set(there)
+        else:
+            self._engine.complain(f"the driver was {driver}")
+        return fits
+
+    def serialize(self) -> memoryview | None:
+        self._gpu.here()
+        return memoryview("\n".join([self._wrong.driver, *sorted(self.there)]).encode())
+
+
 class _Loader(_Tracked):
     name = "runtime"
     DLA_core: int | None = None
 
-    def __init__(self, gpu: Gpu, wrong: Runtime, types: Any, logger: Any) -> None:
+    def __init__(self, gpu: Gpu, wrong: Runtime, types: Any, kind: type[_Engine], logger: Any) -> None:
         super().__init__(gpu, wrong)
-        self._types, self._logger = types, logger
+        self._types, self._kind, self._logger = types, kind, logger
 
     def complain(self, message: str) -> None:
         self._logger.log(SimpleNamespace(name="ERROR"), message)
@@ -399,4 +463,4 @@ class _Loader(_Tracked):
             raise AssertionError(f"the DLA is {self.DLA_core}")
         if not self._wrong.loads:
             self.complain("the engine plan file is not compatible with this GPU")
-        return _Engine(self._gpu, self._wrong, self._types, self) if self._wrong.loads else None
+        return self._kind(self._gpu, self._wrong, self._types, self) if self._wrong.loads else None

@@ -37,6 +37,7 @@ OWNERS = {
     **{"builder": "Builder", "config": "IBuilderConfig", "network": "INetworkDefinition", "parser": "OnnxParser"},
     **{"self._runtime": "Runtime", "self._engine": "ICudaEngine", "engine": "ICudaEngine"},
     **{"self._context": "IExecutionContext", "cache": "ITimingCache"},
+    **{"runtime_config": "IRuntimeConfig", "kernels": "IRuntimeCache"},
     **{f"trt.{name}": name for name in ("BuilderFlag", "DataType", "DeviceType", "MemoryPoolType")},
     **{"library.trt.DeviceType": "DeviceType", "library.trt.LayerType": "LayerType"},
     **{"trt.ProfilingVerbosity": "ProfilingVerbosity", "module.ILogger": "ILogger"},
@@ -74,7 +75,9 @@ NAMES = {
     "ICudaEngine": dict.fromkeys(
         ("create_execution_context", "get_tensor_dtype", "get_tensor_name", "get_tensor_profile_shape",
          "get_tensor_shape", "num_io_tensors"), ALWAYS,
-    ),
+    ) | {"create_runtime_config": "RTX"},
+    "IRuntimeConfig": {"create_runtime_cache": "RTX", "set_runtime_cache": "RTX"},
+    "IRuntimeCache": {"deserialize": "RTX", "serialize": "RTX"},
     "IExecutionContext": dict.fromkeys(("execute_async_v3", "set_input_shape", "set_tensor_address"), ALWAYS),
     "ITimingCache": {"serialize": ALWAYS},
 }  # fmt: skip
@@ -107,6 +110,14 @@ def test_names_that_a_version_lacks_are_used_where_versions_are_told_apart(
 ) -> None:
     bare = {f"{owner}.{name}" for owner, name, words in used if NAMES[owner][name] != ALWAYS and not words & GUARDS}
     assert not bare
+
+
+@pytest.mark.rtx
+def test_names_of_tensorrt_for_rtx_are_there() -> None:
+    rtx = pytest.importorskip("tensorrt_rtx")
+    owners = {owner: rtx if owner == "tensorrt" else getattr(rtx, owner) for owner in NAMES}
+    named = [(owner, name) for owner in NAMES for name, versions in NAMES[owner].items() if versions in ("RTX", ALWAYS)]
+    assert not [(owner, name) for owner, name in named if not hasattr(owners[owner], name)]
 
 
 def test_a_call_that_was_removed_would_be_found() -> None:

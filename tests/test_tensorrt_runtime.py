@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -198,6 +198,78 @@ def test_tensorrt_for_rtx_that_loads_no_plan_on_this_gpu_names_the_other_tensorr
         "tensorrt_rtx 1.7.1 does not load the plan: the engine plan file is not compatible with this GPU; it may not"
         " support this GPU (Orin, 8 SMs, compute capability 8.7); build the bundle for --device cuda"
     )
+
+
+def compiled_by_rtx(machine: Machine, counts: Sequence[int], *, driver: str = "580", streams: int = 1) -> list[str]:
+    """Which kernels one process compiles that infers batches of these sizes. All of it is given back."""
+    machine.wrong.driver = driver
+    with machine.open(streams=streams) as engine:
+        for count in counts:
+            assert engine.run(batch(count)) == means(batch(count))
+    done, machine.gpu.history = machine.gpu.history, []
+    assert machine.gpu.retained == 0
+    kept = [line for line in done if line.endswith("released")]
+    assert kept == [*["context released"] * streams, "configuration released", "kernels released", *kept[-2:]]
+    return [line.removeprefix("compiled ") for line in done if line.startswith("compiled")]
+
+
+@pytest.fixture
+def rtx(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return Machine(monkeypatch, "1.7.1", device=Device.RTX)
+
+
+def kept_kernels() -> Path:
+    [path] = plans_folder().glob("*/kernels-*.cache")
+    return path
+
+
+def test_kernels_that_tensorrt_for_rtx_compiled_are_there_for_the_next_process(
+    rtx: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert compiled_by_rtx(rtx, [1]) == ["the plan", "a batch of 1"]
+    assert compiled_by_rtx(rtx, [1, 3], streams=2) == ["a batch of 3"]
+    before = kept_kernels().stat().st_mtime_ns, kept_kernels().read_bytes()
+    assert compiled_by_rtx(rtx, [1, 3]) == []
+    assert (kept_kernels().stat().st_mtime_ns, kept_kernels().read_bytes()) == before, "nothing new was written"
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def in_the_place_of_a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("damage", "said", "again"),
+    [
+        (cut, "are cut off or were changed", []),
+        (lambda path: path.write_bytes(b""), "are cut off or were changed", []),
+        (in_the_place_of_a_folder, "cannot be read", ["the plan", "a batch of 1"]),
+    ],
+)
+def test_kernels_whose_file_is_damaged_are_compiled_once_more(
+    damage: Callable[[Path], object], said: str, again: list[str], rtx: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
+    compiled_by_rtx(rtx, [1])
+    path = kept_kernels()
+    damage(path)
+    assert compiled_by_rtx(rtx, [1]) == ["the plan", "a batch of 1"]
+    [warning] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.startswith(f"the kernels in {path} {said}")
+    assert warning.endswith(": TensorRT for RTX compiles them once more")
+    assert compiled_by_rtx(rtx, [1]) == again
+
+
+def test_kernels_of_another_driver_are_compiled_once_more(rtx: Machine, caplog: pytest.LogCaptureFixture) -> None:
+    compiled_by_rtx(rtx, [1])
+    assert compiled_by_rtx(rtx, [1], driver="590") == ["the plan", "a batch of 1"]
+    assert f"the kernels in {kept_kernels()} do not fit here (the driver was 580): TensorRT for RTX" in caplog.text
+    assert compiled_by_rtx(rtx, [1], driver="590") == []
 
 
 @pytest.mark.parametrize(
