@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,10 +18,10 @@ from measured import read_measurement
 from PIL import Image
 from tiny_bundles import COLOURS, PREPROCESS, write_colour_bundle
 
-from googlenet_edge.engines import bench as bench_module
-from googlenet_edge.engines import sustained
+from googlenet_edge.engines import bench as measuring
+from googlenet_edge.engines import registry, sustained
 from googlenet_edge.engines.bench import bench, doubts, generated_jpeg, ratios
-from googlenet_edge.engines.bundle import Lineage
+from googlenet_edge.engines.bundle import Bundle, Lineage
 from googlenet_edge.engines.circumstances import Circumstances, peak_memory_mb, read_circumstances, watch_others
 from googlenet_edge.engines.clocks import fixed_clocks
 from googlenet_edge.engines.cold_start import ColdStart, cold_start
@@ -38,12 +40,12 @@ from googlenet_edge.engines.measurement import (
 )
 from googlenet_edge.engines.predictor import Predictor
 from googlenet_edge.engines.protocol import DeviceStage, Engine, EngineSpec
-from googlenet_edge.engines.rounds import BenchPlan, measure, turn_count
+from googlenet_edge.engines.rounds import BenchPlan, measure, stage_times, turn_count
 from googlenet_edge.engines.sensors import Series, Watched
 from googlenet_edge.engines.sustained import Sustained, SustainedPlan, SustainedWindow
 from googlenet_edge.engines.timing import WarmUp, settled, take_turns, timed, warm_up
 from googlenet_edge.errors import BundleError, ConfigError, DamagedImageError, DataError, EngineError
-from googlenet_edge.files import to_json
+from googlenet_edge.files import sha256_bytes, to_json
 from googlenet_edge.target import Device, EngineName, Precision
 
 TICK_S = 1e-9  # what a look at the clock costs, so that nothing takes no time at all
@@ -208,6 +210,13 @@ def test_measure_does_not_count_what_an_engine_pays_after_another() -> None:
     plan = BenchPlan(rounds=6, batches=())
     _, found = measure(opened, generated_jpeg(), plan=plan, clock=clock, tick=lambda: None)
     assert found.latency.summary_ms.p99 == pytest.approx(0.4, rel=1e-3)
+
+
+def test_stages_do_not_count_the_first_way_after_another_engine() -> None:
+    clock = FakeClock()
+    turn = durations(20.0, 8.0, 8.0)
+    times = stage_times(predictor(FakeEngine(clock, turn)), generated_jpeg(), 2, clock)
+    assert [inference for _, _, inference, _ in times] == pytest.approx([8.0, 8.0], rel=1e-3)
 
 
 def test_measure_takes_as_many_rounds_as_a_person_says() -> None:
@@ -458,6 +467,12 @@ def test_generated_jpeg_is_a_photo_sized_file_and_always_the_same(tmp_path: Path
     assert 50_000 < len(data) < 200_000
 
 
+def one_red_pixel() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (1, 1), "red").save(file, "PNG")
+    return file.getvalue()
+
+
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("bench")
@@ -491,10 +506,30 @@ def test_bench_measures_real_bundles_side_by_side(
         assert start.peak_memory_mb is None or 20 < start.peak_memory_mb < 500
 
 
-def test_bench_measures_on_the_engine_that_is_asked_for(bundles: list[Path]) -> None:
-    plan = BenchPlan(rounds=6, runs=1, batches=(), cold_starts=1)
-    found = bench(bundles[:1], plan=plan, engine=EngineName.OPENVINO)
-    assert found.bundles[0].engine.backend == "openvino"
+def test_bench_measures_the_image_on_the_engine_and_with_the_threads_that_are_asked_for(
+    bundles: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[tuple[int, int]] = []
+    started: list[bytes] = []
+
+    def open_bundle(bundle: Bundle, **options: Any) -> Engine:
+        opened.append((options["threads"], options["streams"]))
+        return registry.open_bundle(bundle, **options)
+
+    def start(path: Path, image: Path, *, threads: int, engine: EngineName | None) -> ColdStart:
+        assert (threads, engine) == (3, EngineName.OPENVINO)
+        started.append(image.read_bytes())
+        return cold_start(path, image, threads=threads, engine=engine)
+
+    monkeypatch.setattr(measuring, "open_bundle", open_bundle)
+    monkeypatch.setattr(measuring, "cold_start", start)
+    photo = one_red_pixel()
+    plan = BenchPlan(threads=3, streams=2, rounds=6, runs=1, batches=(), cold_starts=1)
+    found = bench(bundles[:1], plan=plan, image=photo, engine=EngineName.OPENVINO)
+    assert (found.bundles[0].engine.backend, found.bundles[0].engine.threads) == ("openvino", 3)
+    assert opened == [(3, 1), (1, 2)], "streams have a thread each"
+    assert started == [photo]
+    assert found.image == MeasuredImage(sha256_bytes(photo), len(photo), 1, 1)
     assert found.circumstances.packages["openvino"] == version("openvino")
 
 
@@ -564,6 +599,13 @@ def test_bench_refuses_a_missing_bundle(tmp_path: Path) -> None:
 def test_cold_start_hands_on_what_went_wrong_in_the_fresh_process(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="a fresh process could not predict with .*: .*gone is not a bundle"):
         cold_start(tmp_path / "gone", tmp_path / "image.png", threads=1)
+
+
+def test_cold_start_is_of_the_engine_and_the_threads_that_are_asked_for(bundles: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="the device cpu has no engine tensorrt"):
+        cold_start(bundles[0], tmp_path / "image.png", threads=1, engine=EngineName.TENSORRT)
+    with pytest.raises(EngineError, match="threads is 999; give 1 to 256"):
+        cold_start(bundles[0], tmp_path / "image.png", threads=999)
 
 
 def test_cold_start_takes_no_modules_from_the_folder_in_which_it_is_measured(
@@ -666,7 +708,7 @@ def test_bench_whose_engine_fails_under_load_keeps_what_it_measured(
         raise RuntimeError("the GPU is gone")
 
     closed: list[Predictor] = []
-    monkeypatch.setattr(bench_module, "inference", fails_in_the_end)
+    monkeypatch.setattr(measuring, "inference", fails_in_the_end)
     monkeypatch.setattr(Predictor, "close", close)
     plan = BenchPlan(rounds=6, runs=1, batches=(1,), batch_rounds=1, cold_starts=1, sustained=SustainedPlan(60))
     found = bench(bundles, plan=plan, names=["fp32", "int8"], root=fake_pc(tmp_path / "root"))

@@ -23,7 +23,7 @@ from googlenet_edge.errors import ConfigError, DataError, EngineError
 from googlenet_edge.files import to_json
 from googlenet_edge.target import Device, EngineName
 
-PLAN = RemotePlan(Device.CPU, None, threads=1, streams=None, rounds=7, sustained=SustainedPlan(60, 30))
+PLAN = RemotePlan(Device.CPU, None, threads=3, streams=None, rounds=7, sustained=SustainedPlan(60, 30))
 
 
 def asked(plan: RemotePlan, tmp_path: Path) -> Request:
@@ -60,7 +60,7 @@ def test_worker_measures_as_it_was_asked_with_a_stream_for_each_core(
     said: list[tuple[str, dict[str, Any]]] = []
     run(asked(PLAN, tmp_path), say=lambda event, **facts: said.append((event, facts)), root=fake_pc(tmp_path / "pc"))
     plan = given["plan"]
-    assert (plan.rounds, plan.sustained) == (7, SustainedPlan(60, 30))
+    assert (plan.threads, plan.rounds, plan.sustained) == (3, 7, SustainedPlan(60, 30))
     assert plan.streams == len(os.sched_getaffinity(0))
     assert given["names"] == ("runs/fp32", "runs/int8")
     assert given["image"] == b"an image"
