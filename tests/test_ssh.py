@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -77,7 +79,39 @@ def test_ssh_command_names_user_and_port() -> None:
     command = ssh_command(JETSON, ["true"])
     assert command[command.index("-l") + 1] == "me"
     assert command[command.index("-p") + 1] == "2222"
-    assert "BatchMode=yes" in command  # never waits for a password
+
+
+EAGER_CONFIG = """
+BatchMode no
+ControlMaster auto
+EscapeChar ~
+ForwardAgent yes
+ForwardX11 yes
+LocalCommand touch marks
+LocalForward 9999 localhost:22
+PermitLocalCommand yes
+RemoteCommand tmux
+RequestTTY force
+ServerAliveInterval 0
+"""
+
+
+@pytest.mark.skipif(shutil.which("ssh") is None, reason="there is no ssh: sudo apt install openssh-client")
+def test_nothing_that_a_person_has_ssh_run_forward_or_ask_happens_here(tmp_path: Path) -> None:
+    (tmp_path / "config").write_text(EAGER_CONFIG)
+    command = ["ssh", "-G", "-F", str(tmp_path / "config"), *ssh_command(JETSON, ["true"])[1:]]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert set(said) >= {
+        "batchmode yes",
+        "controlmaster false",
+        "escapechar none",
+        "forwardagent no",
+        "forwardx11 no",
+        "permitlocalcommand no",
+        "requesttty false",
+        "serveraliveinterval 10",
+    }
+    assert not [line for line in said if line.startswith(("localforward", "remotecommand"))]
 
 
 @pytest.mark.parametrize(
