@@ -201,6 +201,14 @@ def test_device_without_an_engine_of_that_name_says_which_it_has(monkeypatch: py
         registry.backend_for(Device.CPU, EngineName.OPENVINO)
 
 
+def test_engines_have_the_threads_that_are_asked_for_and_no_bfloat16() -> None:
+    """OpenVINO would take bfloat16 by itself where a processor has it, and its threads are those of all streams."""
+    wish, processor = EngineOptions(threads=2, streams=3), read_processor()
+    given = openvino_cpu.settings(wish, processor=processor)
+    assert (given["NUM_STREAMS"], given["INFERENCE_NUM_THREADS"], given["INFERENCE_PRECISION_HINT"]) == (3, 6, "f32")
+    assert onnxruntime_cpu.session_options(wish, processor=processor).intra_op_num_threads == 2
+
+
 @pytest.mark.skipif(not read_processor().x86, reason="other processors do not saturate")
 @pytest.mark.parametrize(("weight_bits", "saturates", "integer"), [(8, True, False), (8, False, True), (7, True, True)])
 def test_openvino_computes_in_float_where_16_bits_would_saturate_and_only_there(
