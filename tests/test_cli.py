@@ -27,11 +27,16 @@ from googlenet_edge import __version__
 from googlenet_edge.checkpoint import read_checkpoint, write_checkpoint
 from googlenet_edge.cli import app
 from googlenet_edge.commands import machine
-from googlenet_edge.engines import bench, rounds
+from googlenet_edge.engines import bench as measuring
+from googlenet_edge.engines import remote as measuring_there
+from googlenet_edge.engines import rounds
 from googlenet_edge.engines.bundle import read_bundle, write_bundle
 from googlenet_edge.engines.energy import EnergyPlan
 from googlenet_edge.engines.jetson import Clock, read_jetson
 from googlenet_edge.engines.measurement import write_measurement
+from googlenet_edge.engines.remote import MeasuredThere, Remote
+from googlenet_edge.engines.remote_worker import RemotePlan
+from googlenet_edge.engines.ssh import Host
 from googlenet_edge.engines.sustained import Loads, SustainedPlan, sustain
 from googlenet_edge.target import Device, EngineName
 from googlenet_edge.workspace import RunRecord, write_run_record
@@ -235,6 +240,46 @@ def test_bench_leaves_out_what_is_for_other_devices_where_nobody_named_it(
     outcome = done("bench", "--json", "--rounds", "6", cwd=tmp_path)
     assert "left out runs/colours/int8-orin-nano (for orin-nano; measure it there, with --host)\n" in outcome.err
     assert [each["name"] for each in json.loads(outcome.out)["bundles"]] == ["runs/colours/fp32-cpu"]
+
+
+ASKED = (
+    *("bench", "runs/colours/fp32-cpu", "--threads", "3", "--streams", "2", "--rounds", "7", "--engine", "openvino"),
+    *("--image", "red.png", "--sustained", "10m", "--fps", "30", "--power-mode", "15W"),
+)
+
+
+def test_bench_measures_as_it_is_asked_and_tells_what_is_doubtful(
+    colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, given = fake_jetson(tmp_path, ORIN_NANO), dict[str, Any]()
+
+    def measure(paths: list[Path], **options: Any) -> Any:
+        given.update(options, paths=paths)
+        (root / "usr/sbin/nvpmodel").write_text("#!/bin/sh\nexit 255\n")
+        return replace(measured(), warnings=("it was hot",))
+
+    monkeypatch.setattr(measuring, "bench", measure)
+    monkeypatch.setattr(machine, "ROOT", root)
+    said = done(*ASKED, cwd=colours).err
+    assert given["paths"] == [Path("runs/colours/fp32-cpu")]
+    assert given["plan"] == rounds.BenchPlan(threads=3, streams=2, rounds=7, sustained=SustainedPlan(600, 30))
+    assert (given["engine"], given["image"]) == (EngineName.OPENVINO, (colours / "red.png").read_bytes())
+    assert re.search(r"^warning: it was hot\nwarning: the power mode did not change to 25W", said, re.MULTILINE), said
+
+
+def test_bench_over_ssh_measures_as_it_is_asked(colours: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = dict[str, Any]()
+
+    def measure(paths: list[Path], remote: Remote, **options: Any) -> MeasuredThere:
+        given.update(options, paths=paths, remote=remote)
+        return MeasuredThere(measured(), 0, 0)
+
+    monkeypatch.setattr(measuring_there, "bench_there", measure)
+    done(*ASKED, "--host", "me@jetson", "--python", "py", "--keep", "--lock-clocks", cwd=colours)
+    assert given["paths"] == [Path("runs/colours/fp32-cpu")]
+    assert given["remote"] == Remote(Host("jetson", "me"), "py", keep=True)
+    plan = RemotePlan(Device.CPU, EngineName.OPENVINO, 3, 2, 7, SustainedPlan(600, 30), "15W", lock_clocks=True)
+    assert (given["plan"], given["image"]) == (plan, (colours / "red.png").read_bytes())
 
 
 @pytest.mark.parametrize("device", ["rtx", "cuda"])
@@ -490,7 +535,7 @@ def test_bench_that_is_ended_under_load_gives_out_what_it_measured_and_fails(
 
         return sustain([run], **how)
 
-    monkeypatch.setattr(bench, "sustain", ended)
+    monkeypatch.setattr(measuring, "sustain", ended)
     out = tmp_path / "measurement.json"
     outcome = gnet_edge(
         "bench", "--device", "cpu", "--lock-clocks", "--sustained", "1h", "--json", "--out", out, cwd=colours
