@@ -361,6 +361,14 @@ def test_remote_device_that_takes_nothing_any_more_is_given_up(monkeypatch: pyte
         deaf.kill()
 
 
+def test_remote_device_that_sends_a_line_without_an_end_is_given_up() -> None:
+    with subprocess.Popen(["head", "-c", "200000", "/dev/zero"], stdin=PIPE, stdout=PIPE, stderr=PIPE) as endless:
+        link = remote_link.Link(parse_host("me@jetson"), "python3", endless)
+        with pytest.raises(RemoteError, match="me@jetson answers with what is not understood: a line without an end"):
+            link.event()
+        endless.kill()
+
+
 def test_remote_device_is_measured_by_one_at_a_time(work: Path, device: Device) -> None:
     with measuring(device, [work / "fp32-cpu"]) as future:
         sentence = f"{ALIAS}: somebody else measures there just now; wait until that is done"

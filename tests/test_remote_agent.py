@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
+import select
 import subprocess
 import sys
 import zipfile
@@ -123,27 +125,33 @@ def test_agent_that_hears_nothing_for_too_long_cleans_up_and_ends(cache: Path, k
     with agent(cache) as other:
         other.send(**job(b"one", keep=keep, silence_s=0.2))
         other.says()
-        assert other.process.wait() == 1  # stdin is still open
+        assert other.process.wait(30) == 1  # stdin is still open, and nobody waits for the minute before a job
     assert kept(cache) == set()
     assert (cache / "gnet-edge-remote").exists() == keep
 
 
-def test_agent_ends_the_process_that_measures_when_nobody_listens_any_more(cache: Path, tmp_path: Path) -> None:
-    """A worker of a false wheel that ignores Ctrl-C and tells its number: it runs until it is killed."""
+def test_agent_ends_the_process_that_measures_and_its_children_when_nobody_listens_any_more(
+    cache: Path, tmp_path: Path
+) -> None:
+    """A worker of a false wheel that ignores Ctrl-C, as its child does: they hold the pipe until they are killed."""
+    os.mkfifo(tmp_path / "pipe")
+    pipe = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
     wheel = false_wheel(
         tmp_path,
         "import os, signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
-        'os.write(1, b\'{"event": "step", "message": "%d"}\\n\' % os.getpid())\nwhile True: time.sleep(1)\n',
+        f"os.open({str(tmp_path / 'pipe')!r}, os.O_WRONLY)\n"
+        'os.fork()\nos.write(1, b\'{"event": "step", "message": "measuring"}\\n\')\nwhile True: time.sleep(1)\n',
     )
     with agent(cache) as other:
         other.send(**job(wheel, layout={"wheel": digest(wheel)}, keep=False))
         other.says()
         other.send(wheel, do="piece")
         assert other.says() == {"event": "step", "message": "starting"}
-        worker = int(other.says()["message"])
+        assert other.says() == {"event": "step", "message": "measuring"}
         other.stdin.close()
         assert other.process.wait() == 1
-    assert not Path(f"/proc/{worker}").exists()
+    assert select.select([pipe], [], [], 10)[0] and os.read(pipe, 1) == b""
+    os.close(pipe)
     assert not (cache / "gnet-edge-remote").exists()
 
 

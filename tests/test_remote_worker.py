@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -58,13 +60,34 @@ def test_worker_measures_as_it_was_asked_with_a_stream_for_each_core(
         remote_worker, "bench", lambda paths, **others: given.update(paths=paths, **others) or measured()
     )
     said: list[tuple[str, dict[str, Any]]] = []
-    run(asked(PLAN, tmp_path), say=lambda event, **facts: said.append((event, facts)), root=fake_pc(tmp_path / "pc"))
+    request = asked(replace(PLAN, engine=EngineName.OPENVINO), tmp_path)
+    run(request, say=lambda event, **facts: said.append((event, facts)), root=fake_pc(tmp_path / "pc"))
     plan = given["plan"]
     assert (plan.threads, plan.rounds, plan.sustained) == (3, 7, SustainedPlan(60, 30))
     assert plan.streams == len(os.sched_getaffinity(0))
     assert given["names"] == ("runs/fp32", "runs/int8")
-    assert given["image"] == b"an image"
+    assert (given["image"], given["engine"]) == (b"an image", EngineName.OPENVINO)
     assert said == [("step", {"message": "measuring"})]
+
+
+CHATTY = """
+import os, sys
+from googlenet_edge.engines import remote_worker
+def run(request, *, say):
+    os.write(1, b"a library says hello")
+    print("so does Python", flush=True)
+    say("step", message="measuring")
+    raise KeyboardInterrupt
+remote_worker.run = run
+sys.exit(remote_worker.main())
+"""
+
+
+def test_worker_sends_on_nothing_that_a_library_prints(tmp_path: Path) -> None:
+    (tmp_path / "request.json").write_bytes(to_json(asked(PLAN, tmp_path)))
+    command = [sys.executable, "-c", CHATTY, tmp_path / "request.json", tmp_path / "measurement.json"]
+    ended = subprocess.run(command, capture_output=True, check=False)
+    assert (ended.returncode, ended.stdout) == (1, b'{"event": "step", "message": "measuring"}\n'), ended.stderr
 
 
 def test_worker_compiles_for_a_gpu_before_anything_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
