@@ -12,12 +12,13 @@ import pytest
 from command import Built, copy_of, done
 from tiny_bundles import COLOUR_NET, hide_openvino, onnx_bytes
 
-from googlenet_edge.engines import registry
+from googlenet_edge.engines import lowering, registry
 from googlenet_edge.engines.accuracy import Accuracy, Comparison
 from googlenet_edge.engines.bundle import Verdict
 from googlenet_edge.engines.protocol import Engine, EngineOptions, EngineSpec
 from googlenet_edge.engines.registry import BACKENDS, Backend
 from googlenet_edge.engines.trials import Candidate, Timed, choose, time_engines
+from googlenet_edge.processor import Processor
 from googlenet_edge.statistics import Interval
 from googlenet_edge.target import Device, EngineName
 
@@ -132,8 +133,10 @@ def test_build_takes_the_engine_that_is_faster_here_and_says_why(
     work = copy_of(built.folder, tmp_path / "work")
     backends = (replace(ORT, load=lambda: Slower), replace(OPENVINO, load=ORT.load))
     monkeypatch.setattr(registry, "BACKENDS", backends)
-    outcome = done("build", "--engine", "auto", "--json", cwd=work)
+    monkeypatch.setattr(lowering, "read_processor", lambda: Processor(x86=True, instructions=frozenset()))
+    outcome = done("build", "--engine", "auto", "--max-drop", "100", "--json", cwd=work)
     manifest = json.loads(outcome.out)["manifest"]
+    assert manifest["weight_bits"] == 7, "as an x86 without VNNI needs"
     slow, fast = manifest["engine_trials"]
     assert (slow["engine"], slow["verdict"], slow["ratio"]) == ("onnxruntime", "not faster", 1)
     assert (fast["engine"], fast["verdict"], manifest["engine"]) == ("openvino", "taken", "openvino")

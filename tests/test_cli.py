@@ -23,10 +23,11 @@ from PIL import Image
 from tiny_bundles import colour_bundle, solid, write_colour_bundle
 from typer.main import get_command
 
-from googlenet_edge import __version__
+from googlenet_edge import Preprocess, __version__
 from googlenet_edge.checkpoint import read_checkpoint, write_checkpoint
 from googlenet_edge.cli import app
 from googlenet_edge.commands import machine
+from googlenet_edge.dataset import check_images, open_dataset
 from googlenet_edge.engines import bench as measuring
 from googlenet_edge.engines import remote as measuring_there
 from googlenet_edge.engines import rounds
@@ -110,6 +111,15 @@ def test_help_is_not_torn_on_a_terminal_of_80_columns(
     assert [line for line in details.splitlines() if line not in shown] == []
 
 
+@pytest.mark.parametrize(("rank", "speaks"), [("0", True), ("1", False)])
+def test_of_many_processes_the_first_alone_speaks(
+    rank: str, speaks: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("RANK", rank)
+    assert bool(done("devices", cwd=tmp_path).err) is speaks
+
+
 def test_version_is_that_of_the_package(tmp_path: Path) -> None:
     assert done("--version", cwd=tmp_path).out == f"gnet-edge {__version__}\n"
 
@@ -165,6 +175,8 @@ def test_build_gives_a_script_what_it_relies_on(built: Built) -> None:
     assert (report["bundle"], manifest["precision"], manifest["device"]) == ("runs/photos/int8-cpu", "int8", "cpu")
     assert manifest == json.loads((built.folder / report["bundle"] / "manifest.json").read_text())
     assert manifest["accuracy"]["images"] == 48
+    images = check_images(open_dataset(built.folder / "photos").val, preprocess=Preprocess(73, 64))
+    assert manifest["lineage"]["dataset"] == images.sha256
     assert manifest["against_fp32"]["top1_change_points"] == pytest.approx(
         100 * (manifest["accuracy"]["top1"] - manifest["against_fp32"]["reference"]["top1"])
     )

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
@@ -21,7 +22,7 @@ from googlenet_edge.engines.protocol import Engine, EngineOptions, EngineSpec
 from googlenet_edge.engines.registry import BACKENDS, SIMULATION, Backend, open_bundle
 from googlenet_edge.errors import BundleError, EngineError
 from googlenet_edge.processor import Processor, read_processor
-from googlenet_edge.target import Device, EngineName
+from googlenet_edge.target import Device, EngineName, Precision
 
 CPU_ENGINES = [backend.name for backend in BACKENDS]
 
@@ -149,6 +150,26 @@ def test_bundle_opens_on_the_engine_that_it_was_built_for_or_that_is_asked_for(e
     bundle = colour_bundle(engine=engine)
     with open_bundle(bundle) as built_for, open_bundle(bundle, engine=other) as asked_for:
         assert (built_for.spec.backend, asked_for.spec.backend) == (engine.value, other.value)
+
+
+def test_bundle_tells_its_engine_what_it_is_and_gives_it_back_where_it_computes_something_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened: list[tuple[EngineOptions, Engine]] = []
+
+    def opener(model: bytes, options: EngineOptions) -> Engine:
+        opened.append((options, BACKENDS[0].open(model, options)))
+        return opened[-1][1]
+
+    bundle = colour_bundle(Precision.INT8)
+    seven = replace(bundle, manifest=replace(bundle.manifest, weight_bits=7))
+    monkeypatch.setattr(registry, "BACKENDS", (replace(BACKENDS[0], load=lambda: opener),))
+    with pytest.raises(BundleError, match="computes something else on this machine"):
+        open_bundle(with_golden_logits(seven, -bundle.golden.logits), threads=2, streams=3, build=False)
+    [(options, engine)] = opened
+    assert options == EngineOptions(2, weight_bits=7, streams=3, precision=Precision.INT8, build=False)
+    with pytest.raises(EngineError, match="the engine is closed"):
+        engine.run(bundle.golden.pixels)
 
 
 @pytest.mark.parametrize("engine", CPU_ENGINES)

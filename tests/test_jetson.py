@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from fake_jetson import AGX_ORIN, FAKES, NANO, ORIN_NANO, XAVIER_NX, break_file, fake_jetson, fake_pc
 
+from googlenet_edge.engines import jetson as jetson_files
 from googlenet_edge.engines.jetson import Clock, Jetson, detect, read_jetson, run_tool
 from googlenet_edge.target import Device
 
@@ -160,6 +161,11 @@ def test_tool_that_is_missing_fails_or_is_no_program_says_nothing(tmp_path: Path
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
         assert run_tool(tmp_path / name) is None
+
+
+def test_tool_that_does_not_end_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jetson_files, "_TOOL_TIMEOUT_S", 0.1)
+    assert run_tool(Path("/bin/sleep"), "60") is None
 
 
 def test_gpu_that_is_off_meanwhile_has_a_clock_that_moves(tmp_path: Path) -> None:

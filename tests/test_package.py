@@ -193,6 +193,7 @@ def test_docker_copies_only_what_is_there(tmp_path: Path, for_orin: Path) -> Non
         assert (linted.returncode, linted.stdout) == (0, "")
         copied = [line.split()[-2] for line in lines if line.startswith("COPY ")]
         assert ("COPY --chown=1000 bundle /bundle" in lines) is (device == "cpu"), "whoever may read the files"
+        assert ("USER 1000" in lines) is (device == "cpu"), "root, where the GPU's devices are root's"
         assert copied == [next(out.glob("*.whl")).name, "bundle"]
         assert all((out / name).exists() for name in copied)
         assert read_bundle(out / "bundle").class_names == read_bundle(path).class_names

@@ -586,8 +586,9 @@ def test_gate_needs_a_baseline(old: Path) -> None:
 def elsewhere(folder: Path) -> Path:
     found = one(measured_bundle("runs/signs/int8-cpu"))
     there = replace(found.circumstances, cpu_model="Cortex-A78AE", cores=6, packages={"onnxruntime": "1.32.0"})
-    threaded = replace(BUNDLE, engine=replace(BUNDLE.engine, threads=4))
-    write_measurement(folder / "elsewhere.json", replace(found, circumstances=there, bundles=(threaded,)))
+    there = replace(there, governor="powersave")
+    other = replace(BUNDLE, engine=replace(BUNDLE.engine, backend="tensorrt", device=Device.ORIN_NX, threads=4))
+    write_measurement(folder / "elsewhere.json", replace(found, circumstances=there, bundles=(other,)))
     return folder / "elsewhere.json"
 
 
@@ -597,8 +598,9 @@ def test_gate_refuses_other_circumstances_unless_it_is_forced(old: Path) -> None
     refused(
         gnet_edge(*arguments, cwd=old.parent),
         r"\S+old\.json and \S+elsewhere\.json were measured in different circumstances: cpu_model AMD EPYC against"
-        r" Cortex-A78AE, cores 2 against 6, threads 1 against 4; measure both in the same ones, or compare all the same"
-        r" with --force",
+        r" Cortex-A78AE, cores 2 against 6, governor None against powersave, engine onnxruntime against tensorrt,"
+        r" device cpu against orin-nx, threads 1 against 4; measure both in the same ones, or compare all the same with"
+        r" --force",
     )
     assert "Nothing that changed" in done(*arguments, "--force", cwd=old.parent).err
     larger = replace(one(BUNDLE), image=replace(one(BUNDLE).image, width=6000, height=4000))
@@ -623,6 +625,11 @@ def test_gate_refuses_other_power_modes_and_clocks(tmp_path: Path) -> None:
     refused(
         gnet_edge("report", "locked.json", "--baseline", "first.json", cwd=tmp_path),
         r"first\.json and locked\.json .* power mode 15W against 25W, GPU clock \(306, 624\) against \(624, 624\); .*",
+    )
+    write_measurement(tmp_path / "none.json", replace(first, circumstances=replace(first.circumstances, jetson=None)))
+    refused(
+        gnet_edge("report", "none.json", "--baseline", "first.json", cwd=tmp_path),
+        r"first\.json and none\.json .* circumstances: Jetson NVIDIA Jetson Orin Nano against None; .*",
     )
 
 
