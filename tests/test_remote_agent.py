@@ -125,7 +125,7 @@ def test_agent_that_hears_nothing_for_too_long_cleans_up_and_ends(cache: Path, k
     with agent(cache) as other:
         other.send(**job(b"one", keep=keep, silence_s=0.2))
         other.says()
-        assert other.process.wait(30) == 1  # stdin is still open, and nobody waits for the minute before a job
+        assert other.process.wait(30) == 1  # stdin is still open; without a job it would be a minute
     assert kept(cache) == set()
     assert (cache / "gnet-edge-remote").exists() == keep
 
