@@ -18,7 +18,10 @@ from typing import IO, Any
 import pytest
 
 from googlenet_edge.engines import remote_agent
+from googlenet_edge.engines.remote_link import connect
+from googlenet_edge.engines.ssh import Host
 from googlenet_edge.engines.wheel import pack_wheel
+from googlenet_edge.errors import RemoteError
 
 
 class Agent:
@@ -106,6 +109,7 @@ def stored(cache: Path, *files: bytes) -> list[str]:
 def test_agent_asks_only_for_files_that_are_not_there_as_they_should_be(cache: Path) -> None:
     assert stored(cache, b"one", b"two") == [digest(b"one"), digest(b"two")]
     assert kept(cache) == {f"files/{digest(b'one')}", f"files/{digest(b'two')}"}
+    assert (cache / "gnet-edge-remote").stat().st_mode & 0o077 == 0, "photos and models are nobody else's"
     (cache / "gnet-edge-remote" / "files" / digest(b"two")).write_bytes(b"tow")
     assert stored(cache, b"two", b"three") == [digest(b"two"), digest(b"three")]
     assert kept(cache) == {f"files/{digest(b'two')}", f"files/{digest(b'three')}"}  # nothing piles up
@@ -118,6 +122,29 @@ def test_agent_refuses_a_file_that_came_over_damaged(cache: Path) -> None:
         other.send(b"eno", do="piece")
         assert other.says() == {"event": "failed", "message": "a file came over damaged; try again"}
     assert kept(cache) == set()
+
+
+def false_ssh(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "ssh").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+def test_agent_takes_no_modules_from_the_folder_in_which_a_login_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit('somebody else is here')\n")
+    false_ssh(tmp_path, f'for words; do :; done\ncd {tmp_path}\nexec sh -c "$words"', monkeypatch)
+    with connect(Host("jetson"), python=sys.executable):
+        pass
+
+
+def test_what_ssh_says_is_understood_whatever_a_person_speaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
+    refusal = 'case "$LC_ALL" in C) echo Connection refused;; *) echo Verbindungsaufbau abgelehnt;; esac >&2; exit 255'
+    false_ssh(tmp_path, refusal, monkeypatch)
+    with pytest.raises(RemoteError, match="jetson cannot be reached: no SSH server answers there"):
+        connect(Host("jetson"), python="python3").__enter__()
 
 
 @pytest.mark.parametrize("keep", [True, False])

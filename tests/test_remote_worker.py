@@ -16,12 +16,12 @@ from measured import measured, measured_bundle
 from tiny_bundles import colour_bundle, write_colour_bundle
 
 from googlenet_edge.engines import registry, remote, remote_worker
-from googlenet_edge.engines.bundle import write_bundle
+from googlenet_edge.engines.bundle import FileRecord, write_bundle
 from googlenet_edge.engines.jetson import read_jetson, read_power_mode
 from googlenet_edge.engines.remote_worker import RemotePlan, Request, in_their_words, run
 from googlenet_edge.engines.ssh import parse_host
 from googlenet_edge.engines.sustained import SustainedPlan
-from googlenet_edge.errors import ConfigError, DataError, EngineError
+from googlenet_edge.errors import ConfigError, DataError, EngineError, RemoteError
 from googlenet_edge.files import to_json
 from googlenet_edge.target import Device, EngineName
 
@@ -148,6 +148,38 @@ def test_measurement_from_another_machine_is_believed_no_more_than_one_from_a_fi
     sentence = "^the measurement of me@jetson cannot be a measurement: a stage is missing"
     with pytest.raises(DataError, match=sentence):
         remote._checked(data, [], remote.Cargo({}, {}, (), ""), parse_host("me@jetson"))
+
+
+def test_measurement_of_another_model_than_was_sent_is_refused(tmp_path: Path) -> None:
+    manifest = colour_bundle().manifest
+    manifest = replace(manifest, files={"model.onnx": FileRecord(1, measured_bundle("").model_sha256)})
+    cargo, found = remote.Cargo({}, {}, (manifest,), ""), to_json(measured(measured_bundle("runs/int8")))
+    assert remote._checked(found, [Path("runs/int8")], cargo, parse_host("jetson")).bundles[0].name == "runs/int8"
+    other = replace(cargo, manifests=(replace(manifest, files={"model.onnx": FileRecord(1, "0" * 64)}),))
+    for path, sent in (("runs/fp32", cargo), ("runs/int8", other)):
+        with pytest.raises(RemoteError, match=r"^jetson sent a measurement of something else; is its googlenet-"):
+            remote._checked(found, [Path(path)], sent, parse_host("jetson"))
+
+
+@pytest.mark.parametrize(
+    ("device", "built_for", "asked_for", "extras", "packages"),
+    [
+        (Device.CPU, EngineName.ONNXRUNTIME, None, [], []),
+        (Device.CPU, EngineName.OPENVINO, None, ["openvino"], []),
+        (Device.CPU, EngineName.ONNXRUNTIME, EngineName.OPENVINO, ["openvino"], []),
+        (Device.CPU, EngineName.OPENVINO, EngineName.ONNXRUNTIME, [], []),
+        (Device.ORIN_NANO, EngineName.SIMULATED, None, [], ["pycuda"]),
+        (Device.ORIN_NANO, EngineName.SIMULATED, EngineName.ONNXRUNTIME_CUDA, [], []),
+        (Device.RTX, EngineName.SIMULATED, None, ["rtx"], ["pycuda"]),
+    ],
+)
+def test_environment_over_there_has_what_the_engine_needs_and_no_more(
+    device: Device, built_for: EngineName, asked_for: EngineName | None, extras: list[str], packages: list[str]
+) -> None:
+    manifest = replace(colour_bundle().manifest, device=device, engine=built_for)
+    cargo, there = remote.Cargo({}, {}, (manifest,), "wheel"), remote.Remote(parse_host("jetson"))
+    wanted = remote._job([Path("a")], there, replace(PLAN, engine=asked_for), cargo)
+    assert (wanted["extras"], wanted["packages"], wanted["environment"]) == (extras, packages, "made")
 
 
 def test_engine_that_no_environment_can_be_made_for_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
