@@ -127,6 +127,10 @@ def test_judge_tells_what_became_of_every_metric() -> None:
     assert found[Metric.THROUGHPUT] == (pytest.approx(-20), True)
     assert found[Metric.SIZE] == found[Metric.MEMORY] == (0, False)
     assert Metric.TOP1 not in found
+    for share, real in ((1.017, False), (1.018, True)):
+        starts = tuple(replace(start, peak_memory_mb=round(118_000 * share)) for start in BUNDLE.cold_starts)
+        before = replace(BUNDLE, cold_starts=(replace(starts[0], peak_memory_mb=118_000), *BUNDLE.cold_starts))
+        assert changes_of(before, replace(BUNDLE, cold_starts=starts))[Metric.MEMORY][1] is real
 
 
 def test_judge_calls_no_difference_what_two_processes_differ_by() -> None:
@@ -165,6 +169,8 @@ def slower(bundle: BundleMeasurement, factor: float) -> BundleMeasurement:
 def test_judge_takes_out_what_the_machine_did_to_a_bundle_that_is_the_same() -> None:
     before, hot = measured(FP32, BUNDLE), measured(slower(FP32, 1.06), slower(BUNDLE, 1.06))
     assert p50_beside(before, hot) == (pytest.approx(0, abs=1e-9), False, "fp32-cpu")
+    small = measured_bundle("runs/signs/small", factor=0.5)
+    assert p50_beside(measured(small, FP32, BUNDLE), measured(small, FP32, BUNDLE)) == (0, False, "fp32-cpu"), "slowest"
     regressed = measured(slower(FP32, 1.06), replace(slower(BUNDLE, 1.06 * 1.05), model_sha256="e" * 64))
     change, real, beside = p50_beside(before, regressed)
     assert (change, real, beside) == (pytest.approx(5), True, "fp32-cpu")
@@ -245,6 +251,19 @@ def test_judge_takes_nothing_out_where_the_other_bundle_is_another(other: Bundle
     assert p50_beside(before, after) == (pytest.approx(6), True, "")
 
 
+def test_judge_takes_nothing_out_where_the_other_bundle_ran_at_another_time_or_on_another_part() -> None:
+    """What the machine did to it says nothing, though it is the same in both runs."""
+    apart = [
+        Material((Source("fp32.json", one(slower(FP32, by))), Source("int8.json", one(slower(BUNDLE, by)))))
+        for by in (1, 1.06)
+    ]
+    on_dla = replace(FP32, engine=replace(FP32.engine, unit=Unit.DLA))
+    beside_a_dla = [material(measured(slower(on_dla, by), slower(BUNDLE, by))) for by in (1, 1.06)]
+    for before, after in (apart, beside_a_dla):
+        [change] = [pair.changes[0] for pair in judge(before, after) if pair.after.label == "int8-cpu"]
+        assert (change.change, change.real, change.beside) == (pytest.approx(6), True, "")
+
+
 def test_judge_takes_nothing_out_where_software_changed() -> None:
     """A newer runtime may be slower for all bundles alike."""
     before, after = measured(FP32, BUNDLE), measured(slower(FP32, 1.06), slower(BUNDLE, 1.06))
@@ -308,6 +327,9 @@ def test_judge_compares_answers_image_by_image() -> None:
     change = next(change for change in pair.changes if change.metric is Metric.TOP1)
     assert (change.change, change.real) == (pytest.approx(-100 * 13 / 360), True)
     assert change.interval.high < 0
+    others = replace(after, images=tuple(reversed(after.images)))
+    [pair] = judge(material(one(BUNDLE), answers=(before,)), material(one(BUNDLE), answers=(others,)))
+    assert not any(change.real for change in pair.changes), "other images are not compared one by one"
 
 
 def test_judge_matches_bundles_by_the_names_of_their_folders() -> None:
