@@ -73,14 +73,12 @@ def lower(
     INT8 needs the calibration table, and may leave nodes in float by their names.
 
     Raises:
-        EngineError: INT8 came without a table.
         CalibrationError, LoweringError: see `lower_int8_cpu`, `lower_fp16_storage`.
     """
     profile = profile_of(device)
     if not profile.has_tensorrt:
-        return _ON_A_PROCESSOR[precision](graph, table, float_nodes)
-    lowerings = _FOR_A_DLA if unit is Unit.DLA else _FOR_TENSORRT
-    return lowerings[precision](graph, table, float_nodes, profile.opset)
+        return _for_a_processor(graph, precision, table, float_nodes)
+    return _for_tensorrt(graph, precision, table, float_nodes, opset=profile.opset, on_dla=unit is Unit.DLA)
 
 
 def open_lowered(
@@ -97,7 +95,7 @@ def open_lowered(
 def rewritten(lowered: Lowered, rewrites: Sequence[Rewrite]) -> Lowered | None:
     """The same model after some rewrites, not yet audited; None where one of them finds nothing to do."""
     model = rewrite(onnx.load_model_from_string(lowered.model), rewrites)
-    return replace(lowered, model=model.SerializeToString(deterministic=True)) if model else None
+    return replace(lowered, model=_bytes(model)) if model else None
 
 
 def audited(lowered: Lowered) -> Lowered:
@@ -112,25 +110,52 @@ def audited(lowered: Lowered) -> Lowered:
     return replace(lowered, notes=tuple(notes))
 
 
-def _fp32(graph: InferenceGraph, _: CalibrationTable | None, __: AbstractSet[str]) -> Lowered:
-    return Lowered(lower_fp32(graph).SerializeToString(deterministic=True))
-
-
-def _fp16_cpu(graph: InferenceGraph, _: CalibrationTable | None, __: AbstractSet[str]) -> Lowered:
-    note = "weights are stored in float16 and computed with in float32: half the file, the speed of fp32"
-    return Lowered(lower_fp16_storage(graph).SerializeToString(deterministic=True), (note,))
-
-
-def _int8_cpu(graph: InferenceGraph, table: CalibrationTable | None, float_nodes: AbstractSet[str]) -> Lowered:
+def _for_a_processor(
+    graph: InferenceGraph, precision: Precision, table: CalibrationTable | None, float_nodes: AbstractSet[str]
+) -> Lowered:
+    if precision is Precision.FP32:
+        return Lowered(_bytes(lower_fp32(graph)))
+    if precision is Precision.FP16:
+        note = "weights are stored in float16 and computed with in float32: half the file, the speed of fp32"
+        return Lowered(_bytes(lower_fp16_storage(graph)), (note,))
     assert table is not None
     weight_range = weight_range_for(read_processor())
-    model = lower_int8_cpu(graph, table, weight_range=weight_range, float_nodes=float_nodes)
     return Lowered(
-        model.SerializeToString(deterministic=True),
+        _bytes(lower_int8_cpu(graph, table, weight_range=weight_range, float_nodes=float_nodes)),
         _without_rule(graph),
         weight_bits=_WEIGHT_BITS[weight_range],
         float_nodes=staying_float(graph.model.graph, float_nodes),
     )
+
+
+def _for_tensorrt(
+    graph: InferenceGraph,
+    precision: Precision,
+    table: CalibrationTable | None,
+    float_nodes: AbstractSet[str],
+    *,
+    opset: int,
+    on_dla: bool,
+) -> Lowered:
+    if precision is not Precision.INT8:
+        lowering = lower_fp32_tensorrt if precision is Precision.FP32 else lower_fp16_tensorrt
+        model = lowering(graph, opset=opset, dla_head=on_dla)
+        return Lowered(_bytes(model), (_SIMULATED, *(() if on_dla else _compiled(model, precision))))
+    assert table is not None
+    in_float = staying_float(graph.model.graph, float_nodes)
+    if on_dla:
+        model = lower_implicit_tensorrt(graph, table, opset=opset, float_nodes=float_nodes)
+        cache = calibration_cache(graph, table, model, version=_CACHE_VERSION, float_nodes=float_nodes)
+        notes = (_SIMULATED_CACHE, *_without_rule(graph))
+        return Lowered(_bytes(model), notes, float_nodes=in_float, calibration_cache=cache)
+    model = lower_int8_tensorrt(graph, table, opset=opset, float_nodes=float_nodes)
+    notes = (_SIMULATED, *_compiled(model, precision), *_without_rule(graph))
+    return Lowered(_bytes(model), notes, float_nodes=in_float)
+
+
+def _bytes(model: onnx.ModelProto) -> bytes:
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
 
 
 def _share(model: onnx.ModelProto, kind: str, census: Census) -> str:
@@ -143,43 +168,8 @@ def _without_rule(graph: InferenceGraph) -> tuple[str, ...]:
     return (f"in float, for there is no integer operator: {named}",) if named else ()
 
 
-def _fp32_tensorrt(graph: InferenceGraph, _: CalibrationTable | None, __: AbstractSet[str], opset: int) -> Lowered:
-    return _for_tensorrt(lower_fp32_tensorrt(graph, opset=opset), Precision.FP32)
-
-
-def _fp16_tensorrt(graph: InferenceGraph, _: CalibrationTable | None, __: AbstractSet[str], opset: int) -> Lowered:
-    return _for_tensorrt(lower_fp16_tensorrt(graph, opset=opset), Precision.FP16)
-
-
-def _int8_tensorrt(
-    graph: InferenceGraph, table: CalibrationTable | None, float_nodes: AbstractSet[str], opset: int
-) -> Lowered:
-    assert table is not None
-    model = lower_int8_tensorrt(graph, table, opset=opset, float_nodes=float_nodes)
-    found = _for_tensorrt(model, Precision.INT8)
-    in_float = staying_float(graph.model.graph, float_nodes)
-    return replace(found, notes=(*found.notes, *_without_rule(graph)), float_nodes=in_float)
-
-
-def _fp16_dla(graph: InferenceGraph, _: CalibrationTable | None, __: AbstractSet[str], opset: int) -> Lowered:
-    model = lower_fp16_tensorrt(graph, opset=opset, dla_head=True)
-    return Lowered(model.SerializeToString(deterministic=True), (_SIMULATED,))
-
-
-def _int8_dla(
-    graph: InferenceGraph, table: CalibrationTable | None, float_nodes: AbstractSet[str], opset: int
-) -> Lowered:
-    assert table is not None
-    model = lower_implicit_tensorrt(graph, table, opset=opset, float_nodes=float_nodes)
-    cache = calibration_cache(graph, table, model, version=_CACHE_VERSION, float_nodes=float_nodes)
-    notes = (_SIMULATED_CACHE, *_without_rule(graph))
-    return Lowered(model.SerializeToString(deterministic=True), notes, calibration_cache=cache)
-
-
-def _for_tensorrt(model: onnx.ModelProto, precision: Precision) -> Lowered:
-    data = model.SerializeToString(deterministic=True)
-    kinds = {node.name: node.op_type for node in model.graph.node}
-    return Lowered(data, (_SIMULATED, *compiler_notes(data, kinds, precision)))
+def _compiled(model: onnx.ModelProto, precision: Precision) -> tuple[str, ...]:
+    return compiler_notes(_bytes(model), {node.name: node.op_type for node in model.graph.node}, precision)
 
 
 def compiler_notes(model: bytes, kinds: Mapping[str, str], precision: Precision) -> tuple[str, ...]:
@@ -214,7 +204,3 @@ _SIMULATED_CACHE = (
 )
 _CACHE_VERSION: Version = (8, 5, 2)
 """What the header names; the builder on the device puts its own there."""
-
-_ON_A_PROCESSOR = {Precision.FP32: _fp32, Precision.FP16: _fp16_cpu, Precision.INT8: _int8_cpu}
-_FOR_TENSORRT = {Precision.FP32: _fp32_tensorrt, Precision.FP16: _fp16_tensorrt, Precision.INT8: _int8_tensorrt}
-_FOR_A_DLA = {Precision.FP16: _fp16_dla, Precision.INT8: _int8_dla}
