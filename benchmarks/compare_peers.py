@@ -27,9 +27,9 @@ from googlenet_edge.dataset import ImageSet
 from googlenet_edge.engines.accuracy import Evaluation, compare
 from googlenet_edge.engines.circumstances import read_circumstances
 from googlenet_edge.engines.predictor import ranking
+from googlenet_edge.engines.sensitivity import noise
 from googlenet_edge.files import check_writable, sha256_file
 from googlenet_edge.processor import read_processor
-from googlenet_edge.statistics import sqnr_db
 from googlenet_edge.workspace import CHECKPOINT_FILE, GRAPH_FILE, split_seed
 
 FP32 = "FP32, ONNX Runtime"
@@ -184,7 +184,7 @@ def judged(entry: Entry, exact: NDArray[np.float32], logits: NDArray[np.float32]
     """The entry with what float32 ``(n, classes)`` logits say about the images, beside FP32's."""
     found, reference = evaluation(logits, images), evaluation(exact, images)
     size = entry.contender.model_bytes if entry.contender else 0
-    judgement = Judged(found.accuracy.top1, compare(reference, found), sqnr_db(exact, logits), size)
+    judgement = Judged(found.accuracy.top1, compare(reference, found), noise(exact, logits).sqnr_db, size)
     return replace(entry, row=replace(entry.row, judged=judgement))
 
 

@@ -26,10 +26,10 @@ from googlenet_edge.engines.circumstances import read_circumstances
 from googlenet_edge.engines.lowering import Lowered, lower, open_lowered
 from googlenet_edge.engines.predictor import ranking
 from googlenet_edge.engines.registry import SIMULATION, Backend, backend_for
+from googlenet_edge.engines.sensitivity import noise
 from googlenet_edge.errors import DataError
 from googlenet_edge.export import export
 from googlenet_edge.graph import InferenceGraph
-from googlenet_edge.statistics import sqnr_db
 from googlenet_edge.target import Device, Precision, Unit
 from googlenet_edge.workspace import CHECKPOINT_FILE, split_seed
 
@@ -74,7 +74,7 @@ def compare_all(graph: InferenceGraph, calibration: Checked, val: ImageSet, *, t
     rows = []
     for name, lowered, backend in quantized(graph, calibration):
         logits, found = judge(graph, name, lowered, pixels, val, threads=threads, backend=backend)
-        rows.append(Row(name, found.accuracy.top1, compare(fp32, found), sqnr_db(exact, logits)))
+        rows.append(Row(name, found.accuracy.top1, compare(fp32, found), noise(exact, logits).sqnr_db))
     return rows
 
 

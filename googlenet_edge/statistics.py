@@ -246,20 +246,8 @@ def mean_ratio_interval(values: Sequence[float], reference: Sequence[float]) -> 
     return Interval(math.exp(change - half), math.exp(change + half))
 
 
-def sqnr_db(exact: NDArray[np.float32], found: NDArray[np.float32]) -> float:
-    """The signal-to-quantization-noise ratio of two arrays of one shape, in decibels.
-
-    Infinite where they are equal, and minus infinity where there is noise alone.
-    """
-    signal = float(np.square(exact, dtype=np.float64).sum())
-    noise = float(np.square(found.astype(np.float64) - exact).sum())
-    if not noise or not signal:
-        return -math.inf if noise else math.inf
-    return 10 * math.log10(signal / noise)
-
-
 def mean_sqnr_db(exact: NDArray[np.float32], found: NDArray[np.float32]) -> float:
-    """The mean of `sqnr_db` over the rows of two arrays ``(rows, values)``: one bad row does not hide all others.
+    """The mean over the rows of two arrays ``(rows, values)`` of signal over noise in dB: no bad row hides all others.
 
     A row counts as 120 dB at most.
     """

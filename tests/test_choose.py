@@ -32,8 +32,8 @@ from googlenet_edge.calibration.table import (
     write_table,
 )
 from googlenet_edge.dataset import Checked, ImageSet, check_images
+from googlenet_edge.engines.sensitivity import noise
 from googlenet_edge.errors import CalibrationError
-from googlenet_edge.statistics import sqnr_db
 
 GRAPH = uneven(tiny_graph(), factor=40.0)
 
@@ -78,7 +78,7 @@ def test_calibrate_by_trial_loses_less_on_other_images_than_plain_ranges(table: 
     others = tiny_images(32, seed=77)
     expected = logits(GRAPH.model, others)
     plain = replace(table.with_method(RangeMethod.MINMAX), rescale={}, rounding={}, means={}, tensors=plain_tensors())
-    found = [sqnr_db(expected, logits(lower_int8_cpu(GRAPH, each), others)) for each in (table, plain)]
+    found = [noise(expected, logits(lower_int8_cpu(GRAPH, each), others)).sqnr_db for each in (table, plain)]
     assert found[0] > found[1] + 5
 
 

@@ -22,8 +22,8 @@ from googlenet_edge.calibration.rescale import (
 from googlenet_edge.calibration.rounding import compensated, window_means
 from googlenet_edge.calibration.session import open_session
 from googlenet_edge.calibration.windows import Moments, Windows, window_moments
+from googlenet_edge.engines.sensitivity import noise
 from googlenet_edge.graph import InferenceGraph
-from googlenet_edge.statistics import sqnr_db
 
 
 def logits(model: onnx.ModelProto, images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -96,7 +96,7 @@ def test_rescale_takes_the_noise_out_of_uneven_channels() -> None:
     expected = logits(graph.model, images)
     plain = quantized(graph, {name: found.ranges for name, found in seen.items()})
     better = quantized(rescaled(graph, factors), {name: found.ranges for name, found in after.items()})
-    assert sqnr_db(expected, logits(better, images)) > sqnr_db(expected, logits(plain, images)) + 10
+    assert noise(expected, logits(better, images)).sqnr_db > noise(expected, logits(plain, images)).sqnr_db + 10
 
 
 def test_rescale_leaves_alone_what_leaves_the_graph() -> None:

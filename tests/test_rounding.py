@@ -30,7 +30,7 @@ from googlenet_edge.calibration.session import open_session
 from googlenet_edge.calibration.table import CalibrationTable, Rounding, encode_floats, encode_steps
 from googlenet_edge.calibration.weights import WeightRange, layer_weights
 from googlenet_edge.calibration.windows import Windows, triangle_of, window_moments, windows_of
-from googlenet_edge.statistics import sqnr_db
+from googlenet_edge.engines.sensitivity import noise
 
 GRAPH, IMAGES = tiny_graph(), tiny_images(32)
 
@@ -179,9 +179,9 @@ def test_rounding_makes_the_lowered_model_lose_less_on_other_images(weight_range
     ready = compensated(GRAPH, limits, steps=steps, means=means, weight_range=weight_range)
     nearest = compensated(GRAPH, limits, steps={}, means=means, weight_range=weight_range)
     expected = logits(GRAPH.model, others)
-    assert sqnr_db(expected, logits(ready.model, others)) > 45 - 6 * (weight_range is WeightRange.REDUCED)
+    assert noise(expected, logits(ready.model, others)).sqnr_db > 45 - 6 * (weight_range is WeightRange.REDUCED)
     found = [
-        sqnr_db(expected, logits(quantized(graph, limits, weight_range=weight_range), others))
+        noise(expected, logits(quantized(graph, limits, weight_range=weight_range), others)).sqnr_db
         for graph in (ready, nearest)
     ]
     assert found[0] > found[1]
@@ -266,7 +266,7 @@ def test_a_graph_with_other_convolutions_is_calibrated_by_trial(layer: str, tmp_
     assert table.choice is not None
     assert "right_conv" not in table.rounding
     others = tiny_images(16, seed=3)
-    assert sqnr_db(logits(graph.model, others), logits(lower_int8_cpu(graph, table), others)) > 30
+    assert noise(logits(graph.model, others), logits(lower_int8_cpu(graph, table), others)).sqnr_db > 30
 
 
 def test_a_classifier_that_reads_a_row_for_each_place_is_calibrated_by_trial(tmp_path: Path) -> None:
@@ -282,7 +282,7 @@ def test_a_classifier_that_reads_a_row_for_each_place_is_calibrated_by_trial(tmp
     table = calibrate(graph, images_in(tmp_path, 50))
     assert "scores" in table.means
     others = tiny_images(16, seed=3)
-    assert sqnr_db(logits(graph.model, others), logits(lower_int8_cpu(graph, table), others)) > 30
+    assert noise(logits(graph.model, others), logits(lower_int8_cpu(graph, table), others)).sqnr_db > 30
 
 
 @pytest.fixture(scope="module")
@@ -304,7 +304,7 @@ def test_the_table_has_codes_for_both_ranges_of_weights(table: CalibrationTable,
     expected = logits(GRAPH.model, others)
     nearest = {name: Rounding(*[encode_steps(np.zeros_like(each))] * 2) for name, each in steps_of(table).items()}
     found = [
-        sqnr_db(expected, logits(prepared(GRAPH, each, weight_range=weight_range).model, others))
+        noise(expected, logits(prepared(GRAPH, each, weight_range=weight_range).model, others)).sqnr_db
         for each in (table, replace(table, rounding=nearest))
     ]
     assert found[0] > found[1] + 1.5
