@@ -36,16 +36,102 @@ _AS_A_JETSON = (
 )
 """Docker hides ``/sys/firmware``, and with it the device tree."""
 _FLAGS = {Precision.FP32: "nothing", Precision.FP16: "--fp16", Precision.INT8: "--int8 --fp16"}
-_RENAMED = (
-    f"To serve several bundles, give each folder `{NAME}` a name of its own in one repository: it is the model's name."
-)
-_CORES = (
-    "One instance computes on one core: for more images a second, set `count` in `config.pbtxt` to the number of cores."
-)
+_TRITON = """# A model repository for Triton
+
+From the folder that holds this file:
+
+{compiling}    tritonserver --model-repository="$PWD"
+
+{hints}To serve several bundles, give each folder `{name}` a name of its own in one repository: it is the model's name.
+
+Input `pixels`: uint8 (N, {crop}, {crop}, 3), RGB. Output `logits`: float32 (N, {classes}). Cut and asked
+as here it answers as the bundle does (needs this package and `pip install 'tritonclient[http]'`):
+
+    from pathlib import Path
+    import tritonclient.http as triton
+    from googlenet_edge import Preprocess
+    from googlenet_edge.images import decode_rgb
+
+    preprocess = Preprocess(resize={resize}, crop={crop})
+    image = decode_rgb(Path("photo.jpg"), short_side=preprocess.resize)
+    pixels = preprocess.pixels(image)[None]
+    given = triton.InferInput("pixels", pixels.shape, "UINT8")
+    given.set_data_from_numpy(pixels)
+    wanted = triton.InferRequestedOutput("logits", class_count={best})
+    answer = triton.InferenceServerClient("localhost:8000").infer("{name}", [given], outputs=[wanted])
+    print(answer.as_numpy("logits"))  # LOGIT:INDEX:LABEL, the best first
+"""
+_TRITON_COMPILES = """Compile the plan on the GPU that will run it:
+
+    mkdir -p {name}/1 && {command}
+
+{older}
+
+Then serve it:
+
+"""
+_CORES = """\
+One instance computes on one core: for more images a second, set `count` in `config.pbtxt` to the number of cores.
+
+"""
 _SATURATES = (
     "On x86 without VNNI the sums of these 8-bit weights saturate in Triton, whose ONNX Runtime backend cannot be told"
-    " to avoid it: there, serve only a bundle that was built on such a processor."
+    " to avoid it: there, serve only a bundle that was built on such a processor.\n\n"
 )
+_DEEPSTREAM = """# A classifier for DeepStream
+
+Compile the plan on the device that will run it, in this folder (nvinfer itself builds no INT8 without a
+calibration file of TensorRT's own):
+
+    {command}
+
+{older}
+
+Then, with a video of yours, in the same folder (on a Jetson, nv3dsink in the place of nveglglessink):
+
+    gst-launch-1.0 filesrc location=video.mp4 ! qtdemux ! h264parse ! nvv4l2decoder ! m.sink_0 \\
+        nvstreammux name=m batch-size=1 width=1920 height=1080 ! nvinfer config-file-path=config_infer.txt \\
+        ! nvvideoconvert ! nvdsosd ! nveglglessink
+
+nvinfer scales whole frames to the square, which is neither Pillow's resize nor a centre cut; from what it
+hands to the network on, all is exact.
+"""
+_DOCKER = """# A container
+
+    docker build --tag googlenet .
+    docker run --rm{options} googlenet
+    docker run --rm{options} --volume "$PWD":/work:ro googlenet predict photo.jpg --bundle /bundle
+"""
+_DOCKER_ON_A_JETSON = f"""
+The plan is compiled at the first start and kept in the volume. By `systempaths` and `nv_tegra_release`
+`bench` knows the Jetson that it is on; `predict` needs neither.
+The base is `{_L4T}`, for JetPack 6; for another of NVIDIA's: `docker build --build-arg BASE=…`.
+"""
+# The releases of a base fix the versions of what is for building.
+_ON_JETPACK = """ARG BASE={base}
+FROM ${{BASE}}
+# hadolint ignore=DL3008
+RUN apt-get update \\
+    && apt-get install --yes --no-install-recommends build-essential python3-dev python3-pip \\
+    && rm -rf /var/lib/apt/lists/*
+ENV PATH=/usr/local/cuda/bin:${{PATH}} CPATH=/usr/local/cuda/include XDG_CACHE_HOME=/cache \\
+    PIP_BREAK_SYSTEM_PACKAGES=1
+COPY {wheel} /tmp/
+RUN pip3 install --no-cache-dir 'pycuda>=2022.1' /tmp/{wheel} && rm /tmp/{wheel}
+VOLUME /cache
+"""
+_ON_PROCESSOR = """ARG BASE=python:3.12-slim
+FROM ${{BASE}}
+COPY {wheel} /tmp/
+RUN pip install --no-cache-dir '/tmp/{wheel}{extra}' && rm /tmp/{wheel}
+RUN useradd --create-home --uid {user} gnet
+USER {user}
+"""
+_RUN = """WORKDIR /work
+COPY {owner}bundle /bundle
+ENTRYPOINT ["gnet-edge"]
+CMD ["bench", "/bundle"]
+"""
 
 
 Files = dict[str, bytes]
@@ -87,51 +173,25 @@ def for_triton(bundle: Bundle, path: Path) -> Files:
         f"{NAME}/{LABELS}": (path / LABELS).read_bytes(),
         f"{NAME}/1/{MODEL}": bundle.model,
     }
-    steps = ['    tritonserver --model-repository="$PWD"']
+    compiling, hints = "", _CORES
     if on_gpu:
         files[f"{NAME}/{MODEL}"] = files.pop(f"{NAME}/1/{MODEL}")
         image = "{n}x{crop}x{crop}x3"
-        compile_it, older = _trtexec(bundle, model=f"{NAME}/{MODEL}", plan=f"{NAME}/1/{_PLAN}", image=image)
-        steps = [
-            "Compile the plan on the GPU that will run it:",
-            "",
-            f"    mkdir -p {NAME}/1 && {compile_it}",
-            "",
-            older,
-            "",
-            "Then serve it:",
-            "",
-            *steps,
-        ]
-    else:
-        steps += ["", _CORES]
-        if manifest.precision is Precision.INT8 and manifest.weight_bits == 8:
-            steps += ["", _SATURATES]
-    steps = ["From the folder that holds this file:", "", *steps, "", _RENAMED, "", *_triton_client(bundle)]
-    return {**files, README: _readme("A model repository for Triton", steps)}
-
-
-def _triton_client(bundle: Bundle) -> list[str]:
-    preprocess, classes = bundle.manifest.preprocess, len(bundle.class_names)
-    crop = preprocess.crop
-    return [
-        f"Input `pixels`: uint8 (N, {crop}, {crop}, 3), RGB. Output `logits`: float32 (N, {classes}). Cut and asked",
-        "as here it answers as the bundle does (needs this package and `pip install 'tritonclient[http]'`):",
-        "",
-        "    from pathlib import Path",
-        "    import tritonclient.http as triton",
-        "    from googlenet_edge import Preprocess",
-        "    from googlenet_edge.images import decode_rgb",
-        "",
-        f"    preprocess = Preprocess(resize={preprocess.resize}, crop={crop})",
-        '    image = decode_rgb(Path("photo.jpg"), short_side=preprocess.resize)',
-        "    pixels = preprocess.pixels(image)[None]",
-        '    given = triton.InferInput("pixels", pixels.shape, "UINT8")',
-        "    given.set_data_from_numpy(pixels)",
-        f'    wanted = triton.InferRequestedOutput("logits", class_count={min(5, classes)})',
-        f'    answer = triton.InferenceServerClient("localhost:8000").infer("{NAME}", [given], outputs=[wanted])',
-        '    print(answer.as_numpy("logits"))  # LOGIT:INDEX:LABEL, the best first',
-    ]
+        command, older = _trtexec(bundle, model=f"{NAME}/{MODEL}", plan=f"{NAME}/1/{_PLAN}", image=image)
+        compiling, hints = _TRITON_COMPILES.format(name=NAME, command=command, older=older), ""
+    elif manifest.precision is Precision.INT8 and manifest.weight_bits == 8:
+        hints += _SATURATES
+    preprocess, classes = manifest.preprocess, len(bundle.class_names)
+    readme = _TRITON.format(
+        name=NAME,
+        compiling=compiling,
+        hints=hints,
+        resize=preprocess.resize,
+        crop=preprocess.crop,
+        classes=classes,
+        best=min(5, classes),
+    )
+    return {**files, README: readme.encode()}
 
 
 def for_deepstream(bundle: Bundle, path: Path) -> Files:
@@ -147,30 +207,13 @@ def for_deepstream(bundle: Bundle, path: Path) -> Files:
             raise BundleError(f"the class name {name!r} has a semicolon, which divides DeepStream's labels; rename it")
     plan = f"{MODEL}_b1_gpu0_{bundle.manifest.precision.value}.engine"
     command, older = _trtexec(bundle, model=MODEL, plan=plan, image="{n}x3x{crop}x{crop}", most=1)
-    steps = [
-        "Compile the plan on the device that will run it, in this folder (nvinfer itself builds no INT8 without a",
-        "calibration file of TensorRT's own):",
-        "",
-        f"    {command}",
-        "",
-        older,
-        "",
-        "Then, with a video of yours, in the same folder (on a Jetson, nv3dsink in the place of nveglglessink):",
-        "",
-        "    gst-launch-1.0 filesrc location=video.mp4 ! qtdemux ! h264parse ! nvv4l2decoder ! m.sink_0 \\",
-        "        nvstreammux name=m batch-size=1 width=1920 height=1080 ! nvinfer config-file-path=config_infer.txt \\",
-        "        ! nvvideoconvert ! nvdsosd ! nveglglessink",
-        "",
-        "nvinfer scales whole frames to the square, which is neither Pillow's resize nor a centre cut; from what it",
-        "hands to the network on, all is exact.",
-    ]
     from googlenet_edge.calibration.pixels import taking_planes  # noqa: PLC0415  (needs onnx, others here do not)
 
     return {
         "config_infer.txt": _nvinfer_config(bundle, plan).encode(),
         LABELS: ";".join(bundle.class_names).encode() + b"\n",
         MODEL: taking_planes(bundle.model, crop=bundle.manifest.preprocess.crop),
-        README: _readme("A classifier for DeepStream", steps),
+        README: _DEEPSTREAM.format(command=command, older=older).encode(),
     }
 
 
@@ -185,52 +228,12 @@ def for_docker(bundle: Bundle, path: Path) -> Files:
             f" known; give a bundle for one of: cpu, {known}"
         )
     extra = "[openvino]" if bundle.manifest.engine is EngineName.OPENVINO else ""
-    head = _on_jetpack(wheel.name) if on_jetson else _on_processor(wheel.name, extra)
+    head = _ON_JETPACK if on_jetson else _ON_PROCESSOR
     owner = "" if on_jetson else f"--chown={_USER} "  # a file that only its owner may read stays one in the image
-    tail = ["WORKDIR /work", f"COPY {owner}bundle /bundle", 'ENTRYPOINT ["gnet-edge"]', 'CMD ["bench", "/bundle"]']
-    run = f"docker run --rm{_AS_A_JETSON if on_jetson else ''}"
-    steps = [
-        "    docker build --tag googlenet .",
-        f"    {run} googlenet",
-        f'    {run} --volume "$PWD":/work:ro googlenet predict photo.jpg --bundle /bundle',
-    ]
-    if on_jetson:
-        steps += [
-            "",
-            "The plan is compiled at the first start and kept in the volume. By `systempaths` and `nv_tegra_release`",
-            "`bench` knows the Jetson that it is on; `predict` needs neither.",
-            f"The base is `{_L4T}`, for JetPack 6; for another of NVIDIA's: `docker build --build-arg BASE=…`.",
-        ]
+    dockerfile = head.format(base=_L4T, wheel=wheel.name, extra=extra, user=_USER) + _RUN.format(owner=owner)
+    readme = _DOCKER.format(options=_AS_A_JETSON if on_jetson else "") + (_DOCKER_ON_A_JETSON if on_jetson else "")
     files = {f"bundle/{name}": (path / name).read_bytes() for name in (MANIFEST, MODEL, LABELS, GOLDEN)}
-    dockerfile = "\n".join([*head, *tail]) + "\n"
-    return {**files, wheel.name: wheel.data, "Dockerfile": dockerfile.encode(), README: _readme("A container", steps)}
-
-
-def _on_jetpack(wheel: str) -> list[str]:
-    return [
-        f"ARG BASE={_L4T}",
-        "FROM ${BASE}",
-        "# hadolint ignore=DL3008",  # the releases of a base fix the versions of what is for building
-        "RUN apt-get update \\",
-        "    && apt-get install --yes --no-install-recommends build-essential python3-dev python3-pip \\",
-        "    && rm -rf /var/lib/apt/lists/*",
-        "ENV PATH=/usr/local/cuda/bin:${PATH} CPATH=/usr/local/cuda/include XDG_CACHE_HOME=/cache \\",
-        "    PIP_BREAK_SYSTEM_PACKAGES=1",
-        f"COPY {wheel} /tmp/",
-        f"RUN pip3 install --no-cache-dir 'pycuda>=2022.1' /tmp/{wheel} && rm /tmp/{wheel}",
-        "VOLUME /cache",
-    ]
-
-
-def _on_processor(wheel: str, extra: str) -> list[str]:
-    return [
-        "ARG BASE=python:3.12-slim",
-        "FROM ${BASE}",
-        f"COPY {wheel} /tmp/",
-        f"RUN pip install --no-cache-dir '/tmp/{wheel}{extra}' && rm /tmp/{wheel}",
-        f"RUN useradd --create-home --uid {_USER} gnet",
-        f"USER {_USER}",
-    ]
+    return {**files, wheel.name: wheel.data, "Dockerfile": dockerfile.encode(), README: readme.encode()}
 
 
 _MAKERS: dict[Recipient, Callable[[Bundle, Path], Files]] = {
@@ -289,7 +292,3 @@ def _trtexec(bundle: Bundle, *, model: str, plan: str, image: str, most: int = _
     words = ["/usr/src/tensorrt/bin/trtexec", f"--onnx={model}", f"--saveEngine={plan}", "--noTF32", *shapes]
     older = f"Before TensorRT 10, write {_FLAGS[bundle.manifest.precision]} in place of --stronglyTyped."
     return f"{shlex.join(words)} --stronglyTyped", older
-
-
-def _readme(title: str, steps: list[str]) -> bytes:
-    return "\n".join([f"# {title}", "", *steps, ""]).encode()
