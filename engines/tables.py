@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.table import Table
 
 from googlenet_edge.engines.accuracy import Accuracy, Comparison
@@ -94,6 +94,19 @@ def finetune_table(report: FinetuneReport) -> Table:
     for name, int8 in (("int8 before", report.before), ("int8 after", report.after)):
         table.add_row(name, *_accuracy(int8.accuracy), *_agreement(int8.against_fp32))
     return table
+
+
+def measurement_parts(measurement: Measurement) -> Iterator[RenderableType]:
+    """All that was measured; of sensors, where the machine is a Jetson."""
+    jetson = measurement.circumstances.jetson
+    yield from (table(measurement) for table in (latency_table, resources_table, stages_table))
+    if any(bundle.sustained for bundle in measurement.bundles):
+        yield sustained_table(measurement)
+    if jetson:
+        yield from (part(measurement) for part in (energy_table, sensors_table, throttling_sentence))
+        yield jetson_sentence(jetson)
+    yield circumstances_sentence(measurement)
+    yield from (f"warning: {warning}" for warning in measurement.warnings)
 
 
 def latency_table(measurement: Measurement) -> Table:

@@ -356,7 +356,7 @@ def bench(
     from googlenet_edge.engines.measurement import write_measurement
     from googlenet_edge.engines.remote_worker import RemotePlan
     from googlenet_edge.engines.rounds import BenchPlan
-    from googlenet_edge.engines.tables import circumstances_sentence, latency_table, resources_table, stages_table
+    from googlenet_edge.engines.tables import measurement_parts
     from googlenet_edge.images import decode_rgb, read_image_file
 
     if out:
@@ -380,12 +380,8 @@ def bench(
             plan = BenchPlan(threads=cores, streams=streams or CORES, rounds=rounds, sustained=lasting)
             measurement = run(paths, plan=plan, image=photo, engine=engine, progress=progress, root=machine.ROOT)
         measurement = replace(measurement, warnings=(*measurement.warnings, *left))
-    for table in (latency_table(measurement), resources_table(measurement), stages_table(measurement)):
-        shown(table)
-    machine.show_load_and_sensors(measurement)
-    shown(circumstances_sentence(measurement))
-    for warning in measurement.warnings:
-        shown(f"warning: {warning}")
+    for part in measurement_parts(measurement):
+        shown(part)
     if out:
         write_measurement(out, measurement)
         shown(f"measurement: {out}")

@@ -125,25 +125,6 @@ def refuse_cut_short(measurement: Measurement) -> None:
         raise EngineError("the load ended before its time, see the warning above; what was measured by then is kept")
 
 
-def show_load_and_sensors(measurement: Measurement) -> None:
-    """What became of the load, where there was one; of a Jetson, which it was, and its energy, power and heat."""
-    from googlenet_edge.engines.tables import (
-        energy_table,
-        jetson_sentence,
-        sensors_table,
-        sustained_table,
-        throttling_sentence,
-    )
-
-    if any(bundle.sustained for bundle in measurement.bundles):
-        shown(sustained_table(measurement))
-    jetson = measurement.circumstances.jetson
-    if jetson:
-        for line in (energy_table(measurement), sensors_table(measurement), throttling_sentence(measurement)):
-            shown(line)
-        shown(jetson_sentence(jetson))
-
-
 def devices(as_json: JsonOption = False) -> None:
     """The devices that can be named with --device, and what each can do.
 
