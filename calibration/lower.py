@@ -15,14 +15,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from googlenet_edge.calibration.pixels import absorb_normalization, taking_codes, taking_pixels
-from googlenet_edge.calibration.placement import NO_NODES, WITH_WEIGHTS, data_inputs, grids
+from googlenet_edge.calibration.placement import NO_NODES, WITH_WEIGHTS, grids
 from googlenet_edge.calibration.ranges import Ranges, U8Grid, u8_grid
 from googlenet_edge.calibration.rescale import rescaled
 from googlenet_edge.calibration.rounding import compensated
-from googlenet_edge.calibration.surgery import cast, dequantized_constant, half, model_like, renamed, rounding_pair
+from googlenet_edge.calibration.surgery import cast, half, model_like, renamed, rounding_pair
 from googlenet_edge.calibration.table import CalibrationTable, decode_floats
 from googlenet_edge.calibration.weights import WeightRange, quantize_weights
 from googlenet_edge.errors import CalibrationError
@@ -64,10 +64,10 @@ def lower_rounded_activations(
     exact_input = {INPUT} if absorb_normalization(ready) else NO_NODES
     placed = {tensor: name for tensor, name in grids(source).items() if tensor in tensors - exact_input}
     with fitting():
-        grid_of = {tensor: u8_grid(table.ranges, name) for tensor, name in placed.items()}
+        grid_of = {name: u8_grid(table.ranges, name) for name in dict.fromkeys(placed.values())}
     every_node = {node.name for node in source.node}
-    writer = _QdqWriter(grid_of, ready.weights, WeightRange.FULL, every_node)
-    return taking_pixels(writer.model_of(ready), graph.preprocess)
+    writer = _u8_writer(placed, grid_of, ready, WeightRange.FULL, every_node)
+    return taking_pixels(writer.model_of(ready.model), graph.preprocess)
 
 
 def prepared(
@@ -139,8 +139,8 @@ def quantized(
     grid = {name: u8_grid(ranges, name) for name in dict.fromkeys(placed.values())}
     if absorbed:
         grid[INPUT] = U8Grid(INPUT, np.float32(1), np.uint8(absorbed.zero_point))
-    writer = _QdqWriter({t: grid[name] for t, name in placed.items()}, ready.weights, weight_range, float_nodes)
-    model = writer.model_of(ready, codes_in=absorbed is not None)
+    writer = _u8_writer(placed, grid, ready, weight_range, float_nodes)
+    model = writer.model_of(ready.model, codes_in=absorbed is not None)
     if absorbed:
         return taking_codes(model, f"{INPUT}.quantized", crop=graph.preprocess.crop)
     return taking_pixels(model, graph.preprocess)
@@ -168,67 +168,74 @@ def lower_fp16_storage(graph: InferenceGraph) -> onnx.ModelProto:
 
 
 @dataclass
-class _QdqWriter:
-    """Copies nodes and puts QuantizeLinear and DequantizeLinear around them."""
+class QdqWriter:
+    """Copies nodes and puts QuantizeLinear and DequantizeLinear around them.
 
-    grid_of: dict[str, U8Grid]
+    ``pairs``: of each tensor that has a grid, the names of its scale and zero-point, which are among ``constants``.
+    """
+
+    pairs: Mapping[str, tuple[str, str]]
+    constants: dict[str, NDArray[np.generic]]
     weights: dict[str, NDArray[np.float32]]
-    weight_range: WeightRange
     float_nodes: AbstractSet[str]
+    weight_range: WeightRange = WeightRange.FULL
     nodes: list[onnx.NodeProto] = field(default_factory=list)
-    initializers: list[onnx.TensorProto] = field(default_factory=list)
 
-    def model_of(self, graph: InferenceGraph, *, codes_in: bool = False) -> onnx.ModelProto:
-        """The graph with the grids. With ``codes_in`` it reads ``images.quantized`` in the place of ``images``."""
-        for grid in {grid.name: grid for grid in self.grid_of.values()}.values():
-            self._initializer(f"{grid.name}.scale", np.asarray(grid.scale))
-            self._initializer(f"{grid.name}.zero_point", np.asarray(grid.zero_point))
-        if codes_in:
-            self.nodes += self._pair(INPUT)[1:]
-        elif INPUT in self.grid_of:
-            self.nodes += self._pair(INPUT)
-        for node in graph.model.graph.node:
+    def model_of(self, model: onnx.ModelProto, *, codes_in: bool = False) -> onnx.ModelProto:
+        """The model with the pairs. With ``codes_in`` it reads ``images.quantized`` in the place of ``images``."""
+        if INPUT in self.pairs:
+            self.nodes += self._pair(INPUT)[codes_in:]
+        for node in model.graph.node:
             self._add(node)
-        self._add_float_weights()
-        return model_like(graph.model, self.nodes, self.initializers)
+        read = {name for node in self.nodes for name in node.input}
+        read -= {name for node in self.nodes for name in node.output}
+        stored = self.constants | {name: value for name, value in self.weights.items() if name in read}
+        return model_like(model, self.nodes, [numpy_helper.from_array(value, name) for name, value in stored.items()])
 
     def _add(self, node: onnx.NodeProto) -> None:
         """The node on dequantized inputs, and its outputs quantized where they have a grid."""
         if node.op_type in WITH_WEIGHTS and node.name not in self.float_nodes:
-            self._add_weights(node)
-        self.nodes.append(renamed(node, {t: f"{t}.dequantized" for t in data_inputs(node) if t in self.grid_of}))
+            self.add_weights(node)
+        self.nodes.append(renamed(node, {t: f"{t}.dequantized" for t in node.input if t in self.pairs}))
         for tensor in node.output:
-            if tensor in self.grid_of:
+            if tensor in self.pairs:
                 self.nodes += self._pair(tensor)
 
-    def _add_float_weights(self) -> None:
-        """The weights that a node still reads as they were."""
-        read = {name for node in self.nodes for name in node.input}
-        read -= {name for node in self.nodes for name in node.output}
-        for name, value in self.weights.items():
-            if name in read:
-                self._initializer(name, value)
-
     def _pair(self, tensor: str) -> list[onnx.NodeProto]:
-        grid = self.grid_of[tensor]
-        return rounding_pair(tensor, (f"{grid.name}.scale", f"{grid.name}.zero_point"))
+        return rounding_pair(tensor, self.pairs[tensor])
 
-    def _add_weights(self, node: onnx.NodeProto) -> None:
+    def add_weights(self, node: onnx.NodeProto) -> None:
         """Weight and bias as integers, and their dequantization under the names that they had."""
         data, weight, bias = node.input
         quantized = quantize_weights(
             self.weights[weight],
             self.weights[bias],
-            input_scale=self.grid_of[data].scale,
+            input_scale=np.float32(self.constants[self.pairs[data][0]]),
             weight_range=self.weight_range,
         )
-        self._dequantized(weight, quantized.codes, quantized.scale)
-        self._dequantized(bias, quantized.bias_codes, quantized.bias_scale)
+        self.dequantized(weight, quantized.codes, quantized.scale)
+        self.dequantized(bias, quantized.bias_codes, quantized.bias_scale)
 
-    def _dequantized(self, name: str, codes: NDArray[np.integer], scale: NDArray[np.float32]) -> None:
-        constants, node = dequantized_constant(name, codes, scale)
-        self.initializers += constants
-        self.nodes.append(node)
+    def dequantized(self, name: str, codes: NDArray[np.integer], scale: NDArray[np.float32]) -> onnx.NodeProto:
+        """Adds a constant as codes with a scale for each output channel, and the node that gives it back."""
+        parts = {"quantized": codes, "scale": scale, "zero_point": np.zeros(len(scale), codes.dtype)}
+        self.constants |= {f"{name}.{part}": value for part, value in parts.items()}
+        inputs = [f"{name}.{part}" for part in parts]
+        self.nodes.append(helper.make_node("DequantizeLinear", inputs, [name], name=f"{name}.dequantize", axis=0))
+        return self.nodes[-1]
 
-    def _initializer(self, name: str, value: NDArray[np.generic]) -> None:
-        self.initializers.append(numpy_helper.from_array(value, name))
+
+def _u8_writer(
+    placed: Mapping[str, str],
+    grid_of: Mapping[str, U8Grid],
+    graph: InferenceGraph,
+    weight_range: WeightRange,
+    float_nodes: AbstractSet[str],
+) -> QdqWriter:
+    """``placed``: of each tensor that has a grid, the measured tensor whose it is."""
+    names = {name: (f"{name}.scale", f"{name}.zero_point") for name in grid_of}
+    constants = dict[str, NDArray[np.generic]]()
+    for name, grid in grid_of.items():
+        constants |= zip(names[name], map(np.asarray, (grid.scale, grid.zero_point)), strict=True)
+    pairs = {tensor: names[name] for tensor, name in placed.items()}
+    return QdqWriter(pairs, constants, graph.weights, float_nodes, weight_range)

@@ -23,15 +23,16 @@ flags allow it float16.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
-from googlenet_edge.calibration.lower import fitting, prepared
+from googlenet_edge.calibration.lower import QdqWriter, fitting, prepared
 from googlenet_edge.calibration.pixels import absorb_normalization, taking_pixels_cast_first, taking_pixels_less
 from googlenet_edge.calibration.placement import NO_NODES, WITH_WEIGHTS, grids
 from googlenet_edge.calibration.ranges import s8_scale
@@ -39,11 +40,9 @@ from googlenet_edge.calibration.surgery import (
     Index,
     cast,
     copy_for_surgery,
-    dequantized_constant,
     half,
     model_like,
     renamed,
-    rounding_pair,
 )
 from googlenet_edge.calibration.table import CalibrationTable
 from googlenet_edge.calibration.weights import WeightRange, quantize_per_channel
@@ -94,15 +93,15 @@ def lower_int8_tensorrt(
         CalibrationError: the table belongs to another graph, or has no range for a tensor.
     """
     ready = prepared(graph, table, weight_range=WeightRange.FULL, float_nodes=float_nodes)
-    placed, scales = places(ready.model.graph, float_nodes), dict[str, np.float32]()
+    placed = places(ready.model.graph, float_nodes)
     with fitting():
-        scales.update((name, s8_scale(table.ranges, name)) for name in placed.values())
+        scales = {name: s8_scale(table.ranges, name) for name in placed.values()}
     absorbed = absorb_normalization(ready) if INPUT in placed else None
     if absorbed is None or absorbed.zero_point != _S8_MIDDLE:
-        model = _Writer(placed, scales, ready.weights, float_nodes).model_of(ready.model)
+        model = _writer(placed, scales, ready.weights, float_nodes).model_of(ready.model)
         return _in_opset(taking_pixels_cast_first(model, graph.preprocess), opset)
     shifted = replace(ready, model=absorbed.model)
-    model = _Writer(placed, scales | {INPUT: np.float32(1)}, shifted.weights, float_nodes).model_of(shifted.model)
+    model = _writer(placed, scales | {INPUT: np.float32(1)}, shifted.weights, float_nodes).model_of(shifted.model)
     return _in_opset(taking_pixels_less(model, _S8_MIDDLE, crop=graph.preprocess.crop), opset)
 
 
@@ -130,54 +129,31 @@ def places(graph: onnx.GraphProto, float_nodes: AbstractSet[str] = NO_NODES) -> 
     return {node.input[0]: grid_of[node.input[0]] for node in on_integers}
 
 
-@dataclass
-class _Writer:
-    """Copies nodes and puts pairs on the tensors of ``placed``; ``scales`` are those of the measured tensors."""
+class _Writer(QdqWriter):
+    """Of weights as floats on their grid, and biases as they are."""
 
-    placed: dict[str, str]
-    scales: dict[str, np.float32]
-    weights: dict[str, NDArray[np.float32]]
-    float_nodes: AbstractSet[str]
-    nodes: list[onnx.NodeProto] = field(default_factory=list)
-    constants: list[onnx.TensorProto] = field(default_factory=list)
-
-    def model_of(self, model: onnx.ModelProto) -> onnx.ModelProto:
-        self._constant("zero_point", np.zeros((), np.int8))
-        for name in dict.fromkeys(self.placed.values()):
-            self._constant(f"{name}.scale", np.asarray(self.scales[name]))
-        if INPUT in self.placed:
-            self._add_pair(INPUT)
-        for node in model.graph.node:
-            self._add(node)
-        return model_like(model, self.nodes, self.constants)
-
-    def _add(self, node: onnx.NodeProto) -> None:
-        on_integers = node.op_type in WITH_WEIGHTS and node.name not in self.float_nodes
-        for name in node.input[1:2] if on_integers else []:
-            self._add_weight(name)
-        for name in node.input[2:] if on_integers else node.input:
-            if name in self.weights:
-                self._constant(name, self.weights[name])
-        self.nodes.append(renamed(node, {t: f"{t}.dequantized" for t in node.input if t in self.placed}))
-        for tensor in node.output:
-            if tensor in self.placed:
-                self._add_pair(tensor)
-
-    def _add_pair(self, tensor: str) -> None:
-        self.nodes += rounding_pair(tensor, (f"{self.placed[tensor]}.scale", "zero_point"))
-
-    def _add_weight(self, name: str) -> None:
+    def add_weights(self, node: onnx.NodeProto) -> None:
         """A weight on its grid, its codes, and their dequantization under the name that it had."""
+        name = node.input[1]
         codes, scale = quantize_per_channel(self.weights[name])
-        (_, *grid), node = dequantized_constant(name, codes, scale)
-        self._constant(f"{name}.rounded", codes * scale.reshape(-1, *[1] * (codes.ndim - 1)))
-        self.constants += grid
-        inputs = [f"{name}.rounded", *node.input[1:]]
-        self.nodes.append(helper.make_node("QuantizeLinear", inputs, node.input[:1], name=f"{name}.quantize", axis=0))
-        self.nodes.append(node)
+        dequantize = self.dequantized(name, codes, scale)
+        made, *grid = dequantize.input
+        del self.constants[made]
+        self.constants[f"{name}.rounded"] = codes * scale.reshape(-1, *[1] * (codes.ndim - 1))
+        inputs = [f"{name}.rounded", *grid]
+        quantize = helper.make_node("QuantizeLinear", inputs, [made], name=f"{name}.quantize", axis=0)
+        self.nodes.insert(-1, quantize)
 
-    def _constant(self, name: str, value: NDArray[np.generic]) -> None:
-        self.constants.append(numpy_helper.from_array(value, name))
+
+def _writer(
+    placed: Mapping[str, str],
+    scales: Mapping[str, np.float32],
+    weights: dict[str, NDArray[np.float32]],
+    float_nodes: AbstractSet[str],
+) -> _Writer:
+    """``placed``: of each tensor that has a pair, the measured tensor whose scale it is."""
+    constants = {"zero_point": np.zeros((), np.int8)} | {f"{n}.scale": np.asarray(scale) for n, scale in scales.items()}
+    return _Writer({t: (f"{n}.scale", "zero_point") for t, n in placed.items()}, constants, weights, float_nodes)
 
 
 def _in_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:

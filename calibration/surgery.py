@@ -138,13 +138,3 @@ def model_like(
         producer_name="googlenet-edge",
         producer_version=__version__,
     )
-
-
-def dequantized_constant(
-    name: str, codes: NDArray[np.integer], scale: NDArray[np.float32]
-) -> tuple[list[onnx.TensorProto], onnx.NodeProto]:
-    """A constant as codes with a scale for each output channel, and the node that gives it back under its name."""
-    parts = {"quantized": codes, "scale": scale, "zero_point": np.zeros(len(scale), codes.dtype)}
-    constants = [numpy_helper.from_array(value, f"{name}.{part}") for part, value in parts.items()]
-    inputs = [constant.name for constant in constants]
-    return constants, helper.make_node("DequantizeLinear", inputs, [name], name=f"{name}.dequantize", axis=0)
