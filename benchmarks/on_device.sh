@@ -54,7 +54,7 @@ if [ -x "$trtexec" ]; then
 import json, sys
 from pathlib import Path
 from googlenet_edge.engines.tensorrt_library import Flavour, load_library
-from googlenet_edge.tensorrt_version import cache_for
+from googlenet_edge.engines.tensorrt_builder import cache_for
 
 version = load_library(Flavour.TENSORRT).version
 major = version[0]

@@ -14,7 +14,9 @@ from pathlib import Path
 from googlenet_edge.engines.jetson import Jetson, read_jetson
 from googlenet_edge.errors import EngineError
 from googlenet_edge.target import Device, Precision, Unit
-from googlenet_edge.tensorrt_version import Version
+
+Version = tuple[int, ...]
+"""Of TensorRT: major, minor and patch, such as ``(8, 5, 2)``."""
 
 ComputeCapability = tuple[int, int]
 """The generation of an NVIDIA GPU, such as ``(8, 7)``."""

@@ -34,7 +34,6 @@ from googlenet_edge.errors import EngineError
 from googlenet_edge.graph import InferenceGraph
 from googlenet_edge.processor import read_processor
 from googlenet_edge.target import Device, Precision, Unit
-from googlenet_edge.tensorrt_version import Version
 
 _MOST_NOTES = 6
 _WORKSPACE = 1 << 28
@@ -145,7 +144,7 @@ def _for_tensorrt(
     in_float = staying_float(graph.model.graph, float_nodes)
     if on_dla:
         model = lower_implicit_tensorrt(graph, table, opset=opset, float_nodes=float_nodes)
-        cache = calibration_cache(graph, table, model, version=_CACHE_VERSION, float_nodes=float_nodes)
+        cache = calibration_cache(graph, table, model, float_nodes=float_nodes)
         notes = (_SIMULATED_CACHE, *_without_rule(graph))
         return Lowered(_bytes(model), notes, float_nodes=in_float, calibration_cache=cache)
     model = lower_int8_tensorrt(graph, table, opset=opset, float_nodes=float_nodes)
@@ -202,5 +201,3 @@ _SIMULATED_CACHE = (
     "the accuracy is simulated here, with every rounding that the calibration cache allows; TensorRT compiles it on the"
     " device, for the DLA"
 )
-_CACHE_VERSION: Version = (8, 5, 2)
-"""What the header names; the builder on the device puts its own there."""

@@ -23,6 +23,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from googlenet_edge.dataset import Progress
+from googlenet_edge.engines.devices import Version
 from googlenet_edge.engines.tensorrt_layers import Placement, PlanLayer, layers_in_log, placement_in_log
 from googlenet_edge.engines.tensorrt_library import (
     Flavour,
@@ -38,7 +39,6 @@ from googlenet_edge.engines.tensorrt_library import (
 from googlenet_edge.errors import EngineError
 from googlenet_edge.files import sha256_bytes, to_json
 from googlenet_edge.target import Precision, Unit
-from googlenet_edge.tensorrt_version import Version, cache_for
 
 if TYPE_CHECKING:
     import tensorrt
@@ -168,6 +168,13 @@ def recipe_for(library: Library, request: PlanRequest, *, calibrates: bool = Fal
             )
         return Recipe.CALIBRATED
     return Recipe.FLAGGED if on_dla or not library.strongly_typed else Recipe.TYPED
+
+
+def cache_for(version: Version, cache: bytes) -> bytes:
+    """A calibration cache with the header of TensorRT 8 to 10 that reads it: the scales are the same in all of them."""
+    major, minor, patch = (*version, 0, 0)[:3]
+    number = major * 1000 + minor * 100 + patch if major < 10 else major * 10000 + minor * 100 + patch
+    return b"TRT-%d-EntropyCalibration2\n" % number + cache.partition(b"\n")[2]
 
 
 def build_plan(

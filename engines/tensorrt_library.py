@@ -19,8 +19,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from googlenet_edge.dataset import Progress
+from googlenet_edge.engines.devices import Version
 from googlenet_edge.errors import EngineError
-from googlenet_edge.tensorrt_version import Version
 
 if TYPE_CHECKING:
     import tensorrt
