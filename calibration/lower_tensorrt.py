@@ -55,19 +55,18 @@ OPSETS = {13: 7, 17: 8}
 _S8_MIDDLE = 128
 
 
-def lower_fp32_tensorrt(graph: InferenceGraph, *, opset: int = 17, dla_head: bool = False) -> onnx.ModelProto:
+def lower_fp32_tensorrt(graph: InferenceGraph) -> onnx.ModelProto:
     """The graph as it is, of pixels."""
-    model = taking_pixels_cast_first(_with_dla_head(graph.model) if dla_head else graph.model, graph.preprocess)
-    return _in_opset(model, opset)
+    return taking_pixels_cast_first(graph.model, graph.preprocess)
 
 
-def lower_fp16_tensorrt(graph: InferenceGraph, *, opset: int = 17, dla_head: bool = False) -> onnx.ModelProto:
+def lower_fp16_tensorrt(graph: InferenceGraph) -> onnx.ModelProto:
     """Weights and activations in float16; pixels are normalized in float32, and the logits are float32.
 
     Raises:
         LoweringError: a weight is too large for float16.
     """
-    source = _with_dla_head(graph.model) if dla_head else graph.model
+    source = graph.model
     inner = {INPUT: f"{INPUT}.half", OUTPUT: f"{OUTPUT}.half"}
     nodes = [
         cast(INPUT, inner[INPUT], TensorProto.FLOAT16),
@@ -75,11 +74,11 @@ def lower_fp16_tensorrt(graph: InferenceGraph, *, opset: int = 17, dla_head: boo
         cast(inner[OUTPUT], OUTPUT, TensorProto.FLOAT),
     ]
     halves = [half(w, w.name) if w.data_type == TensorProto.FLOAT else w for w in source.graph.initializer]
-    return _in_opset(taking_pixels_cast_first(model_like(source, nodes, halves), graph.preprocess), opset)
+    return taking_pixels_cast_first(model_like(source, nodes, halves), graph.preprocess)
 
 
 def lower_int8_tensorrt(
-    graph: InferenceGraph, table: CalibrationTable, *, opset: int = 17, float_nodes: AbstractSet[str] = NO_NODES
+    graph: InferenceGraph, table: CalibrationTable, *, float_nodes: AbstractSet[str] = NO_NODES
 ) -> onnx.ModelProto:
     """The graph in s8 activations and s8 per-channel weights, by explicit pairs.
 
@@ -99,14 +98,14 @@ def lower_int8_tensorrt(
     absorbed = absorb_normalization(ready) if INPUT in placed else None
     if absorbed is None or absorbed.zero_point != _S8_MIDDLE:
         model = _writer(placed, scales, ready.weights, float_nodes).model_of(ready.model)
-        return _in_opset(taking_pixels_cast_first(model, graph.preprocess), opset)
+        return taking_pixels_cast_first(model, graph.preprocess)
     shifted = replace(ready, model=absorbed.model)
     model = _writer(placed, scales | {INPUT: np.float32(1)}, shifted.weights, float_nodes).model_of(shifted.model)
-    return _in_opset(taking_pixels_less(model, _S8_MIDDLE, crop=graph.preprocess.crop), opset)
+    return taking_pixels_less(model, _S8_MIDDLE, crop=graph.preprocess.crop)
 
 
 def lower_implicit_tensorrt(
-    graph: InferenceGraph, table: CalibrationTable, *, opset: int = 17, float_nodes: AbstractSet[str] = NO_NODES
+    graph: InferenceGraph, table: CalibrationTable, *, float_nodes: AbstractSet[str] = NO_NODES
 ) -> onnx.ModelProto:
     """The float graph that the table's ranges are for: with a calibration cache, a DLA's TensorRT quantizes it itself.
 
@@ -116,7 +115,7 @@ def lower_implicit_tensorrt(
         CalibrationError: the table belongs to another graph.
     """
     ready = prepared(graph, table, weight_range=WeightRange.FULL, float_nodes=float_nodes)
-    return lower_fp32_tensorrt(ready, opset=opset, dla_head=True)
+    return lower_fp32_tensorrt(with_dla_head(ready))
 
 
 def places(graph: onnx.GraphProto, float_nodes: AbstractSet[str] = NO_NODES) -> dict[str, str]:
@@ -156,8 +155,8 @@ def _writer(
     return _Writer({t: (f"{n}.scale", "zero_point") for t, n in placed.items()}, constants, weights, float_nodes)
 
 
-def _in_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-    """The same model for a parser that knows no newer opset."""
+def in_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    """The same model for a parser that knows no newer opset: one of `OPSETS`."""
     changed = copy.deepcopy(model)
     changed.ir_version = OPSETS[opset]
     del changed.opset_import[:]
@@ -165,8 +164,8 @@ def _in_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     return changed
 
 
-def _with_dla_head(model: onnx.ModelProto) -> onnx.ModelProto:
-    """AveragePool, a 1×1 convolution, and Flatten last, which a DLA runs in one piece.
+def with_dla_head(graph: InferenceGraph) -> InferenceGraph:
+    """The graph with AveragePool, a 1×1 convolution, and Flatten last, which a DLA runs in one piece.
 
     The logits are the same but for the order of sums. There is no padding to count, but a Xavier's DLA takes no pool
     that would leave it out (NvInfer.h, `setAverageCountExcludesPadding`).
@@ -174,7 +173,7 @@ def _with_dla_head(model: onnx.ModelProto) -> onnx.ModelProto:
     Raises:
         LoweringError: it does not end with GlobalAveragePool, Flatten and Gemm, each alone reading the one before.
     """
-    changed = copy_for_surgery(model)
+    changed = copy_for_surgery(graph.model)
     index = Index(changed.graph)
     gemm = index.maker[OUTPUT]
     flatten = index.maker.get(gemm.input[0])
@@ -186,7 +185,7 @@ def _with_dla_head(model: onnx.ModelProto) -> onnx.ModelProto:
     weight = index.constants[gemm.input[1]]
     weight.dims.extend([1, 1])
     planes = f"{OUTPUT}.planes"
-    window = _spatial_size(model, pool.input[0])
+    window = _spatial_size(graph.model, pool.input[0])
     new = {
         pool.name: helper.make_node(
             "AveragePool", pool.input, pool.output, name=pool.name, kernel_shape=window, count_include_pad=1
@@ -196,7 +195,8 @@ def _with_dla_head(model: onnx.ModelProto) -> onnx.ModelProto:
         ),
         gemm.name: helper.make_node("Flatten", [planes], [OUTPUT], name=flatten.name, axis=1),
     }
-    return model_like(changed, [new.get(n.name, n) for n in changed.graph.node], list(changed.graph.initializer))
+    nodes = [new.get(node.name, node) for node in changed.graph.node]
+    return replace(graph, model=model_like(changed, nodes, list(changed.graph.initializer)))
 
 
 def _is_plain_head(index: Index, nodes: tuple[onnx.NodeProto, ...]) -> bool:

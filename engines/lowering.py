@@ -12,10 +12,12 @@ import onnx
 from googlenet_edge.calibration.audit import Census, missing, take_census
 from googlenet_edge.calibration.lower import lower_fp16_storage, lower_fp32, lower_int8_cpu
 from googlenet_edge.calibration.lower_tensorrt import (
+    in_opset,
     lower_fp16_tensorrt,
     lower_fp32_tensorrt,
     lower_implicit_tensorrt,
     lower_int8_tensorrt,
+    with_dla_head,
 )
 from googlenet_edge.calibration.placement import NO_NODES, staying_float, without_rule
 from googlenet_edge.calibration.rewrites import Rewrite, rewrite
@@ -138,16 +140,16 @@ def _for_tensorrt(
 ) -> Lowered:
     if precision is not Precision.INT8:
         lowering = lower_fp32_tensorrt if precision is Precision.FP32 else lower_fp16_tensorrt
-        model = lowering(graph, opset=opset, dla_head=on_dla)
+        model = in_opset(lowering(with_dla_head(graph) if on_dla else graph), opset)
         return Lowered(_bytes(model), (_SIMULATED, *(() if on_dla else _compiled(model, precision))))
     assert table is not None
     in_float = staying_float(graph.model.graph, float_nodes)
     if on_dla:
-        model = lower_implicit_tensorrt(graph, table, opset=opset, float_nodes=float_nodes)
+        model = in_opset(lower_implicit_tensorrt(graph, table, float_nodes=float_nodes), opset)
         cache = calibration_cache(graph, table, model, float_nodes=float_nodes)
         notes = (_SIMULATED_CACHE, *_without_rule(graph))
         return Lowered(_bytes(model), notes, float_nodes=in_float, calibration_cache=cache)
-    model = lower_int8_tensorrt(graph, table, opset=opset, float_nodes=float_nodes)
+    model = in_opset(lower_int8_tensorrt(graph, table, float_nodes=float_nodes), opset)
     notes = (_SIMULATED, *_compiled(model, precision), *_without_rule(graph))
     return Lowered(_bytes(model), notes, float_nodes=in_float)
 

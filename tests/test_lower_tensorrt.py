@@ -20,19 +20,20 @@ from googlenet_edge.calibration.lower_tensorrt import (
     lower_fp32_tensorrt,
     lower_implicit_tensorrt,
     lower_int8_tensorrt,
+    with_dla_head,
 )
 from googlenet_edge.calibration.ranges import RangeMethod
 from googlenet_edge.errors import CalibrationError, LoweringError
 from googlenet_edge.graph import InferenceGraph
 from googlenet_edge.preprocess import Preprocess
 
-Lower = Callable[[InferenceGraph, int], onnx.ModelProto]
+Lower = Callable[[InferenceGraph], onnx.ModelProto]
 LOWERINGS: dict[str, Lower] = {
-    "fp32": lambda graph, opset: lower_fp32_tensorrt(graph, opset=opset),
-    "fp16": lambda graph, opset: lower_fp16_tensorrt(graph, opset=opset),
-    "int8": lambda graph, opset: lower_int8_tensorrt(graph, table_of(graph), opset=opset),
-    "fp16 for a DLA": lambda graph, opset: lower_fp16_tensorrt(graph, opset=opset, dla_head=True),
-    "int8 by a cache": lambda graph, opset: lower_implicit_tensorrt(graph, table_of(graph), opset=opset),
+    "fp32": lower_fp32_tensorrt,
+    "fp16": lower_fp16_tensorrt,
+    "int8": lambda graph: lower_int8_tensorrt(graph, table_of(graph)),
+    "fp16 for a DLA": lambda graph: lower_fp16_tensorrt(with_dla_head(graph)),
+    "int8 by a cache": lambda graph: lower_implicit_tensorrt(graph, table_of(graph)),
 }
 
 
@@ -60,7 +61,7 @@ def constants(model: onnx.ModelProto) -> dict[str, NDArray[np.generic]]:
 @pytest.mark.parametrize("opset", OPSETS)
 @pytest.mark.parametrize("form", LOWERINGS)
 def test_every_form_is_valid_in_every_opset_and_keeps_the_logits(form: str, opset: int) -> None:
-    lowered, pixels = LOWERINGS[form](tiny_graph(), opset), tiny_pixels(32, seed=5)
+    lowered, pixels = in_opset(LOWERINGS[form](tiny_graph()), opset), tiny_pixels(32, seed=5)
     onnx.checker.check_model(lowered, full_check=True)
     assert (lowered.opset_import[0].version, lowered.ir_version) == (opset, OPSETS[opset])
     assert sqnr_db(run(lower_fp32(tiny_graph()), pixels), run(lowered, pixels)) > 30
@@ -68,7 +69,7 @@ def test_every_form_is_valid_in_every_opset_and_keeps_the_logits(form: str, opse
 
 @pytest.mark.parametrize("form", LOWERINGS)
 def test_nothing_but_a_cast_reads_the_pixels(form: str) -> None:
-    lowered = LOWERINGS[form](tiny_graph(), 17)
+    lowered = LOWERINGS[form](tiny_graph())
     assert [node.op_type for node in lowered.graph.node if "pixels" in node.input] == ["Cast"]
 
 
@@ -161,7 +162,7 @@ def test_a_tensor_that_the_table_lacks_is_named() -> None:
 
 
 def test_the_head_for_a_dla_has_only_operators_that_it_runs() -> None:
-    lowered = lower_fp32_tensorrt(tiny_graph(), dla_head=True)
+    lowered = lower_fp32_tensorrt(with_dla_head(tiny_graph()))
     nodes = {node.name: node for node in lowered.graph.node}
     assert [a.ints for a in nodes["avgpool"].attribute if a.name == "kernel_shape"] == [[8, 8]]
     last = [node.op_type for node in lowered.graph.node[-3:]]
@@ -172,7 +173,7 @@ def test_the_head_for_a_dla_has_only_operators_that_it_runs() -> None:
 def test_a_graph_with_another_head_has_no_form_for_a_dla() -> None:
     graph = tiny_graph(TINY.replace("GlobalAveragePool", "GlobalMaxPool"))
     with pytest.raises(LoweringError, match="does not end with GlobalAveragePool, Flatten and Gemm.*; use the GPU"):
-        lower_fp32_tensorrt(graph, dla_head=True)
+        with_dla_head(graph)
 
 
 def test_the_same_graph_and_table_give_the_same_bytes() -> None:

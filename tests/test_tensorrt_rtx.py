@@ -16,9 +16,11 @@ from tiny_graph import table_of, tiny_graph, tiny_images, whole_googlenet
 from googlenet_edge.calibration.lower import lower_fp32
 from googlenet_edge.calibration.lower_tensorrt import (
     OPSETS,
+    in_opset,
     lower_fp16_tensorrt,
     lower_fp32_tensorrt,
     lower_int8_tensorrt,
+    with_dla_head,
 )
 from googlenet_edge.calibration.table import read_table
 from googlenet_edge.engines.lowering import compiler_notes, lower
@@ -160,12 +162,12 @@ def test_fp32_all_convolutions_are_float32_and_the_plans_shrink_with_the_precisi
 @pytest.mark.parametrize("opset", OPSETS)
 def test_the_parser_takes_every_opset_that_we_write(rtx: Library, opset: int) -> None:
     graph = tiny_graph()
-    _, census = plan_of(rtx, lower_int8_tensorrt(graph, table_of(graph), opset=opset), Precision.INT8)
+    _, census = plan_of(rtx, in_opset(lower_int8_tensorrt(graph, table_of(graph)), opset), Precision.INT8)
     assert census.convolutions == {NumberType.INT8: 3}
 
 
 def test_the_parser_takes_the_head_for_dlas(rtx: Library) -> None:
-    _, census = plan_of(rtx, lower_fp16_tensorrt(tiny_graph(), dla_head=True), Precision.FP16)
+    _, census = plan_of(rtx, lower_fp16_tensorrt(with_dla_head(tiny_graph())), Precision.FP16)
     assert census.convolutions == {NumberType.HALF: 4}
 
 

@@ -21,7 +21,7 @@ from onnx import numpy_helper
 from tiny_graph import NESTED, NESTED_SHAPES, SHAPES, TINY, table_of, tiny_graph, whole_googlenet
 from wheels import wheel
 
-from googlenet_edge.calibration.lower_tensorrt import lower_fp32_tensorrt, lower_implicit_tensorrt
+from googlenet_edge.calibration.lower_tensorrt import lower_fp32_tensorrt, lower_implicit_tensorrt, with_dla_head
 from googlenet_edge.calibration.trt_cache import (
     calibration_cache,
     scales_in,
@@ -191,7 +191,7 @@ def test_a_tensor_that_the_table_lacks_is_named() -> None:
 def test_any_scale_comes_back_to_the_last_bit(amax: float) -> None:
     graph, table = tiny_graph(), table_of(tiny_graph())
     changed = replace(table, tensors=table.tensors | {"stem": replace(table.tensors["stem"], amax=amax)})
-    lowered = lower_fp32_tensorrt(graph, dla_head=True)
+    lowered = lower_fp32_tensorrt(with_dla_head(graph))
     cache = read_cache(calibration_cache(graph, changed, lowered))
     assert cache["stem"] == np.float32(amax / 127)
 
