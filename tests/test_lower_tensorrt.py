@@ -16,6 +16,7 @@ from tiny_graph import TINY, table_of, tiny_graph, tiny_pixels
 from googlenet_edge.calibration.lower import lower_fp32
 from googlenet_edge.calibration.lower_tensorrt import (
     OPSETS,
+    in_opset,
     lower_fp16_tensorrt,
     lower_fp32_tensorrt,
     lower_implicit_tensorrt,
