@@ -169,11 +169,9 @@ def energy_table(measurement: Measurement) -> Table:
     """What an inference of one image costs on a machine with power sensors, and the mean power meanwhile."""
     table = _table("energy", "an inference", "above idle", "power", "idle")
     for bundle in measurement.bundles:
-        energy = bundle.energy
-        mj, above_idle = (energy.mj, energy.mj_above_idle) if energy else (None, None)
-        power, idle = (energy.power_mw, energy.idle_mw) if energy else (None, None)
-        costs = _measured(mj, "mJ"), _measured(above_idle, "mJ"), _measured(power, "mW"), _measured(idle, "mW")
-        table.add_row(_name(bundle, measurement), *costs)
+        cost = bundle.energy
+        found = (cost.mj, cost.mj_above_idle, cost.power_mw, cost.idle_mw) if cost else (None,) * 4
+        table.add_row(_name(bundle, measurement), *map(_measured, found, ("mJ", "mJ", "mW", "mW")))
     return table
 
 
@@ -189,9 +187,8 @@ def sensors_table(measurement: Measurement) -> Table:
     rows += [(name, values, "°C") for name, values in watched.heat.values.items()]
     for name, values, unit in rows:
         said = [value for value in values if value is not None]
-        least, most = min(said, default=None), max(said, default=None)
-        average = fmean(said) if said else None
-        table.add_row(name, _measured(least, unit), _measured(average, unit), _measured(most, unit))
+        found = (min(said), fmean(said), max(said)) if said else (None,) * 3
+        table.add_row(name, *(_measured(value, unit) for value in found))
     return table
 
 
@@ -219,12 +216,8 @@ def throttling_sentence(measurement: Measurement) -> str:
 
 def jetson_sentence(jetson: Jetson) -> str:
     """Which Jetson, with which system, in which power mode."""
-    parts = [
-        jetson.model or "Jetson",
-        f"JetPack {jetson.jetpack or 'not found'}",
-        f"TensorRT {jetson.tensorrt or 'not found'}",
-        f"power mode {jetson.power_mode or 'not found'}",
-    ]
+    known = {"JetPack": jetson.jetpack, "TensorRT": jetson.tensorrt, "power mode": jetson.power_mode}
+    parts = [jetson.model or "Jetson", *(f"{what} {value or 'not found'}" for what, value in known.items())]
     if jetson.gpu_clock:
         low, high = jetson.gpu_clock.low_mhz, jetson.gpu_clock.high_mhz
         parts.append(f"GPU at {high} MHz" if jetson.gpu_clock.locked else f"GPU at {low} to {high} MHz")
