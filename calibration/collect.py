@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from googlenet_edge.calibration.extremes import ChannelExtremes, joined, observations, require_finite, require_ranges
 from googlenet_edge.calibration.histogram import Extremes, Histogram, HistogramCounter, Scratch, extremes
 from googlenet_edge.calibration.session import Network, side_by_side
-from googlenet_edge.dataset import Progress
+from googlenet_edge.dataset import Progress, ticker
 from googlenet_edge.errors import CalibrationError
 from googlenet_edge.graph import InferenceGraph
 
@@ -65,13 +65,7 @@ class Runs:
 
     def __init__(self, progress: Progress | None, total: int) -> None:
         """``total`` runs are to come."""
-        self._progress, self._total, self._count = progress, total, 0
-
-    def done(self) -> None:
-        """One more."""
-        self._count += 1
-        if self._progress:
-            self._progress(self._count, self._total)
+        self.done = ticker(total, progress)
 
     def each(self, images: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
         """The images, each of which is a run that is told of when the next one is asked for, somewhat ahead of it."""

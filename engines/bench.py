@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from googlenet_edge.dataset import Progress
+from googlenet_edge.dataset import Progress, ticker
 from googlenet_edge.engines.bundle import LABELS, MODEL, Manifest, read_bundle
 from googlenet_edge.engines.circumstances import Circumstances, read_circumstances, watch_others
 from googlenet_edge.engines.cold_start import ColdStart, cold_start
@@ -33,7 +33,7 @@ from googlenet_edge.engines.registry import backends_for, engine_here, open_bund
 from googlenet_edge.engines.rounds import BenchPlan, Timings, inference, measure, turn_count
 from googlenet_edge.engines.sensors import Watch, Watched, thinned
 from googlenet_edge.engines.sustained import Loads, Sustained, sustain
-from googlenet_edge.engines.timing import Clock, Tick, ticker
+from googlenet_edge.engines.timing import Clock, Tick
 from googlenet_edge.errors import ConfigError, EngineError
 from googlenet_edge.files import sha256_bytes
 from googlenet_edge.target import Device, EngineName, Precision, Unit

@@ -18,6 +18,7 @@ from googlenet_edge.calibration.calibrate import FEWEST_TO_CHOOSE, KEPT_BYTES, c
 from googlenet_edge.calibration.ranges import RangeMethod
 from googlenet_edge.calibration.table import CalibrationTable, refuse_another_s_table, write_table
 from googlenet_edge.dataset import (
+    Bars,
     Checked,
     ImageSet,
     Progress,
@@ -32,7 +33,7 @@ from googlenet_edge.dataset import (
 from googlenet_edge.engines.bundle import Bundle, Lineage, Manifest, check_place, read_manifest, write_bundle
 from googlenet_edge.engines.devices import profile_of, refuse_impossible
 from googlenet_edge.engines.evaluate import check_classes
-from googlenet_edge.engines.recovery import Bars, Judge, Judged, first_pixels, within_budget
+from googlenet_edge.engines.recovery import Judge, Judged, first_pixels, within_budget
 from googlenet_edge.engines.registry import Backend, backend_for, backends_for, default_to_build_with
 from googlenet_edge.engines.sensitivity import DEFAULT_IMAGES, Probe, Sensitivity, rank_layers, try_layers
 from googlenet_edge.engines.source import Origin, Source

@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from googlenet_edge import __version__
 from googlenet_edge.checkpoint import Checkpoint, read_checkpoint
-from googlenet_edge.dataset import Checked, WhenDamaged, open_dataset
+from googlenet_edge.dataset import Bars, Checked, WhenDamaged, open_dataset
 from googlenet_edge.engines.evaluate import check_same_classes
-from googlenet_edge.engines.recovery import Bars
 from googlenet_edge.engines.source import Origin
 from googlenet_edge.export import check_parity, export
 from googlenet_edge.graph import DEFAULT_OPSET, InferenceGraph

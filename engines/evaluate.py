@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from googlenet_edge.dataset import ImageSet, Progress
+from googlenet_edge.dataset import Bars, ImageSet, Progress, ticker
 from googlenet_edge.engines.accuracy import Accuracy, Comparison, Evaluation, compare
 from googlenet_edge.engines.bundle import LABELS, read_manifest
 from googlenet_edge.engines.predictor import Predictor, load_predictor, ranking
@@ -37,12 +36,11 @@ def evaluate(
         DamagedImageError: a file cannot be decoded.
     """
     check_classes(predictor.labels, images)
-    start = clock()
+    start, tick = clock(), ticker(len(images), progress)
     tops = []
-    for done, logits in enumerate(predictor.each(images.paths), start=1):
+    for logits in predictor.each(images.paths):
         tops.append(ranking(logits, _TOP))
-        if progress:
-            progress(done, len(images))
+        tick()
     best = np.concatenate(tops)
     place = np.array([predictor.labels.index(name) for name in images.class_names], np.int64)
     labels = place[list(images.labels)]
@@ -65,7 +63,7 @@ def evaluate_bundles(
     images: ImageSet,
     *,
     streams: int,
-    bars: Callable[[str], AbstractContextManager[Progress]],
+    bars: Bars,
     engine: EngineName | None = None,
 ) -> list[Evaluation]:
     """What bundles say about the same images, ``streams`` of them at the same time.

@@ -19,12 +19,12 @@ from googlenet_edge.calibration.lower import prepared
 from googlenet_edge.calibration.table import CalibrationTable
 from googlenet_edge.calibration.weights import weight_range_for
 from googlenet_edge.checkpoint import Checkpoint, build_model, read_checkpoint, write_checkpoint
-from googlenet_edge.dataset import check_images, open_dataset, stratified_sample
+from googlenet_edge.dataset import Bars, check_images, open_dataset, stratified_sample
 from googlenet_edge.distil import DistilConfig, as_trained, distil
 from googlenet_edge.engines.accuracy import Accuracy, Comparison, Evaluation, compare
 from googlenet_edge.engines.build import CalibrationRequest
 from googlenet_edge.engines.checkpoint_source import images_for
-from googlenet_edge.engines.recovery import Bars, evaluated
+from googlenet_edge.engines.recovery import evaluated
 from googlenet_edge.engines.registry import backend_for
 from googlenet_edge.errors import AccuracyError
 from googlenet_edge.export import export, unfolded

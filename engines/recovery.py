@@ -6,7 +6,6 @@ Layers are ranked on training images; the validation images choose nothing but h
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from googlenet_edge.calibration.placement import Layer, float_nodes
 from googlenet_edge.calibration.table import CalibrationTable
-from googlenet_edge.dataset import ImageSet, Progress, load_pixels
+from googlenet_edge.dataset import Bars, ImageSet, load_pixels
 from googlenet_edge.engines.accuracy import Accuracy, Comparison, Evaluation, compare
 from googlenet_edge.engines.bundle import EngineTrial, Golden, Verdict
 from googlenet_edge.engines.evaluate import evaluate
@@ -31,8 +30,6 @@ from googlenet_edge.preprocess import Preprocess
 from googlenet_edge.target import Device, EngineName, Precision, Unit
 
 T = TypeVar("T")
-Bars = Callable[[str], AbstractContextManager[Progress]]
-"""Shows a step by its name; what it gives is told (done, total)."""
 
 _GOLDEN_IMAGES = 2
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
 
-from googlenet_edge.dataset import Progress
+from googlenet_edge.dataset import Bars, Progress
 from googlenet_edge.engines import remote_link
 from googlenet_edge.engines.bench import check_bundles, generated_jpeg
 from googlenet_edge.engines.bundle import MANIFEST, MODEL, Manifest, read_bundle
@@ -36,8 +36,6 @@ _IMAGE = "image"
 _PIECE = 1 << 18
 _PATIENCE_S = 15.0  # for setting clocks back
 _BY_PROVIDER = {each.engine for each in GPU_PROVIDERS}
-
-Bars = Callable[[str], AbstractContextManager[Progress]]
 
 
 @dataclass(frozen=True, slots=True)

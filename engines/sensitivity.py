@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from googlenet_edge.calibration.lower import lower_rounded_activations
 from googlenet_edge.calibration.placement import Layer, layers
 from googlenet_edge.calibration.table import CalibrationTable
-from googlenet_edge.dataset import ImageSet, Progress, load_pixels
+from googlenet_edge.dataset import ImageSet, Progress, load_pixels, ticker
 from googlenet_edge.engines.lowering import Lowered, lower, open_lowered
 from googlenet_edge.engines.predictor import Predictor
 from googlenet_edge.engines.registry import backend_for
@@ -146,12 +146,12 @@ def rank_layers(probe: Probe, table: CalibrationTable, *, progress: Progress | N
         CalibrationError, EngineError: see `lower_rounded_activations`, `Engine`.
     """
     found, ranked = layers(probe.graph.model.graph), []
-    for done, layer in enumerate(found, start=1):
+    tick = ticker(len(found), progress)
+    for layer in found:
         rounded = lower_rounded_activations(probe.graph, table, frozenset(layer.tensors))
         with probe.open(Lowered(rounded.SerializeToString())) as predictor:
             ranked.append(RankedLayer(layer, probe.noise(predictor)))
-        if progress:
-            progress(done, len(found))
+        tick()
     return sorted(ranked, key=lambda each: each.noise.power, reverse=True)
 
 
@@ -172,16 +172,15 @@ def try_layers(
         CalibrationError, LoweringError, EngineError: see `lower`, `Engine`.
     """
     lowered = partial(lower, probe.graph, device=Device.CPU, precision=Precision.INT8, table=table)
-    rows, rounds_of_all = [], _RoundsMs()
+    rows, rounds_of_all, tick = [], _RoundsMs(), ticker(len(ranked), progress)
     with probe.open(lowered()) as whole:
         of_all = probe.noise(whole)
-        for done, each in enumerate(ranked, start=1):
+        for each in ranked:
             with probe.open(lowered(float_nodes=each.layer.nodes)) as without:
                 rounds, rounds_without = _alternate(probe, (whole, without), clock)
                 rows.append(_sensitivity(each, of_all, probe.noise(without), rounds, rounds_without))
             rounds_of_all += rounds
-            if progress:
-                progress(done, len(ranked))
+            tick()
     latency_ms = statistics.median(chain.from_iterable(rounds_of_all))
     return Sensitivity(len(probe.pixels), probe.threads, of_all.sqnr_db, of_all.flips, latency_ms, tuple(rows))
 

@@ -16,12 +16,12 @@ from googlenet_edge.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from googlenet_edge.dataset import WhenDamaged, refuse_damaged, stratified_sample
+from googlenet_edge.dataset import Bars, WhenDamaged, refuse_damaged, stratified_sample
 from googlenet_edge.distil import DistilConfig, as_trained, distil
 from googlenet_edge.engines.accuracy import Accuracy, Comparison, Evaluation, compare
 from googlenet_edge.engines.checkpoint_source import images_for
 from googlenet_edge.engines.circumstances import Circumstances, read_circumstances
-from googlenet_edge.engines.recovery import Bars, evaluated
+from googlenet_edge.engines.recovery import evaluated
 from googlenet_edge.engines.registry import backend_for
 from googlenet_edge.engines.stopwatch import Speed, Stopwatch, Target
 from googlenet_edge.engines.timing import Ratio

@@ -22,12 +22,12 @@ from googlenet_edge.calibration.ranges import RangeMethod
 from googlenet_edge.calibration.table import CalibrationTable
 from googlenet_edge.channels import BLOCKS, LatencyModel, halved, kept_after, macs_of
 from googlenet_edge.checkpoint import Checkpoint
-from googlenet_edge.dataset import ImageSet, Progress, check_images, stratified_sample
+from googlenet_edge.dataset import ImageSet, Progress, check_images, stratified_sample, ticker
 from googlenet_edge.engines.lowering import Lowered, lower, open_lowered
 from googlenet_edge.engines.predictor import Predictor
 from googlenet_edge.engines.recovery import first_pixels
 from googlenet_edge.engines.registry import Backend
-from googlenet_edge.engines.timing import Clock, Ratio, Tick, paired_ratio, ticker, warm_turns
+from googlenet_edge.engines.timing import Clock, Ratio, Tick, paired_ratio, warm_turns
 from googlenet_edge.export import export
 from googlenet_edge.graph import InferenceGraph
 from googlenet_edge.slim import convolution_widths, macs_a_channel_pair, slimmed

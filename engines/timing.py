@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-from googlenet_edge.dataset import Progress
 from googlenet_edge.statistics import Interval, Tally, median_interval
 
 Clock = Callable[[], float]
@@ -25,19 +24,6 @@ SETTLE_S = 0.01
 SETTLE_MOST_RUNS = 100
 
 T = TypeVar("T")
-
-
-def ticker(total: int, progress: Progress | None) -> Tick:
-    """Tells ``progress``, where there is one, of ``total`` turns."""
-    done = 0
-
-    def tick() -> None:
-        nonlocal done
-        done += 1
-        if progress:
-            progress(done, total)
-
-    return tick
 
 
 @dataclass(frozen=True, slots=True)

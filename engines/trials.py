@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from googlenet_edge.calibration.rewrites import Rewrite
-from googlenet_edge.dataset import Progress
+from googlenet_edge.dataset import Progress, ticker
 from googlenet_edge.engines.accuracy import Comparison
 from googlenet_edge.engines.bundle import EngineTrial, Trial, Verdict
 from googlenet_edge.engines.lowering import Lowered, audited, rewritten
@@ -25,7 +25,6 @@ from googlenet_edge.engines.timing import (
     paired_ratio,
     settled,
     take_turns,
-    ticker,
     timed,
     warm_turns,
 )

@@ -24,6 +24,7 @@ from googlenet_edge.dataset import ImageSet
 from googlenet_edge.errors import EdgeError, TrainingError
 from googlenet_edge.images import decode_rgb
 from googlenet_edge.preprocess import Preprocess
+from googlenet_edge.statistics import Share
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 RATIO = 4 / 3
@@ -32,7 +33,6 @@ _PR_SET_PDEATHSIG = 1
 _BY_A_LOADER = "in DataLoader worker process"
 _NO_MEMORY_SIGNS = ("can't allocate memory", "std::bad_alloc", "out of memory")
 _NO_MEMORY = "there is not enough memory; free some, or give a smaller --batch-size"
-Share = Annotated[float, Meta(ge=0, le=1)]
 
 
 @dataclass(frozen=True, slots=True)

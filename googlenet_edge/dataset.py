@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -22,6 +23,8 @@ from googlenet_edge.preprocess import Preprocess
 from googlenet_edge.processor import usable_cores
 
 Progress = Callable[[int, int], None]
+Bars = Callable[[str], AbstractContextManager[Progress]]
+"""Shows a step by its name; what it gives is told (done, total)."""
 
 VAL_SHARE = 0.2
 _NOT_IMAGES = {"thumbs.db", "desktop.ini"}
@@ -169,6 +172,7 @@ def check_images(
             kept[path] = preprocess.pixels(decoded)
         return hashlib.sha256(data).hexdigest(), ""
 
+    tick = ticker(len(images), progress)
     files: dict[str, Path] = {}
     in_two: list[tuple[Path, Path]] = []
     hashes: list[bytes] = []
@@ -183,8 +187,7 @@ def check_images(
             if known.parent != images.paths[i].parent:
                 in_two.append((known, images.paths[i]))
             hashes.append(f"{sha256} {images.class_names[images.labels[i]]}\n".encode())
-        if progress:
-            progress(i + 1, len(images))
+        tick()
     if in_two:
         count = "1 image is" if len(in_two) == 1 else f"{len(in_two)} images are"
         _log.warning("%s in two classes at once, such as %s and %s; remove the wrong one", count, *in_two[0])
@@ -249,6 +252,19 @@ def sample_beside(images: ImageSet, used: ImageSet, count: int, *, seed: int) ->
     paths = set(used.paths)
     rest = images.take([i for i, path in enumerate(images.paths) if path not in paths])
     return stratified_sample(rest if len(rest) >= count else images, count, seed=seed)
+
+
+def ticker(total: int, progress: Progress | None) -> Callable[[], None]:
+    """Tells ``progress``, where there is one, of ``total`` turns."""
+    done = 0
+
+    def tick() -> None:
+        nonlocal done
+        done += 1
+        if progress:
+            progress(done, total)
+
+    return tick
 
 
 def in_threads(

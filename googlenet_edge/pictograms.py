@@ -10,7 +10,7 @@ are painted one over the other. Everything is a polygon, so that a camera is a m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from itertools import pairwise
@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
+from googlenet_edge.dataset import Progress, ticker
 from googlenet_edge.errors import OutputError
 from googlenet_edge.files import new_folder, read_file, to_json
 
@@ -186,7 +187,7 @@ def write_pictograms(
     val_per_class: int,
     size: int = 96,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Writes ``train/CLASS/00000.jpg`` … and ``val/CLASS/00000.jpg`` …, or nothing if just these are there already.
 
@@ -206,11 +207,11 @@ def write_pictograms(
     if _record_of(folder) == record:
         return
     items = list(_items(request))
+    tick = ticker(len(items), progress)
     with new_folder(folder) as temporary:
-        for done, item in enumerate(items, start=1):
+        for item in items:
             _write_image(temporary / item.file, item, size)
-            if progress is not None:
-                progress(done, len(items))
+            tick()
         (temporary / RECORD).write_bytes(record)
 
 

@@ -22,6 +22,7 @@ from googlenet_edge.dataset import (
     open_dataset,
     refuse_damaged,
     require_every_class,
+    ticker,
 )
 from googlenet_edge.descent import batch_size_for
 from googlenet_edge.errors import ConfigError
@@ -165,18 +166,14 @@ def check_training_data(
         DataError, DamagedImageError: see `open_dataset` and ``when_damaged``.
     """
     dataset = open_dataset(folder, seed=seed)
-    total = len(dataset.train) + len(dataset.val)
+    tick = ticker(len(dataset.train) + len(dataset.val), progress)
 
-    def checked(images: ImageSet, *, before: int) -> Checked:
-        def told(done: int, _: int) -> None:
-            if progress:
-                progress(before + done, total)
-
-        found = check_images(images, preprocess=preprocess, progress=told)
+    def checked(images: ImageSet) -> Checked:
+        found = check_images(images, preprocess=preprocess, progress=lambda *_: tick())
         require_every_class(when_damaged(found))
         return found
 
-    train_set, val_set = checked(dataset.train, before=0), checked(dataset.val, before=len(dataset.train))
+    train_set, val_set = checked(dataset.train), checked(dataset.val)
     if twice := train_set.files.keys() & val_set.files.keys():
         first = min(val_set.files[sha256] for sha256 in twice)
         _log.warning("training has %d of the validation images, too, such as %s; remove one of each", len(twice), first)

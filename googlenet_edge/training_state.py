@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated
 
 import torch
-from msgspec import Meta
 from safetensors.torch import save
 from torch import Tensor
 
@@ -16,6 +14,7 @@ from googlenet_edge.descent import DescentConfig
 from googlenet_edge.errors import TrainingError
 from googlenet_edge.files import from_versioned_json, to_json, write_bytes
 from googlenet_edge.model import GoogLeNet
+from googlenet_edge.statistics import Tally
 from googlenet_edge.workspace import STATE_FILE
 
 METADATA_KEY = "googlenet_edge_training"
@@ -27,7 +26,7 @@ _NO_FILE = "weights of no checkpoint"
 class TrainConfig(DescentConfig):
     """``plain_epochs``: how many epochs at the end are `Epoch.plain`."""
 
-    plain_epochs: Annotated[int, Meta(ge=0)] = 0
+    plain_epochs: Tally = 0
 
     def __post_init__(self) -> None:
         DescentConfig.__post_init__(self)
@@ -42,8 +41,8 @@ class _Header:
     info: CheckpointInfo
     config: TrainConfig
     images_sha256: str
-    epoch: Annotated[int, Meta(ge=0)] = 0
-    step: Annotated[int, Meta(ge=0)] = 0
+    epoch: Tally = 0
+    step: Tally = 0
     seconds: float = 0.0
     start: str = ""
     batch_size: int = 0
