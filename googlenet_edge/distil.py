@@ -14,12 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from googlenet_edge.augment import Epoch, TrainingBatches, clear_errors, to_input
+from googlenet_edge.augment import clear_errors
 from googlenet_edge.checkpoint import CheckpointInfo
-from googlenet_edge.descent import Descent, DescentConfig, autocast, batch_size_for
-from googlenet_edge.reports import EpochReport, Meter, Observer, StoppedError
+from googlenet_edge.descent import DescentConfig, autocast
+from googlenet_edge.parallel import Rank
+from googlenet_edge.reports import Observer, StoppedError
 from googlenet_edge.statistics import Count
-from googlenet_edge.training_loop import TrainingData, evaluate_model, placed, top1_share
+from googlenet_edge.training_loop import Loop, TrainingData, evaluate_model, placed
 
 _MEND = "start again with a lower --learning-rate"
 _TEMPERATURE = 2.0
@@ -69,7 +70,7 @@ def distil(
         lessons = _Lessons(student, teacher, data, config, observer=observer, workers=workers)
         with lessons.batches:
             for epoch in range(config.epochs):
-                observer.on_epoch(lessons.epoch(epoch))
+                observer.on_epoch(lessons.run_epoch(epoch))
 
 
 def distillation_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -84,8 +85,8 @@ def distillation_loss(student: Tensor, teacher: Tensor) -> Tensor:
     return F.kl_div(found, wanted, reduction="batchmean", log_target=True) * _TEMPERATURE**2
 
 
-class _Lessons:
-    """Student, teacher, optimizer and data while they are at it."""
+class _Lessons(Loop):
+    """Of a student with its teacher."""
 
     def __init__(
         self,
@@ -97,46 +98,30 @@ class _Lessons:
         observer: Observer,
         workers: int,
     ) -> None:
-        self.data, self.config, self.observer = data, config, observer
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.student, self.teacher = (placed(network, self.device) for network in (student, teacher))
-        self.batch_size = batch_size_for(config.batch_size, len(data.train))
-        self.steps = len(data.train) // self.batch_size
-        self.total = config.epochs * self.steps
-        self.descent = Descent(self.student, config, steps=self.total, device=self.device, mend=_MEND)
-        self.meter = Meter(epochs=config.epochs, steps=self.steps, batch_size=self.batch_size)
-        self.batches = TrainingBatches(data.train, data.preprocess, config.augmentation, workers=workers)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        student, self.teacher = (placed(network, device) for network in (student, teacher))
+        super().__init__(student, config, data, rank=Rank(), observer=observer, workers=workers, mend=_MEND)
 
-    def epoch(self, epoch: int) -> EpochReport:
-        """All steps of one epoch, counted from 0, then the evaluation."""
-        self.student.train()
-        self.meter.begin(epoch)
-        plan = Epoch(len(self.data.train), self.batch_size, self.config.seed, epoch)
-        for done, (pixels, colours, labels) in enumerate(self.batches.of(plan), start=1):
-            number = epoch * self.steps + done
-            self.meter.add(*self._step(number - 1, pixels, colours, labels))
-            self.meter.report(done, self.observer)
-            if number < self.total and self.observer.should_stop():
-                raise StoppedError(
-                    f"stopped in epoch {epoch + 1} of {self.config.epochs} after step {done} of {self.steps}; this"
-                    " training is not kept, the same command starts again"
-                )
-        self.descent.require_finite_weights()
-        means = (total / self.steps for total in self.meter.sums)
-        rate = self.descent.rate((epoch + 1) * self.steps - 1)
-        return self.meter.end(means, self._evaluate, learning_rate=rate)
-
-    def _evaluate(self) -> tuple[float, float]:
-        return evaluate_model(self.student.eval(), self.data.val, self.data.preprocess)
-
-    def _step(self, number: int, pixels: Tensor, colours: Tensor, labels: Tensor) -> tuple[float, float]:
-        """(loss, top-1 as a share of the batch)."""
-        x = to_input(pixels.to(self.device), self.data.preprocess, colours.to(self.device))
+    def loss(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """How far the student's answers are from the teacher's."""
+        del labels
         with autocast(self.device, wanted=self.config.mixed_precision):
             with torch.no_grad():
                 wanted = self.teacher(x)
-            found = self.student(x)
-        return self.descent.step(number, distillation_loss(found, wanted)), top1_share(found.detach(), labels)
+            found = self.model(x)
+        return distillation_loss(found, wanted), found.detach()
+
+    def after_step(self, epoch: int, done: int) -> None:
+        """Nothing is saved."""
+        if epoch * self.steps + done < self.total and self.observer.should_stop():
+            raise StoppedError(
+                f"stopped in epoch {epoch + 1} of {self.config.epochs} after step {done} of {self.steps}; this"
+                " training is not kept, the same command starts again"
+            )
+
+    def evaluate(self) -> tuple[float, float]:
+        """Of the student."""
+        return evaluate_model(self.model.eval(), self.data.val, self.data.preprocess)
 
 
 @contextmanager

@@ -9,7 +9,8 @@ from __future__ import annotations
 import ctypes
 import logging
 import math
-from collections.abc import Callable, Iterable
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -85,14 +86,14 @@ def train_from(
         DamagedImageError: an image was changed or removed since it was checked.
         StoppedError: the observer asked to stop.
     """
-    loop = _Loop(state, data, rank, observer, workers)
+    loop = _Training(state, data, folder, rank=rank, observer=observer, workers=workers)
     metrics = folder / METRICS_FILE
     if rank.first:
         drop_lines_from(metrics, epoch=state.epoch + 1)
     report = None
     with loop.batches:
         for epoch in range(state.epoch, state.config.epochs):
-            report = loop.run_epoch(epoch, save=lambda s: write_state(folder, s))
+            report = loop.epoch(epoch)
             if rank.first:
                 append_line(metrics, report)
                 write_state(folder, loop.state(epoch + 1, 0))
@@ -166,51 +167,53 @@ class _Forward(nn.Module):
         return loss, outputs.logits.detach()
 
 
-class _Loop:
-    """The network, its average, the optimizer and the data, while training runs."""
+class Loop(ABC):
+    """Epochs over the images of a training, told to an observer. What the loss of a step is, a subclass says."""
 
-    def __init__(self, state: TrainingState, data: TrainingData, rank: Rank, observer: Observer, workers: int) -> None:
-        self.config, self.data, self.rank, self.observer = state.config, data, rank, observer
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        place = [float(state.epoch), float(state.step), float(int(data.train_sha256[:12], 16))]
-        if mean_of_ranks(place, rank, self.device) != place:
-            raise TrainingError(
-                "processes would go on from different steps or with different images; give --data and --out on disks"
-                " that all of them share"
-            )
-        self.generator = torch.Generator().manual_seed(state.config.seed)
-        if state.generator is not None:
-            self.generator.set_state(state.generator)
-        self.info, self.start = state.info, state.start
-        self.model, self.average = (self._network(weights) for weights in (state.weights, state.average))
-        make_parallel(self.model, rank, self.generator)
-        forward = _Forward(self.model, state.config).train()
-        self.forward: nn.Module = DistributedDataParallel(forward) if rank.world > 1 else forward
-        self.batch_size = batch_size_for(state.config.batch_size, len(data.train), processes=rank.world)
+    def __init__(
+        self,
+        model: nn.Module,
+        config: DescentConfig,
+        data: TrainingData,
+        *,
+        rank: Rank,
+        observer: Observer,
+        workers: int,
+        mend: str,
+        at_random: bool = False,
+    ) -> None:
+        """``model`` is on the device that trains; ``mend`` and ``at_random`` as `Descent` takes them."""
+        self.model, self.config, self.data, self.rank, self.observer = model, config, data, rank, observer
+        self.device = next(model.parameters()).device
+        self.batch_size = batch_size_for(config.batch_size, len(data.train), processes=rank.world)
         self.steps = len(data.train) // self.batch_size
-        self.descent = Descent(
-            self.model,
-            state.config,
-            steps=self._total,
-            device=self.device,
-            mend=_MEND,
-            at_random=not state.start,
-        )
-        self.descent.load_momentum(state.momentum)
-        self.descent.load_scaling(state.scaling)
-        self.first_step, self.first_sums, self.seconds_before = state.step, state.sums, state.seconds
-        self.meter = Meter(epochs=state.config.epochs, steps=self.steps, batch_size=self.batch_size)
-        self.batches = TrainingBatches(data.train, data.preprocess, state.config.augmentation, workers=workers)
+        self.total = self.steps * config.epochs
+        self.descent = Descent(model, config, steps=self.total, device=self.device, mend=mend, at_random=at_random)
+        self.meter = Meter(epochs=config.epochs, steps=self.steps, batch_size=self.batch_size)
+        self.batches = TrainingBatches(data.train, data.preprocess, config.augmentation, workers=workers)
 
-    def _network(self, weights: dict[str, Tensor]) -> GoogLeNet:
-        model = GoogLeNet(self.info.model_config())
-        model.load_state_dict(weights)
-        return placed(model, self.device)
+    @abstractmethod
+    def loss(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """(loss, logits without gradient) of float32 ``(N, 3, crop, crop)`` and labels ``(N,)``."""
 
-    def run_epoch(self, epoch: int, *, save: Callable[[TrainingState], None]) -> EpochReport:
-        """All steps of one epoch, then the evaluation of the averaged weights."""
-        first, sums = self.first_step, self.first_sums
-        self.first_step, self.first_sums = 0, (0.0, 0.0)
+    @abstractmethod
+    def after_step(self, epoch: int, done: int) -> None:
+        """``done`` steps of ``epoch``, counted from 0, are done. Raises `StoppedError` where the observer asks so."""
+
+    @abstractmethod
+    def evaluate(self) -> tuple[float, float]:
+        """(top-1, top-5) on the validation images."""
+
+    def run_epoch(
+        self,
+        epoch: int,
+        *,
+        first: int = 0,
+        sums: tuple[float, float] = (0.0, 0.0),
+        seconds_before: float = 0.0,
+        plain: bool = False,
+    ) -> EpochReport:
+        """The steps of one epoch, from ``first`` on, whose ``sums`` are those before it; then the evaluation."""
         plan = Epoch(
             len(self.data.train),
             self.batch_size,
@@ -219,31 +222,79 @@ class _Loop:
             first,
             self.rank.index,
             self.rank.world,
-            epoch >= self.config.epochs - self.config.plain_epochs,
+            plain,
         )
         self.model.train()
         self.meter.begin(epoch, sums=sums)
         for step, (pixels, colours, labels) in enumerate(self.batches.of(plan), start=first):
-            loss, logits = self._step(epoch * self.steps + step, pixels, colours, labels)
-            self.meter.add(loss, top1_share(logits, labels))
+            x = to_input(pixels.to(self.device), self.data.preprocess, colours.to(self.device))
+            loss, logits = self.loss(x, labels.to(self.device))
+            self.meter.add(self.descent.step(epoch * self.steps + step, loss), top1_share(logits, labels))
             self.meter.report(step + 1, self.observer)
-            if step + 1 < self.steps and self.asked_to_stop():
-                losses, hits = mean_of_ranks([*self.meter.sums], self.rank, self.device)
-                if self.rank.first:
-                    save(self.state(epoch, step + 1, sums=(losses, hits)))
-                any_rank(False, self.rank, self.device)  # once one process ends, torchrun kills the one that saves
-                raise _stopped(f"in epoch {epoch + 1} after step {step + 1} of {self.steps}")
+            self.after_step(epoch, step + 1)
         self.descent.require_finite_weights()
         means = mean_of_ranks([total / self.steps for total in self.meter.sums], self.rank, self.device)
         rate = self.descent.rate((epoch + 1) * self.steps - 1)
-        return self.meter.end(means, self.evaluate, learning_rate=rate, seconds_before=self.seconds_before)
+        return self.meter.end(means, self.evaluate, learning_rate=rate, seconds_before=seconds_before)
 
-    def _step(self, step: int, pixels: Tensor, colours: Tensor, labels: Tensor) -> tuple[float, Tensor]:
-        x = to_input(pixels.to(self.device), self.data.preprocess, colours.to(self.device))
-        loss, logits = self.forward(x, labels.to(self.device))
-        value = self.descent.step(step, loss)
-        _average(self.average, self.model, decay=ema_decay_at(step, steps=self._total))
-        return value, logits
+
+class _Training(Loop):
+    """The network, its average and what is saved of both."""
+
+    config: TrainConfig
+
+    def __init__(
+        self, state: TrainingState, data: TrainingData, folder: Path, *, rank: Rank, observer: Observer, workers: int
+    ) -> None:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        place = [float(state.epoch), float(state.step), float(int(data.train_sha256[:12], 16))]
+        if mean_of_ranks(place, rank, device) != place:
+            raise TrainingError(
+                "processes would go on from different steps or with different images; give --data and --out on disks"
+                " that all of them share"
+            )
+        self.generator = torch.Generator().manual_seed(state.config.seed)
+        if state.generator is not None:
+            self.generator.set_state(state.generator)
+        self.folder, self.info, self.start = folder, state.info, state.start
+        model, self.average = (self._network(weights, device) for weights in (state.weights, state.average))
+        make_parallel(model, rank, self.generator)
+        random = not state.start
+        super().__init__(
+            model, state.config, data, rank=rank, observer=observer, workers=workers, mend=_MEND, at_random=random
+        )
+        forward = _Forward(model, state.config).train()
+        self.forward: nn.Module = DistributedDataParallel(forward) if rank.world > 1 else forward
+        self.descent.load_momentum(state.momentum)
+        self.descent.load_scaling(state.scaling)
+        self.first_step, self.first_sums, self.seconds_before = state.step, state.sums, state.seconds
+
+    def _network(self, weights: dict[str, Tensor], device: torch.device) -> GoogLeNet:
+        model = GoogLeNet(self.info.model_config())
+        model.load_state_dict(weights)
+        return placed(model, device)
+
+    def epoch(self, epoch: int) -> EpochReport:
+        """`run_epoch`, at first from where it was saved."""
+        first, sums = self.first_step, self.first_sums
+        self.first_step, self.first_sums = 0, (0.0, 0.0)
+        plain = epoch >= self.config.epochs - self.config.plain_epochs
+        return self.run_epoch(epoch, first=first, sums=sums, seconds_before=self.seconds_before, plain=plain)
+
+    def loss(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """That of all heads."""
+        found: tuple[Tensor, Tensor] = self.forward(x, labels)
+        return found
+
+    def after_step(self, epoch: int, done: int) -> None:
+        """Takes the step into the average, and saves where it is asked to stop."""
+        _average(self.average, self.model, decay=ema_decay_at(epoch * self.steps + done - 1, steps=self.total))
+        if done < self.steps and self.asked_to_stop():
+            losses, hits = mean_of_ranks([*self.meter.sums], self.rank, self.device)
+            if self.rank.first:
+                write_state(self.folder, self.state(epoch, done, sums=(losses, hits)))
+            any_rank(False, self.rank, self.device)  # once one process ends, torchrun kills the one that saves
+            raise _stopped(f"in epoch {epoch + 1} after step {done} of {self.steps}")
 
     def asked_to_stop(self) -> bool:
         """Whether the observer of any process asks to stop."""
@@ -252,10 +303,6 @@ class _Loop:
     def evaluate(self) -> tuple[float, float]:
         """(top-1, top-5) of the averaged weights, in the first process; the others do not look."""
         return evaluate_model(self.average, self.data.val, self.data.preprocess) if self.rank.first else (0.0, 0.0)
-
-    @property
-    def _total(self) -> int:
-        return self.steps * self.config.epochs
 
     def _seconds(self) -> float:
         return self.seconds_before + self.meter.seconds
