@@ -26,6 +26,7 @@ from googlenet_edge.statistics import FEWEST_FOR_P99_9, Summary
 
 NOT_MEASURED = "not measured"
 _MOST_POINTS = 240
+_MOST_CONFUSED = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +126,12 @@ def layers_table(found: Layers) -> Table:
     return Table(("layer", "noise when rounded", "flips", "time in float", "slower in float (95 %)"), tuple(rows))
 
 
-def confused_table(evaluation: Evaluation, *, most: int = 12) -> Table:
+def confused_table(evaluation: Evaluation) -> Table:
     """The pairs of classes that are mistaken most often."""
     names = evaluation.class_names
     rows = [
         Row(shown_name(names[i]), (shown_name(names[j]), f"{count} of {int((evaluation.labels == i).sum())}"))
-        for i, j, count in evaluation.confused[:most]
+        for i, j, count in evaluation.confused[:_MOST_CONFUSED]
     ]
     return Table(("is", "answered as", "images"), tuple(rows))
 
@@ -229,15 +230,9 @@ def _value(value: object) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, Mapping):
-        return (
-            ", ".join(
-                f"{shown_text(str(key))} {'not installed' if item is None else _value(item)}"
-                for key, item in value.items()
-            )
-            or "none"
+        return ", ".join(
+            f"{shown_text(str(key))} {'not installed' if item is None else _value(item)}" for key, item in value.items()
         )
-    if isinstance(value, tuple | list):
-        return ", ".join(_value(item) for item in value) or "none"
     if is_dataclass(value):
         return ", ".join(f"{_words(field.name)} {_value(getattr(value, field.name))}" for field in fields(value))
     return shown_text(str(value.value if isinstance(value, Enum) else value))

@@ -60,11 +60,7 @@ ResizeOption = Annotated[
     int | None,
     typer.Option(rich_help_panel=_OTHERS, min=1, max=4096, help="Short side before the crop; default: size × 8/7."),
 ]
-MeanOption = Annotated[
-    str | None,
-    typer.Option(rich_help_panel=_OTHERS, metavar="R,G,B", help="Of pixels of 0 to 255; default: 127.5 each."),
-]
-StdOption = Annotated[
+ChannelsOption = Annotated[
     str | None,
     typer.Option(rich_help_panel=_OTHERS, metavar="R,G,B", help="Of pixels of 0 to 255; default: 127.5 each."),
 ]

@@ -351,7 +351,7 @@ def _batch_normalization(
     mean: NDArray[np.float32],
     variance: NDArray[np.float32],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    if attributes.get("training_mode", 0) or not attributes.get("spatial", 1):
+    if not attributes.get("spatial", 1):
         return None
     scale = gamma.astype(np.float64) / np.sqrt(variance.astype(np.float64) + attributes.get("epsilon", 1e-5))
     return scale, beta - mean * scale
