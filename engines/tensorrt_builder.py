@@ -150,22 +150,14 @@ def key_of(library: Library, request: PlanRequest, *, gpu: str) -> PlanKey:
     )
 
 
-def recipe_for(library: Library, request: PlanRequest, *, calibrates: bool = False) -> Recipe:
-    """The recipe for a request. Raises `EngineError` for what this TensorRT cannot build.
-
-    Args:
-        calibrates: whether TensorRT finds the scales while it builds, and so needs no cache.
-    """
+def recipe_for(library: Library, request: PlanRequest) -> Recipe:
+    """The recipe for a request. Raises `EngineError` for what this TensorRT cannot build."""
     on_dla = request.unit is Unit.DLA
     if on_dla and (library.flavour is Flavour.RTX or library.version >= _FIRST_WITHOUT_DLA):
         raise EngineError(
             f"a DLA needs TensorRT 8.5 to 10.7 (JetPack 6), and this is {library}; build for the GPU: leave --dla out"
         )
     if on_dla and request.precision is Precision.INT8:
-        if not (request.calibration_cache or calibrates):
-            raise EngineError(
-                "INT8 on a DLA needs the calibration cache of the bundle, and it has none; build it again"
-            )
         return Recipe.CALIBRATED
     return Recipe.FLAGGED if on_dla or not library.strongly_typed else Recipe.TYPED
 
@@ -198,7 +190,7 @@ def build_plan(
         EngineError: TensorRT refuses the graph or cannot build it; with its own words.
         CalibrationError: the calibration cache is damaged.
     """
-    recipe = recipe_for(library, request, calibrates=calibrator is not None)
+    recipe = recipe_for(library, request)
     trt, start = library.trt, time.perf_counter()
     with listening(library) as lines:
         builder = started(trt.Builder, library, lines)

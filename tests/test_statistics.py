@@ -41,12 +41,6 @@ def test_wilson_interval_holds_the_share_and_mirrors_failures(counts: tuple[int,
     assert math.isclose(found.low, 1 - mirrored.high, abs_tol=1e-12)
 
 
-@pytest.mark.parametrize(("successes", "trials"), [(1, 0), (-1, 5), (6, 5)])
-def test_wilson_interval_refuses_impossible_counts(successes: int, trials: int) -> None:
-    with pytest.raises(ValueError, match=f"{successes} successes of {trials} trials"):
-        wilson_interval(successes, trials)
-
-
 def test_paired_difference_interval_equals_the_example_of_fagerland_2014() -> None:
     """Table V there: airway hyper-responsiveness of 21 children, 1 against 7 discordant pairs."""
     found = paired_difference_interval(1, 7, 21)
@@ -68,12 +62,6 @@ def test_paired_difference_interval_covers_the_true_difference() -> None:
     assert 0.93 <= share <= 0.98
 
 
-@pytest.mark.parametrize("counts", [(-1, 0, 5), (3, 3, 5), (0, 0, 0)])
-def test_paired_difference_interval_refuses_impossible_counts(counts: tuple[int, int, int]) -> None:
-    with pytest.raises(ValueError, match="pairs"):
-        paired_difference_interval(*counts)
-
-
 @pytest.mark.parametrize(
     ("only_first", "only_second", "p"),
     [(1, 7, 18 / 256), (7, 1, 18 / 256), (0, 0, 1.0), (5, 5, 1.0), (0, 6, 2 / 64), (10, 2, 158 / 4096)],
@@ -85,11 +73,6 @@ def test_mcnemar_exact_p_is_the_binomial_tail(only_first: int, only_second: int,
 def test_mcnemar_exact_p_does_not_overflow() -> None:
     assert mcnemar_exact_p(2000, 3000) < 1e-40
     assert 0.3 < mcnemar_exact_p(2480, 2520) < 0.7
-
-
-def test_mcnemar_exact_p_refuses_negative_counts() -> None:
-    with pytest.raises(ValueError, match="negative counts -1, 2"):
-        mcnemar_exact_p(-1, 2)
 
 
 @pytest.mark.parametrize(("count", "low", "high"), [(6, 1, 6), (10, 2, 9), (20, 6, 15), (30, 10, 21)])
@@ -134,12 +117,6 @@ def test_mean_ratio_interval_has_the_width_of_student_s_table(freedom: int, t: f
         pytest.approx(-half, rel=1e-3),
         pytest.approx(half, rel=1e-3),
     )
-
-
-@pytest.mark.parametrize(("values", "reference"), [([1.0], [1.0, 2.0]), ([1.0, 2.0], [1.0, 0.0])])
-def test_mean_ratio_interval_refuses_what_has_no_spread(values: list[float], reference: list[float]) -> None:
-    with pytest.raises(ValueError, match="at least 2 values of either"):
-        mean_ratio_interval(values, reference)
 
 
 @pytest.mark.parametrize("samples", [[], [1.0, 0.0], [1.0, math.nan], [math.inf]])

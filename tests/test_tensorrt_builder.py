@@ -125,7 +125,6 @@ def test_a_plan_of_which_nothing_is_on_the_dla_is_told_of(caplog: pytest.LogCapt
             "a DLA needs TensorRT 8.5 to 10.7 (JetPack 6), and this is tensorrt 10.16.0; build",
         ),
         ("10.3.0", replace(ON_DLA, dla_core=2), "tensorrt 10.3.0 finds no DLA core 2 here; build for the GPU"),
-        ("8.6.2", replace(ON_DLA, calibration_cache=b""), "INT8 on a DLA needs the calibration cache of the bundle"),
     ],
 )
 def test_what_a_version_cannot_build_is_refused(version: str, request_: PlanRequest, sentence: str) -> None:
