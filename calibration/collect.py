@@ -1,13 +1,12 @@
 """Runs the FP32 graph on calibration images, one a run: for the extremes, then again to count between them.
 
-Memory does not grow with the number of images, but for a hash of each. With one image a run, activations do not depend
+Memory does not grow with the number of images. With one image a run, activations do not depend
 on what else is in a batch, so the statistics are the same whatever the order of the images.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -44,20 +43,21 @@ def collect(graph: InferenceGraph, images: Images, *, count: int, progress: Prog
     """The statistics of a graph's activations.
 
     Args:
-        images: called twice; gives float32 ``(1, 3, crop, crop)`` images after preprocessing, the same both times.
+        images: called twice; gives float32 ``(1, 3, crop, crop)`` images after preprocessing, the same both times. What
+            is beyond the extremes of the first counts as them.
         count: how many images it gives, for the progress of the first pass.
         progress: told (runs taken up, runs in total); every image is run twice.
 
     Raises:
-        CalibrationError: fewer than `MIN_IMAGES` different images with content, other images in the second
-            pass, or a tensor that is not finite or has one value only.
+        CalibrationError: fewer than `MIN_IMAGES` different images with content, or a tensor that is not finite or has
+            one value only.
     """
     checked, runs = CheckedImages(), Runs(progress, 2 * count)
-    found = joined(each.extremes for each in observations(graph, runs.each(checked.first_pass(images()))))
+    found = joined(each.extremes for each in observations(graph, runs.each(checked.each(images()))))
     checked.require_content()
     seen = {name: channels.whole for name, channels in found.items()}
     require_ranges(seen)
-    return Statistics(checked.total, counted(graph, runs.each(checked.second_pass(images())), seen))
+    return Statistics(checked.total, counted(graph, runs.each(images()), seen))
 
 
 class Runs:
@@ -75,41 +75,20 @@ class Runs:
 
 
 class CheckedImages:
-    """Images that are checked as they come, and, where there is a second pass, recognized in it."""
+    """Images that are checked as they come."""
 
     def __init__(self) -> None:
         """None yet."""
-        self._times_seen: Counter[bytes] = Counter()
+        self.total = 0
         self._with_content: set[bytes] = set()
 
-    @property
-    def total(self) -> int:
-        """How many images there were."""
-        return sum(self._times_seen.values())
-
-    def first_pass(self, images: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
-        """The images, which are remembered by their hash."""
-        for digest, image in self._hashed(images):
-            self._times_seen[digest] += 1
-            # no more than are needed: each costs a look at all its values
-            if len(self._with_content) < MIN_IMAGES and (image.max(axis=(2, 3)) > image.min(axis=(2, 3))).any():
-                self._with_content.add(digest)
-            yield image
-
-    def second_pass(self, images: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
-        """The same images in any order, since a value outside the extremes has no bin. Raises `CalibrationError`."""
-        awaited = self._times_seen.copy()
-        for digest, image in self._hashed(images):
-            awaited[digest] -= 1
-            if awaited[digest] < 0:
-                raise _images_changed()
-            yield image
-        if any(awaited.values()):
-            raise _images_changed()
-
-    def _hashed(self, images: Iterable[NDArray[np.float32]]) -> Iterator[tuple[bytes, NDArray[np.float32]]]:
+    def each(self, images: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+        """The images; the first that differ and show something are remembered by their hash, as many as are needed."""
         for image in images:
-            yield hashlib.sha256(image.tobytes()).digest(), image
+            self.total += 1
+            if len(self._with_content) < MIN_IMAGES and (image.max(axis=(2, 3)) > image.min(axis=(2, 3))).any():
+                self._with_content.add(hashlib.sha256(image.tobytes()).digest())
+            yield image
 
     def require_content(self) -> None:
         """Refuses images that say nothing: too few, copies of each other, or each of one colour, such as all black."""
@@ -162,7 +141,3 @@ def _counters(seen: Mapping[str, Extremes]) -> dict[str, HistogramCounter]:
     """What one image at a time is counted into."""
     scratch = Scratch()
     return {name: HistogramCounter(found, scratch=scratch) for name, found in seen.items()}
-
-
-def _images_changed() -> CalibrationError:
-    return CalibrationError("the calibration images changed while they were read; leave them alone and start again")
