@@ -47,6 +47,14 @@ class Comparison:
         """Whether the two can be told apart at the level of 5 %, or what was lost or gained may be chance."""
         return self.mcnemar_p <= 0.05
 
+    def __str__(self) -> str:
+        """What changed, and whether that can be told from chance."""
+        verdict = "a real difference" if self.differs else "not told from chance"
+        return (
+            f"top-1 changes by {self.top1_change_points:+.2f} points (95 % interval {self.top1_change_interval:+.2f};"
+            f" McNemar p {self.mcnemar_p:.2f}: {verdict}); {self.agreement:.2%} of the predictions are equal"
+        )
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evaluation:

@@ -247,15 +247,12 @@ def _too_lossy(precision: Precision, max_drop_points: float, tried: Sequence[Jud
     """One sentence on the whole graph and on the last candidate, which had the most layers in float."""
     found, last = tried[0].against_fp32, tried[-1]
     assert found is not None and last.against_fp32 is not None  # FP32 loses nothing against itself
-    low, high = found.top1_change_interval.low, found.top1_change_interval.high
-    chance = "" if found.differs else f", not told from chance on {found.reference.images} images"
     count = len(last.float_layers)
     worst = "the worst layer" if count == 1 else f"the worst {count} layers"
     still = f" with {worst} in float it is {last.against_fp32.top1_change_points:+.2f};" if count else ""
     return (
-        f"{precision.value} changes top-1 by {found.top1_change_points:+.2f} points (95 % interval"
-        f" {low:+.2f}…{high:+.2f}{chance}), at most -{max_drop_points:g} is allowed;"
-        f"{still} no bundle was written."
+        f"{precision.value} on {found.reference.images} images: {found}; at most -{max_drop_points:g} points are"
+        f" allowed;{still} no bundle was written."
         f" {'Calibrate on more images or with another --method, or allow' if precision is Precision.INT8 else 'Allow'}"
         " more with --max-drop"
     )

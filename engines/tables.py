@@ -45,16 +45,6 @@ def accuracy_table(manifest: Manifest) -> Table:
     return table
 
 
-def comparison_sentence(comparison: Comparison) -> str:
-    """What changed, and whether that can be told from chance."""
-    verdict = "a real difference" if comparison.differs else "not told from chance"
-    return (
-        f"top-1 changes by {comparison.top1_change_points:+.2f} points (95 % interval"
-        f" {comparison.top1_change_interval:+.2f}; McNemar p {comparison.mcnemar_p:.2f}: {verdict});"
-        f" {comparison.agreement:.2%} of the predictions are equal"
-    )
-
-
 def trials_table(choice: Choice) -> Table:
     """What was tried when the calibration was chosen, in its order."""
     table = _table(f"trial on {choice.images} held-out images", "logit SQNR", "taken")

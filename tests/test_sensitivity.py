@@ -185,7 +185,7 @@ def test_budget_that_cannot_be_met_says_what_was_tried(tmp_path: Path) -> None:
     graph = hard_graph("stem", "left")  # of four layers three are hard, and only half may stay float
     images = images_of(graph, tmp_path)
     sentence = (
-        r"int8 changes top-1 by -\d+\.\d\d points \(95 % interval -\d.*\), at most -1 is allowed;"
+        r"int8 on \d+ images: top-1 changes by -\d+\.\d\d points \(95 % .*\); .* equal; at most -1 points are allowed;"
         r" with the worst 2 layers in float it is -\d+\.\d\d; no bundle was written\."
         r" Calibrate on more images or with another --method, or allow more with --max-drop"
     )

@@ -174,12 +174,12 @@ def _compile(bundle: Path, *, as_json: bool) -> None:
 
 def _show_built(report: BuildReport) -> None:
     """What was made, and what it costs."""
-    from googlenet_edge.engines.tables import accuracy_table, comparison_sentence, engines_table
+    from googlenet_edge.engines.tables import accuracy_table, engines_table
 
     manifest = report.manifest
     shown(accuracy_table(manifest))
     if manifest.against_fp32:
-        shown(comparison_sentence(manifest.against_fp32))
+        shown(str(manifest.against_fp32))
     if manifest.float_layers:
         shown(f"left in float to keep the accuracy: {', '.join(manifest.float_layers)}")
     if manifest.engine_trials:
@@ -247,7 +247,7 @@ def evaluate(
     from googlenet_edge.engines.answers import collect_answers, write_answers
     from googlenet_edge.engines.bundle import read_manifest
     from googlenet_edge.engines.evaluate import accuracies, evaluate_bundles
-    from googlenet_edge.engines.tables import comparison_sentence, evaluation_table
+    from googlenet_edge.engines.tables import evaluation_table
 
     settings = workspace.read_settings()
     paths = [named(workspace.take_bundle(path)) for path in bundles or (None,)]
@@ -271,7 +271,7 @@ def evaluate(
     shown(evaluation_table([(r.bundle, r.accuracy) for r in results]))
     for result in results:
         if result.against_first:
-            shown(f"{result.bundle}: {comparison_sentence(result.against_first)}")
+            shown(f"{result.bundle}: {result.against_first}")
     if out:
         write_answers(out, collect_answers(paths, images, evaluations))
         shown(f"answers: {out}")

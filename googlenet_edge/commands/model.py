@@ -135,7 +135,7 @@ def finetune(
     """
     from googlenet_edge.distil import DistilConfig
     from googlenet_edge.engines import finetune as finetuning
-    from googlenet_edge.engines.tables import comparison_sentence, finetune_table
+    from googlenet_edge.engines.tables import finetune_table
     from googlenet_edge.training_loop import keep_freed_memory
 
     taken = named(workspace.take_checkpoint(checkpoint, workspace.read_settings()))
@@ -157,7 +157,7 @@ def finetune(
     keep_freed_memory()
     report = finetuning.finetune(request, watch=lambda: TrainingDisplay(visible=True), bars=bar)
     shown(finetune_table(report))
-    shown(f"after against before: {comparison_sentence(report.gain)}")
+    shown(f"after against before: {report.gain}")
     shown(f"checkpoint: {report.checkpoint}")
     output(report, as_json)
 
@@ -198,7 +198,7 @@ def slim(
     from googlenet_edge.engines import slimming
     from googlenet_edge.engines.registry import backend_for
     from googlenet_edge.engines.stopwatch import Target
-    from googlenet_edge.engines.tables import comparison_sentence, slim_table
+    from googlenet_edge.engines.tables import slim_table
     from googlenet_edge.training_loop import keep_freed_memory
 
     settings = workspace.read_settings()
@@ -223,7 +223,7 @@ def slim(
     report = slimming.slim(request, watch=lambda: TrainingDisplay(visible=True), bars=bar)
     shown(slim_table(report))
     for point in report.points:
-        shown(f"slim {point.speedup:g}: {comparison_sentence(point.against_original)}")
+        shown(f"slim {point.speedup:g}: {point.against_original}")
         if point.doubt:
             shown(point.doubt)
         shown(f"checkpoint: {point.checkpoint}")
