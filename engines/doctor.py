@@ -207,11 +207,9 @@ def _python_tensorrt(jetson: Jetson | None, installed: Installed) -> Finding:
 
 def _jetson(root: Path, jetson: Jetson) -> Iterator[Finding]:
     title = profile_of(jetson.device).title if jetson.device else "a module that this version does not know"
-    system = f"JetPack {jetson.jetpack or 'not found'}, power mode {jetson.power_mode or 'not found'}"
-    yield Finding("Jetson", State.GOOD if jetson.device else State.NOTE, f"{title}; {system}")
+    yield Finding("Jetson", State.GOOD if jetson.device else State.NOTE, f"{title}; {jetson}")
     if jetson.gpu_clock and not jetson.gpu_clock.locked:
-        low, high = jetson.gpu_clock.low_mhz, jetson.gpu_clock.high_mhz
-        says = f"the GPU's clock moves from {low} to {high} MHz, so figures vary"
+        says = f"the GPU's clock moves ({jetson.gpu_clock}), so figures vary"
         yield Finding("GPU clock", State.NOTE, says, "sudo jetson_clocks")
     sensors = find_sensors(root)
     silent = [sensor.name for sensor in sensors.power if sensor.name in sensors.total and not _speaks(sensor)]

@@ -87,6 +87,10 @@ class Clock:
     low_mhz: int
     high_mhz: int
 
+    def __str__(self) -> str:
+        """Such as ``306 to 918 MHz``."""
+        return f"{self.high_mhz} MHz" if self.locked else f"{self.low_mhz} to {self.high_mhz} MHz"
+
     @property
     def locked(self) -> bool:
         """Whether it cannot move, as after ``jetson_clocks``."""
@@ -109,6 +113,12 @@ class Jetson:
     power_mode: str | None
     cpu_clock: Clock | None
     gpu_clock: Clock | None
+
+    def __str__(self) -> str:
+        """Which one, with which system, in which power mode."""
+        known = {"JetPack": self.jetpack, "TensorRT": self.tensorrt, "power mode": self.power_mode}
+        parts = [self.model or "Jetson", *(f"{what} {value or 'not found'}" for what, value in known.items())]
+        return ", ".join([*parts, *([f"GPU at {self.gpu_clock}"] if self.gpu_clock else [])])
 
 
 def read_jetson(root: Path = ROOT) -> Jetson | None:

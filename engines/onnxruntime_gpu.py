@@ -26,8 +26,9 @@ from googlenet_edge.engines.devices import DeviceProfile
 from googlenet_edge.engines.onnxruntime_cpu import Simulated, interface_of, session_options
 from googlenet_edge.engines.protocol import Engine, EngineOptions, EngineSpec, usable
 from googlenet_edge.engines.registry import CUDA, IN_ITS_PLACE, GpuProvider, library_of, why_not_loaded
+from googlenet_edge.engines.tensorrt_plans import check_kept
 from googlenet_edge.engines.tensorrt_runtime import MOST_IMAGES, plans_folder
-from googlenet_edge.errors import EngineError, OutputError, why
+from googlenet_edge.errors import EngineError, why
 from googlenet_edge.files import sha256_bytes
 from googlenet_edge.processor import read_processor
 from googlenet_edge.target import Precision
@@ -229,12 +230,8 @@ def _settings(provider: GpuProvider, options: EngineOptions) -> Any:
 def _cache_folder(model: bytes) -> Path:
     """Beside the plans that we build ourselves. The provider names its files after model, TensorRT and kind of GPU."""
     folder = plans_folder() / f"{sha256_bytes(model)[:16]}-onnxruntime-{onnxruntime.__version__}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise OutputError(
-            f"cannot make {folder}: {problem.strerror}; set XDG_CACHE_HOME to a writable place"
-        ) from problem
+    check_kept(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 

@@ -15,7 +15,6 @@ from googlenet_edge.engines.accuracy import Accuracy, Comparison
 from googlenet_edge.engines.bundle import MODEL, EngineTrial, Manifest
 from googlenet_edge.engines.devices import KnownDevice
 from googlenet_edge.engines.energy import total_power
-from googlenet_edge.engines.jetson import Jetson
 from googlenet_edge.engines.measurement import BundleMeasurement, Measurement, Stage
 from googlenet_edge.engines.predictor import Prediction
 from googlenet_edge.engines.protocol import DeviceStage
@@ -94,7 +93,7 @@ def measurement_parts(measurement: Measurement) -> Iterator[RenderableType]:
         yield sustained_table(measurement)
     if jetson:
         yield from (part(measurement) for part in (energy_table, sensors_table, throttling_sentence))
-        yield jetson_sentence(jetson)
+        yield str(jetson)
     yield circumstances_sentence(measurement)
     yield from (f"warning: {warning}" for warning in measurement.warnings)
 
@@ -202,16 +201,6 @@ def throttling_sentence(measurement: Measurement) -> str:
     if events is None:
         return "throttle events: not measured"
     return "throttle events: " + (", ".join(f"{n} of {cause}" for cause, n in events.items() if n) or "none")
-
-
-def jetson_sentence(jetson: Jetson) -> str:
-    """Which Jetson, with which system, in which power mode."""
-    known = {"JetPack": jetson.jetpack, "TensorRT": jetson.tensorrt, "power mode": jetson.power_mode}
-    parts = [jetson.model or "Jetson", *(f"{what} {value or 'not found'}" for what, value in known.items())]
-    if jetson.gpu_clock:
-        low, high = jetson.gpu_clock.low_mhz, jetson.gpu_clock.high_mhz
-        parts.append(f"GPU at {high} MHz" if jetson.gpu_clock.locked else f"GPU at {low} to {high} MHz")
-    return ", ".join(parts)
 
 
 def circumstances_sentence(measurement: Measurement) -> str:

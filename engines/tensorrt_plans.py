@@ -89,7 +89,8 @@ def _stored(folder: Path, plan: Plan) -> StoredPlan:
     return StoredPlan(folder, record, plan.data, reused=False)
 
 
-def _check_writable(folder: Path) -> None:
+def check_kept(folder: Path) -> None:
+    """Raises `OutputError` where what is compiled cannot be kept."""
     try:
         check_writable(folder)
     except OutputError as problem:
@@ -143,7 +144,7 @@ def plan_at(
             ) from reason
         if folder.exists():
             _log.info("%s", reason)
-    _check_writable(folder)
+    check_kept(folder)
     _log.info("%s compiles the model: minutes, once; kept in %s", library, folder)
     plan = build_plan(library, request, gpu=gpu, timing_cache=_timing_cache(folder, gpu), progress=progress)
     try:

@@ -145,7 +145,10 @@ def test_doctor_of_a_jetson_says_what_it_is_and_what_makes_it_see_its_tensorrt(t
     root = fake_jetson(tmp_path, ORIN_NANO)
     assert examine(root, installed=BUILD.get).device is Device.ORIN_NANO
     found = findings(root, BUILD)
-    assert found["Jetson"].says == "Jetson Orin Nano; JetPack 6.2, power mode 25W"
+    assert found["Jetson"].says == (
+        "Jetson Orin Nano; NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super, JetPack 6.2,"
+        " TensorRT 10.3.0.30, power mode 25W, GPU at 306 to 918 MHz"
+    )
     assert found["GPU clock"].mend == "sudo jetson_clocks"
     assert found["power"] == Finding("power", State.GOOD, "measured at VDD_IN")
     assert found["TensorRT"] == Finding(

@@ -39,7 +39,6 @@ from googlenet_edge.engines.tables import (
     engines_table,
     evaluation_table,
     facts_table,
-    jetson_sentence,
     latency_table,
     predictions_table,
     resources_table,
@@ -267,12 +266,12 @@ def test_sentence_about_a_jetson_says_what_decides_its_speed(tmp_path: Path) -> 
     moving, fixed = (read_jetson(fake_jetson(tmp_path / kind.gpu, kind)) for kind in (ORIN_NANO, AGX_ORIN))
     assert moving is not None
     assert fixed is not None
-    assert jetson_sentence(moving) == (
+    assert str(moving) == (
         "NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super, JetPack 6.2, TensorRT 10.3.0.30,"
         " power mode 25W, GPU at 306 to 918 MHz"
     )
-    assert jetson_sentence(fixed).endswith("JetPack 6.0, TensorRT 8.6.2.3, power mode MAXN, GPU at 1300 MHz")
-    assert "TensorRT not found, power mode not found" in jetson_sentence(
+    assert str(fixed).endswith("JetPack 6.0, TensorRT 8.6.2.3, power mode MAXN, GPU at 1300 MHz")
+    assert "TensorRT not found, power mode not found" in str(
         replace(fixed, tensorrt=None, power_mode=None, gpu_clock=None)
     )
 
