@@ -69,6 +69,14 @@ class Watched:
     throttle_events: dict[str, Tally] | None
     core_share: NonNegative
 
+    @property
+    def throttling(self) -> str:
+        """How often the hardware throttled, by cause."""
+        if self.throttle_events is None:
+            return "throttle events: not measured"
+        found = ", ".join(f"{count} of {cause}" for cause, count in self.throttle_events.items() if count)
+        return f"throttle events: {found or 'none'}"
+
 
 def deadlines(elapsed_s: Clock, wait: Wait, *, hz: float) -> Iterator[float]:
     """Yields the time at each of the moments 0, 1/hz, 2/hz … of ``elapsed_s``, and once more at the end.

@@ -18,6 +18,7 @@ from googlenet_edge.engines.energy import total_power
 from googlenet_edge.engines.measurement import BundleMeasurement, Measurement, Stage
 from googlenet_edge.engines.predictor import Prediction
 from googlenet_edge.engines.protocol import DeviceStage
+from googlenet_edge.engines.sensors import Watched
 from googlenet_edge.statistics import FEWEST_FOR_P99_9, wilson_interval
 from googlenet_edge.target import EngineName
 
@@ -87,13 +88,12 @@ def finetune_table(report: FinetuneReport) -> Table:
 
 def measurement_parts(measurement: Measurement) -> Iterator[RenderableType]:
     """All that was measured; of sensors, where the machine is a Jetson."""
-    jetson = measurement.circumstances.jetson
+    jetson, watched = measurement.circumstances.jetson, measurement.watched
     yield from (table(measurement) for table in (latency_table, resources_table, stages_table))
     if any(bundle.sustained for bundle in measurement.bundles):
         yield sustained_table(measurement)
-    if jetson:
-        yield from (part(measurement) for part in (energy_table, sensors_table, throttling_sentence))
-        yield str(jetson)
+    if jetson and watched:
+        yield from (energy_table(measurement), sensors_table(watched), watched.throttling, str(jetson))
     yield circumstances_sentence(measurement)
     yield from (f"warning: {warning}" for warning in measurement.warnings)
 
@@ -164,12 +164,9 @@ def energy_table(measurement: Measurement) -> Table:
     return table
 
 
-def sensors_table(measurement: Measurement) -> Table:
+def sensors_table(watched: Watched) -> Table:
     """Power by rail and temperature by zone over the whole benchmark."""
     table = _table("sensor", "least", "mean", "most")
-    watched = measurement.watched
-    if watched is None:
-        return table
     rows = [(name, values, "mW") for name, values in watched.power.values.items()]
     if len(watched.total) > 1:
         rows.append(("all rails", total_power(watched), "mW"))
@@ -193,14 +190,6 @@ def sustained_table(measurement: Measurement) -> Table:
     if table.row_count > 1:
         table.caption = "one after the other in this order: a later one began on a warmer device"
     return table
-
-
-def throttling_sentence(measurement: Measurement) -> str:
-    """How often the hardware throttled meanwhile."""
-    events = measurement.watched.throttle_events if measurement.watched else None
-    if events is None:
-        return "throttle events: not measured"
-    return "throttle events: " + (", ".join(f"{n} of {cause}" for cause, n in events.items() if n) or "none")
 
 
 def circumstances_sentence(measurement: Measurement) -> str:

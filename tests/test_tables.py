@@ -45,7 +45,6 @@ from googlenet_edge.engines.tables import (
     sensors_table,
     stages_table,
     sustained_table,
-    throttling_sentence,
     trials_table,
 )
 from googlenet_edge.engines.timing import WarmUp
@@ -232,7 +231,7 @@ def test_tables_of_power_and_heat_show_every_figure(measurement: Measurement, wi
     for figure in ("55.0 mJ", "35.4 mJ", "11234.6 mW", "4000.0 mW"):
         assert figure in text, text
     assert text.count("not measured") == 4
-    rows = [re.split(r"  +", line.strip()) for line in shown(sensors_table(found), width).splitlines()][1:]
+    rows = [re.split(r"  +", line.strip()) for line in shown(sensors_table(watched), width).splitlines()][1:]
     assert rows == [
         ["GPU", "1000.0 mW", "2000.0 mW", "3000.0 mW"],
         ["CPU", "500.0 mW", "833.3 mW", "1500.0 mW"],
@@ -240,9 +239,9 @@ def test_tables_of_power_and_heat_show_every_figure(measurement: Measurement, wi
         ["tj", "41.0 °C", "42.3 °C", "43.5 °C"],
         ["cv0", "not measured", "not measured", "not measured"],
     ]
-    assert throttling_sentence(found) == "throttle events: 2 of average over-current"
-    assert throttling_sentence(replace(found, watched=replace(watched, throttle_events={"x": 0}))).endswith(": none")
-    assert throttling_sentence(measurement) == "throttle events: not measured"
+    assert watched.throttling == "throttle events: 2 of average over-current"
+    assert replace(watched, throttle_events={"x": 0}).throttling == "throttle events: none"
+    assert replace(watched, throttle_events=None).throttling == "throttle events: not measured"
 
 
 @pytest.mark.parametrize("width", [80, console.PIPED_WIDTH])

@@ -21,7 +21,7 @@ from googlenet_edge.engines.report.material import Layers, Source
 from googlenet_edge.engines.report.plots import COLOURS, Curve, Floor, curves
 from googlenet_edge.engines.report.subjects import Subject, shown_name, shown_text
 from googlenet_edge.engines.report.verdict import accuracy_words, change_words, figure, milliseconds
-from googlenet_edge.engines.sensors import Series, Watched
+from googlenet_edge.engines.sensors import Series
 from googlenet_edge.statistics import FEWEST_FOR_P99_9, Summary
 
 NOT_MEASURED = "not measured"
@@ -268,7 +268,7 @@ def telemetry_of(source: Source, subjects: Sequence[Subject]) -> Telemetry | Non
         name=shown_text(source.name),
         timelines=tuple(timeline for timeline in (milliwatts, degrees) if timeline),
         energy=_energy_table([subject for subject in subjects if subject.source is source]),
-        throttling=_throttling(watched),
+        throttling=shown_text(watched.throttling),
     )
 
 
@@ -316,11 +316,3 @@ def _energy_table(subjects: Sequence[Subject]) -> Table:
 
 def _figure(value: float | None, unit: str) -> str:
     return NOT_MEASURED if value is None else f"{value:.2f} {unit}"
-
-
-def _throttling(watched: Watched) -> str:
-    """How often the hardware throttled, by cause."""
-    if watched.throttle_events is None:
-        return "Throttle events cannot be read on this machine."
-    found = [f"{shown_name(cause)} {count}" for cause, count in watched.throttle_events.items() if count]
-    return f"Throttle events: {', '.join(found)}." if found else "The hardware did not throttle."
