@@ -18,7 +18,7 @@ from googlenet_edge.calibration.ranges import HEADROOM_LEAD_DB, RangeMethod, Ran
 from googlenet_edge.calibration.rescale import LARGEST_FACTOR
 from googlenet_edge.calibration.weights import WeightRange
 from googlenet_edge.errors import CalibrationError, OutputError
-from googlenet_edge.files import from_json, from_versioned_json, read_file, to_json, write_bytes
+from googlenet_edge.files import from_json, from_versioned_json, read_file
 from googlenet_edge.graph import INPUT, InferenceGraph
 from googlenet_edge.preprocess import Preprocess
 
@@ -179,11 +179,6 @@ def make_table(
             n: _calibration(h, _clipped(n, h, method, graph.preprocess)) for n, h in statistics.histograms.items()
         },
     )
-
-
-def write_table(path: Path, table: CalibrationTable) -> None:
-    """Writes the table in one step. Raises `OutputError`."""
-    write_bytes(path, to_json(table))
 
 
 def refuse_another_s_table(path: Path) -> None:

@@ -18,7 +18,7 @@ from googlenet_edge.dataset import ImageSet, in_threads
 from googlenet_edge.engines.accuracy import Evaluation
 from googlenet_edge.engines.bundle import MODEL, Sha256, read_manifest
 from googlenet_edge.errors import DataError
-from googlenet_edge.files import from_versioned_json, to_json, write_bytes
+from googlenet_edge.files import from_versioned_json
 from googlenet_edge.images import decode_rgb
 from googlenet_edge.target import Precision
 
@@ -101,13 +101,8 @@ def collect_answers(paths: Sequence[Path], images: ImageSet, evaluations: Sequen
     )
 
 
-def write_answers(path: Path, answers: Answers) -> None:
-    """Writes the JSON file in one step. Raises `OutputError`."""
-    write_bytes(path, to_json(answers))
-
-
 def parse_answers(data: bytes, where: str) -> Answers:
-    """Reads what `write_answers` wrote. Raises `DataError`: damaged, of a newer schema, or at odds with itself."""
+    """Reads what `write_json` wrote. Raises `DataError`: damaged, of a newer schema, or at odds with itself."""
     answers = from_versioned_json(data, Answers, schema=SCHEMA, where=where, error=DataError)
     count, classes = len(answers.images), len(answers.class_names)
     fits = count > 0 and bool(answers.bundles) and len(answers.labels) == count and max(answers.labels) < classes

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from googlenet_edge.calibration.calibrate import FEWEST_TO_CHOOSE, KEPT_BYTES, calibrate, table_at, times_as_far, unlike
 from googlenet_edge.calibration.ranges import RangeMethod
-from googlenet_edge.calibration.table import CalibrationTable, refuse_another_s_table, write_table
+from googlenet_edge.calibration.table import CalibrationTable, refuse_another_s_table
 from googlenet_edge.dataset import (
     Bars,
     Checked,
@@ -38,7 +38,7 @@ from googlenet_edge.engines.registry import Backend, backend_for, backends_for, 
 from googlenet_edge.engines.sensitivity import DEFAULT_IMAGES, Probe, Sensitivity, rank_layers, try_layers
 from googlenet_edge.engines.source import Origin, Source
 from googlenet_edge.errors import BundleError, GraphError, OutputError, placed_by
-from googlenet_edge.files import real_path, sha256_bytes, to_json
+from googlenet_edge.files import real_path, sha256_bytes, to_json, write_json
 from googlenet_edge.graph import InferenceGraph, read_graph, refuse_another_s, write_graph
 from googlenet_edge.preprocess import Preprocess
 from googlenet_edge.target import Device, EngineChoice, EngineName, Precision, Unit
@@ -217,7 +217,7 @@ def calibrate_file(graph: Path, out: Path, request: CalibrationRequest, *, bars:
     train = open_dataset(request.data, seed=request.seed).train
     steps = _Steps(bars)
     table = steps.calibrated(source, _calibration_images(train, source.preprocess, request, steps), request.method)
-    write_table(out, table)
+    write_json(out, table)
     return table
 
 
@@ -349,7 +349,7 @@ def _table(
     refuse_another_s_table(path)
     table = steps.calibrated(graph, images, request.method)
     with placed_by(_A_COPY):
-        write_table(path, table)
+        write_json(path, table)
     return table
 
 

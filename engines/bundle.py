@@ -32,6 +32,7 @@ from googlenet_edge.files import (
     sha256_bytes,
     to_json,
     write_bytes,
+    write_json,
 )
 from googlenet_edge.preprocess import Preprocess
 from googlenet_edge.statistics import Interval
@@ -186,7 +187,7 @@ def write_bundle(path: Path, bundle: Bundle) -> Manifest:
         _refuse_foreign_folder(path)
         for name, data in contents.items():
             write_bytes(folder / name, data)
-        write_bytes(folder / MANIFEST, to_json(manifest))
+        write_json(folder / MANIFEST, manifest)
     return manifest
 
 

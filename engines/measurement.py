@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import chain
-from pathlib import Path
 from statistics import median
 from typing import Annotated
 
@@ -22,7 +21,7 @@ from googlenet_edge.engines.sensors import Watched
 from googlenet_edge.engines.sustained import Sustained
 from googlenet_edge.engines.timing import WarmUp, paired_ratio
 from googlenet_edge.errors import DataError
-from googlenet_edge.files import from_versioned_json, to_json, write_bytes
+from googlenet_edge.files import from_versioned_json
 from googlenet_edge.statistics import Count, Interval, Lasting, NonNegative, Summary, summarize
 from googlenet_edge.target import Device, EngineName, Precision
 
@@ -166,11 +165,6 @@ def latency_ratio(measured: BundleMeasurement, reference: BundleMeasurement) -> 
     return LatencyRatio(measured.name, reference.name, found.ratio, found.interval)
 
 
-def write_measurement(path: Path, measurement: Measurement) -> None:
-    """Writes the JSON file in one step. Raises `OutputError`."""
-    write_bytes(path, to_json(measurement))
-
-
 def parse_measurement(data: bytes, where: str) -> Measurement:
-    """What `write_measurement` wrote to ``where``. Raises `DataError`: damaged, or of a newer schema."""
+    """What `write_json` wrote to ``where``. Raises `DataError`: damaged, or of a newer schema."""
     return from_versioned_json(data, Measurement, schema=SCHEMA, where=where, error=DataError)

@@ -21,13 +21,13 @@ from googlenet_edge.engines.bundle import read_bundle, read_manifest
 from googlenet_edge.engines.clocks import held
 from googlenet_edge.engines.devices import device_to_measure, profile_of
 from googlenet_edge.engines.jetson import ROOT
-from googlenet_edge.engines.measurement import Measurement, write_measurement
+from googlenet_edge.engines.measurement import Measurement
 from googlenet_edge.engines.registry import backend_for, engine_here, open_bundle
 from googlenet_edge.engines.remote_agent import TOLD
 from googlenet_edge.engines.rounds import BenchPlan
 from googlenet_edge.engines.sustained import SustainedPlan
 from googlenet_edge.errors import ConfigError, EdgeError, EngineError
-from googlenet_edge.files import from_json, read_file
+from googlenet_edge.files import from_json, read_file, write_json
 from googlenet_edge.processor import usable_cores
 from googlenet_edge.target import Device, EngineName
 
@@ -123,7 +123,7 @@ def main() -> int:
     data = read_file(Path(sys.argv[1]), limit=_MAX_REQUEST_BYTES, error=ConfigError)
     request = from_json(data, Request, where="the request", error=ConfigError)
     try:
-        write_measurement(Path(sys.argv[2]), run(request, say=say))
+        write_json(Path(sys.argv[2]), run(request, say=say))
     except EdgeError as problem:
         say("failed", message=in_their_words(str(problem), request))
         return TOLD

@@ -27,7 +27,7 @@ from googlenet_edge.engines.stopwatch import Speed, Stopwatch, Target
 from googlenet_edge.engines.timing import Ratio
 from googlenet_edge.errors import ConfigError
 from googlenet_edge.export import Cost, export, inference_cost
-from googlenet_edge.files import check_writable, real_path, to_json, write_bytes
+from googlenet_edge.files import check_writable, real_path, write_json
 from googlenet_edge.reports import Observer
 from googlenet_edge.slim import convolution_widths, importance_on, slimmed
 from googlenet_edge.statistics import Interval
@@ -132,7 +132,7 @@ def slim(
     for speedup, each in zip(request.speedups, slim, strict=True):
         points.append(workshop.point(speedup, each, reference))
         report = _report(request, checkpoint, circumstances, reference, points)
-        write_bytes(request.out / SLIM_FILE, to_json(report))
+        write_json(request.out / SLIM_FILE, report)
     return report
 
 

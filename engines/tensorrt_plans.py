@@ -32,8 +32,8 @@ from googlenet_edge.files import (
     new_folder,
     read_file,
     sha256_bytes,
-    to_json,
     write_bytes,
+    write_json,
 )
 
 SCHEMA = 1
@@ -76,8 +76,8 @@ def write_plan(folder: Path, plan: Plan) -> StoredPlan:
     stored = _stored(folder, plan)
     with new_folder(folder) as place:
         write_bytes(place / PLAN, plan.data)
-        write_bytes(place / LAYERS, to_json(plan.layers))
-        write_bytes(place / RECORD, to_json(stored.record))
+        write_json(place / LAYERS, plan.layers)
+        write_json(place / RECORD, stored.record)
     if plan.timing_cache:
         with suppress(OutputError):  # the next build is slower, no more
             write_bytes(timing_file(folder, gpu=plan.key.gpu), plan.timing_cache)

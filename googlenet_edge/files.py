@@ -131,6 +131,11 @@ def write_bytes(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
+def write_json(path: Path, value: Any) -> None:
+    """Writes `to_json` of a value in one step. Raises `OutputError`."""
+    write_bytes(path, to_json(value))
+
+
 def check_file_place(path: Path) -> None:
     """Raises `OutputError` where something is at ``path`` that no file can take the place of."""
     if path.exists() and not path.is_file():

@@ -13,7 +13,14 @@ from typing import Annotated
 import msgspec
 
 from googlenet_edge.errors import ConfigError, OutputError
-from googlenet_edge.files import check_file_place, check_writable, from_json, read_file, real_path, to_json, write_bytes
+from googlenet_edge.files import (
+    check_file_place,
+    check_writable,
+    from_json,
+    read_file,
+    real_path,
+    write_json,
+)
 from googlenet_edge.target import Device, EngineChoice, Precision
 
 RUNS = Path("runs")
@@ -85,7 +92,7 @@ def read_settings() -> Settings:
 
 def write_run_record(folder: Path, record: RunRecord) -> None:
     """Writes ``run.json``. Raises `OutputError`."""
-    write_bytes(folder / RUN_FILE, to_json(record))
+    write_json(folder / RUN_FILE, record)
 
 
 def read_run_record(folder: Path) -> RunRecord | None:

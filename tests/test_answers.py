@@ -20,9 +20,9 @@ from googlenet_edge.engines.answers import (
     collect_answers,
     parse_answers,
     thumbnail_of,
-    write_answers,
 )
 from googlenet_edge.errors import BundleError
+from googlenet_edge.files import write_json
 from googlenet_edge.target import Precision
 
 IMAGES = 60
@@ -56,7 +56,7 @@ def collected(bundles: list[Path], images: ImageSet, *wrong: set[int]) -> Answer
 
 def test_answers_come_back_as_they_were_written(bundles: list[Path], images: ImageSet) -> None:
     answers = collected(bundles, images, {3}, {3, 5})
-    write_answers(images.root / "a.json", answers)
+    write_json(images.root / "a.json", answers)
     found = parse_answers((images.root / "a.json").read_bytes(), "a.json")
     assert found == answers
     assert found.images[:2] == ("00.png", "01.png")

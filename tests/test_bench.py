@@ -36,7 +36,6 @@ from googlenet_edge.engines.measurement import (
     Stage,
     latency_ratio,
     samples,
-    write_measurement,
 )
 from googlenet_edge.engines.predictor import Predictor
 from googlenet_edge.engines.protocol import DeviceStage, Engine, EngineSpec
@@ -45,7 +44,7 @@ from googlenet_edge.engines.sensors import Series, Watched
 from googlenet_edge.engines.sustained import Sustained, SustainedPlan, SustainedWindow
 from googlenet_edge.engines.timing import WarmUp, settled, take_turns, timed, warm_up
 from googlenet_edge.errors import BundleError, ConfigError, DamagedImageError, DataError, EngineError
-from googlenet_edge.files import sha256_bytes, to_json
+from googlenet_edge.files import sha256_bytes, to_json, write_json
 from googlenet_edge.target import Device, EngineName, Precision
 
 TICK_S = 1e-9  # what a look at the clock costs, so that nothing takes no time at all
@@ -539,7 +538,7 @@ def test_measurement_comes_back_from_its_file(
     found, _ = measurement
     of_a_gpu = replace(found.bundles[0], device_stages=dict.fromkeys(DeviceStage, found.bundles[0].latency))
     found = replace(found, bundles=(of_a_gpu, *found.bundles[1:]))
-    write_measurement(tmp_path / "m.json", found)
+    write_json(tmp_path / "m.json", found)
     assert read_measurement(tmp_path / "m.json") == found
     raw = json.loads((tmp_path / "m.json").read_text())
     assert len(raw["bundles"][0]["latency"]["rounds_ms"]) == 6
@@ -549,7 +548,7 @@ def test_measurement_comes_back_from_its_file(
 def test_measurement_from_before_stages_of_a_gpu_were_kept_is_read(
     measurement: tuple[Measurement, list[tuple[int, int]]], tmp_path: Path
 ) -> None:
-    write_measurement(tmp_path / "m.json", measurement[0])
+    write_json(tmp_path / "m.json", measurement[0])
     raw = json.loads((tmp_path / "m.json").read_text())
     for bundle in raw["bundles"]:
         del bundle["device_stages"]
@@ -560,7 +559,7 @@ def test_measurement_from_before_stages_of_a_gpu_were_kept_is_read(
 def test_measurement_of_a_newer_schema_says_upgrade(
     measurement: tuple[Measurement, list[tuple[int, int]]], tmp_path: Path
 ) -> None:
-    write_measurement(tmp_path / "m.json", replace(measurement[0], schema=SCHEMA + 1))
+    write_json(tmp_path / "m.json", replace(measurement[0], schema=SCHEMA + 1))
     with pytest.raises(
         DataError, match=rf"m\.json has schema {SCHEMA + 1}, this version reads up to {SCHEMA}; upgrade"
     ):
@@ -642,7 +641,7 @@ def test_bench_on_a_jetson_measures_power_energy_and_heat(bundles: list[Path], t
         assert seconds > 0.249, "as long as the plan says, or one inference longer"
     assert seen[-1] == (len(seen), len(seen))
     assert "the GPU's clock moves from 306 to 918 MHz; fix it with: sudo jetson_clocks" in found.warnings
-    write_measurement(tmp_path / "m.json", found)
+    write_json(tmp_path / "m.json", found)
     assert read_measurement(tmp_path / "m.json") == found
 
 
@@ -717,7 +716,7 @@ def test_bench_whose_engine_fails_under_load_keeps_what_it_measured(
     assert found.warnings[0] == "the load of fp32 ended after 0 s: the GPU is gone"
     assert found.cut_short
     assert len(closed) == 2
-    write_measurement(tmp_path / "m.json", found)
+    write_json(tmp_path / "m.json", found)
     assert read_measurement(tmp_path / "m.json") == found
 
 

@@ -29,11 +29,11 @@ from googlenet_edge.calibration.table import (
     encode_floats,
     encode_steps,
     read_table,
-    write_table,
 )
 from googlenet_edge.dataset import Checked, ImageSet, check_images
 from googlenet_edge.engines.sensitivity import noise
 from googlenet_edge.errors import CalibrationError
+from googlenet_edge.files import write_json
 
 GRAPH = uneven(tiny_graph(), factor=40.0)
 
@@ -273,7 +273,7 @@ def test_a_table_of_an_older_version_is_made_again(
     images: Checked, table: CalibrationTable, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "calibration.json"
-    write_table(path, replace(table, schema=4))
+    write_json(path, replace(table, schema=4))
     path.write_text(path.read_text().replace('"peaks"', '"else"'))
     with pytest.raises(CalibrationError, match="calibration.json has schema 4, which says too little; calibrate again"):
         read_table(path)
@@ -283,7 +283,7 @@ def test_a_table_of_an_older_version_is_made_again(
 
 def test_a_table_is_used_again_for_the_same_wish_only(images: Checked, table: CalibrationTable, tmp_path: Path) -> None:
     path = tmp_path / "calibration.json"
-    write_table(path, table)
+    write_json(path, table)
     assert read_table(path) == table
     assert table_at(path, GRAPH, images, method=None) == table
     assert table_at(path, GRAPH, images, method=RangeMethod.MSE) is None

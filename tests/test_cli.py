@@ -34,11 +34,11 @@ from googlenet_edge.engines import rounds
 from googlenet_edge.engines.bundle import read_bundle, write_bundle
 from googlenet_edge.engines.energy import EnergyPlan
 from googlenet_edge.engines.jetson import Clock, read_jetson
-from googlenet_edge.engines.measurement import write_measurement
 from googlenet_edge.engines.remote import MeasuredThere, Remote
 from googlenet_edge.engines.remote_worker import RemotePlan
 from googlenet_edge.engines.ssh import Host
 from googlenet_edge.engines.sustained import Loads, SustainedPlan, sustain
+from googlenet_edge.files import write_json
 from googlenet_edge.target import Device, EngineName
 from googlenet_edge.workspace import RunRecord, write_run_record
 
@@ -337,7 +337,7 @@ def test_inspect_sends_to_the_report_what_that_can_show(work: Path) -> None:
         "runs/photos/run.json",
         cwd=work,
     )
-    write_measurement(work / "m.json", measured())
+    write_json(work / "m.json", measured())
     sentence = "m.json is no calibration table; results are shown by: gnet-edge report m.json"
     refused_without_a_trace(sentence, "inspect", "m.json", cwd=work)
     (work / "m.json").unlink()

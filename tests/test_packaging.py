@@ -25,7 +25,7 @@ from tiny_bundles import colour_bundle, solid, write_colour_bundle
 
 import googlenet_edge
 from googlenet_edge.engines.bundle import write_bundle
-from googlenet_edge.engines.measurement import write_measurement
+from googlenet_edge.files import write_json
 from googlenet_edge.target import Device
 
 ROOT = Path(__file__).parents[1]
@@ -266,7 +266,7 @@ def test_installed_command_names_the_extra_that_an_engine_needs(base_python: Pat
 def test_installed_command_reports_as_text_and_names_the_extra_that_a_page_needs(
     base_python: Path, tmp_path: Path
 ) -> None:
-    write_measurement(tmp_path / "m.json", measured())
+    write_json(tmp_path / "m.json", measured())
     command = [base_python.with_name("gnet-edge"), "report", "m.json"]
     run(*command, "-o", "r.md", cwd=tmp_path)
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

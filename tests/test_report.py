@@ -21,14 +21,13 @@ from measured import answered, lost_and_gained, measured, measured_bundle, on_a_
 
 from googlenet_edge.commands import demo as demonstration
 from googlenet_edge.engines.accuracy import compare
-from googlenet_edge.engines.answers import Thumbnail, write_answers
+from googlenet_edge.engines.answers import Thumbnail
 from googlenet_edge.engines.measurement import (
     BatchThroughput,
     BundleMeasurement,
     Measurement,
     Stage,
     samples,
-    write_measurement,
 )
 from googlenet_edge.engines.protocol import DeviceStage
 from googlenet_edge.engines.report import plots
@@ -41,7 +40,7 @@ from googlenet_edge.engines.report.verdict import Tone, Verdict, verdict_of
 from googlenet_edge.engines.report.write import to_csv, to_html, to_markdown
 from googlenet_edge.engines.sensors import Series
 from googlenet_edge.errors import DataError
-from googlenet_edge.files import to_json
+from googlenet_edge.files import to_json, write_json
 from googlenet_edge.statistics import Interval
 from googlenet_edge.target import Device, EngineName, Precision
 
@@ -56,8 +55,8 @@ LAYERS = {
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    write_measurement(tmp_path / "measurement.json", measured())
-    write_answers(tmp_path / "answers.json", answered())
+    write_json(tmp_path / "measurement.json", measured())
+    write_json(tmp_path / "answers.json", answered())
     return tmp_path
 
 
@@ -653,14 +652,14 @@ def test_report_refuses_answers_that_cannot_be(
 
 def test_report_refuses_measurements_of_different_models(folder: Path) -> None:
     larger = replace(INT8, engine=replace(INT8.engine, classes=1000))
-    write_measurement(folder / "other.json", measured(larger))
+    write_json(folder / "other.json", measured(larger))
     refused_without_a_trace(
         r"'runs/signs/int8-cpu' in other\.json is another model \(224×224 pixels, 1000 classes, labels dddddddd\) than"
         r" 'runs/signs/fp32-cpu' in measurement\.json \(224×224 pixels, 9 classes, labels dddddddd\); make a report of"
         r" each",
         "report", "measurement.json", "other.json", cwd=folder,
     )  # fmt: skip
-    write_measurement(folder / "other.json", measured(replace(INT8, labels_sha256="f" * 64)))
+    write_json(folder / "other.json", measured(replace(INT8, labels_sha256="f" * 64)))
     refused_without_a_trace(r".* is another model .*", "report", "measurement.json", "other.json", cwd=folder)
 
 
@@ -763,8 +762,8 @@ def test_demo_ends_with_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("googlenet_edge.pictograms.write_pictograms", step("draw"))
     for name in ("train", "build", "predict"):
         monkeypatch.setattr(demonstration, name, step(name))
-    monkeypatch.setattr(demonstration, "bench", step("bench", lambda out: write_measurement(out, measured())))
-    monkeypatch.setattr(demonstration, "evaluate", step("evaluate", lambda out: write_answers(out, answered())))
+    monkeypatch.setattr(demonstration, "bench", step("bench", lambda out: write_json(out, measured())))
+    monkeypatch.setattr(demonstration, "evaluate", step("evaluate", lambda out: write_json(out, answered())))
     outcome = done("demo", "here", cwd=tmp_path)
     assert steps == ["draw", "train", "build", "build", "bench", "evaluate", "predict"]
     assert "report: here/report.html\nbundle: here/int8-cpu\n" in outcome.err

@@ -22,13 +22,14 @@ from measured import (
     with_accuracy,
 )
 
-from googlenet_edge.engines.answers import Answers, write_answers
-from googlenet_edge.engines.measurement import BundleMeasurement, Measurement, Samples, samples, write_measurement
+from googlenet_edge.engines.answers import Answers
+from googlenet_edge.engines.measurement import BundleMeasurement, Measurement, Samples, samples
 from googlenet_edge.engines.report.judge import Change, Metric, judge, latency_change, without_counterpart
 from googlenet_edge.engines.report.material import Material, Source
 from googlenet_edge.engines.report.verdict import Rule, Side, broken_sentences, parse_rules
 from googlenet_edge.engines.rounds import BenchPlan, take_rounds
 from googlenet_edge.errors import ConfigError, DataError
+from googlenet_edge.files import write_json
 from googlenet_edge.statistics import Interval
 from googlenet_edge.target import Device, EngineName, Precision, Unit
 
@@ -46,7 +47,7 @@ def material(measurement: Measurement, name: str = "m.json", answers: tuple[Answ
 
 
 def written(folder: Path, name: str, bundle: BundleMeasurement) -> Path:
-    write_measurement(folder / name, one(bundle))
+    write_json(folder / name, one(bundle))
     return folder / name
 
 
@@ -228,10 +229,10 @@ def test_judge_takes_nothing_out_of_what_the_other_bundle_did_not_do_as_often() 
 
 def test_gate_finds_a_slow_down_of_all_bundles_on_another_machine(tmp_path: Path) -> None:
     """A machine of another kind says nothing about this one, though the bundles are the same."""
-    write_measurement(tmp_path / "old.json", measured(FP32, BUNDLE))
+    write_json(tmp_path / "old.json", measured(FP32, BUNDLE))
     new = measured(hotter(FP32, 2.0), hotter(BUNDLE, 2.0))
     there = replace(new, circumstances=replace(new.circumstances, cpu_model="Cortex-A78AE"))
-    write_measurement(tmp_path / "new.json", there)
+    write_json(tmp_path / "new.json", there)
     outcome = gnet_edge("report", "new.json", "--baseline", "old.json", "--force", "--fail-if", "p50>+5%", cwd=tmp_path)
     refused(outcome, r"fp32-cpu: p50 .* \+100\.0 % \(95 .*; int8-cpu: p50 .* \+100\.0 % \(95 .*")
 
@@ -273,9 +274,9 @@ def test_judge_takes_nothing_out_where_software_changed() -> None:
 
 
 def test_the_sentence_of_a_change_names_the_bundle_beside_it(tmp_path: Path) -> None:
-    write_measurement(tmp_path / "old.json", measured(FP32, BUNDLE))
+    write_json(tmp_path / "old.json", measured(FP32, BUNDLE))
     worse = replace(slower(BUNDLE, 1.08), model_sha256="e" * 64)
-    write_measurement(tmp_path / "new.json", measured(slower(FP32, 1.02), worse))
+    write_json(tmp_path / "new.json", measured(slower(FP32, 1.02), worse))
     command = ("report", "--baseline", "old.json", "new.json", "-o", "r.html", "--fail-if", "p50>+5%")
     sentence = r"int8-cpu: p50 .* ms, \+5\.9 % beside fp32-cpu \(95 % interval .*\), where at most \+5 % is allowed"
     refused(gnet_edge(*command, cwd=tmp_path), sentence)
@@ -370,8 +371,8 @@ def test_judge_takes_no_answers_of_another_engine() -> None:
 def test_gate_refuses_a_rule_for_accuracy_where_the_answers_are_of_another_engine(tmp_path: Path) -> None:
     found = answered(lost=0)
     others = replace(found, bundles=tuple(replace(bundle, backend="openvino") for bundle in found.bundles))
-    write_measurement(tmp_path / "m.json", one(with_accuracy(BUNDLE, 1800)))
-    write_answers(tmp_path / "a.json", others)
+    write_json(tmp_path / "m.json", one(with_accuracy(BUNDLE, 1800)))
+    write_json(tmp_path / "a.json", others)
     command = ("report", "m.json", "a.json", "--baseline", "m.json", "--baseline", "a.json", "--fail-if")
     sentence = r"\S+int8-cpu was measured with onnxruntime, and its answers are of openvino"
     refused(
@@ -520,8 +521,8 @@ def test_gate_takes_no_other_notes_in_a_manifest_for_another_size(old: Path) -> 
 
 
 def test_gate_shows_the_doubts_about_the_baseline_and_what_it_did_not_compare(tmp_path: Path) -> None:
-    write_measurement(tmp_path / "old.json", replace(measured(), warnings=("the GPU's clock moves",)))
-    write_measurement(tmp_path / "new.json", one(BUNDLE))
+    write_json(tmp_path / "old.json", replace(measured(), warnings=("the GPU's clock moves",)))
+    write_json(tmp_path / "new.json", one(BUNDLE))
     outcome = done("report", "new.json", "--baseline", "old.json", "-o", "page.html", "--json", cwd=tmp_path)
     doubt = "old.json: the GPU's clock moves"
     assert f"warning: {doubt}\n" in outcome.err
@@ -532,9 +533,9 @@ def test_gate_shows_the_doubts_about_the_baseline_and_what_it_did_not_compare(tm
 
 
 def test_gate_refuses_rules_where_a_bundle_of_the_baseline_is_missing(tmp_path: Path) -> None:
-    write_measurement(tmp_path / "old.json", measured(FP32, BUNDLE))
+    write_json(tmp_path / "old.json", measured(FP32, BUNDLE))
     other = replace(BUNDLE, engine=replace(BUNDLE.engine, backend="openvino"))
-    write_measurement(tmp_path / "new.json", measured(FP32, other))
+    write_json(tmp_path / "new.json", measured(FP32, other))
     command = ("report", "new.json", "--baseline", "old.json")
     refused(
         gnet_edge(*command, "--fail-if", "p50>+5%", cwd=tmp_path),
@@ -610,7 +611,7 @@ def elsewhere(folder: Path) -> Path:
     there = replace(found.circumstances, cpu_model="Cortex-A78AE", cores=6, packages={"onnxruntime": "1.32.0"})
     there = replace(there, governor="powersave")
     other = replace(BUNDLE, engine=replace(BUNDLE.engine, backend="tensorrt", device=Device.ORIN_NX, threads=4))
-    write_measurement(folder / "elsewhere.json", replace(found, circumstances=there, bundles=(other,)))
+    write_json(folder / "elsewhere.json", replace(found, circumstances=there, bundles=(other,)))
     return folder / "elsewhere.json"
 
 
@@ -626,7 +627,7 @@ def test_gate_refuses_other_circumstances_unless_it_is_forced(old: Path) -> None
     )
     assert "Nothing that changed" in done(*arguments, "--force", cwd=old.parent).err
     larger = replace(one(BUNDLE), image=replace(one(BUNDLE).image, width=6000, height=4000))
-    write_measurement(old.parent / "larger.json", larger)
+    write_json(old.parent / "larger.json", larger)
     refused(
         gnet_edge("report", "larger.json", "--baseline", "old.json", cwd=old.parent),
         r"old\.json and larger\.json .* circumstances: image 640×480 against 6000×4000; .*",
@@ -642,13 +643,13 @@ def test_gate_refuses_other_power_modes_and_clocks(tmp_path: Path) -> None:
     locked = replace(jetson, power_mode="25W", gpu_clock=replace(jetson.gpu_clock, low_mhz=624))
     for name, found in (("first", jetson), ("moved", moved), ("locked", locked)):
         there = replace(first.circumstances, jetson=found)
-        write_measurement(tmp_path / f"{name}.json", replace(first, circumstances=there))
+        write_json(tmp_path / f"{name}.json", replace(first, circumstances=there))
     done("report", "moved.json", "--baseline", "first.json", cwd=tmp_path)
     refused(
         gnet_edge("report", "locked.json", "--baseline", "first.json", cwd=tmp_path),
         r"first\.json and locked\.json .* power mode 15W against 25W, GPU clock \(306, 624\) against \(624, 624\); .*",
     )
-    write_measurement(tmp_path / "none.json", replace(first, circumstances=replace(first.circumstances, jetson=None)))
+    write_json(tmp_path / "none.json", replace(first, circumstances=replace(first.circumstances, jetson=None)))
     refused(
         gnet_edge("report", "none.json", "--baseline", "first.json", cwd=tmp_path),
         r"first\.json and none\.json .* circumstances: Jetson NVIDIA Jetson Orin Nano against None; .*",
@@ -662,7 +663,7 @@ def test_gate_refuses_another_gpu_where_the_gpu_computes(tmp_path: Path) -> None
             found = one(replace(BUNDLE, engine=engine))
             packages = found.circumstances.packages | {"nvidia-driver": f"that of {gpu}"}
             there = replace(found, circumstances=replace(found.circumstances, gpu=gpu, packages=packages))
-            write_measurement(tmp_path / f"{folder} {gpu}.json", there)
+            write_json(tmp_path / f"{folder} {gpu}.json", there)
     outcome = done("report", "processor NVIDIA H200.json", "--baseline", "processor NVIDIA L4.json", cwd=tmp_path)
     assert "nvidia-driver" not in outcome.err
     refused(
@@ -674,7 +675,7 @@ def test_gate_refuses_another_gpu_where_the_gpu_computes(tmp_path: Path) -> None
 def test_gate_refuses_a_gpu_against_a_dla_and_the_page_says_which_is_which(tmp_path: Path) -> None:
     spec = replace(BUNDLE.engine, backend="tensorrt", version="10.3.0", device=Device.AGX_ORIN)
     for name, unit in (("gpu", Unit.MAIN), ("dla", Unit.DLA)):
-        write_measurement(tmp_path / f"{name}.json", one(replace(BUNDLE, engine=replace(spec, unit=unit))))
+        write_json(tmp_path / f"{name}.json", one(replace(BUNDLE, engine=replace(spec, unit=unit))))
     refused(
         gnet_edge("report", "dla.json", "--baseline", "gpu.json", cwd=tmp_path),
         r"gpu\.json and dla\.json were measured in different circumstances: unit main against dla; .*",
@@ -689,7 +690,7 @@ def test_gate_compares_other_versions_and_tells_which(old: Path) -> None:
     found = one(BUNDLE)
     packages = {**found.circumstances.packages, "onnxruntime": "1.32.0"}
     newer = replace(found, circumstances=replace(found.circumstances, packages=packages))
-    write_measurement(old.parent / "newer.json", newer)
+    write_json(old.parent / "newer.json", newer)
     done("report", "newer.json", "--baseline", old, "-o", "page.html", cwd=old.parent)
     assert "onnxruntime 1.31.1 against 1.32.0" in (old.parent / "page.html").read_text()
 
@@ -706,7 +707,7 @@ def test_judge_refuses_bundles_that_do_not_belong_together() -> None:
 def test_gate_takes_answers_beside_the_measurements(tmp_path: Path) -> None:
     for name, lost in (("old", 0), ("new", 20)):
         written(tmp_path, f"{name}.json", BUNDLE)
-        write_answers(tmp_path / f"{name}-answers.json", answered(lost=lost, gained=0))
+        write_json(tmp_path / f"{name}-answers.json", answered(lost=lost, gained=0))
     outcome = gnet_edge(
         "report", "new.json", "new-answers.json", "--baseline", "old.json", "--baseline", "old-answers.json",
         "--fail-if", "top1<-0.2", cwd=tmp_path,

@@ -19,17 +19,17 @@ from googlenet_edge import __version__
 from googlenet_edge.calibration.collect import collect
 from googlenet_edge.calibration.placement import WITH_WEIGHTS
 from googlenet_edge.calibration.ranges import RangeMethod
-from googlenet_edge.calibration.table import Rounding, encode_floats, encode_steps, make_table, read_table, write_table
+from googlenet_edge.calibration.table import Rounding, encode_floats, encode_steps, make_table, read_table
 from googlenet_edge.calibration.weights import WeightRange
 from googlenet_edge.errors import CalibrationError
-from googlenet_edge.files import to_json
+from googlenet_edge.files import to_json, write_json
 from googlenet_edge.graph import InferenceGraph
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     path = tmp_path / "table.json"
-    write_table(path, table_of(tiny_graph()))
+    write_json(path, table_of(tiny_graph()))
     return path
 
 
@@ -54,7 +54,7 @@ def test_table_is_the_same_file_for_the_same_images_in_any_order(tmp_path: Path)
     files = []
     for name, order in {"a": images, "b": images[::-1]}.items():
         statistics = collect(graph, one_by_one(order), count=10)
-        write_table(tmp_path / name, make_table(graph, statistics, images_sha256="", method=RangeMethod.ENTROPY))
+        write_json(tmp_path / name, make_table(graph, statistics, images_sha256="", method=RangeMethod.ENTROPY))
         files.append((tmp_path / name).read_bytes())
     assert files[0] == files[1]
 
@@ -73,7 +73,7 @@ def test_table_of_the_whole_network_stays_small(tmp_path: Path) -> None:
     weights = {node.name: whole_googlenet().weights[node.input[1]] for node in with_weights(whole_googlenet())}
     steps = {name: rng.choice([-1, 0, 1], w.shape, p=[0.1, 0.8, 0.1]).astype(np.int8) for name, w in weights.items()}
     rounding = {name: Rounding(encode_steps(each), encode_steps(each)) for name, each in steps.items()}
-    write_table(tmp_path / "t", replace(table, rounding=rounding))
+    write_json(tmp_path / "t", replace(table, rounding=rounding))
     assert (tmp_path / "t").stat().st_size < 4_000_000
     read = read_table(tmp_path / "t").steps(WeightRange.REDUCED)
     assert all(np.array_equal(read[name], each.reshape(-1)) for name, each in steps.items())

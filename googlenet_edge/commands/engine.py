@@ -244,10 +244,11 @@ def evaluate(
     gnet-edge eval --out answers.json
     """
     from googlenet_edge.dataset import check_images, open_dataset
-    from googlenet_edge.engines.answers import collect_answers, write_answers
+    from googlenet_edge.engines.answers import collect_answers
     from googlenet_edge.engines.bundle import read_manifest
     from googlenet_edge.engines.evaluate import accuracies, evaluate_bundles
     from googlenet_edge.engines.tables import evaluation_table
+    from googlenet_edge.files import write_json
 
     settings = workspace.read_settings()
     paths = [named(workspace.take_bundle(path)) for path in bundles or (None,)]
@@ -273,7 +274,7 @@ def evaluate(
         if result.against_first:
             shown(f"{result.bundle}: {result.against_first}")
     if out:
-        write_answers(out, collect_answers(paths, images, evaluations))
+        write_json(out, collect_answers(paths, images, evaluations))
         shown(f"answers: {out}")
     output(results, as_json)
 
@@ -352,10 +353,10 @@ def bench(
     """
     from googlenet_edge.engines.bench import bench as run
     from googlenet_edge.engines.clocks import held
-    from googlenet_edge.engines.measurement import write_measurement
     from googlenet_edge.engines.remote_worker import RemotePlan
     from googlenet_edge.engines.rounds import BenchPlan
     from googlenet_edge.engines.tables import measurement_parts
+    from googlenet_edge.files import write_json
     from googlenet_edge.images import decode_rgb, read_image_file
 
     if out:
@@ -382,7 +383,7 @@ def bench(
     for part in measurement_parts(measurement):
         shown(part)
     if out:
-        write_measurement(out, measurement)
+        write_json(out, measurement)
         shown(f"measurement: {out}")
     output(measurement, as_json)
     machine.refuse_cut_short(measurement)
