@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, Annotated, NoReturn, cast
+from typing import Annotated, NoReturn
 
 import msgspec
 
@@ -73,7 +73,8 @@ class Link:
 
     def __init__(self, host: Host, python: str, process: subprocess.Popen[bytes]) -> None:
         self._host, self._python, self._process = host, python, process
-        self._stdin, self._stdout, self._stderr = _pipes(process)
+        assert process.stdin and process.stdout and process.stderr
+        self._stdin, self._stdout, self._stderr = process.stdin, process.stdout, process.stderr
         os.set_blocking(self._stdin.fileno(), False)
         self._buffer, self._said = bytearray(), b""
         self._ready = self.stopping = False
@@ -257,7 +258,3 @@ def connect(host: Host, *, python: str) -> Iterator[Link]:
         yield link
     finally:
         link.close()
-
-
-def _pipes(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes], IO[bytes]]:
-    return cast("tuple[IO[bytes], IO[bytes], IO[bytes]]", (process.stdin, process.stdout, process.stderr))

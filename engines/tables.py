@@ -106,7 +106,8 @@ def latency_table(measurement: Measurement) -> Table:
         summary, ratio = bundle.latency.summary_ms, ratios.get(bundle.name)
         table.add_row(
             _name(bundle, measurement),
-            *(_or_dash(time) for time in (summary.p50, summary.p90, summary.p99, summary.p99_9)),
+            *(f"{time:.2f}" for time in (summary.p50, summary.p90, summary.p99)),
+            f"{summary.p99_9:.2f}" if summary.p99_9 else "–",
             f"{summary.spread:.1%}",
             f"{ratio.ratio:.3f} ({ratio.interval:.3f})" if ratio else "1",
         )
@@ -115,10 +116,6 @@ def latency_table(measurement: Measurement) -> Table:
     if counts:
         table.caption = f"p99.9 not measured: {min(counts):,} of at least {FEWEST_FOR_P99_9:,} samples"
     return table
-
-
-def _or_dash(time_ms: float | None) -> str:
-    return "–" if time_ms is None else f"{time_ms:.2f}"
 
 
 def resources_table(measurement: Measurement) -> Table:

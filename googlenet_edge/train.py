@@ -39,7 +39,6 @@ from googlenet_edge.training_state import (
     check_same_training,
     first_state,
     read_state,
-    remove_state,
 )
 from googlenet_edge.workspace import (
     CHECKPOINT_FILE,
@@ -125,7 +124,7 @@ def train(
         trained = train_from(state, data, folder=request.folder, rank=rank, observer=observer, workers=request.workers)
         if rank.first:
             write_checkpoint(path, trained)
-            remove_state(request.folder)
+            (request.folder / STATE_FILE).unlink(missing_ok=True)
     return path
 
 

@@ -173,8 +173,3 @@ def check_same_config(saved: TrainConfig, wanted: TrainConfig, folder: Path) -> 
 
 def _mend(folder: Path) -> str:
     return f"give the settings of before, or start anew in another folder than {folder}"
-
-
-def remove_state(folder: Path) -> None:
-    """Removes the saved state, once there is a checkpoint."""
-    (folder / STATE_FILE).unlink(missing_ok=True)

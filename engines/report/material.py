@@ -103,7 +103,7 @@ def _read(path: Path) -> Source | Answers | Layers:
     if kind.kind == ANSWERS:
         return parse_answers(data, where)
     if kind.layers is not None:
-        return parse_layers(data, where)
+        return from_json(data, Layers, where=where, error=DataError)
     if kind.bundles is None:
         raise DataError(
             f"{where} is neither a measurement nor answers nor layers; give what bench --out, eval --out or sensitivity"
@@ -145,11 +145,6 @@ def _model(bundle: BundleMeasurement) -> tuple[int, int, str]:
 def _described(bundle: BundleMeasurement) -> str:
     crop, classes, labels = _model(bundle)
     return f"{crop}×{crop} pixels, {classes} classes, labels {labels[:8]}"
-
-
-def parse_layers(data: bytes, where: str) -> Layers:
-    """What ``gnet-edge sensitivity --json`` wrote. Raises `DataError`."""
-    return from_json(data, Layers, where=where, error=DataError)
 
 
 def check_measurement(measurement: Measurement, where: str) -> None:
