@@ -197,7 +197,7 @@ def test_budget_that_cannot_be_met_says_what_was_tried(tmp_path: Path) -> None:
 def test_loss_that_may_be_chance_is_called_so(tmp_path: Path) -> None:
     graph = tiny_graph()
     images = images_of(hard_graph(), tmp_path)
-    with pytest.raises(AccuracyError, match=r"not told from chance on 48 images"):
+    with pytest.raises(AccuracyError, match=r"^int8 on 48 images: .* not told from chance"):
         within_budget(judge_of(graph, images, max_drop_points=-100.0), held_out=lambda: images)
 
 
