@@ -94,15 +94,35 @@ def test_process_that_is_ended_sets_clocks_and_mode_back_first(ending: signal.Si
     assert (gpu_clock(root), read_power_mode(root)) == (Clock(306, 306, 918), "25W")
 
 
+def test_signal_while_clocks_are_being_set_does_not_count(tmp_path: Path) -> None:
+    """Or NVIDIA's tool, which goes on by itself, would fix them after all is set back."""
+    root, waits = fake_jetson(tmp_path / "root", ORIN_NANO), tmp_path / "waits"
+    tool = root / "usr/bin/jetson_clocks"
+    real = tool.rename(tool.with_name("real"))
+    tool.write_text(f'#!/bin/sh\n[ $# -gt 0 ] || {{ touch {waits}; read go < {tmp_path}/go; }}\nexec {real} "$@"\n')
+    tool.chmod(0o755)
+    os.mkfifo(tmp_path / "go")
+    with subprocess.Popen([sys.executable, "-c", BUSY, root], stdout=subprocess.PIPE, text=True) as process:
+        wait_until(waits.exists)
+        process.send_signal(signal.SIGTERM)
+        (tmp_path / "go").write_text("go\n")
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        process.send_signal(signal.SIGTERM)
+    assert (gpu_clock(root), read_power_mode(root)) == (Clock(306, 306, 918), "25W")
+
+
 def test_process_that_is_killed_leaves_clocks_and_mode_as_they_were(tmp_path: Path) -> None:
-    """As for want of memory: nobody asks it first."""
+    """As for want of memory: nobody asks it first. Clocks that a person had fixed are fixed again, after the mode."""
     root = fake_jetson(tmp_path / "root", ORIN_NANO)
+    subprocess.run([root / "usr/bin/jetson_clocks"], check=True)
     with subprocess.Popen([sys.executable, "-c", BUSY, root], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
         assert (gpu_clock(root), read_power_mode(root)) == (Clock(306, 918, 918), "15W")
         process.kill()
-    wait_until(lambda: (gpu_clock(root), read_power_mode(root)) == (Clock(306, 306, 918), "25W"))
+    wait_until(lambda: holds(root))
+    assert (gpu_clock(root), read_power_mode(root)) == (Clock(306, 918, 918), "25W")
 
 
 def test_clocks_are_held_by_one_process_until_they_are_set_back(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ from googlenet_edge.engines.report.write import to_csv, to_html, to_markdown
 from googlenet_edge.engines.sensors import Series
 from googlenet_edge.errors import DataError
 from googlenet_edge.files import to_json, write_json
-from googlenet_edge.statistics import Interval
+from googlenet_edge.statistics import Interval, summarize
 from googlenet_edge.target import Device, EngineName, Precision
 
 FP32 = measured_bundle("runs/signs/fp32-cpu", Precision.FP32)
@@ -514,6 +514,10 @@ def test_csv_has_a_row_for_every_bundle_and_no_formula() -> None:
     assert (first["bundle"], second["bundle"]) == ("runs/signs/fp32-cpu", "runs/signs/int8-cpu")
     assert float(second["p50_ms"]) == pytest.approx(4.652, abs=1e-3)
     assert (first["ratio"], first["top1"]) == ("", "")
+    found, short = measured(), summarize([1.0])
+    boasting = [replace(bundle, latency=replace(bundle.latency, summary_ms=short)) for bundle in found.bundles]
+    told = material(replace(found, bundles=tuple(boasting), ratios=()))
+    assert to_csv(subjects_of(told)) == to_csv(subjects_of(material(found))), "samples are believed, not summaries"
     [row] = csv.DictReader(io.StringIO(to_csv(subjects_of(renamed("=1+1"))).decode()))
     assert (row["bundle"], row["processor"], row["gpu"]) == ("'=1+1",) * 3
 

@@ -306,6 +306,9 @@ def test_judge_takes_shares_of_accuracy_as_of_different_images() -> None:
     before = with_accuracy(BUNDLE, 1800)
     assert changes_of(before, with_accuracy(BUNDLE, 1790))[Metric.TOP1] == (pytest.approx(-0.5), False)
     assert changes_of(before, with_accuracy(BUNDLE, 1700))[Metric.TOP1] == (pytest.approx(-5), True)
+    [pair] = judge(material(one(before)), material(one(with_accuracy(BUNDLE, 1700))))
+    change = next(change for change in pair.changes if change.metric is Metric.TOP1)
+    assert change.interval.low < change.change < change.interval.high < 0
 
 
 def test_judge_says_nothing_of_a_simulated_accuracy_beside_a_measured_one() -> None:

@@ -290,6 +290,7 @@ def test_stretches_take_turns_and_count_what_was_run() -> None:
     assert len(ticks) == 6
     starts = [idle[0].start_s, fast[0].start_s, slow[0].start_s, fast[1].start_s, slow[1].start_s, idle[1].start_s]
     assert starts == sorted(starts)
+    assert (idle[0].start_s, idle[1].start_s - slow[1].end_s) == (0.5, 0.5), "the load before has died away"
 
 
 def test_series_of_days_keeps_every_so_many_th_moment() -> None:

@@ -77,7 +77,7 @@ def bundle(name: str, ms: float) -> BundleMeasurement:
         latency=latency,
         stages=dict.fromkeys(Stage, latency),
         throughput=(BatchThroughput(1, 1e3 / ms, latency), BatchThroughput(8, 1.5e3 / ms, latency)),
-        cold_starts=tuple(ColdStart(100.0, 200.0, first, 118) for first in (10.0, 20.0, 90.0)),
+        cold_starts=tuple(ColdStart(100.0, 200.0, *first) for first in ((10.0, 97), (20.0, 118), (90.0, None))),
         labels_sha256="d" * 64,
         lineage=Lineage(),
         accuracy_engine=EngineName.ONNXRUNTIME,
