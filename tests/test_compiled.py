@@ -20,11 +20,13 @@ from tiny_bundles import onnx_bytes, solid, write_colour_bundle
 
 import googlenet_edge
 from googlenet_edge.engines import tensorrt_calibration
-from googlenet_edge.engines.bundle import Bundle, Golden, Manifest, read_bundle, write_bundle
+from googlenet_edge.engines.accuracy import Accuracy, Comparison
+from googlenet_edge.engines.bundle import Bundle, Golden, Lineage, Manifest, read_bundle, write_bundle
 from googlenet_edge.engines.predictor import load_predictor
 from googlenet_edge.engines.tensorrt_calibration import calibrate_with_tensorrt
 from googlenet_edge.errors import BundleError, EngineError, OutputError
 from googlenet_edge.preprocess import Preprocess
+from googlenet_edge.statistics import Interval
 from googlenet_edge.target import Device, EngineName, Precision, Unit
 
 
@@ -118,7 +120,12 @@ CACHE = b"TRT-8502-EntropyCalibration2\nimages: 3c010a14\n"
 @pytest.fixture
 def for_dla(bundle: Path) -> Path:
     whole = read_bundle(bundle)
-    manifest = replace(whole.manifest, unit=Unit.DLA)
+    accuracy = Accuracy(images=400, top1=0.9, top1_interval=Interval(0.867, 0.926), top5=0.99)
+    against = Comparison(accuracy, 1.0, 0.0, Interval(-0.5, 0.5), 1.0)
+    lineage = Lineage(graph="a" * 64, calibration="b" * 64)
+    manifest = replace(
+        whole.manifest, unit=Unit.DLA, lineage=lineage, accuracy=accuracy, against_fp32=against, float_layers=("conv1",)
+    )
     write_bundle(bundle, replace(whole, manifest=manifest, model=onnx_bytes(MEANS), calibration_cache=CACHE))
     return bundle
 
@@ -170,6 +177,8 @@ def test_tensorrt_calibrates_a_bundle_for_a_dla_by_itself_on_images(
     assert made.manifest.notes == (
         "the scales are those of tensorrt 10.3.0's calibrator on 5 images; accuracy: not measured",
     )
+    of_other_scales = (made.manifest.accuracy, made.manifest.against_fp32, made.manifest.float_layers)
+    assert (*of_other_scales, made.manifest.lineage) == (None, None, (), Lineage(graph="a" * 64))
     exact = made.golden.pixels.mean(axis=(1, 2))
     assert 0 < np.abs(made.golden.logits - exact).max() < 255 / 127  # rounded to the scale of `real`, which is coarse
 
