@@ -27,6 +27,7 @@ from googlenet_edge import Preprocess, __version__
 from googlenet_edge.checkpoint import read_checkpoint, write_checkpoint
 from googlenet_edge.cli import app
 from googlenet_edge.commands import machine
+from googlenet_edge.console import TrainingDisplay
 from googlenet_edge.dataset import check_images, open_dataset
 from googlenet_edge.engines import bench as measuring
 from googlenet_edge.engines import remote as measuring_there
@@ -109,6 +110,17 @@ def test_help_is_not_torn_on_a_terminal_of_80_columns(
     shown = [line.strip() for line in done(command, "--help", cwd=tmp_path).out.splitlines()]
     _, _, details = (get_command(app).commands[command].help or "").partition("\n\n")
     assert [line for line in details.splitlines() if line not in shown] == []
+
+
+def test_training_that_is_asked_twice_to_stop_stops_at_once() -> None:
+    with TrainingDisplay(visible=False) as display:
+        signal.raise_signal(signal.SIGINT)
+        assert display.should_stop()
+        with pytest.raises(KeyboardInterrupt):
+            display.on_checked(1, 2)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 @pytest.mark.parametrize(("rank", "speaks"), [("0", True), ("1", False)])

@@ -176,3 +176,17 @@ def test_gpu_that_is_off_meanwhile_has_a_clock_that_moves(tmp_path: Path) -> Non
     assert jetson is not None
     assert jetson.gpu_clock == Clock(0, 306, 918)
     assert not jetson.gpu_clock.locked
+    for limit in ("min_freq", "max_freq"):
+        now.with_name(limit).write_text("0\n")
+    jetson = read_jetson(root)
+    assert jetson is not None
+    assert jetson.gpu_clock is None, "and none that is fixed at nothing"
+
+
+def test_package_that_was_removed_is_not_there(tmp_path: Path) -> None:
+    root = fake_jetson(tmp_path, ORIN_NANO)
+    status = root / "var/lib/dpkg/status"
+    status.write_text(status.read_text().replace("install ok installed", "deinstall ok config-files"))
+    jetson = read_jetson(root)
+    assert jetson is not None
+    assert (jetson.tensorrt, jetson.jetpack) == (None, "6.2"), "by the release of Jetson Linux"
