@@ -250,7 +250,7 @@ def test_bundle_with_a_model_that_is_none_names_the_runtime(tmp_path: Path) -> N
         open_bundle(read_bundle(tmp_path / "b"))
 
 
-@pytest.mark.parametrize("name", ["", "two\nlines", "tab\t", "not utf-8 \udcff"])
+@pytest.mark.parametrize("name", ["", "two\nlines", "tab\t", "not utf-8 \udcff", "turned \u202e"])
 def test_bundle_refuses_a_class_name_that_is_no_line(tmp_path: Path, name: str) -> None:
     with pytest.raises(BundleError, match=r"cannot be a line of labels\.txt; rename the class folder"):
         write_bundle(tmp_path / "b", replace(colour_bundle(), class_names=("red", "green", name)))

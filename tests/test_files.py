@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import shutil
 import subprocess
@@ -99,6 +100,18 @@ def test_new_folder_is_replaced_where_the_file_system_cannot_exchange(
     monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: NoExchange())
     fill(tmp_path / "folder", "new")
     assert (tmp_path / "folder" / "part").read_text() == "new"
+    assert names(tmp_path) == ["folder"]
+    replace = Path.replace
+
+    def fails_at_the_last(path: Path, to: Path) -> Path:
+        if ".replaced-" in to.name or ".replaced-" in path.name:
+            return replace(path, to)
+        raise OSError(errno.ENOTEMPTY if (tmp_path / "folder").exists() else errno.EIO, "the server is gone")
+
+    monkeypatch.setattr(Path, "replace", fails_at_the_last)
+    with pytest.raises(OutputError, match="folder: the server is gone; give another --out"):
+        fill(tmp_path / "folder", "newer")
+    assert (tmp_path / "folder" / "part").read_text() == "new", "the old one is back"
     assert names(tmp_path) == ["folder"]
 
 
