@@ -15,9 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tiny_bundles import (
+    COLOUR_NET,
     COLOURS,
     PREPROCESS,
     colour_bundle,
+    onnx_bytes,
     with_golden_logits,
     with_weights_elsewhere,
     write_colour_bundle,
@@ -242,6 +244,13 @@ def test_bundle_with_golden_logits_of_zero_allows_no_difference() -> None:
     bundle = colour_bundle()
     with pytest.raises(BundleError, match="differ by 4, at most 0 is allowed for fp32"):
         open_bundle(with_golden_logits(bundle, np.zeros_like(bundle.golden.logits)))
+
+
+def test_bundle_that_computes_no_numbers_here_is_refused() -> None:
+    """As a GPU without memory or with a broken kernel may: NaN is neither below what is allowed nor above it."""
+    model = onnx_bytes(COLOUR_NET.replace("{1, 0, 0,  0, 1, 0,  0, 0, 1}", "{3e38, 0, 0,  0, 3e38, 0,  0, 0, 3e38}"))
+    with pytest.raises(BundleError, match="its golden logits differ by nan, at most"):
+        open_bundle(replace(colour_bundle(), model=model))
 
 
 def test_bundle_with_a_model_that_is_none_names_the_runtime(tmp_path: Path) -> None:

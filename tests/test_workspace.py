@@ -180,7 +180,7 @@ def test_run_record_that_is_damaged_is_named() -> None:
 
 def test_run_folder_is_free_or_was_interrupted() -> None:
     data = Path("somewhere/photos")
-    assert run_folder_for(data) == Path("runs/photos")
+    assert run_folder_for(data) == run_folder_for(Path(".photos")) == Path("runs/photos"), "what is hidden is not found"
     touch("runs/photos/checkpoint.safetensors")
     assert run_folder_for(data) == Path("runs/photos-2")
     touch("runs/photos-2/training-state.safetensors")
