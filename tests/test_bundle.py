@@ -196,10 +196,11 @@ def test_bundle_with_a_crop_that_does_not_fit_its_golden_vectors_is_refused(path
         read_bundle(path)
 
 
-def test_bundle_with_more_golden_vectors_than_prove_anything_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [0, 65])
+def test_bundle_with_no_golden_vectors_or_more_than_prove_anything_is_refused(count: int, tmp_path: Path) -> None:
     bundle = colour_bundle()
-    many = Golden(np.repeat(bundle.golden.pixels[:1], 65, axis=0), np.repeat(bundle.golden.logits[:1], 65, axis=0))
-    write_bundle(tmp_path / "b", replace(bundle, golden=many))
+    golden = Golden(*(np.repeat(each[:1], count, axis=0) for each in (bundle.golden.pixels, bundle.golden.logits)))
+    write_bundle(tmp_path / "b", replace(bundle, golden=golden))
     with pytest.raises(BundleError, match="images with 3 logits, 1 to 64"):
         read_bundle(tmp_path / "b")
 

@@ -151,6 +151,9 @@ def test_doctor_of_a_jetson_says_what_it_is_and_what_makes_it_see_its_tensorrt(t
     )
     assert found["GPU clock"].mend == "sudo jetson_clocks"
     assert found["power"] == Finding("power", State.GOOD, "measured at VDD_IN")
+    for of_another_rail in root.glob("sys/bus/i2c/**/in2_input"):
+        break_file(of_another_rail)
+    assert findings(root, BUILD)["power"] == found["power"]
     assert found["TensorRT"] == Finding(
         "TensorRT",
         State.MISSING,

@@ -13,7 +13,7 @@ from tiny_bundles import COLOURS, PREPROCESS, solid, write_colour_bundle
 import googlenet_edge
 from googlenet_edge.dataset import open_images
 from googlenet_edge.engines.accuracy import Evaluation, compare
-from googlenet_edge.engines.evaluate import evaluate
+from googlenet_edge.engines.evaluate import check_same_classes, evaluate
 from googlenet_edge.engines.predictor import Predictor
 from googlenet_edge.engines.protocol import EngineSpec
 from googlenet_edge.errors import DamagedImageError, DataError
@@ -105,6 +105,14 @@ def test_evaluate_matches_classes_by_name_and_needs_not_all(predictor: Predictor
     assert found.class_names == labels
     assert found.labels.tolist() == [1] * 10 + [0] * 10
     assert found.predicted.tolist() == [0] * 10 + [1] * 10
+
+
+def test_training_goes_on_with_classes_in_the_order_of_the_network_only(folder: Path) -> None:
+    """Labels are numbers there: the same names in another order would teach one class for another."""
+    images = open_images(folder)
+    check_same_classes(images.class_names, images)
+    with pytest.raises(DataError, match="has 3 classes and the model 3, and they are not the same; give the data"):
+        check_same_classes(images.class_names[::-1], images)
 
 
 def test_evaluate_names_a_damaged_file(predictor: Predictor, folder: Path) -> None:
