@@ -3,6 +3,7 @@
     engine.plan     raw: anything in front of it breaks other loaders
     plan.json       the key that it was built for, its size and SHA-256
     layers.json     what TensorRT made of the graph
+    kernels-….cache what TensorRT for RTX compiled for the GPU while it ran the plan, behind its SHA-256
 
 Beside the folders of all plans, ``timing-….cache`` is what TensorRT learned about kernels on this GPU, whichever model
 it was building: the next one takes it up.
@@ -24,7 +25,7 @@ from googlenet_edge import __version__
 from googlenet_edge.dataset import Progress
 from googlenet_edge.engines.tensorrt_builder import Plan, PlanKey, PlanRequest, build_plan, key_of
 from googlenet_edge.engines.tensorrt_layers import Placement
-from googlenet_edge.engines.tensorrt_library import Library
+from googlenet_edge.engines.tensorrt_library import Flavour, Library, errors_in, listening
 from googlenet_edge.errors import BundleError, EngineError, OutputError
 from googlenet_edge.files import (
     check_writable,
@@ -42,7 +43,7 @@ RECORD = "plan.json"
 LAYERS = "layers.json"
 _MAX_PLAN_BYTES = 1 << 30
 _MAX_RECORD_BYTES = 1 << 16
-_MAX_TIMING_BYTES = 256 << 20
+_MAX_CACHE_BYTES = 256 << 20
 _AGAIN = "open the bundle here, and it is built again"
 
 _log = logging.getLogger(__name__)
@@ -174,6 +175,59 @@ def timing_file(folder: Path, *, gpu: str) -> Path:
 def _timing_cache(folder: Path, gpu: str) -> bytes:
     """What an earlier build left, if only of another model; TensorRT itself checks whether it fits."""
     try:
-        return read_file(timing_file(folder, gpu=gpu), limit=_MAX_TIMING_BYTES, error=BundleError)
+        return read_file(timing_file(folder, gpu=gpu), limit=_MAX_CACHE_BYTES, error=BundleError)
     except BundleError:
         return b""
+
+
+class Contexts:
+    """Makes execution contexts of a plan, and lives longer than they do. The device is current in every call.
+
+    For TensorRT for RTX the kernels that it compiles, when a context is made and while it runs, are kept for the next
+    process. TensorRT itself looks whether they fit: its version, the GPU, the driver.
+    """
+
+    def __init__(self, engine: Any, plan: StoredPlan, library: Library) -> None:
+        self._engine, self._flavour = engine, library.flavour
+        if library.flavour is Flavour.RTX:
+            self._path = plan.folder / f"kernels-{plan.record.sha256[:16]}.cache"
+            self._config = runtime_config = engine.create_runtime_config()
+            self._kernels = kernels = runtime_config.create_runtime_cache()
+            self._kept = _filled(kernels, self._path, library) if self._path.exists() else b""
+            runtime_config.set_runtime_cache(kernels)
+
+    def new(self) -> Any:
+        """An ``IExecutionContext``; None where the GPU has no memory for it."""
+        engine = self._engine
+        if self._flavour is Flavour.RTX:
+            return engine.create_execution_context(self._config)
+        return engine.create_execution_context()
+
+    def keep_kernels(self) -> None:
+        """Writes kernels, as far as some are new and can be written. Nothing runs meanwhile."""
+        if self._flavour is Flavour.RTX:
+            kernels = self._kernels
+            written = kernels.serialize()
+            data = b"" if written is None else bytes(written)
+            if data not in (b"", self._kept):
+                with suppress(OutputError):  # the next process compiles them once more, no worse
+                    write_bytes(self._path, sha256_bytes(data).encode() + data)
+
+
+def _filled(kernels: Any, path: Path, library: Library) -> bytes:
+    """What was kept, and is in ``kernels`` now; nothing where it is damaged or does not fit: then it is removed."""
+    data, problem = b"", f"{path} is cut off or was changed"
+    try:
+        data = read_file(path, limit=_MAX_CACHE_BYTES, error=BundleError)
+    except BundleError as unread:
+        problem = str(unread)
+    digest, kept = data[:64], data[64:]
+    if sha256_bytes(kept).encode() == digest:
+        with listening(library) as lines:
+            if kernels.deserialize(kept):
+                return kept
+        problem = f"{path} does not fit here ({errors_in(lines)})"
+    _log.warning("%s; %s compiles the kernels once more", problem, library)
+    with suppress(OSError):
+        path.unlink()
+    return b""

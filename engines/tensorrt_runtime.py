@@ -34,7 +34,6 @@ from googlenet_edge.engines.devices import DeviceProfile, profile_of, refuse_wit
 from googlenet_edge.engines.protocol import DeviceStage, Engine, EngineOptions, EngineSpec, usable
 from googlenet_edge.engines.registry import open_bundle
 from googlenet_edge.engines.tensorrt_builder import Batches, PlanRequest
-from googlenet_edge.engines.tensorrt_kernels import Contexts
 from googlenet_edge.engines.tensorrt_layers import Placement
 from googlenet_edge.engines.tensorrt_library import (
     Flavour,
@@ -45,7 +44,7 @@ from googlenet_edge.engines.tensorrt_library import (
     shape_of,
     started,
 )
-from googlenet_edge.engines.tensorrt_plans import StoredPlan, plan_at, remove_plan
+from googlenet_edge.engines.tensorrt_plans import Contexts, StoredPlan, plan_at, remove_plan
 from googlenet_edge.errors import EngineError
 from googlenet_edge.files import sha256_bytes
 from googlenet_edge.target import Device, EngineName, Unit

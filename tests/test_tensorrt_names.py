@@ -23,6 +23,7 @@ GUARDS = {
     "unit",
     "targets",
     "calibrator_of",
+    "_filled",
 }
 """Words by which a function, or who calls it, tells versions apart."""
 

@@ -247,9 +247,9 @@ def in_the_place_of_a_folder(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "said", "again"),
     [
-        (cut, "are cut off or were changed", []),
-        (lambda path: path.write_bytes(b""), "are cut off or were changed", []),
-        (in_the_place_of_a_folder, "cannot be read", ["the plan", "a batch of 1"]),
+        (cut, "is cut off or was changed", []),
+        (lambda path: path.write_bytes(b""), "is cut off or was changed", []),
+        (in_the_place_of_a_folder, "is a folder; give a file in it", ["the plan", "a batch of 1"]),
     ],
 )
 def test_kernels_whose_file_is_damaged_are_compiled_once_more(
@@ -260,15 +260,14 @@ def test_kernels_whose_file_is_damaged_are_compiled_once_more(
     damage(path)
     assert compiled_by_rtx(rtx, [1]) == ["the plan", "a batch of 1"]
     [warning] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert warning.startswith(f"the kernels in {path} {said}")
-    assert warning.endswith(": TensorRT for RTX compiles them once more")
+    assert warning == f"{path} {said}; tensorrt_rtx 1.7.1 compiles the kernels once more"
     assert compiled_by_rtx(rtx, [1]) == again
 
 
 def test_kernels_of_another_driver_are_compiled_once_more(rtx: Machine, caplog: pytest.LogCaptureFixture) -> None:
     compiled_by_rtx(rtx, [1])
     assert compiled_by_rtx(rtx, [1], driver="590") == ["the plan", "a batch of 1"]
-    assert f"the kernels in {kept_kernels()} do not fit here (the driver was 580): TensorRT for RTX" in caplog.text
+    assert f"{kept_kernels()} does not fit here (the driver was 580); tensorrt_rtx 1.7.1 compiles" in caplog.text
     assert compiled_by_rtx(rtx, [1], driver="590") == []
 
 
