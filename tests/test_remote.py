@@ -380,9 +380,10 @@ def test_remote_device_is_measured_by_one_at_a_time(work: Path, device: Device) 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_remote_bench_that_is_ended_here_ends_there(work: Path, device: Device, number: signal.Signals) -> None:
-    command = [sys.executable, "-m", "googlenet_edge.cli", *BENCH, *GIVEN, "--rounds", "1000000"]
+    command = [sys.executable, "-m", "googlenet_edge.cli", *BENCH, *GIVEN, "--rounds", "5000"]
     with subprocess.Popen(command, cwd=work, stderr=subprocess.PIPE, text=True) as here:
         wait_until(lambda: device.running("remote_worker") or here.poll() is not None)
+        assert here.poll() is None, "it measures"
         here.send_signal(number)
         assert here.stderr is not None
         assert "Traceback" not in here.stderr.read()
