@@ -7,7 +7,6 @@ environment, runs the measurement and sends it back (`engines/remote_agent.py`).
 from __future__ import annotations
 
 import signal
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -26,6 +25,7 @@ from googlenet_edge.engines.remote_link import EventKind, Link, connect
 from googlenet_edge.engines.remote_worker import RemotePlan, Request
 from googlenet_edge.engines.report.material import check_measurement
 from googlenet_edge.engines.ssh import Host, printable
+from googlenet_edge.engines.sustained import signals_to
 from googlenet_edge.engines.wheel import Wheel, pack_wheel
 from googlenet_edge.errors import ConfigError, RemoteError
 from googlenet_edge.files import encodable_text, sha256_bytes
@@ -186,33 +186,24 @@ def _send_files(link: Link, files: Sequence[bytes], progress: Progress) -> None:
 
 @contextmanager
 def _stopped_by_signals(link: Link) -> Iterator[None]:
-    """Ctrl-C, SIGTERM and SIGHUP, where nobody else handles them, stop the link. The second of them is as ever.
+    """Ctrl-C, SIGTERM and SIGHUP stop the link; the second of them interrupts.
 
     Raises:
-        KeyboardInterrupt: the link was stopped before there was anything to keep.
+        KeyboardInterrupt: also where the link was stopped before there was anything to keep.
     """
-    here = threading.current_thread() is threading.main_thread()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if here}
-    taken = [number for number, known in before.items() if known in (signal.SIG_DFL, signal.default_int_handler)]
-
-    def give_back() -> None:
-        for number in taken:
-            signal.signal(number, before[number])
 
     def stop(*_: object) -> None:
-        give_back()
+        if link.stopping:
+            raise KeyboardInterrupt
         link.stop()
 
-    for number in taken:
-        signal.signal(number, stop)
     try:
-        yield
+        with signals_to(stop, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            yield
     except RemoteError as problem:
         if link.stopping:
             raise KeyboardInterrupt from problem
         raise
-    finally:
-        give_back()
 
 
 def _watch(link: Link, host: Host, bars: Bars) -> bytes:

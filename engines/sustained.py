@@ -10,6 +10,7 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Annotated
 
 import numpy as np
@@ -139,7 +140,7 @@ def sustain(
     loads: list[_Load] = []
     ended = ""
     try:
-        with _as_ctrl_c(signal.SIGTERM, signal.SIGHUP):
+        with signals_to(signal.default_int_handler, signal.SIGTERM, signal.SIGHUP):
             for run in runs:
                 loads.append(_Load(plan, elapsed_s, tick))
                 loads[-1].last(run, pause)
@@ -151,17 +152,18 @@ def sustain(
 
 
 @contextmanager
-def _as_ctrl_c(*numbers: signal.Signals) -> Iterator[None]:
-    """These end a block of the main thread as Ctrl-C does, where nobody handles or ignores them, as `nohup` does."""
+def signals_to(handler: Callable[[int, FrameType | None], object], *numbers: signal.Signals) -> Iterator[None]:
+    """Has signals handled in a block of the main thread, but for those that are handled or ignored, as by `nohup`."""
     here = threading.current_thread() is threading.main_thread()
-    taken = [number for number in numbers if here and signal.getsignal(number) is signal.SIG_DFL]
+    before = {number: signal.getsignal(number) for number in numbers if here}
+    taken = [number for number, known in before.items() if known in (signal.SIG_DFL, signal.default_int_handler)]
     for number in taken:
-        signal.signal(number, signal.default_int_handler)
+        signal.signal(number, handler)
     try:
         yield
     finally:
         for number in taken:
-            signal.signal(number, signal.SIG_DFL)
+            signal.signal(number, before[number])
 
 
 @dataclass(frozen=True, slots=True)
