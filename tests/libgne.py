@@ -18,6 +18,7 @@ import pytest
 from numpy.typing import NDArray
 
 CPP = Path(__file__).parents[1] / "engines" / "cpp"
+WARNINGS = ("-Wall", "-Wextra", "-Wpedantic", "-Werror")
 APT = "sudo apt install cmake g++ libjpeg-dev"
 
 RGB, BGR, NV12, NV12_BT709 = range(4)
@@ -193,6 +194,45 @@ def cmake(source: Path, build: Path, *options: str) -> None:
     """Configures and builds."""
     done("cmake", "-S", source, "-B", build, *options)
     done("cmake", "--build", build, "--parallel", "2")
+
+
+def compiled(compiler: str, source: Path, *, prefix: Path, out: Path, flags: tuple[str, ...] = ()) -> Path:
+    """A program, built with the flags that pkg-config tells."""
+    environment = {**os.environ, "PKG_CONFIG_PATH": str(prefix / "lib" / "pkgconfig")}
+    found = done("pkg-config", "--cflags", "--libs", "gne", env=environment).split()
+    done(compiler, *WARNINGS, *flags, source, "-o", out, *found)
+    return out
+
+
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """``rights.c`` as any program, and as one that the system gives the rights of another group."""
+
+    usual: Path
+    more: Path
+
+    def said(self, bundle: Path, runtime: Path | str, environment: dict[str, str]) -> tuple[str, str]:
+        """What libgne says of a bundle in each of the two. Skips a test where the system gives no rights."""
+        (_, usual), (is_given, more) = (
+            done(program, bundle, runtime, env=environment).splitlines() for program in (self.usual, self.more)
+        )
+        if is_given == "0":
+            pytest.skip("no program gets more rights here than who starts it: nosuid, or no_new_privs")
+        return usual, more
+
+
+def rights(prefix: Path, folder: Path) -> Rights:
+    """Builds both. Skips a test whose user is in no second group."""
+    place = (f"-Wl,-rpath,{prefix / 'lib'}",)
+    usual = compiled("cc", CPP / "tests" / "rights.c", prefix=prefix, out=folder / "usual", flags=place)
+    more = shutil.copy(usual, folder / "more")
+    groups = set(os.getgroups()) - {os.getegid()}
+    try:
+        os.chown(more, -1, min(groups, default=os.getegid() + 1))  # any one will do for root
+    except OSError:
+        pytest.skip("this user is in one group only")
+    more.chmod(0o2755)
+    return Rights(usual, more)
 
 
 def counting_runtime(folder: Path) -> ctypes.CDLL:

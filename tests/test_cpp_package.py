@@ -11,12 +11,11 @@ from pathlib import Path
 
 import libgne
 import pytest
-from libgne import CPP, Library, done
+from libgne import CPP, WARNINGS, Library, compiled, done
 from tiny_bundles import solid, write_colour_bundle
 
 import googlenet_edge
 
-WARNINGS = ("-Wall", "-Wextra", "-Wpedantic", "-Werror")
 MAX_STRIPPED_BYTES = 200_000
 
 
@@ -35,14 +34,6 @@ def with_runtime(prefix: Path | None = None) -> dict[str, str]:
     """The environment in which a program finds ONNX Runtime, and libgne where it is not linked to its place."""
     found = {"LD_LIBRARY_PATH": str(prefix / "lib")} if prefix else {}
     return {**os.environ, "GNE_ONNXRUNTIME": str(libgne.wheel_runtime()), **found}
-
-
-def compiled(compiler: str, source: Path, *, prefix: Path, out: Path, flags: tuple[str, ...] = ()) -> Path:
-    """A program, built with the flags that pkg-config tells."""
-    environment = {**os.environ, "PKG_CONFIG_PATH": str(prefix / "lib" / "pkgconfig")}
-    found = done("pkg-config", "--cflags", "--libs", "gne", env=environment).split()
-    done(compiler, *WARNINGS, *flags, source, "-o", out, *found)
-    return out
 
 
 def test_cpp_c_program_is_refused_what_makes_no_sense(
@@ -396,6 +387,15 @@ def test_cpp_runtime_is_found_by_the_environment(gne_prefix: Path, bundle: Path,
     ended = subprocess.run([program, bundle, red], env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 1
     assert ended.stderr.startswith("ONNX Runtime cannot be loaded (/none.so")
+
+
+def test_cpp_a_program_with_more_rights_than_its_user_takes_no_runtime_from_the_environment(
+    gne_prefix: Path, bundle: Path, tmp_path: Path
+) -> None:
+    environment = {**os.environ, "GNE_ONNXRUNTIME": "/none.so"}
+    usual, more = libgne.rights(gne_prefix, tmp_path).said(bundle, "", environment)
+    assert "/none.so" in usual
+    assert "/none.so" not in more
 
 
 def test_cpp_options_of_a_newer_header_are_refused_only_where_they_are_used(gne: Library, bundle: Path) -> None:

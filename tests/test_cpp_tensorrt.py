@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import pwd
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from pathlib import Path
 import libgne
 import numpy as np
 import pytest
-from libgne import BAD_BUNDLE, BAD_RUNTIME, CPP, Engine, Failed, Library, done, wheel_runtime
+from libgne import BAD_BUNDLE, BAD_RUNTIME, CPP, WARNINGS, Engine, Failed, Library, done, wheel_runtime
 from tiny_bundles import colour_bundle, solid
 
 from googlenet_edge.engines.bundle import Bundle, read_bundle, write_bundle
@@ -29,8 +30,8 @@ from googlenet_edge.target import Device, Precision, Unit
 
 FAKE = CPP / "tests" / "fake_tensorrt"
 CANNOT_COMPILE = [p.device for p in JETSONS if not any(jetpack.runs_bundles for jetpack in p.jetpacks)]
+HOMES = ("HOME", "XDG_CACHE_HOME")
 ORIN = "Orin, 8 SMs, compute capability 8.7"
-WARNINGS = ("-std=c++17", "-Wall", "-Wextra", "-Wpedantic", "-Werror")
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
     libgne.need_tools()
     library = tmp_path_factory.mktemp("fake") / "libfake_tensorrt.so"
     shared = ("-shared", "-fPIC", f"-Wl,-soname,{library.name}", f"-I{FAKE}")
-    done("c++", *WARNINGS, *shared, FAKE / "fake_tensorrt.cpp", "-o", library)
+    done("c++", "-std=c++17", *WARNINGS, *shared, FAKE / "fake_tensorrt.cpp", "-o", library)
     return library
 
 
@@ -306,6 +307,19 @@ def test_cpp_looks_for_plans_in_the_users_home_where_the_environment_names_none(
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.delenv("HOME")
     assert orin.refusal().startswith(f"{plans_folder() / orin.plan.name / RECORD} is missing; ")
+
+
+def test_cpp_a_program_with_more_rights_than_its_user_takes_no_plugin_and_no_plans_from_the_environment(
+    orin: Orin, gne_prefix: Path, tmp_path: Path
+) -> None:
+    rights, usual = libgne.rights(gne_prefix, tmp_path), {k: v for k, v in os.environ.items() if k not in HOMES}
+    named, found = rights.said(orin.bundle, "", usual | {"GNE_TENSORRT": "/none.so"})
+    assert "(/none.so: " in named and "(libgne_tensorrt.so.1: " in found
+    plugin = orin.plugin.parents[2] / "plugins" / orin.plugin.name  # which knows where the stand-in lies
+    for home in HOMES:
+        named, found = rights.said(orin.bundle, plugin, usual | {home: "/none"})
+        assert named.startswith("/none/")
+        assert found.startswith(f"{pwd.getpwuid(os.getuid()).pw_dir}/.cache/gnet-edge/plans/")
 
 
 Change = Callable[[Path], object]
