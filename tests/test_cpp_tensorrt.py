@@ -304,7 +304,7 @@ def test_cpp_refuses_a_dla_bundle_whose_calibration_is_not_whole(
 def test_cpp_looks_for_plans_in_the_users_home_where_the_environment_names_none(
     orin: Orin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
     monkeypatch.delenv("HOME")
     assert orin.refusal().startswith(f"{plans_folder() / orin.plan.name / RECORD} is missing; ")
 
