@@ -38,7 +38,6 @@ template <typename Call>
 gne_status guarded(Call call) noexcept {
   const Uncancelled uncancelled;
   try {
-    clear_last_error();
     call();
     return GNE_OK;
   } catch (const Failure& failure) {

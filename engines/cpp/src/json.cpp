@@ -50,7 +50,7 @@ class Parser {
     return text_[at_++];
   }
   bool take_if(char wanted) {
-    if (next() != wanted || at_ >= text_.size()) return false;
+    if (next() != wanted) return false;
     ++at_;
     return true;
   }
@@ -176,7 +176,7 @@ class Parser {
     const std::string_view digits = text_.substr(at_, 4);
     uint32_t code = 0;
     const auto end = std::from_chars(digits.data(), digits.data() + digits.size(), code, 16).ptr;
-    if (digits.size() < 4 || end != digits.data() + 4) fail("an escape is cut off");
+    if (end - digits.data() != 4) fail("an escape is cut off");
     at_ += 4;
     return code;
   }

@@ -77,14 +77,6 @@ void write(std::string_view text, char* to) {
 
 }  // namespace
 
-void clear_last_error() noexcept {
-  if (char* const text = texts().buffer()) {
-    *text = '\0';
-  } else {
-    (void)texts().put(nullptr);
-  }
-}
-
 void keep_last_error(const char* text) noexcept {
   if (char* const to = buffer_of_this_thread()) {
     write(text, to);

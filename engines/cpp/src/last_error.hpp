@@ -8,8 +8,6 @@ namespace gne_sdk {
 
 constexpr const char* kNoMemory = "there is not enough memory; free some, or use smaller images, or fewer at once";
 
-void clear_last_error() noexcept;
-
 // Keeps a text. What steers a terminal or cannot be seen, such as in a hostile file's name, becomes a question mark.
 void keep_last_error(const char* text) noexcept;
 
