@@ -1,8 +1,10 @@
 /* libgne: classifies images with a bundle that `gnet-edge build` wrote.
  *
  * Every function returns a status and never throws, aborts or prints. After a status that is not GNE_OK,
- * gne_last_error() says in one sentence what was wrong, where, and what to do. The exception is a process whose memory
- * runs out: libgne then returns GNE_NO_MEMORY, but ONNX Runtime, TensorRT, CUDA, or the C++ library may end it before.
+ * gne_last_error() says in one sentence what was wrong, where, and what to do. There are two exceptions. In a process
+ * whose memory runs out libgne returns GNE_NO_MEMORY, but ONNX Runtime, TensorRT, CUDA, or the C++ library may end it
+ * before. And a model is a program for the runtime: one that was made to harm may end the process, and no hash tells it
+ * from others. Open a bundle only from whom you would run a program.
  *
  * Threads: every function may be called from any thread at any time, also on the same engine. An engine that is closed
  * while another thread computes with it goes on living until that call has returned; the texts that it gave do not. On
