@@ -8,6 +8,7 @@ import io
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import subprocess
@@ -34,11 +35,12 @@ from tiny_bundles import (
 )
 
 import googlenet_edge
-from googlenet_edge.engines.bundle import Golden, write_bundle
+from googlenet_edge.engines.bundle import LOGIT_TOLERANCE, Golden, write_bundle
 from googlenet_edge.engines.predictor import Predictor
 from googlenet_edge.errors import EdgeError
 from googlenet_edge.files import is_name, sha256_bytes
 from googlenet_edge.images import decode_rgb
+from googlenet_edge.target import Precision
 
 FILES = ("manifest.json", "model.onnx", "labels.txt", "golden.bin")
 Change = Callable[[bytes], bytes]
@@ -73,25 +75,38 @@ def opens_in_python(bundle: Path) -> bool:
         return False
 
 
-def sealed(manifest: dict[str, object]) -> bytes:
-    """A manifest whose own hash is right, whatever it says."""
-    text = json.dumps({**manifest, "sha256": ""}, indent=2) + "\n"
-    return text.replace('"sha256": ""\n}', f'"sha256": "{sha256_bytes(text.encode())}"\n}}').encode()
+END = b'"\n}\n'
+
+
+def seal(bundle: Path, text: bytes) -> None:
+    """Writes a manifest, in which its own hash is empty, with the one that fits."""
+    (bundle / "manifest.json").write_bytes(text.removesuffix(END) + sha256_bytes(text).encode() + END)
 
 
 def forge(bundle: Path, **changes: object) -> None:
     """Writes other members into the manifest, and the hash that fits."""
     manifest = json.loads((bundle / "manifest.json").read_text())
-    (bundle / "manifest.json").write_bytes(sealed({**manifest, **changes}))
+    seal(bundle, (json.dumps({**manifest, **changes, "sha256": ""}, indent=2) + "\n").encode())
+
+
+def insert(bundle: Path, text: bytes) -> None:
+    """Writes a text as the value of a new member, whatever it is, into the manifest, and the hash that fits."""
+    whole = (bundle / "manifest.json").read_bytes()
+    seal(bundle, b'{"new": ' + text + b"," + whole[1 : -len(END) - 64] + END)
+
+
+def record(bundle: Path, name: str, **changes: object) -> None:
+    """Writes other things of a file into the manifest, and the hash that fits."""
+    files = json.loads((bundle / "manifest.json").read_text())["files"]
+    forge(bundle, files={**files, name: {**files[name], **changes}})
 
 
 def relabel(bundle: Path, first: str) -> None:
     """Writes another first label, and the hashes that fit."""
     _, *others = (bundle / "labels.txt").read_text().splitlines()
-    data = "".join(f"{label}\n" for label in (first, *others)).encode()
+    data = "".join(f"{label}\n" for label in (first, *others)).encode(errors="surrogateescape")
     (bundle / "labels.txt").write_bytes(data)
-    files = json.loads((bundle / "manifest.json").read_text())["files"]
-    forge(bundle, files={**files, "labels.txt": {"size": len(data), "sha256": sha256_bytes(data)}})
+    record(bundle, "labels.txt", size=len(data), sha256=sha256_bytes(data))
 
 
 def test_cpp_refuses_every_changed_byte_of_a_manifest_as_python_does(gne: Library, bundle: Path) -> None:
@@ -128,12 +143,18 @@ def piped(bundle: Path) -> None:
     os.mkfifo(bundle / "labels.txt")
 
 
-def multiply_golden(bundle: Path) -> None:
-    """One more vector than a bundle may have, all alike, and the hashes that fit."""
+def multiply_golden(bundle: Path, count: int) -> None:
+    """So many golden vectors, all alike, and the hashes that fit."""
     made = colour_bundle()
-    golden = Golden(made.golden.pixels[:1].repeat(65, axis=0), made.golden.logits[:1].repeat(65, axis=0))
+    golden = Golden(made.golden.pixels[:1].repeat(count, axis=0), made.golden.logits[:1].repeat(count, axis=0))
     shutil.rmtree(bundle)
     write_bundle(bundle, replace(made, golden=golden))
+
+
+def infinite_golden(bundle: Path) -> None:
+    """Logits that are as far from any others as they are large."""
+    shutil.rmtree(bundle)
+    write_bundle(bundle, with_golden_logits(colour_bundle(), np.full((2, 3), np.inf)))
 
 
 NO_BUNDLE = " is not a bundle: it has no manifest.json; give a folder that gnet-edge build wrote"
@@ -164,7 +185,11 @@ ODD: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda b: (b / "\x1b[2J\u202ex\n").touch(),
         "/?[2J?x  does not belong to the bundle; remove it",
     ),
-    "65 golden vectors": (multiply_golden, "has golden vectors that do not fit it"),
+    "65 golden vectors": (lambda b: multiply_golden(b, 65), "has golden vectors that do not fit it"),
+    "no golden vectors": (lambda b: multiply_golden(b, 0), "has golden vectors that do not fit it"),
+    "infinite golden logits": (infinite_golden, "has a golden logit that is not finite; build it again"),
+    "a size": (lambda b: record(b, "labels.txt", size=99), "labels.txt was changed or damaged since it was written"),
+    "resize": (lambda b: forge(b, preprocess={**WHOLE, "resize": 4097}), "4097 is not a whole number of 1 to 4096"),
     "crop": (lambda b: forge(b, preprocess={"resize": 36, "crop": 37}), "37 is not a whole number of 1 to 36"),
     "crop of the model": (lambda b: forge(b, preprocess={**WHOLE, "crop": 16}), "golden vectors that do not fit"),
     "no weight bits": (lambda b: forge(b, weight_bits=None), "a value is not a number"),
@@ -174,6 +199,10 @@ ODD: dict[str, tuple[Callable[[Path], object], str]] = {
             "has an empty label, or one with a character that steers or cannot be seen; build it again",
         )
         for label in ("", "a\0", "\x1b[2J", "a\x7f", "a\x9b2J", *"\u200b\u202e\u2028\ufeff\U000e0041")
+    },
+    **{
+        f"label {label!a}": (functools.partial(relabel, first=label), "has labels that are not UTF-8; build it again")
+        for label in ("\udcff", "\udcc1\udca1", "\udced\udca0\udc80", "\udcf4\udc90\udc80\udc80", "\udcc3")
     },
     "files": (lambda b: forge(b, files={}), "lists the wrong files; build the bundle again"),
     "up and away": (lambda b: forge(b, files={"../x": {"size": 1, "sha256": "a" * 64}}), "lists the wrong files"),
@@ -189,6 +218,32 @@ def test_cpp_says_what_is_odd_about_a_bundle(
     assert words in text
     assert is_name(text), "nothing in it steers a terminal"
     assert not opens_in_python(bundle)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (b"[" * 100_000 + b"]" * 100_000, "there are too many levels"),
+        (b'1, "new": 1', "a name stands twice"),
+        (b"1} {", "something follows the value"),
+        (b"01", "a character is out of place"),
+        (b"1.", "a digit is missing"),
+        (b"nul", "a word is unknown"),
+        (b'"\n"', "a control character stands in a string"),
+        (b'"\xff"', "a string is not UTF-8"),
+        (rb'"\x"', "an escape is unknown"),
+        (rb'"\u12g4"', "an escape is cut off"),
+        (rb'"\ud800"', "half a surrogate pair stands alone"),
+        (rb'"\ud800\u0041"', "half a surrogate pair stands alone"),
+        (rb'"\udc00\udc00"', "half a surrogate pair stands alone"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_cpp_refuses_what_is_no_json(gne: Library, bundle: Path, value: bytes, words: str) -> None:
+    insert(bundle, rb'"\ud83d\ude00 \" \\ \/ \b\f\n\r\t", "x": [-1.5e+9, true, null, {}]')
+    assert opens(gne, bundle)
+    insert(bundle, value)
+    assert re.search(rf"manifest\.json cannot be read: {words} at byte \d+; copy the bundle", refusal(gne, bundle))
 
 
 def test_cpp_sentences_of_long_paths_end_with_what_to_do_and_with_a_whole_letter(gne: Library) -> None:
@@ -222,23 +277,54 @@ def test_cpp_refuses_a_model_with_weights_outside_of_the_bundle(
     )
 
 
-@pytest.mark.parametrize(("name", "most"), [("model.onnx", 1 << 30), ("golden.bin", 1 << 30), ("labels.txt", 1 << 24)])
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [("model.onnx", 1 << 30), ("golden.bin", 1 << 30), ("labels.txt", 1 << 24), ("manifest.json", 1 << 20)],
+)
 def test_cpp_reads_no_file_that_is_larger_than_any_bundle_has(gne: Library, bundle: Path, name: str, most: int) -> None:
+    if name != "manifest.json":
+        record(bundle, name, size=most + 1, sha256="0" * 64)
     os.truncate(bundle / name, most + 1)  # it takes no room on the disk
-    files = json.loads((bundle / "manifest.json").read_text())["files"]
-    forge(bundle, files={**files, name: {"size": most + 1, "sha256": "0" * 64}})
     assert refusal(gne, bundle) == (
         f"{bundle / name} has {most + 1} bytes where at most {most} are expected; it is not what it should be"
     )
 
 
-def test_cpp_refuses_a_model_that_computes_something_else_here(gne: Library, tmp_path: Path) -> None:
-    bundle = colour_bundle()
-    write_bundle(tmp_path / "b", with_golden_logits(bundle, bundle.golden.logits + 0.01))
-    assert refusal(gne, tmp_path / "b") == (
-        f"{tmp_path / 'b'} computes something else on this machine: its golden logits differ by 0.01, at most 0.00401"
-        " is allowed for fp32; upgrade the runtime, or build the bundle here"
+@pytest.mark.parametrize("precision", Precision)
+def test_cpp_refuses_a_model_that_computes_something_else_here(
+    gne: Library, tmp_path: Path, precision: Precision
+) -> None:
+    """A black image, whose logits are -4 each, and golden ones that are a little too large or too small."""
+    golden, allowed = Golden(np.zeros((1, 32, 32, 3), np.uint8), np.full((1, 3), -4.0)), LOGIT_TOLERANCE[precision]
+    for factor in (1 - 0.95 * allowed, 1 + 0.95 * allowed, 1 - 1.07 * allowed, 1 + 1.1 * allowed):
+        bundle = replace(colour_bundle(precision), golden=golden)
+        write_bundle(tmp_path / "b", with_golden_logits(bundle, golden.logits * factor))
+        if abs(factor - 1) < allowed:
+            assert opens(gne, tmp_path / "b") and opens_in_python(tmp_path / "b"), factor
+            continue
+        assert refusal(gne, tmp_path / "b") == (
+            f"{tmp_path / 'b'} computes something else on this machine: its golden logits differ by"
+            f" {4 * abs(factor - 1):.3g}, at most {4 * factor * allowed:.3g} is allowed for {precision.value};"
+            " upgrade the runtime, or build the bundle here"
+        )
+
+
+def test_cpp_refuses_a_model_whose_logits_are_no_numbers(gne: Library, tmp_path: Path) -> None:
+    """Two of three; the third is the golden one."""
+    model = onnx_bytes(
+        COLOUR_NET.replace("logits = Gemm", "signed = Gemm").replace("\n}", "\nlogits = Sqrt (signed) }")
     )
+    golden = Golden(np.full((1, 32, 32, 3), (0, 0, 255), np.uint8), np.array([[0, 0, 2]], np.float32))
+    write_bundle(tmp_path / "b", replace(colour_bundle(), model=model, golden=golden))
+    assert "its golden logits differ by nan, at most 0.002 is allowed" in refusal(gne, tmp_path / "b")
+
+
+def test_cpp_refuses_a_model_that_gives_more_logits_than_it_says(gne: Library, tmp_path: Path) -> None:
+    model = COLOUR_NET.replace("logits = Gemm", "once = Gemm").replace(
+        "\n}", "\nlogits = Concat <axis = 0> (once, once) }"
+    )
+    write_bundle(tmp_path / "b", replace(colour_bundle(), model=onnx_bytes(model)))
+    assert "the model is not one that gnet-edge lowered: expected one input" in refusal(gne, tmp_path / "b")
 
 
 def test_cpp_refuses_what_is_no_model(gne: Library, tmp_path: Path) -> None:
@@ -265,12 +351,39 @@ def test_cpp_prints_nothing_about_a_model_that_fails(
     assert capfd.readouterr() == ("", "")
 
 
-def test_cpp_refuses_a_model_of_another_kind(gne: Library, tmp_path: Path) -> None:
-    model = onnx_bytes(COLOUR_NET.replace("Cast <to = 1> (planes)", "Identity (planes)").replace("uint8[", "float["))
-    write_bundle(tmp_path / "b", replace(colour_bundle(), model=model))
+OTHER_KINDS = {
+    "floats": COLOUR_NET.replace("Cast <to = 1> (planes)", "Identity (planes)").replace("uint8[", "float["),
+    "no square": COLOUR_NET.replace("N, 32, 32, 3", "N, 32, 16, 3"),
+    "no rows": """
+<ir_version: 8, opset_import: ["" : 17]>
+scalars (uint8[N] pixels) => (float[N, 3] logits) <int64[1] axis = {1}>
+{
+    scalars = Cast <to = 1> (pixels)
+    column = Unsqueeze (scalars, axis)
+    logits = Concat <axis = 1> (column, column, column)
+}
+""",
+    "two outputs": COLOUR_NET.replace("logits)\n<", "logits, float[N, 3] flat)\n<"),
+    "a sequence": COLOUR_NET.replace("(float[N, 3] logits)", "(seq(float[N, 3]) logits)")
+    .replace("logits = Gemm", "row = Gemm")
+    .replace("\n}", "\nlogits = SequenceConstruct (row) }"),
+}
+
+
+@pytest.mark.parametrize("text", OTHER_KINDS.values(), ids=OTHER_KINDS)
+def test_cpp_refuses_a_model_of_another_kind(gne: Library, tmp_path: Path, text: str) -> None:
+    write_bundle(tmp_path / "b", replace(colour_bundle(), model=onnx_bytes(text)))
     assert "expected one input uint8 (N, crop, crop, 3) and one output float32 (N, classes)" in refusal(
         gne, tmp_path / "b"
     )
+
+
+def test_cpp_refuses_a_model_for_a_smaller_square(gne: Library, tmp_path: Path) -> None:
+    made = colour_bundle()
+    manifest = replace(made.manifest, preprocess=replace(made.manifest.preprocess, crop=16))
+    golden = Golden(made.golden.pixels[:, :16, :16], made.golden.logits)
+    write_bundle(tmp_path / "b", replace(made, manifest=manifest, golden=golden))
+    assert "the model takes 32 pixels and gives 3 classes, the manifest says 16 and 3" in refusal(gne, tmp_path / "b")
 
 
 def test_cpp_refuses_a_model_with_other_classes(gne: Library, tmp_path: Path) -> None:
@@ -380,6 +493,21 @@ def enlarged(data: bytes, width: int, height: int) -> bytes:
     """A JPEG whose header says that it is larger."""
     frame = max(data.find(b"\xff\xc0"), data.find(b"\xff\xc2"))
     return data[: frame + 5] + height.to_bytes(2, "big") + width.to_bytes(2, "big") + data[frame + 9 :]
+
+
+def test_cpp_decodes_no_image_of_more_pixels_or_bytes_than_python(gne: Library, bundle: Path, tmp_path: Path) -> None:
+    large = enlarged(jpeg(photo(16, 16)), 20_000, 20_000)
+    (tmp_path / "0.jpg").write_bytes(large)
+    (tmp_path / "1.jpg").write_bytes(large)
+    os.truncate(tmp_path / "1.jpg", (256 << 20) + 1)  # it takes no room on the disk
+    with gne.open(bundle) as engine:
+        for name, words in {
+            "0.jpg": "cannot be decoded: it has 20000×20000 pixels, at most 150 megapixels",
+            "1.jpg": "has 268435457 bytes",
+        }.items():
+            with pytest.raises(libgne.Failed, match=f"{name} {words}") as caught:
+                engine.classify("file", bytes(tmp_path / name))
+            assert caught.value.status == libgne.BAD_IMAGE
 
 
 def answers_in_400_mb(prefix: Path, folder: Path, small: bytes) -> subprocess.CompletedProcess[str]:
