@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import pwd
 import re
@@ -275,6 +276,14 @@ def test_cpp_refuses_a_plan_that_was_built_for_something_else(
     assert text.endswith(f"; compile the bundle here with: gnet-edge build {orin.bundle}")
 
 
+def test_cpp_reads_the_letters_of_a_plans_record_however_they_are_written(orin: Orin) -> None:
+    record = json.loads((orin.plan / RECORD).read_text())
+    for ascii_only in (False, True):
+        record["key"]["gpu"] = 'µ 雛 \U0001fae8 \\ "Orin"'
+        (orin.plan / RECORD).write_text(json.dumps(record, ensure_ascii=ascii_only))
+        assert f"was built for the GPU {record['key']['gpu']}, not {ORIN}; " in orin.refusal()
+
+
 def test_cpp_refuses_a_dla_plan_that_was_built_from_another_calibration(orin: Orin, tmp_path: Path) -> None:
     bundle = for_device(Device.AGX_ORIN, Unit.DLA)
     path = written(tmp_path / "dla", bundle, calibration_sha256=sha256_bytes(b"another"))
@@ -332,11 +341,12 @@ Change = Callable[[Path], object]
         (lambda f: (f / "engine.plan").unlink(), r"engine\.plan is missing"),
         (lambda f: (f / RECORD).write_text("{}"), r"plan\.json cannot be read: .*"),
         (lambda f: (f / RECORD).write_text((f / RECORD).read_text()[:-9]), r"plan\.json cannot be read: .*"),
+        (lambda f: (f / RECORD).write_text('{"schema": 2}'), r"plan\.json cannot be read: it is of another schema"),
         (lambda f: (f / RECORD).write_text(" " * 70_000), r"plan\.json has 70000 bytes .*"),
         (lambda f: (f / PLAN).write_bytes(b"colours 32 3 9"), r"engine\.plan is cut off or was changed"),
         (lambda f: (f / PLAN).write_bytes(b"colours 32"), r"engine\.plan is cut off or was changed"),
     ],
-    ids=["missing", "no plan", "empty", "cut record", "large record", "changed", "cut"],
+    ids=["missing", "no plan", "empty", "cut record", "newer record", "large record", "changed", "cut"],
 )
 def test_cpp_refuses_a_damaged_plan(orin: Orin, change: Change, sentence: str) -> None:
     change(orin.plan)
@@ -411,23 +421,37 @@ def test_cpp_plugin_of_another_tensorrt_is_refused_before_anything_is_called(
     )
 
 
-def test_cpp_refuses_a_plan_that_computes_something_else(orin: Orin, tmp_path: Path) -> None:
-    made = for_device(Device.ORIN_NANO)
-    wrong = replace(made, golden=replace(made.golden, logits=made.golden.logits + np.float32(1)))
-    path = written(tmp_path / "wrong", wrong)
-    text = orin.refusal(path, status=BAD_BUNDLE)
-    assert text.startswith(
-        f"{path} computes something else on this machine: its golden logits differ by 1, at most 0.2"
+@pytest.mark.parametrize(("unit", "allowed"), [(Unit.MAIN, 0.05), (Unit.DLA, 0.2)])
+def test_cpp_refuses_a_plan_that_computes_something_else(
+    orin: Orin, tmp_path: Path, unit: Unit, allowed: float
+) -> None:
+    made = for_device(Device.AGX_ORIN, unit)
+    logits, path = made.golden.logits.copy(), tmp_path / "wrong"
+    logits[0, 1] += 3.9 * allowed  # the largest one is 4
+    with orin.open(written(path, replace(made, golden=replace(made.golden, logits=logits)))):
+        pass
+    logits[0, 1] += 0.2 * allowed
+    text = orin.refusal(written(path, replace(made, golden=replace(made.golden, logits=logits))), status=BAD_BUNDLE)
+    assert text == (
+        f"{path} computes something else on this machine: its golden logits differ by {4.1 * allowed:.3g}, at most"
+        f" {4 * allowed:.3g} is allowed for int8; upgrade the runtime, or build the bundle here"
     )
 
 
-@pytest.mark.parametrize("what", ["missing", "another library"])
-def test_cpp_without_a_plugin_says_how_to_build_one(orin: Orin, what: str) -> None:
-    path = Path("/nowhere/libgne_tensorrt.so") if what == "missing" else orin.stand_in
+@pytest.mark.parametrize("what", ["missing", "another library", "another interface"])
+def test_cpp_without_a_plugin_says_how_to_build_one(orin: Orin, tmp_path: Path, what: str) -> None:
+    path = {"missing": Path("/nowhere/libgne_tensorrt.so"), "another library": orin.stand_in}.get(what)
+    if path is None:
+        path = tmp_path / "newer.so"
+        (tmp_path / "newer.c").write_text("unsigned table[9] = {2};\nvoid* gne_plugin_table(void) { return table; }\n")
+        done("cc", "-shared", "-fPIC", tmp_path / "newer.c", "-o", path)
+    starts = {
+        "missing": "libgne's plugin for TensorRT cannot be loaded (",
+        "another library": f"{path} is no plugin of libgne; ",
+        "another interface": f"{path} is of the interface 2, this libgne has 1; ",
+    }
     text = replace(orin, plugin=path).refusal()
-    assert text.startswith(
-        "libgne's plugin for TensorRT cannot be loaded (" if what == "missing" else f"{path} is no plugin"
-    )
+    assert text.startswith(starts[what])
     assert text.endswith(
         "build it on this device with -DGNE_TENSORRT=ON, and name it in options.runtime or $GNE_TENSORRT"
     )
