@@ -165,12 +165,20 @@ def test_cpp_classifies_a_file_bytes_and_a_frame_alike(colours: tuple[Engine, Pr
     assert from_file[0][:2] == ("green", 1)
 
 
-def test_cpp_ranks_equal_scores_by_the_lowest_index(colours: tuple[Engine, Predictor]) -> None:
+@pytest.mark.parametrize(
+    ("logits", "order"),
+    [((0, 900, 900), [1, 2, 0]), ((np.nan, -1, 5), [2, 1, 0])],
+    ids=["equal and large", "no number"],
+)
+def test_cpp_ranks_equal_scores_by_the_lowest_index(
+    colours: tuple[Engine, Predictor], logits: tuple[float, ...], order: list[int]
+) -> None:
     engine, _ = colours
-    logits, found = np.array([7, 9, 9], np.float32), (libgne.Prediction * 3)()
-    engine.call("rank", address(logits), size(3), size(3), found)
-    assert [each.index for each in found] == [1, 2, 0]
-    assert found[0].probability == found[1].probability
+    scores, found = np.array(logits, np.float32), (libgne.Prediction * 3)()
+    engine.call("rank", address(scores), size(3), size(3), found)
+    assert [each.index for each in found] == order
+    if np.isfinite(scores).all():
+        assert [each.probability for each in found] == [0.5, 0.5, 0], "e to the power of 900 is too large"
 
 
 def test_cpp_describes_the_bundle(colours: tuple[Engine, Predictor]) -> None:

@@ -53,6 +53,8 @@ static void check_frames(const gne_engine* engine, gne_frame good) {
   refused(gne_classify_frame(engine, &frame, 1, predictions), GNE_BAD_ARGUMENT, "fewer than 32 rows with a stride");
   frame = good, --frame.data_size;
   refused(gne_classify_frame(engine, &frame, 1, predictions), GNE_BAD_ARGUMENT, "the frame has 3071 bytes of pixels");
+  frame = good, frame.data_size = 95;
+  refused(gne_classify_frame(engine, &frame, 1, predictions), GNE_BAD_ARGUMENT, "the frame has 95 bytes of pixels");
   frame = good, frame.data = NULL;
   refused(gne_classify_frame(engine, &frame, 1, predictions), GNE_BAD_ARGUMENT, "the frame has no pixels");
   frame = good, frame.format = GNE_NV12;
@@ -61,6 +63,24 @@ static void check_frames(const gne_engine* engine, gne_frame good) {
   refused(gne_classify_frame(engine, &frame, 1, predictions), GNE_BAD_ARGUMENT, "unknown format 99");
   frame = good, frame.size = 8;
   refused(gne_classify_frame(engine, &frame, 1, predictions), GNE_BAD_ARGUMENT, "frame.size is 8");
+}
+
+/* Of odd sides, so that the last pixels share a pair with none. */
+static void check_nv12(const gne_engine* engine) {
+  static const uint8_t luma[31][31], chroma[16][32];
+  const gne_frame good = {sizeof good, GNE_NV12, 31, 31, luma[0], sizeof luma, 31, chroma[0], sizeof chroma, 32};
+  gne_prediction predictions[1];
+  gne_frame frame = good;
+  if (gne_classify_frame(engine, &good, 1, predictions) != GNE_OK) ++mistakes;
+  --frame.data_size;
+  refused(gne_classify_frame(engine, &frame, 1, predictions), GNE_BAD_ARGUMENT,
+          "960 bytes of Y values, fewer than 31 rows with a stride of 31");
+  frame = good, --frame.chroma_size;
+  refused(gne_classify_frame(engine, &frame, 1, predictions), GNE_BAD_ARGUMENT,
+          "511 bytes of CbCr pairs, fewer than 16 rows with a stride of 32");
+  frame = good, --frame.chroma_stride;
+  refused(gne_classify_frame(engine, &frame, 1, predictions), GNE_BAD_ARGUMENT,
+          "a stride of 31 bytes for its CbCr pairs, a row needs 32");
 }
 
 static void check_numbers(const gne_engine* engine, const char* bundle) {
@@ -116,6 +136,7 @@ int main(int count, char** arguments) {
   classify(engine, arguments[2]);
   check_null_pointers(engine, &frame);
   check_frames(engine, frame);
+  check_nv12(engine);
   check_numbers(engine, arguments[1]);
   if (gne_close(engine) != GNE_OK || gne_close(NULL) != GNE_OK) ++mistakes;
   refused(gne_close(engine), GNE_CLOSED, "the engine is closed, or was never opened; open the bundle again");

@@ -32,7 +32,8 @@ void show_ways(const gne::engine& engine, const char* path) {
   std::cout << engine.classify_file(path).front().label << '\n';
   std::cout << engine.classify_jpeg(jpeg.data(), jpeg.size(), 1).front().label << '\n';
   std::cout << engine.classify(gne::interleaved(GNE_RGB, pixels.data(), crop, crop, crop * 3)).front().label << '\n';
-  std::cout << engine.classify(gne::nv12(GNE_NV12, crop, crop, luma.data(), crop, chroma.data(), crop)).front().label
+  const std::uint32_t odd = crop - 1;
+  std::cout << engine.classify(gne::nv12(GNE_NV12, odd, odd, luma.data(), crop, chroma.data(), crop)).front().label
             << '\n';
   std::cout << engine.rank(engine.run(pixels), 1).front().label << '\n';
 }
