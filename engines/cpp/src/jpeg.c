@@ -97,9 +97,6 @@ static void read_header(struct jpeg_decompress_struct* info, uint32_t least, uin
              info->image_height, (unsigned)(most / 1000000));
     leave((j_common_ptr)info, text);
   }
-  if (info->num_components != 1 && info->num_components != 3 && info->num_components != 4) {
-    leave((j_common_ptr)info, "it has neither 1, 3 nor 4 colour components");
-  }
   info->out_color_space = info->num_components == 4 ? JCS_CMYK : JCS_RGB;
   info->scale_num = 1;
   info->scale_denom = scale_for(info->image_width, info->image_height, least);

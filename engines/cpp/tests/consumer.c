@@ -100,6 +100,7 @@ static void check_numbers(const gne_engine* engine, const char* bundle) {
   refused(gne_run(engine, pixels, 0, logits, 0), GNE_BAD_ARGUMENT, "the batch has 0 pixel bytes");
   refused(gne_run(engine, pixels, sizeof pixels - 1, logits, 3), GNE_BAD_ARGUMENT, "give 3072 and 3 for every image");
   refused(gne_run(engine, pixels, sizeof pixels, logits, 6), GNE_BAD_ARGUMENT, "room for 6 logits");
+  refused(gne_run(engine, pixels, sizeof pixels, logits, 4), GNE_BAD_ARGUMENT, "room for 4 logits");
   refused(gne_pixels_of_jpeg(engine, pixels, 9, pixels, 3071), GNE_BAD_ARGUMENT,
           "pixels has room for 3071 bytes, 3072");
   refused(gne_classify_jpeg(engine, pixels, 0, 1, predictions), GNE_BAD_IMAGE, "the image is no JPEG");
