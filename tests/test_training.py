@@ -23,6 +23,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from command import refused_without_a_trace
+from networks import imagenet_normalization
 from PIL import Image
 from safetensors.torch import save
 from tiny_bundles import write_colour_bundle
@@ -130,6 +131,28 @@ def test_learning_rate_rises_linearly_then_falls_as_a_cosine() -> None:
     assert rates[105] == pytest.approx(0.2)
     assert rates[199] < 0.001
     assert all(a > b for a, b in pairwise(rates[10:]))
+
+
+def test_descent_is_nesterov_s_and_only_kernels_and_matrices_decay() -> None:
+    """Two steps of a fixed gradient from weights of 1, by the formulas of Sutskever et al. 2013."""
+    config = TrainConfig(learning_rate=0.1, weight_decay=0.5, mixed_precision=False)
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1), torch.nn.BatchNorm2d(1), torch.nn.Linear(1, 1))
+    for parameter in model.parameters():
+        torch.nn.init.ones_(parameter)
+    down = descent.Descent(model, config, steps=20, device=torch.device("cpu"), mend="")  # one step of warm-up
+    for step in range(2):
+        down.step(step, sum(0.25 * parameter.sum() for parameter in model.parameters()))  # type: ignore[arg-type]
+
+    def after(decay: float) -> float:
+        weight, momentum = 1.0, 0.0
+        for step in range(2):
+            gradient = 0.25 + decay * weight
+            momentum = 0.9 * momentum + gradient
+            weight -= learning_rate_at(step, steps=20, config=config) * (gradient + 0.9 * momentum)
+        return weight
+
+    for parameter in model.parameters():
+        assert parameter.item() == pytest.approx(after(0.5 if parameter.ndim > 1 else 0.0), rel=1e-5)
 
 
 def test_average_forgets_its_beginning_and_settles() -> None:
@@ -666,18 +689,33 @@ def test_an_image_is_mirrored_in_every_other_epoch(tmp_path: Path) -> None:
 
 
 def test_plain_epochs_see_the_squares_that_evaluation_cuts_at_random_places(tmp_path: Path) -> None:
-    plain = one_batch(tmp_path, 3, flip=False, plain=True).int()
+    plain, again = (one_batch(tmp_path, epoch, flip=False, plain=True).int() for epoch in (3, 4))
     spans = {(int(image[0, -1, 0] - image[0, 0, 0]), int(image[-1, 0, 1] - image[0, 0, 1])) for image in plain}
     assert all(abs(red - 31 * 4) <= 2 and abs(green - 31 * 6) <= 2 for red, green in spans)  # 32 of 40 pixels
-    assert len({tuple(image[0, 0].tolist()) for image in plain}) > 1
+    places, next_places = ({tuple(image[0, 0].tolist()) for image in each} for each in (plain, again))
+    assert len(places) > 1
+    assert places.isdisjoint(next_places)
     assert not torch.equal(one_batch(tmp_path, 3, flip=False), plain)  # of which parts are erased
 
 
-def test_colours_without_change_leave_the_plain_normalization() -> None:
+@pytest.mark.parametrize("preprocess", [PREPROCESS, imagenet_normalization(PREPROCESS)], ids=["plain", "by channel"])
+def test_colours_without_change_leave_the_plain_normalization(preprocess: Preprocess) -> None:
     maps = torch.from_numpy(random_colours(Augmentation(colour=0.0), np.random.default_rng(0)))[None]
     pixels = np.random.default_rng(1).integers(0, 256, (1, 8, 8, 3), np.uint8)
-    expected = PREPROCESS.normalize(pixels)
-    assert np.abs(to_input(torch.from_numpy(pixels), PREPROCESS, maps).numpy() - expected).max() < 1e-5
+    expected = preprocess.normalize(pixels)
+    assert np.abs(to_input(torch.from_numpy(pixels), preprocess, maps).numpy() - expected).max() < 1e-5
+
+
+def test_colours_change_in_saturation_around_the_luma_in_brightness_and_in_contrast_around_mid_grey() -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (2, 8, 8, 3), np.uint8)
+    maps = np.stack([random_colours(Augmentation(colour=0.5), np.random.default_rng(seed)) for seed in (0, 1)])
+    found = to_input(torch.from_numpy(pixels), PREPROCESS, torch.from_numpy(maps)).permute(0, 2, 3, 1)
+    for seed, (image, changed) in enumerate(zip(pixels.astype(np.float64), found.numpy(), strict=True)):
+        brightness, contrast, saturation = np.random.default_rng(seed).uniform(0.5, 1.5, 3)
+        luma = image @ (0.299, 0.587, 0.114)
+        expected = brightness * (saturation * image + (1 - saturation) * luma[..., None])
+        expected = contrast * (expected - 127.5) + 127.5
+        assert np.abs(127.5 * changed + 127.5 - expected).max() < 1e-2
 
 
 def test_erasing_puts_noise_in_one_rectangle_of_the_asked_share_of_images() -> None:
