@@ -18,6 +18,7 @@ from googlenet_edge.statistics import (
     mean_sqnr_db,
     median_interval,
     paired_difference_interval,
+    quantile_uncertainty,
     summarize,
     unpaired_difference_interval,
     wilson_interval,
@@ -51,6 +52,11 @@ def test_paired_difference_interval_keeps_a_width_where_nothing_differed() -> No
     found = paired_difference_interval(0, 0, 1000)
     assert found.high == -found.low
     assert 0.0005 < found.high < 0.003  # about 2.8 / n: nobody may read "no difference at all" from 1,000 images
+
+
+def test_paired_difference_interval_of_few_items_ends_where_differences_end() -> None:
+    assert paired_difference_interval(5, 0, 5).high == 1
+    assert paired_difference_interval(0, 5, 5).low == -1
 
 
 def test_paired_difference_interval_covers_the_true_difference() -> None:
@@ -119,6 +125,11 @@ def test_mean_ratio_interval_has_the_width_of_student_s_table(freedom: int, t: f
     )
 
 
+def test_mean_ratio_interval_of_what_never_varied_is_the_ratio() -> None:
+    found = mean_ratio_interval([3.0, 3.0], [2.0, 2.0, 2.0])
+    assert found.low == found.high == pytest.approx(1.5)
+
+
 @pytest.mark.parametrize("samples", [[], [1.0, 0.0], [1.0, math.nan], [math.inf]])
 def test_summarize_refuses_what_is_no_measurement(samples: list[float]) -> None:
     with pytest.raises(ValueError, match="finite, above zero"):
@@ -158,6 +169,21 @@ def test_bootstrap_ratio_interval_is_wider_where_rounds_differ() -> None:
     assert (narrow.low, narrow.high) == (1, 1)
     assert wide.high - wide.low > 0.2
     assert bootstrap_ratio_interval(moving, still, quantile=0.5) == wide
+
+
+def test_bootstrap_ratio_interval_is_wider_where_neighbouring_rounds_are_alike() -> None:
+    """The same rounds, in an order as a clock drifts and in any other: neighbours say less than strangers."""
+    drifting = (10 + np.sin(np.arange(64) / 10))[:, None]
+    shuffled = np.random.default_rng(7).permutation(drifting)
+    still = np.full((64, 1), 10.0)
+    slow, mixed = (bootstrap_ratio_interval(rounds, still, quantile=0.5) for rounds in (drifting, shuffled))
+    assert slow.high - slow.low > 1.4 * (mixed.high - mixed.low)
+
+
+def test_quantile_uncertainty_is_half_of_the_interval_as_a_share() -> None:
+    """Of the median of n normal values that is 1.96 · 1.253 · deviation / sqrt(n)."""
+    rounds = np.random.default_rng(8).normal(50, 5, (400, 1))
+    assert quantile_uncertainty(rounds, quantile=0.5) == pytest.approx(1.96 * 1.253 * 0.1 / 20, rel=0.3)
 
 
 def test_bootstrap_ratio_interval_draws_many_samples_in_parts() -> None:
