@@ -178,13 +178,17 @@ def test_minmax_keeps_the_extremes() -> None:
     assert estimate(histogram_of(values), RangeMethod.MINMAX) == Ranges(low, high, max(-low, high))
 
 
-def test_percentile_cuts_half_per_side_or_one_tail_of_the_magnitudes() -> None:
+@pytest.mark.parametrize("share", [99.0, None])
+def test_percentile_cuts_half_per_side_or_one_tail_of_the_magnitudes(share: float | None) -> None:
     values = two_sided(7, size=200_000)
-    found = percentile(histogram_of(values), 99.0)
-    bin_width = float(np.ptp(values)) / BINS
-    assert found.low == pytest.approx(np.percentile(values, 0.5), abs=2 * bin_width)
-    assert found.high == pytest.approx(np.percentile(values, 99.5), abs=2 * bin_width)
-    assert found.amax == pytest.approx(np.percentile(np.abs(values), 99.0), abs=2 * bin_width)
+    measured = histogram_of(values)
+    found = percentile(measured, share) if share else estimate(measured, RangeMethod.PERCENTILE)
+    cut, bin_width = 100 - (share or 99.99), float(np.ptp(values)) / BINS
+    assert found.low == pytest.approx(np.percentile(values, cut / 2), abs=2 * bin_width)
+    assert found.high == pytest.approx(np.percentile(values, 100 - cut / 2), abs=2 * bin_width)
+    assert found.amax == pytest.approx(np.percentile(np.abs(values), 100 - cut), abs=2 * bin_width)
+    assert (values < found.low).mean() <= cut / 200
+    assert (values > found.high).mean() <= cut / 200
 
 
 def test_mse_finds_the_grid_that_an_exhaustive_search_finds() -> None:
@@ -201,6 +205,12 @@ def test_mse_finds_the_grid_that_an_exhaustive_search_finds() -> None:
     assert error(found.amax) < error(measured.amax)
 
 
+def test_mse_clips_nothing_for_the_sake_of_zeros_which_every_grid_has() -> None:
+    counts = np.zeros(BINS, np.int64)
+    counts[0], counts[-1] = 10**9, 1
+    assert estimate(Histogram(0.0, 1.0, counts, 0 * counts), RangeMethod.MSE) == Ranges(0.0, 1.0, 1.0)
+
+
 @pytest.mark.parametrize("method", [RangeMethod.PERCENTILE, RangeMethod.ENTROPY, RangeMethod.MSE])
 def test_ranges_drop_a_single_outlier_far_from_all_else(method: RangeMethod) -> None:
     values = np.append(relu_like(13, size=500_000), np.float32(60.0))
@@ -213,6 +223,13 @@ def test_entropy_equals_the_plain_loop_of_its_source(levels: int, seed: int) -> 
     heavy_tail = np.random.default_rng(seed).standard_t(3, 10_000)  # half of it becomes the spike of zeros
     counts = histogram_of(np.maximum(heavy_tail, 0).astype(np.float32)).magnitudes()
     assert ranges._bins_of_least_divergence(counts, levels) == plain_entropy(counts, levels)
+
+
+def test_entropy_counts_256_levels_where_every_code_is_above_zero() -> None:
+    measured = histogram_of(relu_like(3))
+    s8, u8 = (ranges._bins_of_least_divergence(measured.magnitudes(), levels) for levels in (128, 256))
+    assert s8 != u8
+    assert estimate(measured, RangeMethod.ENTROPY) == Ranges(0, measured.width * u8, measured.width * s8)
 
 
 def test_entropy_keeps_values_that_begin_far_above_zero() -> None:
