@@ -68,9 +68,13 @@ def test_collect_refuses_copies_of_one_image() -> None:
         collect_from(np.repeat(tiny_images(1), 20, axis=0))
 
 
-def test_collect_refuses_black_images() -> None:
+@pytest.mark.parametrize("colour", [(-1.0, -1.0, -1.0), (1.0, 0.5, -1.0)])
+def test_collect_refuses_images_of_one_colour(colour: tuple[float, float, float]) -> None:
+    images = np.empty((20, 3, 16, 16), np.float32)
+    images[:] = np.reshape(colour, (3, 1, 1))
+    images += np.linspace(0, 0.5, 20, dtype=np.float32)[:, None, None, None]
     with pytest.raises(CalibrationError, match="only 0 of 20 .* show more than one colour"):
-        collect_from(np.full((20, 3, 16, 16), -1.0, dtype=np.float32))
+        collect_from(images)
 
 
 def test_collect_accepts_a_black_image_and_a_copy_among_good_ones() -> None:

@@ -22,6 +22,7 @@ from googlenet_edge.dataset import (
     open_images,
     refuse_damaged,
     require_every_class,
+    sample_beside,
     stratified_sample,
     without_damaged,
 )
@@ -264,3 +265,10 @@ def test_stratified_sample_keeps_the_share_of_every_class() -> None:
     assert stratified_sample(images, 16, seed=0) == sample
     assert stratified_sample(images, 16, seed=1) != sample
     assert stratified_sample(images, 1000, seed=0) == images
+
+
+def test_sample_beside_takes_no_image_twice_where_there_are_enough() -> None:
+    images = set_of([0, 1] * 20)
+    used = stratified_sample(images, 30, seed=0)
+    assert not set(sample_beside(images, used, 10, seed=0).paths) & set(used.paths)
+    assert sample_beside(images, used, 11, seed=0) == stratified_sample(images, 11, seed=0)

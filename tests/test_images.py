@@ -127,6 +127,12 @@ def test_images_exif_orientation_is_applied(orientation: int, kind: str) -> None
     np.testing.assert_array_equal(np.asarray(decoded), upright)
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("notes", [b"none of these", b"II*\x00"])
+def test_images_whose_notes_are_damaged_are_whole(notes: bytes, kind: str) -> None:
+    assert_halves(encoded(red_and_blue().convert("RGB"), kind, exif=b"Exif\0\0" + notes), RED, BLUE)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1)])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_images_tiny_and_thin_are_decoded(size: tuple[int, int], kind: str) -> None:
