@@ -174,6 +174,25 @@ def test_table_with_damaged_rounding_is_refused(path: Path, steps: str) -> None:
         read_table(path)
 
 
+def test_table_with_rounding_of_more_weights_than_any_network_has_is_refused(path: Path) -> None:
+    """No layer of them alone has too many."""
+    value = json.loads(path.read_bytes())
+    large, none = packed(bytes(65 << 20)), packed(b"")
+    value["rounding"] = {name: {"full": none, "reduced": large} for name in ("stem_conv", "left_conv")}
+    path.write_text(json.dumps(value))
+    with pytest.raises(CalibrationError, match="table.json: the rounding is damaged .*; calibrate again"):
+        read_table(path)
+
+
+@pytest.mark.parametrize("mean", [float("nan"), float("-inf")])
+def test_table_with_means_that_cannot_be_is_refused(path: Path, mean: float) -> None:
+    value = json.loads(path.read_bytes())
+    value["means"] = {"stem_conv": base64.b64encode(encode_floats(np.array([1.0, mean]))).decode()}
+    path.write_text(json.dumps(value))
+    with pytest.raises(CalibrationError, match="the means of stem_conv are not finite; calibrate again"):
+        read_table(path)
+
+
 @pytest.mark.parametrize("factor", [0.0, 1e-45, 65.0, float("nan"), float("inf")])
 def test_table_with_factors_that_cannot_be_is_refused(path: Path, factor: float) -> None:
     value = json.loads(path.read_bytes())
