@@ -93,10 +93,10 @@ def test_node_that_gives_nothing_is_left_out(tmp_path: Path) -> None:
 
 
 def test_short_side_of_the_largest_images_is_one_that_a_bundle_can_have(tmp_path: Path) -> None:
-    model = torchvision_style()
+    model = small(f"{CONV} r = Relu (c) {HEAD}")
     model.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", TensorProto.FLOAT, ("N", 3, "S", "S")))
     path = saved(model, tmp_path / "net.onnx")
-    origin = OnnxSource(path, tmp_path / "run", size=3600).open(NAMES)
+    origin = OnnxSource(path, tmp_path / "run", size=3600).open(("a", "b", "c"))
     assert (origin.preprocess.crop, origin.preprocess.resize) == (3600, 4096)
 
 
@@ -189,6 +189,7 @@ def small(body: str, *, opset: int = 17, classes: int = 3) -> onnx.ModelProto:
         "colours": np.array([123.675, 116.28, 103.53]).reshape(3, 1, 1),
         "spread": np.array([58.395, 57.12, 57.375]).reshape(3, 1, 1),
         "w6": np.random.default_rng(1).normal(0, 0.2, (6, 6, 3, 3)),
+        "w2": np.random.default_rng(2).normal(0, 0.3, (6, 2, 3, 3)),
         "b": rng.normal(0, 0.2, 3),
         "six": rng.uniform(0.5, 1.5, 6),
         "planes": rng.uniform(0.5, 1.5, (6, 1, 1)),
@@ -265,6 +266,18 @@ def test_scaling_after_a_convolution_goes_into_it(between: str, tmp_path: Path) 
 )
 def test_scaling_that_no_convolution_can_take_stays(between: str, kept: str, tmp_path: Path) -> None:
     assert kinds(imported_small(small(f"{CONV} {between} {HEAD}"), tmp_path))[kept] == 1
+
+
+@pytest.mark.parametrize(
+    "window",
+    [
+        "k = Conv <group = 3> (c, w2)",
+        "k = Conv <dilations = [2, 3]> (c, w6)",
+        "k = MaxPool <kernel_shape = [2, 2], dilations = [3, 4]> (c)",
+    ],
+)
+def test_windows_of_some_channels_or_with_gaps_stay_what_they_are(window: str, tmp_path: Path) -> None:
+    imported_small(small(f"{CONV} {window} r = Relu (k) {HEAD}"), tmp_path)
 
 
 @pytest.mark.parametrize("wish", ["SAME_UPPER", "SAME_LOWER", "VALID"])
