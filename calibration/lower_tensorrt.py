@@ -47,7 +47,7 @@ from googlenet_edge.calibration.surgery import (
 from googlenet_edge.calibration.table import CalibrationTable
 from googlenet_edge.calibration.weights import WeightRange, quantize_per_channel
 from googlenet_edge.errors import LoweringError
-from googlenet_edge.graph import INPUT, OUTPUT, InferenceGraph, attributes_of
+from googlenet_edge.graph import INPUT, OUTPUT, InferenceGraph
 
 OPSETS = {13: 7, 17: 8}
 """The opsets that can be asked for, each with its IR version. The operators used mean the same in all of them."""
@@ -171,14 +171,15 @@ def with_dla_head(graph: InferenceGraph) -> InferenceGraph:
     that would leave it out (NvInfer.h, `setAverageCountExcludesPadding`).
 
     Raises:
-        LoweringError: it does not end with GlobalAveragePool, Flatten and Gemm, each alone reading the one before.
+        LoweringError: it does not end with GlobalAveragePool, Flatten and Gemm.
     """
     changed = copy_for_surgery(graph.model)
     index = Index(changed.graph)
     gemm = index.maker[OUTPUT]
     flatten = index.maker.get(gemm.input[0])
     pool = index.maker.get(flatten.input[0]) if flatten else None
-    if flatten is None or pool is None or not _is_plain_head(index, (pool, flatten, gemm)):
+    head = tuple(node.op_type for node in (pool, flatten, gemm) if node)
+    if pool is None or flatten is None or head != ("GlobalAveragePool", "Flatten", "Gemm"):
         raise LoweringError(
             "the graph does not end with GlobalAveragePool, Flatten and Gemm, as a DLA needs; use the GPU"
         )
@@ -197,12 +198,6 @@ def with_dla_head(graph: InferenceGraph) -> InferenceGraph:
     }
     nodes = [new.get(node.name, node) for node in changed.graph.node]
     return replace(graph, model=model_like(changed, nodes, list(changed.graph.initializer)))
-
-
-def _is_plain_head(index: Index, nodes: tuple[onnx.NodeProto, ...]) -> bool:
-    kinds = tuple(node.op_type for node in nodes) == ("GlobalAveragePool", "Flatten", "Gemm")
-    transposed = attributes_of(nodes[-1]) == {"transB": 1}
-    return kinds and transposed and all(index.only_reader(node.output[0]) for node in nodes[:-1])
 
 
 def _spatial_size(model: onnx.ModelProto, tensor: str) -> list[int]:

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from onnx import helper
 from tiny_graph import CROP, TINY, table_of, tiny_graph, tiny_pixels
 
-from googlenet_edge.calibration.lower import lower_int8_cpu
-from googlenet_edge.calibration.pixels import absorb_normalization, taking_pixels
+from googlenet_edge.calibration.lower import lower_fp32, lower_int8_cpu
+from googlenet_edge.calibration.pixels import absorb_normalization, taking_pixels, taking_planes
+from googlenet_edge.errors import LoweringError
 from googlenet_edge.graph import InferenceGraph
 from googlenet_edge.preprocess import Preprocess
 
@@ -111,3 +112,9 @@ def test_int8_of_the_default_normalization_rounds_no_pixel() -> None:
     graph, pixels = tiny_graph(), tiny_pixels(4)
     lowered = lower_int8_cpu(graph, table_of(graph))
     assert np.array_equal(run(lowered, pixels, "images.dequantized"), pixels.transpose(0, 3, 1, 2) - np.float32(128))
+
+
+def test_planes_are_taken_by_models_of_tensorrt_alone() -> None:
+    model = lower_fp32(tiny_graph()).SerializeToString()
+    with pytest.raises(LoweringError, match="does not begin with the pixels' cast and transposition; build the bundle"):
+        taking_planes(model, crop=CROP)

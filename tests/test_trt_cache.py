@@ -233,3 +233,7 @@ def test_a_line_that_is_no_scale_is_named(line: bytes) -> None:
         CalibrationError, match="line 2 of the calibration cache is no tensor with a scale .*; build the"
     ):
         scales_in(b"TRT-8502-EntropyCalibration2\n" + line + b"\n")
+
+
+def test_a_tensor_that_was_always_zero_has_no_scale() -> None:
+    assert scales_in(b"TRT-8502-EntropyCalibration2\ndead: 00000000\nx: 3f800000\n") == {"x": 1.0}
