@@ -317,8 +317,7 @@ def _pixel_codes(index: Index) -> tuple[str, onnx.NodeProto | None]:
     if node is None or node.op_type != "DequantizeLinear" or len(node.input) != 3:
         return codes, None
     scale, zero_point = node.input[1:]
-    own = {scale, zero_point} <= index.constants.keys() and index.only_reader(zero_point) is node
-    fits = own and (index.array(scale).tolist(), index.array(zero_point).tolist()) == (1.0, _MIDDLE)
+    fits = (index.array(scale).tolist(), index.array(zero_point).tolist()) == (1.0, _MIDDLE)
     return codes, node if fits else None
 
 

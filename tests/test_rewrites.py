@@ -255,6 +255,24 @@ def test_merge_leaves_out_a_branch_with_another_zero_point() -> None:
     assert np.array_equal(run(merged, noise(4), "thin.quantized"), run(plain, noise(4), "thin.quantized"))
 
 
+@pytest.mark.parametrize("rounded", [False, True])
+def test_merge_leaves_out_a_branch_with_padding(rounded: bool) -> None:
+    text = INCEPTION.replace("pads = [1, 1, 1, 1]> (thin,", "pads = [0, 0, 0, 0]> (thin,")
+    text = text.replace("strides = [1, 1], pads = [0, 0, 0, 0]", "strides = [1, 1], pads = [1, 1, 1, 1]")
+    plain = (int8 if rounded else lower_fp32)(inception(text))
+    merged = merge_pointwise(plain)
+    assert merged is not None
+    assert {node.name for node in merged.graph.node} >= {"one_conv+narrow_conv", "thin_conv"}
+    assert np.abs(run(merged, noise(4)) - run(plain, noise(4))).max() < (1e-2 if rounded else 1e-5)
+
+
+def test_merge_leaves_out_a_branch_that_stays_float() -> None:
+    graph = inception()
+    merged = merge_pointwise(lower_int8_cpu(graph, table_of(graph), float_nodes={"thin_conv"}))
+    assert merged is not None
+    assert {node.name for node in merged.graph.node} >= {"one_conv+narrow_conv", "thin_conv"}
+
+
 def test_merge_leaves_out_a_convolution_that_something_else_reads() -> None:
     plain = lower_fp32(inception())
     plain.graph.output.append(onnx.helper.make_tensor_value_info("narrow_conv", onnx.TensorProto.FLOAT, None))
