@@ -262,6 +262,7 @@ def test_scaling_after_a_convolution_goes_into_it(between: str, tmp_path: Path) 
         ("i = Identity (c) s = BatchNormalization (i, six, six, six, six) r = Add (s, c)", "BatchNormalization"),
         ("q = Relu (c) r = Mul (q, planes)", "Mul"),
         ("s = Sub (one, c) r = Relu (s)", "Sub"),
+        ("k = Conv <strides = [3, 3], pads = [1, 1, 1, 1]> (c, w6) s = Mul (k, six) r = Relu (s)", "Mul"),  # columns
     ],
 )
 def test_scaling_that_no_convolution_can_take_stays(between: str, kept: str, tmp_path: Path) -> None:
@@ -316,12 +317,21 @@ def test_padding_before_what_pads_with_the_same_goes_into_it(padded: str, tmp_pa
         'd = Pad (c, p, low) r = MaxPool <kernel_shape = [3, 3], strides = [2, 2], auto_pad = "SAME_UPPER"> (d)',
         "d = Pad (c, p, low) r = MaxPool <kernel_shape = [3, 3], strides = [2, 2], ceil_mode = 1> (d)",
         "d = Pad (c, p, low) r = MaxPool <kernel_shape = [2, 2]> (d)",
+        "ones = Constant <value_ints = [0, 0, 1, 1, 0, 0, 1, 1]> () d = Pad (c, ones, low)"
+        " r = MaxPool <kernel_shape = [2, 2], pads = [1, 1, 1, 1]> (d)",
+        "less = Neg (p) d = Pad (c, less) k = Conv <pads = [2, 2, 2, 2]> (d, w6) r = Relu (k)",
     ],
 )
 def test_padding_that_counts_or_that_a_pool_cannot_do_stays(padded: str, tmp_path: Path) -> None:
     constants = "p = Constant <value_ints = [0, 0, 2, 2, 0, 0, 2, 2]> () low = Constant <value_float = -10000.0> ()"
     graph = imported_small(small(f"{constants} {CONV} {padded} {HEAD}"), tmp_path)
     assert kinds(graph)["Pad"] == 1
+
+
+def test_average_that_counts_padding_stays(tmp_path: Path) -> None:
+    pool = "AveragePool <kernel_shape = [16, 16], strides = [16, 16], pads = [1, 1, 0, 0], count_include_pad = 1>"
+    graph = imported_small(small(f"{CONV} p = {pool} (c) v = Flatten (p) y = Gemm (v, f, b)"), tmp_path)
+    assert (kinds(graph)["AveragePool"], kinds(graph)["GlobalAveragePool"]) == (1, 0)
 
 
 def test_what_has_no_rule_stays_and_keeps_its_constants(tmp_path: Path) -> None:
@@ -382,6 +392,7 @@ def test_normalization_inside_the_network_becomes_its_preprocessing(order: Chann
         "t = Mul (x, tiny)",
         "t = Add (x, huge)",
         "t = Mul (x, green)",
+        "t = AveragePool <kernel_shape = [2, 2], strides = [2, 2]> (x)",
     ],
 )
 def test_front_that_no_preprocessing_can_do_stays_and_needs_rgb(front: str, tmp_path: Path) -> None:
@@ -478,6 +489,16 @@ def test_network_of_zeros_is_refused(tmp_path: Path) -> None:
         (
             f"{CONV} d, m = Dropout (c) r = Where (m, c, d) {HEAD}",
             "the Where r reads a mask or statistics, which no GoogLeNet does; export it again",
+        ),
+        (
+            f"{CONV} q, i = MaxPool <kernel_shape = [2, 2]> (c) k = Cast <to = 1> (i) r = Add (q, k) {HEAD}",
+            "the Cast k reads a mask or statistics, which no GoogLeNet does; export it again",
+        ),
+        (
+            f"{CONV} n = Shape (c) turned = Constant <value_ints = [1, 0]> () s = Gather (n, turned)"
+            f" k = Constant <value = float[6, 1, 1] {{1, 2, 3, 4, 5, 6}}> () z = Reshape (k, s) r = Relu (c)"
+            f" {HEAD.replace('y =', 'q =')} m = MatMul (v, z) y = Add (q, m)",
+            "the Reshape z computes on a constant, which no GoogLeNet does; export it again",
         ),
     ],
 )

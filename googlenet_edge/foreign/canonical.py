@@ -130,8 +130,6 @@ class _Rewriter:
         weight = weight.astype(np.float64) * attributes.get("alpha", 1.0)
         weight = weight if attributes.get("transB", 0) else weight.T
         bias = self._weight(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros(1)
-        if bias.size not in (1, len(weight)):
-            raise self._refused(node, f"has a bias of {bias.shape}")
         self._emit(node, "Gemm", transB=1)
         self._add_layer(node, weight, bias.ravel() * attributes.get("beta", 1.0))
         return True
@@ -174,7 +172,7 @@ class _Rewriter:
     def max_pool(self, node: NodeProto) -> bool:
         attributes = attributes_of(node)
         window = Window.of(attributes, kernel=attributes["kernel_shape"])
-        if len(window.kernel) != 2 or any(self._readers[name] for name in node.output[1:]):
+        if len(window.kernel) != 2:
             raise self._refused(node, "is no pooling of images")
         self._emit(
             node,
@@ -350,9 +348,7 @@ def _batch_normalization(
     beta: NDArray[np.float32],
     mean: NDArray[np.float32],
     variance: NDArray[np.float32],
-) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    if not attributes.get("spatial", 1):
-        return None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     scale = gamma.astype(np.float64) / np.sqrt(variance.astype(np.float64) + attributes.get("epsilon", 1e-5))
     return scale, beta - mean * scale
 
