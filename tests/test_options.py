@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from command import gnet_edge
+from tiny_bundles import solid
 
 from googlenet_edge import Preprocess, train
 from googlenet_edge import pretrained as weights_files
@@ -18,7 +19,7 @@ from googlenet_edge.commands.options import CORES
 from googlenet_edge.console import leave_out_damaged
 from googlenet_edge.dataset import refuse_damaged
 from googlenet_edge.distil import DistilConfig
-from googlenet_edge.engines import build, finetune, predictor, slimming
+from googlenet_edge.engines import build, evaluate, finetune, predictor, slimming
 from googlenet_edge.engines.build import BuildRequest, CalibrationRequest
 from googlenet_edge.engines.checkpoint_source import CheckpointSource
 from googlenet_edge.engines.finetune import FinetuneRequest
@@ -159,3 +160,15 @@ def test_predict_shares_its_threads_among_the_images(wished: Wished, work: Path)
     path, named = wished(predictor, "load_predictor", *command)
     assert path == Path("runs")
     assert (named["streams"], named["threads"], named["engine"]) == (2, 2, EngineName.OPENVINO)
+
+
+def test_eval_does_what_it_is_told(wished: Wished, work: Path) -> None:
+    for place in ("train/red", "train/blue", "val/red", "val/blue"):
+        (work / "photos" / place).mkdir(parents=True)
+        solid(place.partition("/")[2]).save(work / "photos" / place / "0.png")
+    (work / "bundle").mkdir()
+    command = ("eval", "bundle", "--data", "photos", "--engine", "openvino")
+    for threads, streams in ((("--threads", "3"), 3), ((), CORES)):
+        paths, images, named = wished(evaluate, "evaluate_bundles", *command, *threads)
+        assert (paths, [path.parent.parent.name for path in images.paths]) == ([Path("bundle")], ["val", "val"])
+        assert (named["streams"], named["engine"]) == (streams, EngineName.OPENVINO)
