@@ -64,6 +64,10 @@ def jpegs() -> Iterator[tuple[str, bytes]]:
         yield f"orientation {orientation} in XMP", jpeg(photo(90, 200), xmp=b'<x tiff:Orientation="%d"/>' % orientation)
     for mode in ("L", "CMYK"):
         yield from ((f"{mode} {w}", jpeg(photo(w, 211).convert(mode))) for w in (40, 333, 1500))
+    inks = np.random.default_rng(2).integers(
+        0, 256, (48, 48, 4), np.uint8
+    )  # with black, which a converted photo has not
+    yield "CMYK of four inks", jpeg(Image.fromarray(inks, "CMYK"), quality=95)
 
 
 def _segment(marker: int, content: bytes) -> bytes:
@@ -106,5 +110,6 @@ def jpegs_with_odd_notes() -> Iterator[tuple[str, bytes]]:
         yield name, b"\xff\xd8" + note + plain
         yield f"{name}, with a resolution", measured + note + plain
         yield f"{name}, and XMP", b"\xff\xd8" + note + xmp + plain
+    yield "behind the picture", b"\xff\xd8" + plain + notes["type 3, 1"]
     for between in (b"\0", b"abc", b"\xff", b"\xff\0", b"\xff\xd0", b"\xff\xd7\xff\0x\xff", b"\xff\xfe\0\0"):
         yield f"after {between!r}", b"\xff\xd8" + _segment(0xFE, b"") + between + notes["type 3, 1"] + plain

@@ -460,6 +460,7 @@ ENDINGS = {
     "zeros": bytes(16),
     "a comment that is cut off": b"\xff\xfe\xff\xff",
     "zeros and a cut segment": bytes(16) + b"\xff\xe1\xff\xff...",
+    "a second frame": b"\xff\xc0\0\x0b\x08\0\x10\0\x10\1\1\x11\0\xff\xd9",
 }
 
 
@@ -508,6 +509,16 @@ def test_cpp_decodes_no_image_of_more_pixels_or_bytes_than_python(gne: Library, 
             with pytest.raises(libgne.Failed, match=f"{name} {words}") as caught:
                 engine.classify("file", bytes(tmp_path / name))
             assert caught.value.status == libgne.BAD_IMAGE
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_cpp_says_of_a_jpeg_that_it_is_cut_off(gne: Library, bundle: Path, progressive: bool) -> None:
+    whole = jpeg(photo(90, 70), progressive=progressive)
+    with gne.open(bundle) as engine:
+        for end in (10, 200, len(whole) // 2):
+            with pytest.raises(libgne.Failed) as caught:
+                engine.pixels_of_jpeg(whole[:end])
+            assert str(caught.value) == "the image cannot be decoded: it is cut off; replace or remove it"
 
 
 def test_cpp_refuses_a_jpeg_of_two_colours_as_python_does(gne: Library, bundle: Path) -> None:

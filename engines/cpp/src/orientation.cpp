@@ -107,7 +107,7 @@ struct Notes {
 void take_note(Bytes segment, Notes& notes) {
   if (starts_with(segment, kExif)) {
     const Bytes tiff = segment.from(kExif.size());
-    if (tiff.size) notes.exif.insert(notes.exif.end(), tiff.data, tiff.data + tiff.size);
+    notes.exif.insert(notes.exif.end(), tiff.data, tiff.data + tiff.size);
   } else if (starts_with(segment, kXmp)) {
     notes.xmp = segment.from(kXmp.size()).text();
   }
