@@ -224,7 +224,6 @@ class Loop(ABC):
             self.rank.world,
             plain,
         )
-        self.model.train()
         self.meter.begin(epoch, sums=sums)
         for step, (pixels, colours, labels) in enumerate(self.batches.of(plan), start=first):
             x = to_input(pixels.to(self.device), self.data.preprocess, colours.to(self.device))
@@ -342,5 +341,3 @@ def _average(average: nn.Module, model: nn.Module, *, decay: float) -> None:
     mine, theirs = average.state_dict(), model.state_dict()
     floats = [name for name, tensor in mine.items() if tensor.is_floating_point()]
     torch._foreach_lerp_([mine[n] for n in floats], [theirs[n] for n in floats], 1 - decay)
-    for name in mine.keys() - set(floats):
-        mine[name].copy_(theirs[name])

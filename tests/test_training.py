@@ -597,16 +597,20 @@ def test_evaluation_counts_every_image_under_its_own_label(tmp_path: Path) -> No
         Image.new("RGB", (32, 32), (25 * (i % 10),) * 3).save(folder / f"{i:03}.png")
 
     class Brightness(torch.nn.Module):
-        def __init__(self) -> None:
+        def __init__(self, classes: int) -> None:
             super().__init__()
-            self.unused = torch.nn.Parameter(torch.zeros(1))
+            self.classes = torch.nn.Parameter(torch.arange(float(classes)))
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             found = (127.5 * x.mean(dim=(1, 2, 3)) + 127.5) / 25
-            return -(found[:, None] - torch.arange(10.0)).abs()
+            return -(found[:, None] - self.classes).abs()
 
-    top1, top5 = evaluate_model(Brightness(), open_images(tmp_path), PREPROCESS)
+    images = open_images(tmp_path)
+    top1, top5 = evaluate_model(Brightness(10), images, PREPROCESS)
     assert (round(210 * top1), round(210 * top5)) == (180, 183)
+    few = images.take([i for i, label in enumerate(images.labels) if label < 3])
+    top1, top5 = evaluate_model(Brightness(3), replace(few, class_names=images.class_names[:3]), PREPROCESS)
+    assert (top5, top1 < 1) == (1, True), "of three classes all are among the five best"
 
 
 def test_torchrun_trains_as_one_process_does(photos: Path, tmp_path: Path) -> None:
