@@ -210,7 +210,7 @@ class _Worker:
             made.callback(self._pixels.free)
             self._logits = Buffer(driver, (most, classes), np.float32)
             made.callback(self._logits.free)
-            self._context: tensorrt.IExecutionContext = contexts.new()
+            self._context: Any = contexts.new()
             made.callback(self._drop_context)
             if self._context is None:
                 raise EngineError("the GPU has no memory for another execution context; use fewer streams")

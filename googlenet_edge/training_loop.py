@@ -224,6 +224,7 @@ class Loop(ABC):
             self.rank.world,
             plain,
         )
+        self.model.train()
         self.meter.begin(epoch, sums=sums)
         for step, (pixels, colours, labels) in enumerate(self.batches.of(plan), start=first):
             x = to_input(pixels.to(self.device), self.data.preprocess, colours.to(self.device))

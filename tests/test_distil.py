@@ -71,6 +71,7 @@ def test_distillation_brings_the_student_to_the_teacher(data: TrainingData) -> N
     distil(student, teacher, data, replace(CONFIG, epochs=20), observer=Watching(), workers=0)
     assert divergence(student, teacher, data) < before / 5
     assert all(torch.equal(kept[name], tensor) for name, tensor in teacher.state_dict().items())
+    assert not torch.equal(student.state_dict()["1.running_mean"], torch.zeros(16)), "it is taught as in training"
     assert not student.training
 
 
