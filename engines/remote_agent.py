@@ -161,7 +161,11 @@ def _own_folder(*, keep: bool) -> Iterator[Path]:
         shutil.rmtree(root / "work", ignore_errors=True)
         yield root
     finally:
-        shutil.rmtree(root / "work" if keep else root, ignore_errors=True)
+        place = root / "work" if keep else root
+        for _ in range(20):
+            shutil.rmtree(place, ignore_errors=True)
+            if place.exists():
+                time.sleep(0.1)  # what was killed just now may have written meanwhile
         os.close(lock)
 
 

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import select
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -211,3 +212,21 @@ def test_agent_needs_only_the_standard_library() -> None:
 
 def test_wheel_is_the_same_bytes_each_time() -> None:
     assert pack_wheel() == pack_wheel()
+
+
+def test_agent_removes_its_folder_while_what_it_killed_still_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remove, removed = shutil.rmtree, list[Path]()
+
+    def remove_beside_a_writer(folder: Path, **options: bool) -> None:
+        remove(folder, **options)
+        removed.append(folder)
+        if len(removed) == 2:  # the first is what an earlier run left
+            (folder / "work").mkdir(parents=True)
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(shutil, "rmtree", remove_beside_a_writer)
+    with remote_agent._own_folder(keep=False) as root:
+        assert root.is_dir()
+    assert not root.exists()
