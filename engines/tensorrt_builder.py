@@ -162,11 +162,11 @@ def recipe_for(library: Library, request: PlanRequest) -> Recipe:
     return Recipe.FLAGGED if on_dla or not library.strongly_typed else Recipe.TYPED
 
 
-def cache_for(version: Version, cache: bytes) -> bytes:
+def cache_for(version: Version, written: bytes) -> bytes:
     """A calibration cache with the header of TensorRT 8 to 10 that reads it: the scales are the same in all of them."""
     major, minor, patch = (*version, 0, 0)[:3]
     number = major * 1000 + minor * 100 + patch if major < 10 else major * 10000 + minor * 100 + patch
-    return b"TRT-%d-EntropyCalibration2\n" % number + cache.partition(b"\n")[2]
+    return b"TRT-%d-EntropyCalibration2\n" % number + written.partition(b"\n")[2]
 
 
 def build_plan(
