@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -121,16 +124,23 @@ def test_load_of_which_nothing_was_done_fails_as_its_engine_did() -> None:
         loads_of_three(SustainedPlan(10), fail, after=0)
 
 
+ENDED = """
+import signal, sys
+from test_sustained import SustainedPlan, loads_of_three
+
+number, before = signal.Signals(int(sys.argv[1])), signal.getsignal(int(sys.argv[1]))
+found = loads_of_three(SustainedPlan(10), lambda: signal.raise_signal(number), after=20)
+assert signal.getsignal(number) is before
+print(found.ended, [load and (load.inferences, load.ended_s) for load in found.of_each])
+"""
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_load_that_somebody_ends_keeps_what_was_done_before(number: signal.Signals) -> None:
-    before = signal.signal(number, signal.default_int_handler if number is signal.SIGINT else signal.SIG_DFL)
-    try:
-        found = loads_of_three(SustainedPlan(10), lambda: signal.raise_signal(number), after=20)
-        assert signal.getsignal(number) is (signal.default_int_handler if number is signal.SIGINT else signal.SIG_DFL)
-    finally:
-        signal.signal(number, before)
-    assert found.ended == "interrupted"
-    assert [load and (load.inferences, load.ended_s) for load in found.of_each] == [(20, 2.5), None, None]
+    """In a process of its own, which the signal would end."""
+    command = [sys.executable, "-c", ENDED, str(int(number))]
+    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("interrupted [(20, 2.5), None, None]\n", "")
 
 
 def test_load_goes_on_after_a_hang_up_that_nohup_ignores() -> None:
