@@ -122,7 +122,7 @@ def test_finetune_writes_nothing_but_the_checkpoint(tuned: Tuned, built: Built) 
 def test_finetuned_checkpoint_is_built_like_any_other(tuned: Tuned, tmp_path: Path) -> None:
     """Graph and table beside it were those of its parent; they are made anew, and once more for the parent."""
     folder = copy_of(tuned.folder, tmp_path / "work")
-    for name in ("finetuned", "checkpoint", "finetuned"):
+    for name in ("finetuned", "checkpoint"):
         checkpoint = folder / "runs" / "photos" / f"{name}.safetensors"
         done("build", checkpoint, "--out", name, cwd=folder)
         lineage = read_bundle(folder / name).manifest.lineage

@@ -33,7 +33,6 @@ from googlenet_edge.engines.remote import MeasuredThere, Remote, bench_there
 from googlenet_edge.engines.remote_link import Event, EventKind
 from googlenet_edge.engines.remote_worker import RemotePlan
 from googlenet_edge.engines.ssh import Host, parse_host
-from googlenet_edge.engines.sustained import SustainedPlan
 from googlenet_edge.errors import ConfigError, EdgeError, RemoteError
 from googlenet_edge.target import Device as Target
 from googlenet_edge.target import EngineName, Precision
@@ -392,31 +391,37 @@ def test_remote_bench_that_is_ended_here_ends_there(work: Path, device: Device, 
     assert not device.kept.exists()
 
 
+UNDER_LOAD = """
+import re, signal, sys
+from contextlib import contextmanager
+from pathlib import Path
+from googlenet_edge.engines.sustained import SustainedPlan
+from test_remote import BRIEF, HERE, bench_there, replace
+
+@contextmanager
+def bars(what):
+    def report(done, total):  # ends the load after its first second
+        if what.startswith("measuring") and done > total - 600 and not ended:
+            ended.append(done)
+            signal.raise_signal(signal.SIGHUP)
+    yield report
+
+ended, plan = [], replace(BRIEF, sustained=SustainedPlan(600))
+found = bench_there([Path(sys.argv[1])], HERE, plan=plan, bars=bars).measurement
+assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+print(found.cut_short, *found.warnings, sep="\\n")
+"""
+
+
 def test_remote_load_that_is_ended_here_brings_home_what_was_measured(work: Path, device: Device) -> None:
-    plan = replace(BRIEF, sustained=SustainedPlan(600))
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
-    class UnderLoad(Bars):
-        """Ends it after the first second of the load."""
-
-        @contextmanager
-        def __call__(self, what: str) -> Iterator[Progress]:
-            def report(done: int, total: int) -> None:
-                if what.startswith("measuring") and done > total - 600 and not ended:
-                    ended.append(done)
-                    signal.raise_signal(signal.SIGHUP)
-
-            yield report
-
-    ended: list[int] = []
-    try:
-        found = bench_there([work / "fp32-cpu"], HERE, plan=plan, bars=UnderLoad()).measurement
-        assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
-    finally:
-        signal.signal(signal.SIGHUP, before)
-    assert found.cut_short
-    assert re.fullmatch(rf"the load of {work}/fp32-cpu ended after \d s: interrupted", found.warnings[0])
-    assert not any("cleaned up" in warning for warning in found.warnings)
+    """In a process of its own, which the signal would end."""
+    command = [sys.executable, "-c", UNDER_LOAD, str(work / "fp32-cpu")]
+    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    cut_short, ended, *doubts = done.stdout.splitlines()
+    assert cut_short == "True"
+    assert re.fullmatch(rf"the load of {work}/fp32-cpu ended after \d s: interrupted", ended)
+    assert not any("cleaned up" in doubt for doubt in doubts)
     assert device.running() == []
     assert not device.kept.exists()
 
