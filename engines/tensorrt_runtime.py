@@ -165,16 +165,15 @@ class TensorRtEngine(Engine):
         if self._closed:
             return
         self._closed = True
-        with self._device.current():
-            try:
-                workers = [self._idle.get() for _ in range(self.spec.streams)]
-                self._contexts.keep_kernels()
-                for worker in filter(None, workers):
-                    worker.close()
-            finally:
-                self._idle.put(None)  # for who came too late
-            self._release()
-        self._device.close()
+        with ExitStack() as last:
+            last.callback(self._device.close)
+            last.enter_context(self._device.current())
+            last.callback(self._release)
+            last.callback(self._idle.put, None)  # for who came too late
+            for worker in [self._idle.get() for _ in range(self.spec.streams)]:
+                if worker:
+                    last.callback(worker.close)
+            self._contexts.keep_kernels()
 
     def _release(self) -> None:
         self._contexts = None  # type: ignore[assignment]  # before the engine that it belongs to

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import functools
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim.sgd import sgd
 
 from googlenet_edge.augment import Augmentation
 from googlenet_edge.errors import TrainingError
@@ -77,7 +79,7 @@ class Descent:
         """
         torch.backends.cudnn.allow_tf32 = False  # float32 means float32; what may be coarser is in 16 bits
         self._model, self._config, self._steps, self._mend = model, config, steps, mend
-        self._optimizers = _optimizers(model, config, at_random=at_random, device=device)
+        self._optimizer = _Optimizer(_rules(model, config, at_random=at_random, device=device))
         self._scaler = gradient_scaler(device, wanted=config.mixed_precision)
 
     def step(self, number: int, loss: Tensor) -> float:
@@ -86,13 +88,9 @@ class Descent:
         Raises:
             TrainingError: the loss is not finite; the weights cannot be used any more.
         """
-        for optimizer in self._optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["rate"] * self.rate(number)
-            optimizer.zero_grad()
+        self._model.zero_grad()
         torch.autograd.backward(self._scaler.scale(loss))
-        for optimizer in self._optimizers:
-            self._scaler.step(optimizer)
+        self._scaler.step(self._optimizer, self.rate(number))  # type: ignore[arg-type]
         self._scaler.update()
         value = float(loss.detach())
         if not math.isfinite(value):
@@ -109,9 +107,9 @@ class Descent:
             raise TrainingError(f"the weights are not finite after the last step; {self._mend}")
 
     def momentum(self) -> dict[str, Tensor]:
-        """The optimizers' buffers by parameter name."""
-        state = {parameter: kept for optimizer in self._optimizers for parameter, kept in optimizer.state.items()}
-        return {n: state[p]["momentum_buffer"] for n, p in self._model.named_parameters() if p in state}
+        """The buffers by parameter name."""
+        buffers = dict(chain.from_iterable(rule.momentum.items() for rule in self._optimizer.rules))
+        return {name: buffers[parameter] for name, parameter in self._model.named_parameters()}
 
     def scaling(self) -> dict[str, int | float]:
         """The state of loss scaling; empty where there is none."""
@@ -124,7 +122,7 @@ class Descent:
             self._scaler.load_state_dict(state)
 
     def load_momentum(self, momentum: dict[str, Tensor]) -> None:
-        """In place: the fused optimizer takes it for granted that a buffer is in the memory format of its parameter."""
+        """In place: `Nesterov` takes it for granted that a buffer is in the memory format of its parameter."""
         for name, buffer in self.momentum().items():
             if name in momentum:
                 buffer.copy_(momentum[name])
@@ -150,26 +148,21 @@ def batch_size_for(wanted: int, images: int, *, processes: int = 1) -> int:
     return size
 
 
-def _optimizers(model: nn.Module, config: DescentConfig, *, at_random: bool, device: torch.device) -> list[Optimizer]:
-    """Gradient descent, and where training starts at random `Muon` for the kernels."""
+def _rules(model: nn.Module, config: DescentConfig, *, at_random: bool, device: torch.device) -> list[Rule]:
+    """`Nesterov`, and where training starts at random `Muon` for the kernels."""
     normalizations = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d | nn.SyncBatchNorm)]
     kernels = [m.weight for m in model.modules() if isinstance(m, nn.Conv2d)] if at_random else []
     biases = [m.bias for m in normalizations] if at_random else []
     elsewhere = {*kernels, *biases}
     others = [p for p in model.parameters() if p not in elsewhere]
-    groups = [
-        {"params": [p for p in others if p.ndim > 1], "weight_decay": config.weight_decay, "rate": 1.0},
-        {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0, "rate": 1.0},
-        {"params": biases, "weight_decay": 0.0, "rate": _BIAS_RATE},
-    ]
-    plain = torch.optim.SGD(groups, lr=config.learning_rate, momentum=_MOMENTUM, nesterov=True, fused=True)
-    for p in (*others, *biases):
-        plain.state[p]["momentum_buffer"] = torch.zeros_like(p)  # which a first step that is skipped leaves undefined
-    if not kernels:
-        return [plain]
     dtype = _reduced_dtype(device.type) if config.mixed_precision else None
     products = torch.bfloat16 if dtype is torch.bfloat16 else torch.float32  # float16 ends too early for them
-    return [plain, Muon(kernels, momentum=_KERNEL_MOMENTUM, rate=_KERNEL_RATE, dtype=products)]
+    return [
+        Nesterov([p for p in others if p.ndim > 1], decay=config.weight_decay),
+        Nesterov([p for p in others if p.ndim <= 1]),
+        Nesterov(biases, rate=_BIAS_RATE),
+        Muon(kernels, dtype=products),
+    ]
 
 
 def autocast(device: torch.device, *, wanted: bool) -> AbstractContextManager[object]:
@@ -191,7 +184,69 @@ def _reduced_dtype(device_type: str) -> torch.dtype | None:
     return torch.bfloat16 if read_processor().computes_bfloat16 else None
 
 
-class Muon(Optimizer):
+class Rule(ABC):
+    """How some parameters move down their gradients. Each has a buffer of momentum, of its shape and memory format."""
+
+    def __init__(self, parameters: Iterable[Tensor], *, rate: float) -> None:
+        """``rate``: how many times as fast as the learning rate says."""
+        self.momentum = {parameter: torch.zeros_like(parameter) for parameter in parameters}
+        self._rate = rate
+
+    def move(self, learning_rate: float) -> None:
+        """Moves what has a gradient: the auxiliary heads of a student have none."""
+        parameters = [parameter for parameter in self.momentum if parameter.grad is not None]
+        gradients, momentum = [p.grad for p in parameters], [self.momentum[p] for p in parameters]
+        self._move(parameters, gradients, momentum, self._rate * learning_rate)  # type: ignore[arg-type]
+
+    @abstractmethod
+    def _move(self, parameters: list[Tensor], gradients: list[Tensor], momentum: list[Tensor], rate: float) -> None:
+        """All in place."""
+
+
+class _Optimizer:
+    """The rules together, as loss scaling asks an optimizer: a step is skipped by all of them or by none.
+
+    Not a `torch.optim.Optimizer`: making one imports PyTorch's compiler, which takes longer than all the rest.
+    """
+
+    def __init__(self, rules: list[Rule]) -> None:
+        self.rules = rules
+        self.param_groups = [{"params": [*rule.momentum]} for rule in rules]
+
+    @torch.no_grad()
+    def step(self, learning_rate: float) -> None:
+        """By the gradients that are there."""
+        for rule in self.rules:
+            rule.move(learning_rate)
+
+
+class Nesterov(Rule):
+    """Gradient descent with Nesterov's momentum.
+
+    Source: Sutskever et al., "On the importance of initialization and momentum in deep learning", 2013.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor], *, rate: float = 1.0, decay: float = 0.0) -> None:
+        """``decay``: this times a parameter is added to its gradient."""
+        super().__init__(parameters, rate=rate)
+        self._decay = decay
+
+    def _move(self, parameters: list[Tensor], gradients: list[Tensor], momentum: list[Tensor], rate: float) -> None:
+        sgd(
+            parameters,
+            gradients,
+            [*momentum],
+            fused=True,
+            weight_decay=self._decay,
+            momentum=_MOMENTUM,
+            lr=rate,
+            dampening=0.0,
+            nesterov=True,
+            maximize=False,
+        )
+
+
+class Muon(Rule):
     """Momentum whose step moves a kernel alike in every direction, not most where its gradient happens to be large.
 
     For kernels ``(cout, cin, height, width)`` of convolutions that a normalization follows. A kernel is a matrix from
@@ -203,23 +258,18 @@ class Muon(Optimizer):
     trained CIFAR-10 with: kernels have a fixed length, since a normalization follows them, and no weight decay.
     """
 
-    def __init__(self, kernels: Iterable[Tensor], *, momentum: float, rate: float, dtype: torch.dtype) -> None:
-        """A step turns a kernel by at most about ``lr`` of its length. ``dtype`` is that of the products."""
-        super().__init__([{"params": list(kernels), "rate": rate}], {"lr": 0.0, "momentum": momentum})
+    def __init__(self, kernels: Iterable[Tensor], *, dtype: torch.dtype) -> None:
+        """``dtype`` is that of the products."""
+        super().__init__(kernels, rate=_KERNEL_RATE)
         self._dtype = dtype
-        for kernel in self.param_groups[0]["params"]:
-            self.state[kernel]["momentum_buffer"] = torch.zeros_like(kernel)
 
-    @torch.no_grad()
-    def step(self) -> None:  # type: ignore[override]
-        """Moves every kernel."""
-        for group in self.param_groups:
-            for kernel in group["params"]:
-                buffer = self.state[kernel]["momentum_buffer"]
-                buffer.mul_(group["momentum"]).add_(kernel.grad)
-                ahead = kernel.grad.add(buffer, alpha=group["momentum"])
-                direction = orthogonal(ahead.flatten(1).to(self._dtype)).to(kernel.dtype).view(kernel.shape)
-                kernel.mul_(len(kernel) ** 0.5 / kernel.norm()).sub_(direction, alpha=group["lr"])
+    def _move(self, parameters: list[Tensor], gradients: list[Tensor], momentum: list[Tensor], rate: float) -> None:
+        """Turns each kernel by at most about ``rate`` of its length."""
+        for kernel, gradient, buffer in zip(parameters, gradients, momentum, strict=True):
+            buffer.mul_(_KERNEL_MOMENTUM).add_(gradient)
+            ahead = gradient.add(buffer, alpha=_KERNEL_MOMENTUM)
+            direction = orthogonal(ahead.flatten(1).to(self._dtype)).to(kernel.dtype).view(kernel.shape)
+            kernel.mul_(len(kernel) ** 0.5 / kernel.norm()).sub_(direction, alpha=rate)
 
 
 def orthogonal(matrix: Tensor) -> Tensor:

@@ -271,6 +271,21 @@ def test_kernels_of_another_driver_are_compiled_once_more(rtx: Machine, caplog: 
     assert compiled_by_rtx(rtx, [1], driver="590") == []
 
 
+def test_kernels_that_cannot_be_read_out_leave_nothing_on_the_gpu(
+    rtx: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = rtx.open(streams=2)
+
+    def fail(_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("fake_cuda._Kernels.serialize", fail)
+    with pytest.raises(MemoryError):
+        engine.close()
+    assert rtx.gpu.retained == 0
+    assert rtx.gpu.history.count("context released") == 2
+
+
 @pytest.mark.parametrize(
     ("member", "most", "sentence"),
     [
