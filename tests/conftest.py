@@ -65,13 +65,21 @@ def made_once(name: str, make: Callable[[Path], None], tmp_path_factory: pytest.
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working folder as a person has it after a training: ``photos/train``, ``photos/val`` and ``runs/``.
 
-    One epoch on a few generated pictograms, by the real command: a network that guesses. So ``gnet-edge.toml`` allows
-    any loss of accuracy, and the README's commands run as they stand. Tests that write take a copy.
+    One epoch on a few generated pictograms, by the real command, of a network with few channels: one that guesses. So
+    ``gnet-edge.toml`` allows any loss of accuracy, and the README's commands run as they stand. Tests that write take a
+    copy.
     """
 
     def make(folder: Path) -> None:
+        from networks import SMALL, made_checkpoint
+
+        from googlenet_edge.checkpoint import write_checkpoint
+
         write_pictograms(folder / "photos", train_per_class=8, val_per_class=4, size=48)
-        gnet_edge("train", "--data", "photos", "--epochs", "1", "--size", "64", cwd=folder)
+        small = folder.with_name("small.safetensors")
+        write_checkpoint(small, made_checkpoint(widths=SMALL))
+        options = ("--epochs", "1", "--size", "64", "--weights", str(small))
+        gnet_edge("train", "--data", "photos", *options, cwd=folder)
         (folder / "gnet-edge.toml").write_text("max_drop = 100\n")
 
     return made_once("tiny_run", make, tmp_path_factory)
