@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from networks import made_weights
+from networks import SMALL, made_weights
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -35,7 +35,7 @@ from googlenet_edge.train import check_training_data
 from googlenet_edge.training_loop import training_loss
 from googlenet_edge.training_state import TrainConfig, TrainingState, first_state, read_state
 
-CONFIG = GoogLeNetConfig(4)
+CONFIG = GoogLeNetConfig(4, widths=SMALL)
 BATCH = 8
 
 
@@ -77,9 +77,8 @@ def train(rank: Rank, work: Path) -> None:
         work / "photos", preprocess=preprocess, seed=0, when_damaged=refuse_damaged, progress=None
     )
     config = TrainConfig(epochs=1, batch_size=4, learning_rate=0.001, mixed_precision=False)
-    state = first_state(
-        CheckpointInfo(data.train.class_names, preprocess), config, images_sha256=data.train_sha256, batch_size=4
-    )
+    info = CheckpointInfo(data.train.class_names, preprocess, widths=SMALL)
+    state = first_state(info, config, images_sha256=data.train_sha256, batch_size=4)
     state, told = replace(state, start="weights"), list[int]()
     all_reduce, write_state = dist.all_reduce, training_loop.write_state
 
