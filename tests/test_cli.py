@@ -172,7 +172,7 @@ def test_build_says_what_it_took_and_what_it_cost(built: Built) -> None:
     said = built.int8.err
     assert "using --calibration-images 24 (gnet-edge.toml says so)\n" in said
     assert "there already: runs/photos/googlenet.onnx\n" in said
-    assert re.search(r"^int8 +\d+\.\d\d% +\d+\.\d\d% to \d+\.\d\d% +\d+\.\d\d% +5\.\d\d MB$", said, re.MULTILINE)
+    assert re.search(r"^int8 +\d+\.\d\d% +\d+\.\d\d% to \d+\.\d\d% +\d+\.\d\d% +0\.\d\d MB$", said, re.MULTILINE)
     assert re.search(r"^on integers: (57 of 57|39 of 39) Conv, 13 of 13 MaxPool, 9 of 9 Concat$", said, re.MULTILINE)
     assert re.search(
         r"^rewrite space-to-depth: \d\.\d{3} of the plain model's time here \(.*taken$", said, re.MULTILINE
@@ -192,7 +192,7 @@ def test_build_gives_a_script_what_it_relies_on(built: Built) -> None:
     assert manifest["against_fp32"]["top1_change_points"] == pytest.approx(
         100 * (manifest["accuracy"]["top1"] - manifest["against_fp32"]["reference"]["top1"])
     )
-    assert manifest["fp32_model_bytes"] > 3.5 * manifest["files"]["model.onnx"]["size"]
+    assert manifest["fp32_model_bytes"] > 2.4 * manifest["files"]["model.onnx"]["size"]
     assert manifest["build_seconds"]["lowering"] > 0
     assert [trial["name"] for trial in manifest["rewrites"]][:2] == ["space-to-depth", "merged-1x1"]
     assert all(
@@ -385,7 +385,7 @@ def test_changed_image_makes_a_new_table_and_changed_weights_all_anew(built: Bui
 
 def test_prune_shows_what_the_heads_cost(work: Path) -> None:
     outcome = done("prune", "--out", "pruned.safetensors", "--json", cwd=work)
-    assert re.search(r"^parameters +9,9\d\d,\d\d\d → +5,6\d\d,\d\d\d$", outcome.err, re.MULTILINE), outcome.err
+    assert re.search(r"^parameters +4,428,572 → +182,532$", outcome.err, re.MULTILINE), outcome.err
     assert re.search(r"^FLOPs +[\d,]+ → +[\d,]+  \(2 × multiply-accumulates, one image\)$", outcome.err, re.MULTILINE)
     assert "logits       identical bit for bit\n" in outcome.err
     costs = json.loads(outcome.out)

@@ -260,7 +260,7 @@ def test_compare_all_goes_on_after_a_peer_that_fails(
     assert set(rows["ours"].timings) == set(rows["same"].timings) == {1, 2}
     assert rows["same"].judged.against_fp32.agreement == 1  # type: ignore[union-attr]
     assert 10 < rows["ours"].judged.sqnr_db < 80  # type: ignore[union-attr]
-    assert rows["ours"].judged.model_bytes < rows["same"].judged.model_bytes / 3  # type: ignore[union-attr]
+    assert rows["ours"].judged.model_bytes < rows["same"].judged.model_bytes / 2  # type: ignore[union-attr]
 
 
 def test_differ_ignores_other_roundings() -> None:

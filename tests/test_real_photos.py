@@ -55,6 +55,7 @@ def test_real_photos_agree_in_pytorch_onnx_and_int8(photos: Checked) -> None:
     exact = lower(graph, device=Device.CPU, precision=Precision.FP32, table=None)
     lowered = lower(graph, device=Device.CPU, precision=Precision.INT8, table=table)
     assert audited(lowered).notes == ("on integers: 57 of 57 Conv, 13 of 13 MaxPool, 9 of 9 Concat",)
+    assert len(lowered.model) < 0.27 * len(exact.model)
     expected, found = logits(exact, pixels), logits(lowered, pixels)
     assert signal_to_noise_db(expected, found) > 12  # noise of the size of 1/4
     squares, both = (
