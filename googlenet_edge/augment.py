@@ -32,6 +32,10 @@ UNCHANGED_COLOURS = np.vstack([np.eye(3), np.zeros((1, 3))]).astype(np.float32)
 _PR_SET_PDEATHSIG = 1
 _BY_A_LOADER = "in DataLoader worker process"
 _NO_MEMORY_SIGNS = ("can't allocate memory", "std::bad_alloc", "out of memory")
+_NO_LOADER = (
+    "a process that loads images has ended: killed, or without memory; free some, or load without such processes by"
+    " --workers 0. A container may need more shared memory: docker run --shm-size 1g"
+)
 _NO_MEMORY = "there is not enough memory; free some, or give a smaller --batch-size"
 
 
@@ -134,9 +138,16 @@ class TrainingBatches:
         )
 
     def of(self, epoch: Epoch) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """uint8 pixels ``(N, crop, crop, 3)``, float32 colour maps ``(N, 4, 3)`` and int64 labels ``(N,)``."""
+        """uint8 pixels ``(N, crop, crop, 3)``, float32 colour maps ``(N, 4, 3)`` and int64 labels ``(N,)``.
+
+        Raises:
+            TrainingError: a process that loads images has ended.
+        """
         self._sampler.epoch = epoch
-        yield from self._loader
+        try:
+            yield from self._loader
+        except (ConnectionError, EOFError, FileNotFoundError) as problem:  # of what it hands images over by
+            raise TrainingError(_NO_LOADER) from problem
 
     def __enter__(self) -> TrainingBatches:
         return self
@@ -169,10 +180,7 @@ def _clear(error: BaseException) -> EdgeError | None:
         case RuntimeError() if any(sign in text for sign in _NO_MEMORY_SIGNS):
             return TrainingError(_NO_MEMORY)
         case RuntimeError() if "DataLoader worker" in text:
-            return TrainingError(
-                "a process that loads images has ended: killed, or without memory; free some, or load without such"
-                " processes by --workers 0. A container may need more shared memory: docker run --shm-size 1g"
-            )
+            return TrainingError(_NO_LOADER)
     return None
 
 

@@ -12,7 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise, product
@@ -437,6 +437,21 @@ def test_train_command_ends_with_one_line_whatever_happens_to_images_and_loaders
     _, text = process.communicate(timeout=120)
     assert process.returncode == 1
     assert re.fullmatch(rf"(epoch .*\n)*gnet-edge: {sentence}\n", text), text
+
+
+@pytest.mark.parametrize("problem", [ConnectionResetError("Connection reset by peer"), EOFError(), FileNotFoundError()])
+def test_loader_that_ends_while_it_hands_images_over_is_told(
+    data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: Exception
+) -> None:
+    """What a connection says of it depends on where it was."""
+
+    def broken(_: object) -> Iterator[object]:
+        raise problem
+        yield
+
+    monkeypatch.setattr(torch.utils.data.DataLoader, "__iter__", broken)
+    with pytest.raises(TrainingError, match="^a process that loads images has ended: killed, or without memory;"):
+        run(start(data), data, tmp_path / "run", Watching())
 
 
 def test_training_where_memory_ends_says_what_to_give(data: TrainingData, tmp_path: Path) -> None:
