@@ -8,7 +8,6 @@ from typing import Any
 
 import onnx
 import pytest
-from command import Built
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 from plan_census import PlanCensus, take_plan_census
 from tiny_graph import table_of, tiny_graph, tiny_images, whole_googlenet
@@ -22,16 +21,14 @@ from googlenet_edge.calibration.lower_tensorrt import (
     lower_int8_tensorrt,
     with_dla_head,
 )
-from googlenet_edge.calibration.table import read_table
 from googlenet_edge.engines.lowering import compiler_notes, lower
 from googlenet_edge.engines.tensorrt_builder import Batches, Plan, PlanRequest, build_plan
 from googlenet_edge.engines.tensorrt_layers import NumberType
 from googlenet_edge.engines.tensorrt_library import Flavour, Library, load_library
 from googlenet_edge.engines.tensorrt_plans import LAYERS, plan_at
 from googlenet_edge.errors import EngineError
-from googlenet_edge.graph import InferenceGraph, read_graph
+from googlenet_edge.graph import InferenceGraph
 from googlenet_edge.target import Device, Precision
-from googlenet_edge.workspace import GRAPH_FILE, TABLE_FILE
 
 pytestmark = pytest.mark.rtx
 
@@ -55,24 +52,19 @@ def plan_of(library: Library, model: onnx.ModelProto, precision: Precision) -> t
 
 
 @pytest.fixture(scope="module")
-def run(built: Built) -> Path:
-    """What a training and a build left."""
-    return built.folder / "runs" / "photos"
+def network() -> InferenceGraph:
+    """All of its channels, as on a device."""
+    return whole_googlenet()
 
 
 @pytest.fixture(scope="module")
-def trained(run: Path) -> InferenceGraph:
-    return read_graph(run / GRAPH_FILE)
+def int8(rtx: Library, network: InferenceGraph) -> tuple[Plan, PlanCensus]:
+    return plan_of(rtx, lower_int8_tensorrt(network, table_of(network)), Precision.INT8)
 
 
 @pytest.fixture(scope="module")
-def int8(rtx: Library, run: Path, trained: InferenceGraph) -> tuple[Plan, PlanCensus]:
-    return plan_of(rtx, lower_int8_tensorrt(trained, read_table(run / TABLE_FILE)), Precision.INT8)
-
-
-@pytest.fixture(scope="module")
-def fp16(rtx: Library, trained: InferenceGraph) -> tuple[Plan, PlanCensus]:
-    return plan_of(rtx, lower_fp16_tensorrt(trained), Precision.FP16)
+def fp16(rtx: Library, network: InferenceGraph) -> tuple[Plan, PlanCensus]:
+    return plan_of(rtx, lower_fp16_tensorrt(network), Precision.FP16)
 
 
 def test_int8_all_convolutions_read_codes(int8: tuple[Plan, PlanCensus]) -> None:
@@ -152,9 +144,9 @@ def test_fp16_no_convolution_is_float32(fp16: tuple[Plan, PlanCensus]) -> None:
 
 
 def test_fp32_all_convolutions_are_float32_and_the_plans_shrink_with_the_precision(
-    rtx: Library, trained: InferenceGraph, fp16: tuple[Plan, PlanCensus], int8: tuple[Plan, PlanCensus]
+    rtx: Library, network: InferenceGraph, fp16: tuple[Plan, PlanCensus], int8: tuple[Plan, PlanCensus]
 ) -> None:
-    plan, census = plan_of(rtx, lower_fp32_tensorrt(trained), Precision.FP32)
+    plan, census = plan_of(rtx, lower_fp32_tensorrt(network), Precision.FP32)
     assert census.convolutions == {NumberType.FLOAT: 57}
     assert len(plan.data) > 1.8 * len(fp16[0].data) > 1.8 * len(int8[0].data)
 
