@@ -27,8 +27,11 @@ from googlenet_edge.preprocess import Preprocess
 from googlenet_edge.statistics import Share
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+_GREY, _SAME = np.outer(LUMA, np.ones(3)), np.eye(3)
 RATIO = 4 / 3
-UNCHANGED_COLOURS = np.vstack([np.eye(3), np.zeros((1, 3))]).astype(np.float32)
+UNCHANGED_COLOURS = np.vstack([_SAME, np.zeros((1, 3))]).astype(np.float32)
+KEPT_BYTES = 400_000_000
+"""What decoded images may take in all processes that load them: CIFAR-10's 50,000 in each of two."""
 _PR_SET_PDEATHSIG = 1
 _BY_A_LOADER = "in DataLoader worker process"
 _NO_MEMORY_SIGNS = ("can't allocate memory", "std::bad_alloc", "out of memory")
@@ -97,13 +100,16 @@ class _Batches(Sampler[list[Key]]):
 class _Crops(Dataset[tuple[Tensor, Tensor, int]]):
     """(epoch, index) → uint8 ``(crop, crop, 3)``, its colour map float32 ``(4, 3)``, and the label."""
 
-    def __init__(self, images: ImageSet, preprocess: Preprocess, augmentation: Augmentation) -> None:
+    def __init__(
+        self, images: ImageSet, preprocess: Preprocess, augmentation: Augmentation, *, kept_bytes: int
+    ) -> None:
         self.images, self.preprocess, self.augmentation = images, preprocess, augmentation
+        self._kept, self._room = dict[int, NDArray[np.uint8]](), kept_bytes
 
     def __getitem__(self, key: Key) -> tuple[Tensor, Tensor, int]:
         epoch, index = key
         random = np.random.default_rng([epoch.seed, epoch.epoch, index])
-        image = decode_rgb(self.images.paths[index], short_side=self.preprocess.resize)
+        image = self._image(index)
         if epoch.plain:
             pixels, colours = plain_crop(image, self.preprocess, random), UNCHANGED_COLOURS
         else:
@@ -113,6 +119,16 @@ class _Crops(Dataset[tuple[Tensor, Tensor, int]]):
         if self.augmentation.flip and (epoch.epoch + index) % 2:
             pixels = np.ascontiguousarray(pixels[:, ::-1])
         return torch.from_numpy(pixels), torch.from_numpy(colours), self.images.labels[index]
+
+    def _image(self, index: int) -> Image.Image:
+        """Decoded once where there is room to keep it: small images take longer to decode than to crop."""
+        if index in self._kept:
+            return Image.fromarray(self._kept[index])
+        image = decode_rgb(self.images.paths[index], short_side=self.preprocess.resize)
+        pixels = np.asarray(image)
+        if pixels.nbytes <= self._room:
+            self._kept[index], self._room = pixels, self._room - pixels.nbytes
+        return image
 
 
 class TrainingBatches:
@@ -128,7 +144,7 @@ class TrainingBatches:
     ) -> None:
         self._sampler = _Batches()
         self._loader = DataLoader(
-            _Crops(images, preprocess, augmentation),
+            _Crops(images, preprocess, augmentation, kept_bytes=KEPT_BYTES // max(1, workers)),
             batch_sampler=self._sampler,
             num_workers=workers,
             persistent_workers=workers > 0,
@@ -244,9 +260,10 @@ def random_colours(augmentation: Augmentation, random: np.random.Generator) -> N
     Brightness, contrast (around mid-grey) and saturation (around the luma) in one affine map.
     """
     brightness, contrast, saturation = 1 + augmentation.colour * random.uniform(-1, 1, 3)
-    grey = np.outer(LUMA, np.ones(3))
-    matrix = brightness * contrast * (saturation * np.eye(3) + (1 - saturation) * grey)
-    return np.vstack([matrix, np.full((1, 3), 127.5 * (1 - contrast))]).astype(np.float32)
+    found = np.empty((4, 3), np.float32)
+    found[:3] = brightness * contrast * (saturation * _SAME + (1 - saturation) * _GREY)
+    found[3] = 127.5 * (1 - contrast)
+    return found
 
 
 def erase_rectangle(pixels: NDArray[np.uint8], augmentation: Augmentation, random: np.random.Generator) -> None:
