@@ -190,17 +190,15 @@ class Rule(ABC):
     def __init__(self, parameters: Iterable[Tensor], *, rate: float) -> None:
         """``rate``: how many times as fast as the learning rate says."""
         self.momentum = {parameter: torch.zeros_like(parameter) for parameter in parameters}
-        self._rate = rate
+        self.rate = rate
 
-    def move(self, learning_rate: float) -> None:
-        """Moves what has a gradient: the auxiliary heads of a student have none."""
-        parameters = [parameter for parameter in self.momentum if parameter.grad is not None]
-        gradients, momentum = [p.grad for p in parameters], [self.momentum[p] for p in parameters]
-        self._move(parameters, gradients, momentum, self._rate * learning_rate)  # type: ignore[arg-type]
+    def moving(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Parameters, each with its gradient and its buffer. A student's auxiliary heads have no gradient, and rest."""
+        return [(each, each.grad, buffer) for each, buffer in self.momentum.items() if each.grad is not None]
 
     @abstractmethod
-    def _move(self, parameters: list[Tensor], gradients: list[Tensor], momentum: list[Tensor], rate: float) -> None:
-        """All in place."""
+    def move(self, learning_rate: float) -> None:
+        """Moves them and their buffers, in place."""
 
 
 class _Optimizer:
@@ -231,19 +229,22 @@ class Nesterov(Rule):
         super().__init__(parameters, rate=rate)
         self._decay = decay
 
-    def _move(self, parameters: list[Tensor], gradients: list[Tensor], momentum: list[Tensor], rate: float) -> None:
-        sgd(
-            parameters,
-            gradients,
-            [*momentum],
-            fused=True,
-            weight_decay=self._decay,
-            momentum=_MOMENTUM,
-            lr=rate,
-            dampening=0.0,
-            nesterov=True,
-            maximize=False,
-        )
+    def move(self, learning_rate: float) -> None:
+        """See `Rule.move`."""
+        if moving := self.moving():
+            parameters, gradients, buffers = map(list, zip(*moving, strict=True))
+            sgd(
+                parameters,
+                gradients,
+                buffers,
+                fused=True,
+                weight_decay=self._decay,
+                momentum=_MOMENTUM,
+                lr=self.rate * learning_rate,
+                dampening=0.0,
+                nesterov=True,
+                maximize=False,
+            )
 
 
 class Muon(Rule):
@@ -263,13 +264,13 @@ class Muon(Rule):
         super().__init__(kernels, rate=_KERNEL_RATE)
         self._dtype = dtype
 
-    def _move(self, parameters: list[Tensor], gradients: list[Tensor], momentum: list[Tensor], rate: float) -> None:
-        """Turns each kernel by at most about ``rate`` of its length."""
-        for kernel, gradient, buffer in zip(parameters, gradients, momentum, strict=True):
+    def move(self, learning_rate: float) -> None:
+        """Turns each kernel by at most about ``rate`` times the learning rate of its length."""
+        for kernel, gradient, buffer in self.moving():
             buffer.mul_(_KERNEL_MOMENTUM).add_(gradient)
             ahead = gradient.add(buffer, alpha=_KERNEL_MOMENTUM)
             direction = orthogonal(ahead.flatten(1).to(self._dtype)).to(kernel.dtype).view(kernel.shape)
-            kernel.mul_(len(kernel) ** 0.5 / kernel.norm()).sub_(direction, alpha=rate)
+            kernel.mul_(len(kernel) ** 0.5 / kernel.norm()).sub_(direction, alpha=self.rate * learning_rate)
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
