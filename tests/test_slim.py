@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import NARROW, PAPER, made_checkpoint, normalized_noise
 from numpy.typing import NDArray
+from PIL import Image
 
 from googlenet_edge.channels import (
     BLOCKS,
@@ -26,9 +27,17 @@ from googlenet_edge.channels import (
     order_of_removal,
 )
 from googlenet_edge.checkpoint import Checkpoint, build_model, read_checkpoint, write_checkpoint
+from googlenet_edge.dataset import open_images
 from googlenet_edge.export import check_parity, export, inference_cost, prune
 from googlenet_edge.model import GoogLeNet
-from googlenet_edge.slim import channel_importance, convolution_widths, macs_a_channel_pair, slimmed, widths_from
+from googlenet_edge.slim import (
+    channel_importance,
+    convolution_widths,
+    importance_on,
+    macs_a_channel_pair,
+    slimmed,
+    widths_from,
+)
 
 Kept = dict[str, tuple[int, ...]]
 WIDTHS = convolution_widths(PAPER)
@@ -187,6 +196,24 @@ def test_importance_is_the_mean_over_images_however_they_are_batched(narrow: Che
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
+def test_importance_on_images_is_that_of_what_is_evaluated_under_its_own_label(tmp_path: Path) -> None:
+    """Of more than a batch of images."""
+    random = np.random.default_rng(0)
+    for i in range(18):
+        path = tmp_path / f"{i % 3}" / f"{i}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (32, 32, 3), np.uint8)).save(path)
+    checkpoint, photos = made_checkpoint(widths=NARROW), open_images(tmp_path)
+    pixels = np.stack([np.asarray(Image.open(path)) for path in photos.paths])
+    x = torch.from_numpy(checkpoint.info.preprocess.normalize(pixels))
+    expected = channel_importance(build_model(checkpoint), [(x, torch.tensor(photos.labels))])
+    shown: list[tuple[int, int]] = []
+    found = importance_on(checkpoint, photos, progress=lambda *each: shown.append(each))
+    for name, scores in found.items():
+        np.testing.assert_allclose(scores, expected[name], rtol=1e-3, atol=1e-12)
+    assert shown == [(16, 18), (18, 18)]
+
+
 # The order of removal
 
 
@@ -236,3 +263,4 @@ def test_halved_takes_the_less_important_half_of_one_stage() -> None:
     assert len(kept["inception3a.branch1"]) == 32
     top = np.argsort(importance["inception3a.branch1"])[-32:]
     assert kept["inception3a.branch1"] == tuple(sorted(top.tolist()))
+    assert len(halved({"conv1": np.ones(16), "conv2": np.ones(8)}, "stem")) == 1, "of one group, it goes"
