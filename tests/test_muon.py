@@ -42,6 +42,21 @@ def test_kernel_learns_faint_directions_as_soon_as_strong_ones() -> None:
     assert faint == pytest.approx(strong, rel=0.5)
 
 
+def test_kernel_goes_on_where_it_went_before() -> None:
+    """Two steps by Nesterov's formulas, with a momentum of 0.6."""
+    random = torch.Generator().manual_seed(0)
+    kernel = torch.randn(4, 3, 2, 2, generator=random)
+    expected, momentum, rule = kernel.clone(), torch.zeros(4, 12), Muon([kernel], dtype=torch.float32)
+    for _ in range(2):
+        kernel.grad = torch.randn(kernel.shape, generator=random)
+        rule.move(0.5)
+        gradient = kernel.grad.flatten(1)
+        momentum = 0.6 * momentum + gradient
+        direction = orthogonal(gradient + 0.6 * momentum).view_as(kernel)
+        expected = expected * 2 / expected.norm() - 0.2 * 0.5 * direction
+    torch.testing.assert_close(kernel, expected)
+
+
 def test_kernel_keeps_the_length_of_one_a_channel() -> None:
     kernel = (torch.randn(9, 4, 3, 3, generator=torch.Generator().manual_seed(0)) * 100).requires_grad_()
     kernel.grad = torch.zeros_like(kernel)

@@ -269,6 +269,39 @@ def test_gpus_that_only_emulate_bfloat16_get_float16(
         descent._reduced_dtype.cache_clear()
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, None])
+def test_mixed_precision_is_that_of_the_device_where_it_is_wanted(
+    dtype: torch.dtype | None, wanted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only float16 needs its loss scaled."""
+    monkeypatch.setattr(descent, "_reduced_dtype", lambda _: dtype)
+    device, ones = torch.device("cpu"), torch.ones(2, 2)
+    with descent.autocast(device, wanted=wanted):
+        assert (ones @ ones).dtype is (dtype if wanted and dtype else torch.float32)
+    config = replace(CONFIG, mixed_precision=wanted)
+    down = descent.Descent(torch.nn.Linear(3, 2), config, steps=9, device=device, mend="")
+    assert bool(down.scaling()) == (wanted and dtype is torch.float16)
+
+
+def test_faint_gradients_move_kernels_in_every_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of float16 would be zeros in it; what is not wanted in bfloat16 is exact."""
+
+    def moved(dtype: torch.dtype | None, *, wanted: bool = True) -> torch.Tensor:
+        monkeypatch.setattr(descent, "_reduced_dtype", lambda _: dtype)
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, bias=False), torch.nn.BatchNorm2d(4))
+        config = replace(CONFIG, mixed_precision=wanted)
+        down = descent.Descent(model, config, steps=9, device=torch.device("cpu"), mend="", at_random=True)
+        down.step(0, 1e-9 * model(torch.linspace(-1, 1, 96).view(2, 3, 4, 4)).exp().sum())
+        return model[0].weight.detach()
+
+    exact = moved(None)
+    assert torch.equal(moved(torch.bfloat16, wanted=False), exact)
+    assert not torch.equal(moved(torch.bfloat16), exact)
+    torch.testing.assert_close(moved(torch.float16), exact)
+
+
 def test_training_of_one_step_an_epoch_can_be_stopped(data: TrainingData, tmp_path: Path) -> None:
     with pytest.raises(StoppedError, match="training stopped after epoch 1 of 2 and was saved"):
         run(start(data, replace(CONFIG, batch_size=48)), data, tmp_path / "run", Watching(1))
