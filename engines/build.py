@@ -46,7 +46,6 @@ from googlenet_edge.workspace import GRAPH_FILE, TABLE_FILE
 
 _PARITY_IMAGES = 8
 _DOMAIN_IMAGES = 32
-_A_COPY = "a copy of the network in another folder"
 _log = logging.getLogger(__name__)
 
 
@@ -116,10 +115,11 @@ def build(request: BuildRequest, *, bars: Bars) -> BuildReport:
     origin = request.source.open(dataset.val.class_names)
     check_classes(origin.class_names, dataset.val)
     val = steps.checked("validation", dataset.val, origin.preprocess, calibration)
-    graph = _graph(origin, folder / GRAPH_FILE, val.images, steps)
     table = None
-    if request.precision is Precision.INT8:
-        table = _table(graph, folder / TABLE_FILE, dataset.train, calibration, steps)
+    with placed_by(request.source.elsewhere):
+        graph = _graph(origin, folder / GRAPH_FILE, val.images, steps)
+        if request.precision is Precision.INT8:
+            table = _table(graph, folder / TABLE_FILE, dataset.train, calibration, steps)
     judge = Judge(
         graph,
         table,
@@ -249,12 +249,13 @@ def sensitivity(request: SensitivityRequest, *, bars: Bars) -> Sensitivity:
         EdgeError: of the step that failed.
     """
     steps, calibration, folder = _Steps(bars), request.calibration, request.source.folder
-    _check_folder(folder, GRAPH_FILE, TABLE_FILE)
+    _check_folder(request.source, GRAPH_FILE, TABLE_FILE)
     dataset = open_dataset(calibration.data, seed=calibration.seed)
     origin = request.source.open(dataset.train.class_names)
     images = _held_out(dataset.train, origin.preprocess, calibration, steps, count=request.images)
-    graph = _graph(origin, folder / GRAPH_FILE, images, steps)
-    table = _table(graph, folder / TABLE_FILE, dataset.train, calibration, steps)
+    with placed_by(request.source.elsewhere):
+        graph = _graph(origin, folder / GRAPH_FILE, images, steps)
+        table = _table(graph, folder / TABLE_FILE, dataset.train, calibration, steps)
     probe = Probe.of(graph, images, threads=request.threads)
     with steps.step("ranking layers") as progress:
         ranked = rank_layers(probe, table, progress=progress)
@@ -301,15 +302,15 @@ def _check_possible(request: BuildRequest) -> None:
     if real_path(out) in (real, *real.parents):
         raise OutputError(f"{out} cannot be a bundle: {folder} is where the graph and its table go; give another --out")
     check_place(out)
-    _check_folder(folder, GRAPH_FILE, *([TABLE_FILE] if request.precision is Precision.INT8 else []))
+    _check_folder(request.source, GRAPH_FILE, *([TABLE_FILE] if request.precision is Precision.INT8 else []))
 
 
-def _check_folder(folder: Path, *made: str) -> None:
-    """Refuses a folder that lacks some of what is ``made`` there and cannot be written to."""
+def _check_folder(source: Source, *made: str) -> None:
+    """Refuses a source whose folder lacks some of what is ``made`` there and cannot be written to."""
+    folder = source.folder
     if not all((folder / name).exists() for name in made) and folder.exists() and not os.access(folder, os.W_OK):
         raise OutputError(
-            f"{folder} cannot be written to, where the graph and the calibration table go; copy"
-            " what to build from into a folder that can"
+            f"{folder} cannot be written to, where the graph and the calibration table go; give {source.elsewhere}"
         )
 
 
@@ -327,8 +328,7 @@ def _graph(origin: Origin, path: Path, val: ImageSet, steps: _Steps) -> Inferenc
             _log.warning("%s; making it again", problem)
     with steps.step("making the graph"):
         graph, _ = _made(origin, val)
-        with placed_by(_A_COPY):
-            write_graph(path, graph)
+        write_graph(path, graph)
     return graph
 
 
@@ -348,8 +348,7 @@ def _table(
         return table
     refuse_another_s_table(path)
     table = steps.calibrated(graph, images, request.method)
-    with placed_by(_A_COPY):
-        write_json(path, table)
+    write_json(path, table)
     return table
 
 

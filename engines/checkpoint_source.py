@@ -31,6 +31,11 @@ class CheckpointSource:
         """Where the checkpoint is."""
         return self.path.parent
 
+    @property
+    def elsewhere(self) -> str:
+        """They go with the checkpoint."""
+        return "a copy of the network in another folder"
+
     def open(self, folder_names: tuple[str, ...]) -> Origin:
         """Reads it; it has class names of its own. Raises `CheckpointError`."""
         del folder_names

@@ -61,6 +61,10 @@ class Source(Protocol):
     def folder(self) -> Path:
         """Where the graph and the table made from it go."""
 
+    @property
+    def elsewhere(self) -> str:
+        """What to give so that they go somewhere else: no option names their place."""
+
     def open(self, folder_names: tuple[str, ...]) -> Origin:
         """Reads the file. ``folder_names`` are the classes of the images. Raises `EdgeError`."""
 
@@ -117,6 +121,11 @@ class OnnxSource:
     mean: Channels | None = None
     std: Channels | None = None
     channel_order: ChannelOrder = ChannelOrder.RGB
+
+    @property
+    def elsewhere(self) -> str:
+        """They are below the working folder, wherever the file is."""
+        return "another working folder"
 
     def open(self, folder_names: tuple[str, ...]) -> Origin:
         """Reads and imports it. Raises `GraphError`, or `OutputError` where its graph would take its own place."""

@@ -46,7 +46,7 @@ def full_disk(free: int) -> Iterator[None]:
 
 def test_full_disk_leaves_no_file_and_keeps_the_old_bundle(work: Path) -> None:
     checkpoint = "runs/photos/checkpoint.safetensors"
-    with full_disk(500_000):
+    with full_disk(100_000):
         refused_without_a_trace(
             "cannot write runs/photos/pruned.safetensors: File too large; free space or give another --out",
             *("prune", checkpoint),
@@ -67,7 +67,7 @@ def test_full_disk_where_the_graph_goes_is_not_mended_by_an_option(work: Path) -
     os.link(work / "runs/photos/checkpoint.safetensors", work / other)
     sentence = "cannot write runs/other/googlenet.onnx: File too large; free space or give a copy of the network in"
     command = "sensitivity", other, "--data", "photos", "--images", "8"
-    with full_disk(500_000):
+    with full_disk(100_000):
         refused_without_a_trace(f"{sentence} another folder", *command, cwd=work)
     shutil.rmtree((work / other).parent)
 
@@ -138,8 +138,8 @@ def test_folder_of_a_checkpoint_that_cannot_be_written_to_is_named(
     (work / "gnet-edge.toml").unlink()
     monkeypatch.setattr(os, "access", lambda path, _: Path(path).parts[-2:] != ("runs", "photos"))
     refused_without_a_trace(
-        "runs/photos cannot be written to, where the graph and the calibration table go; copy what to build from into a"
-        " folder that can",
+        "runs/photos cannot be written to, where the graph and the calibration table go; give a copy of the network in"
+        " another folder",
         *("build", "runs/photos/checkpoint.safetensors", "--data", "photos", "--out", "bundle"),
         cwd=work,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -183,6 +184,18 @@ def test_foreign_file_is_not_overwritten_by_its_own_graph(files: Path, tmp_path:
     path = saved(torchvision_style(), tmp_path / "runs/googlenet/googlenet.onnx")
     sentence = "runs/googlenet/googlenet.onnx is where its own graph would be written; move it somewhere else"
     arguments = ("build", "--onnx", path.relative_to(tmp_path), "--data", files / "photos")
+    refused_without_a_trace(sentence, *arguments, cwd=tmp_path)
+
+
+def test_folder_of_a_graph_that_cannot_be_written_to_is_no_matter_of_where_the_file_is(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "runs/caffe").mkdir(parents=True)
+    monkeypatch.setattr(os, "access", lambda path, _: Path(path).parts[-2:] != ("runs", "caffe"))
+    sentence = (
+        "runs/caffe cannot be written to, where the graph and the calibration table go; give another working folder"
+    )
+    arguments = ("build", "--onnx", files / "caffe.onnx", "--data", files / "photos", "--out", "bundle")
     refused_without_a_trace(sentence, *arguments, cwd=tmp_path)
 
 
