@@ -82,6 +82,6 @@ def placed_by(place: str) -> Iterator[None]:
         raise type(problem)(mended) from problem
 
 
-def why(problem: Exception) -> str:
+def why(problem: object) -> str:
     """The first line of what an error says."""
     return next(iter(str(problem).strip().splitlines()), type(problem).__name__)[:500]

@@ -22,7 +22,7 @@ from googlenet_edge.checkpoint import (
     read_pth,
 )
 from googlenet_edge.dataset import Progress
-from googlenet_edge.errors import CheckpointError, OutputError
+from googlenet_edge.errors import CheckpointError, OutputError, why
 from googlenet_edge.files import new_file, sha256_file
 from googlenet_edge.preprocess import Preprocess
 
@@ -95,7 +95,8 @@ def _received(response: IO[bytes], url: str, path: Path) -> bytes:
 
 
 def _not_downloaded(url: str, path: Path, reason: object) -> CheckpointError:
-    return CheckpointError(f"{url} cannot be downloaded ({reason}); fetch it on another machine and put it at {path}")
+    said = f"{url} cannot be downloaded ({why(reason)})"
+    return CheckpointError(f"{said}; fetch it on another machine and put it at {path}")
 
 
 def _from_pth(path: Path) -> Checkpoint:

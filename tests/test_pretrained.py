@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
 
@@ -37,27 +39,46 @@ def test_imagenet_offline_says_where_to_put_the_file(torch_home: Path) -> None:
     assert not torch_home.exists()
 
 
-@pytest.mark.parametrize("promised", [5, 500], ids=["another file", "a connection that breaks"])
-def test_imagenet_keeps_no_download_that_is_not_the_file(torch_home: Path, promised: int) -> None:
-    class Answer(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Length", str(promised))
-            self.end_headers()
-            self.wfile.write(b"wrong")
+@contextmanager
+def answering(answer: bytes) -> Iterator[str]:
+    """The address of a server that answers one request so, and is gone; without an answer it resets the connection."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
 
-        def log_message(self, *_: object) -> None:
-            """Nothing on stderr."""
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1 << 16)
+                connection.sendall(answer)
+                if not answer:
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
-    with HTTPServer(("127.0.0.1", 0), Answer) as server:
-        thread = Thread(target=server.handle_request)
+        thread = Thread(target=serve)
         thread.start()
-        with pytest.raises(
-            CheckpointError, match="expected 1378be20; the connection may have broken, try again|download"
-        ):
-            imagenet_file(url=f"http://127.0.0.1:{server.server_port}/googlenet-1378be20.pth")
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/googlenet-1378be20.pth"
         thread.join()
-    assert list(torch_home.parent.iterdir()) == []
+
+
+ANOTHER = "its SHA-256 begins with .*, expected 1378be20; the connection may have broken, try again"
+BROKEN = r"^http://127\S+ cannot be downloaded \(.*\S\); fetch it on another machine and put it at \S+$"
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        (b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nwrong", ANOTHER),
+        (b"HTTP/1.0 200 OK\r\nContent-Length: 500\r\n\r\nwrong", ANOTHER),
+        (b"HTTP/1.0 200 OK\r\n\r\nwrong", ANOTHER),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n500\r\nwrong", BROKEN),
+        (b"HTTP/1.0 404 Not Found\r\n\r\n", BROKEN),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", BROKEN),
+        (b"", BROKEN),
+    ],
+    ids=["another file", "the end is missing", "of any length", "a piece is missing", "no file", "no HTTP", "a reset"],
+)
+def test_imagenet_keeps_no_download_that_is_not_the_file(torch_home: Path, answer: bytes, sentence: str) -> None:
+    with answering(answer) as url, pytest.raises(CheckpointError, match=sentence):
+        imagenet_file(url=url)
+    assert list(torch_home.parent.glob("*")) == []
 
 
 def test_imagenet_where_no_download_can_be_kept_names_the_setting(
