@@ -188,6 +188,7 @@ def test_ms_per_mac_believes_no_noise() -> None:
     assert ms_per_mac([4.0, 1.0, -1.0, 396.0], [100, 100, 100, 100]) == [0.5, 0.5, 0.5, 2.0]
     assert ms_per_mac([1.0, 1.0, 18.0], [100, 100, 0]) == [0.05, 0.05, 0.1]
     assert ms_per_mac([-1.0, 0.5], [100, 100]) == [1.0, 1.0]
+    assert ms_per_mac([-0.5, 0.5], [100, 100]) == [1.0, 1.0]
     assert ms_per_mac([0.0, 0.0], [0, 0]) == [1.0, 1.0]
 
 
@@ -243,6 +244,8 @@ def test_stopwatch_goes_on_where_the_machine_is_unsteady(machine: Machine, work:
     assert next(runs) > 4 * steady
     assert speed.original_ms == pytest.approx(len(machine.opened[0][0].model) / 1e6) == speed.slim_ms
     assert 0.02 < speed.ratio.interval.high - speed.ratio.interval.low < 0.2
+    machine.noise = (1 + random.exponential() for _ in runs)
+    assert watch.fastest_ratio(checkpoint) == pytest.approx(1, rel=0.05)
 
 
 def test_latency_model_finds_where_the_time_goes(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
