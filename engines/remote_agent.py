@@ -1,8 +1,7 @@
 """The far end of ``gnet-edge bench --host``: the program that a device's Python is fed through SSH.
 
 It runs before anything of ours is there, so it is one file that imports the standard library and nothing of this
-package. It takes a job and the missing files from stdin, runs `engines/remote_worker.py` and sends on what that
-says.
+package. It takes a job and the missing files from stdin, runs `engines/remote_worker.py` and sends on what that says.
 Both ways go frames: a line of JSON, and where that names ``bytes``, as many bytes.
 
 Nothing stays behind: when stdin ends or says nothing for ``silence_s`` (the network is gone, or the other side was
@@ -164,8 +163,9 @@ def _own_folder(*, keep: bool) -> Iterator[Path]:
         place = root / "work" if keep else root
         for _ in range(20):
             shutil.rmtree(place, ignore_errors=True)
-            if place.exists():
-                time.sleep(0.1)  # what was killed just now may have written meanwhile
+            if not place.exists():
+                break  # what is there a moment later belongs to the next
+            time.sleep(0.1)  # what was killed just now may have written meanwhile
         os.close(lock)
 
 

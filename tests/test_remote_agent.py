@@ -230,3 +230,4 @@ def test_agent_removes_its_folder_while_what_it_killed_still_writes(
     with remote_agent._own_folder(keep=False) as root:
         assert root.is_dir()
     assert not root.exists()
+    assert len(removed) == 3, "what another agent makes there from then on stays"
