@@ -42,7 +42,7 @@ from googlenet_edge.augment import (
 from googlenet_edge.checkpoint import Checkpoint, CheckpointInfo, read_checkpoint, write_checkpoint
 from googlenet_edge.console import TrainingDisplay
 from googlenet_edge.dataset import Checked, check_images, load_pixels, open_dataset, open_images, refuse_damaged
-from googlenet_edge.descent import learning_rate_at
+from googlenet_edge.descent import batch_size_for, learning_rate_at
 from googlenet_edge.engines.bundle import read_bundle
 from googlenet_edge.errors import CheckpointError, DamagedImageError, OutputError, TrainingError
 from googlenet_edge.files import to_json
@@ -702,6 +702,15 @@ def test_epochs_share_every_batch_between_processes_without_overlap() -> None:
     assert len({index for batch in whole for index in batch}) == 8
     assert batches(3, first=1) == whole[1:]
     assert batches(4) != whole
+
+
+def test_every_process_has_as_many_images_of_a_batch_as_all_others_and_at_least_two() -> None:
+    sizes = [batch_size_for(*each, processes=3) for each in ((128, 500), (128, 100), (7, 500), (6, 6))]
+    assert sizes == [126, 99, 6, 6]
+    for wanted, images in ((5, 500), (128, 5)):
+        sentence = f"^{images} images in batches of {wanted} are too few for 3 processes; use fewer$"
+        with pytest.raises(TrainingError, match=sentence):
+            batch_size_for(wanted, images, processes=3)
 
 
 @pytest.mark.parametrize(("width", "height"), [(90, 60), (60, 90), (64, 64), (200, 40)])
