@@ -16,6 +16,7 @@ from networks import made_checkpoint, made_weights
 
 from googlenet_edge.checkpoint import CheckpointInfo, build_model, write_checkpoint
 from googlenet_edge.errors import CheckpointError, TrainingError
+from googlenet_edge.files import sha256_file
 from googlenet_edge.model import GoogLeNetConfig
 from googlenet_edge.preprocess import Preprocess
 from googlenet_edge.pretrained import imagenet_file, read_start
@@ -97,25 +98,34 @@ def test_imagenet_refuses_another_file_under_the_name(torch_home: Path) -> None:
         imagenet_file(url=NOWHERE)
 
 
-def test_pth_of_torchvision_becomes_a_start(tmp_path: Path) -> None:
-    """Also without the counters of batches, which old files do not have."""
-    weights = made_weights(GoogLeNetConfig(7), seed=3)
-    old = {name: tensor for name, tensor in weights.items() if "num_batches" not in name}
-    torch.save(old, tmp_path / "googlenet.pth")
-    start = read_start(str(tmp_path / "googlenet.pth"))
-    assert len(start.info.class_names) == 7
+@pytest.mark.parametrize(
+    ("name", "missing", "true_5x5"),
+    [("googlenet.pth", "num_batches", False), ("small.pt", "aux", True)],
+    ids=["without the counters of batches, as old files are", "without auxiliary heads, with the paper's kernels"],
+)
+def test_pth_of_torchvision_becomes_a_start(name: str, missing: str, true_5x5: bool, tmp_path: Path) -> None:
+    weights = made_weights(GoogLeNetConfig(7, true_5x5=true_5x5), seed=3)
+    torch.save({each: tensor for each, tensor in weights.items() if missing not in each}, tmp_path / name)
+    start = read_start(str(tmp_path / name))
+    assert (len(start.info.class_names), start.info.true_5x5) == (7, true_5x5)
     assert torch.equal(build_model(start).fc.weight, weights["fc.weight"])
+    assert start.sha256 == sha256_file(tmp_path / name)
 
 
-@pytest.mark.parametrize("odd", [torch.Tensor.to_sparse, lambda tensor: tensor.to("meta")])
+@pytest.mark.parametrize(
+    ("odd", "sentence"),
+    [
+        (torch.Tensor.to_sparse, "has fc.bias as torch.float32, .*sparse_coo.*, not as a plain"),
+        (lambda tensor: tensor.to("meta"), "has fc.bias as torch.float32, .*meta.*, not as a plain"),
+        (lambda tensor: tensor * torch.nan, "has NaN or infinity in fc.bias; its training failed"),
+    ],
+)
 def test_pth_of_tensors_without_plain_numbers_is_refused(
-    odd: Callable[[torch.Tensor], torch.Tensor], tmp_path: Path
+    odd: Callable[[torch.Tensor], torch.Tensor], sentence: str, tmp_path: Path
 ) -> None:
     weights = made_weights(GoogLeNetConfig(7), seed=3)
     torch.save({**weights, "fc.bias": odd(weights["fc.bias"])}, tmp_path / "odd.pth")
-    with pytest.raises(
-        CheckpointError, match=r"odd\.pth has fc.bias as torch.float32, .*(sparse_coo|meta).*, not as a plain"
-    ):
+    with pytest.raises(CheckpointError, match=rf"odd\.pth {sentence}"):
         read_start(str(tmp_path / "odd.pth"))
 
 
