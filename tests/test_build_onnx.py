@@ -59,6 +59,7 @@ def test_int8_bundle_of_a_foreign_file_names_what_stays_float(files: Path, int8:
     assert report["bundle"] == "runs/caffe/int8-cpu"
     manifest = report["manifest"]
     assert manifest["lineage"]["checkpoint"] is None
+    assert (manifest["preprocess"]["resize"], manifest["preprocess"]["crop"]) == (73, 64), "as 256 to 224"
     assert any("LRN pool1/norm1_1, LRN conv2/norm2_1" in note for note in manifest["notes"])
     # 15 convolutions, or 11 where merging those of one input pays on this machine
     assert any(
@@ -202,13 +203,14 @@ def test_folder_of_a_graph_that_cannot_be_written_to_is_no_matter_of_where_the_f
 # Bad input
 
 
-def test_labels_of_another_number_are_refused(files: Path) -> None:
-    (files / "two.txt").write_text("cat\ndog\n")
+@pytest.mark.parametrize("count", [2, 13])
+def test_labels_of_another_number_are_refused(count: int, files: Path) -> None:
+    (files / "some.txt").write_text("".join(f"n{i:04}\n" for i in range(count)))
     sentence = (
-        "caffe.onnx has 12 classes and two.txt 2 lines; give --labels FILE with one label a line, in the order of the"
-        " classes"
+        f"caffe.onnx has 12 classes and some.txt {count} lines; give --labels FILE with one label a line, in the order"
+        " of the classes"
     )
-    refused_without_a_trace(sentence, "build", "--onnx", "caffe.onnx", "--labels", "two.txt", *ANY_LOSS, cwd=files)
+    refused_without_a_trace(sentence, "build", "--onnx", "caffe.onnx", "--labels", "some.txt", *ANY_LOSS, cwd=files)
 
 
 def test_folders_of_another_number_than_the_classes_are_refused(files: Path, tmp_path: Path) -> None:

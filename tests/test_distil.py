@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -145,5 +146,6 @@ def test_distillation_gives_up_where_the_loss_is_not_finite(data: TrainingData) 
 
 
 def test_distillation_refuses_settings_that_make_no_sense() -> None:
-    with pytest.raises(TrainingError, match="the learning rate is 0.0; it must be above zero"):
-        replace(CONFIG, learning_rate=0.0)
+    for rate in (0.0, -0.1, math.inf, math.nan):
+        with pytest.raises(TrainingError, match=rf"^the learning rate is {rate}; it must be above zero$"):
+            replace(CONFIG, learning_rate=rate)
