@@ -133,7 +133,7 @@ def learning_rate_at(step: int, *, steps: int, config: DescentConfig) -> float:
     warmup = max(1, round(_WARMUP * steps))
     if step < warmup:
         return config.learning_rate * (step + 1) / warmup
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
 
 
 def batch_size_for(wanted: int, images: int, *, processes: int = 1) -> int:
