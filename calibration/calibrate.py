@@ -52,8 +52,6 @@ from googlenet_edge.errors import CalibrationError
 from googlenet_edge.graph import INPUT, InferenceGraph
 
 FEWEST_TO_CHOOSE = 16
-KEPT_BYTES = 100_000_000
-"""What pixels of checked images may take while they are calibrated on: 664 of 224×224 are decoded once."""
 HELD_OUT_SHARE = 5
 _MOST_HELD_OUT = 32
 _CLOSE_IMAGES = 48

@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from googlenet_edge.calibration.calibrate import FEWEST_TO_CHOOSE, KEPT_BYTES, calibrate, table_at, times_as_far, unlike
+from googlenet_edge.calibration.calibrate import FEWEST_TO_CHOOSE, calibrate, table_at, times_as_far, unlike
 from googlenet_edge.calibration.ranges import RangeMethod
 from googlenet_edge.calibration.table import CalibrationTable, refuse_another_s_table
 from googlenet_edge.dataset import (
+    KEPT_BYTES,
     Bars,
     Checked,
     ImageSet,

@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from googlenet_edge.calibration.calibrate import KEPT_BYTES, calibrate, table_at
+from googlenet_edge.calibration.calibrate import calibrate, table_at
 from googlenet_edge.calibration.fake_quantization import FakeQuantized
 from googlenet_edge.calibration.lower import prepared
 from googlenet_edge.calibration.table import CalibrationTable
 from googlenet_edge.calibration.weights import weight_range_for
 from googlenet_edge.checkpoint import Checkpoint, build_model, read_checkpoint, write_checkpoint
-from googlenet_edge.dataset import Bars, check_images, open_dataset, stratified_sample
+from googlenet_edge.dataset import KEPT_BYTES, Bars, check_images, open_dataset, stratified_sample
 from googlenet_edge.distil import DistilConfig, as_trained, distil
 from googlenet_edge.engines.accuracy import Accuracy, Comparison, Evaluation, compare
 from googlenet_edge.engines.build import CalibrationRequest
@@ -33,7 +33,7 @@ from googlenet_edge.graph import InferenceGraph
 from googlenet_edge.processor import read_processor
 from googlenet_edge.reports import Observer
 from googlenet_edge.target import Device, Precision
-from googlenet_edge.training_loop import TrainingData, evaluate_model
+from googlenet_edge.training_loop import TrainingData
 from googlenet_edge.workspace import TABLE_FILE
 
 
@@ -126,7 +126,7 @@ def _trained(
     started = time.monotonic()
     distil(student, build_model(checkpoint), data, request.config, observer=observer, workers=request.workers)
     tuned = Checkpoint(checkpoint.info, unfolded(student.weights(), checkpoint))
-    accuracy = evaluate_model(build_model(tuned), data.val, data.preprocess)
+    accuracy = data.evaluated(build_model(tuned))
     record = data.record(request.config, accuracy, time.monotonic() - started)
     return replace(tuned, info=replace(checkpoint.info, training=record))
 

@@ -17,12 +17,12 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from googlenet_edge.calibration.calibrate import KEPT_BYTES, calibrate
+from googlenet_edge.calibration.calibrate import calibrate
 from googlenet_edge.calibration.ranges import RangeMethod
 from googlenet_edge.calibration.table import CalibrationTable
 from googlenet_edge.channels import BLOCKS, LatencyModel, halved, kept_after, macs_of
 from googlenet_edge.checkpoint import Checkpoint
-from googlenet_edge.dataset import ImageSet, Progress, check_images, stratified_sample, ticker
+from googlenet_edge.dataset import KEPT_BYTES, ImageSet, Progress, check_images, stratified_sample, ticker
 from googlenet_edge.engines.lowering import Lowered, lower, open_lowered
 from googlenet_edge.engines.predictor import Predictor
 from googlenet_edge.engines.recovery import first_pixels

@@ -30,7 +30,7 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _GREY, _SAME = np.outer(LUMA, np.ones(3)), np.eye(3)
 RATIO = 4 / 3
 UNCHANGED_COLOURS = np.vstack([_SAME, np.zeros((1, 3))]).astype(np.float32)
-KEPT_BYTES = 400_000_000
+DECODED_BYTES = 400_000_000
 """What decoded images may take in all processes that load them: CIFAR-10's 50,000 in each of two."""
 _PR_SET_PDEATHSIG = 1
 _BY_A_LOADER = "in DataLoader worker process"
@@ -144,7 +144,7 @@ class TrainingBatches:
     ) -> None:
         self._sampler = _Batches()
         self._loader = DataLoader(
-            _Crops(images, preprocess, augmentation, kept_bytes=KEPT_BYTES // max(1, workers)),
+            _Crops(images, preprocess, augmentation, kept_bytes=DECODED_BYTES // max(1, workers)),
             batch_sampler=self._sampler,
             num_workers=workers,
             persistent_workers=workers > 0,

@@ -61,6 +61,13 @@ class Dataset:
     val: ImageSet
 
 
+Pixels = Mapping[Path, NDArray[np.uint8]]
+"""Of some images, as `Preprocess.pixels` makes them: uint8 ``(crop, crop, 3)``."""
+
+KEPT_BYTES = 100_000_000
+"""What the pixels of checked images may take that are looked at more than once: 664 of 224×224 are decoded once."""
+
+
 @dataclass(frozen=True, slots=True)
 class Checked:
     """An image set of which every file was decoded once.
@@ -69,7 +76,7 @@ class Checked:
         sha256: the hash of the sorted hashes of the files with their classes: the same for the same images in any
             order, under any names.
         preprocess: what they were decoded for.
-        kept: the pixels of some of them, uint8 ``(crop, crop, 3)``.
+        kept: of some of them.
         files: by the hash of what is in them.
     """
 
@@ -77,7 +84,7 @@ class Checked:
     sha256: str
     damaged: tuple[str, ...]
     preprocess: Preprocess
-    kept: Mapping[Path, NDArray[np.uint8]] = field(default_factory=dict, compare=False, repr=False)
+    kept: Pixels = field(default_factory=dict, compare=False, repr=False)
     files: Mapping[str, Path] = field(default_factory=dict, compare=False, repr=False)
 
     def pixels(self, some: ImageSet, preprocess: Preprocess) -> Iterator[NDArray[np.uint8]]:
@@ -218,9 +225,7 @@ def require_every_class(images: ImageSet) -> None:
             raise DataError(f"{images.root / name} has only damaged images; replace them or remove the folder")
 
 
-def load_pixels(
-    images: ImageSet, preprocess: Preprocess, *, kept: Mapping[Path, NDArray[np.uint8]] | None = None
-) -> Iterator[NDArray[np.uint8]]:
+def load_pixels(images: ImageSet, preprocess: Preprocess, *, kept: Pixels | None = None) -> Iterator[NDArray[np.uint8]]:
     """uint8 ``(crop, crop, 3)`` for every image in order, decoded ahead by a few threads in bounded memory.
 
     Those that are ``kept`` are not decoded again.

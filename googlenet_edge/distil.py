@@ -20,7 +20,7 @@ from googlenet_edge.descent import DescentConfig, autocast
 from googlenet_edge.parallel import Rank
 from googlenet_edge.reports import Observer, StoppedError
 from googlenet_edge.statistics import Count
-from googlenet_edge.training_loop import Loop, TrainingData, evaluate_model, placed
+from googlenet_edge.training_loop import Loop, TrainingData, placed
 
 _MEND = "start again with a lower --learning-rate"
 _TEMPERATURE = 2.0
@@ -121,7 +121,7 @@ class _Lessons(Loop):
 
     def evaluate(self) -> tuple[float, float]:
         """Of the student."""
-        return evaluate_model(self.model.eval(), self.data.val, self.data.preprocess)
+        return self.data.evaluated(self.model.eval())
 
 
 @contextmanager

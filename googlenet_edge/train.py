@@ -13,6 +13,7 @@ from torch import Tensor
 
 from googlenet_edge.checkpoint import Checkpoint, CheckpointInfo, write_checkpoint
 from googlenet_edge.dataset import (
+    KEPT_BYTES,
     Checked,
     ImageSet,
     Progress,
@@ -167,16 +168,17 @@ def check_training_data(
     dataset = open_dataset(folder, seed=seed)
     tick = ticker(len(dataset.train) + len(dataset.val), progress)
 
-    def checked(images: ImageSet) -> Checked:
-        found = check_images(images, preprocess=preprocess, progress=lambda *_: tick())
+    def checked(images: ImageSet, *, kept_bytes: int = 0) -> Checked:
+        found = check_images(images, preprocess=preprocess, kept_bytes=kept_bytes, progress=lambda *_: tick())
         require_every_class(when_damaged(found))
         return found
 
-    train_set, val_set = checked(dataset.train), checked(dataset.val)
+    train_set, val_set = checked(dataset.train), checked(dataset.val, kept_bytes=KEPT_BYTES)
     if twice := train_set.files.keys() & val_set.files.keys():
         first = min(val_set.files[sha256] for sha256 in twice)
         _log.warning("training has %d of the validation images, too, such as %s; remove one of each", len(twice), first)
-    return TrainingData(train_set.images, val_set.images, train_set.sha256, val_set.sha256, preprocess)
+    hashes = train_set.sha256, val_set.sha256
+    return TrainingData(train_set.images, val_set.images, *hashes, preprocess, kept=val_set.kept)
 
 
 def whitened(state: TrainingState, images: ImageSet, preprocess: Preprocess) -> TrainingState:

@@ -11,7 +11,7 @@ import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -24,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from googlenet_edge.augment import Epoch, TrainingBatches, clear_errors, to_input
 from googlenet_edge.checkpoint import Checkpoint, TrainingRecord
-from googlenet_edge.dataset import ImageSet, load_pixels
+from googlenet_edge.dataset import ImageSet, Pixels, load_pixels
 from googlenet_edge.descent import Descent, DescentConfig, autocast, batch_size_for
 from googlenet_edge.errors import TrainingError
 from googlenet_edge.model import GoogLeNet
@@ -47,7 +47,10 @@ _MEND = "start again with a lower --learning-rate and another --out"
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """Checked images with their hashes, and the preprocessing that evaluation and every engine will use."""
+    """Checked images with their hashes, and the preprocessing that evaluation and every engine will use.
+
+    ``kept``: pixels of validation images, which then need not be decoded in every epoch.
+    """
 
     train: ImageSet
     val: ImageSet
@@ -56,6 +59,7 @@ class TrainingData:
     preprocess: Preprocess
     parent_sha256: str = ""
     val_is_unseen: bool = True
+    kept: Pixels = field(default_factory=dict)
 
     def after(self, parent: Checkpoint) -> TrainingData:
         """For what begins with weights that were trained before, perhaps on some of ``val``: then a warning is told."""
@@ -64,6 +68,10 @@ class TrainingData:
         if not unseen:
             _log.warning("%s", MAYBE_SEEN)
         return replace(self, parent_sha256=parent.sha256, val_is_unseen=unseen)
+
+    def evaluated(self, model: nn.Module) -> tuple[float, float]:
+        """`evaluate_model` on ``val``."""
+        return evaluate_model(model, self.val, self.preprocess, kept=self.kept)
 
     def record(self, config: DescentConfig, accuracy: tuple[float, float], seconds: float) -> TrainingRecord:
         """Of a training on them; ``accuracy`` is (top-1, top-5) on ``val``."""
@@ -127,12 +135,14 @@ def ema_decay_at(step: int, *, steps: int) -> float:
     return min(settled, (1 + step) / (10 + step))
 
 
-def evaluate_model(model: nn.Module, images: ImageSet, preprocess: Preprocess) -> tuple[float, float]:
+def evaluate_model(
+    model: nn.Module, images: ImageSet, preprocess: Preprocess, *, kept: Pixels | None = None
+) -> tuple[float, float]:
     """(top-1, top-5) as shares, in FP32. ``model``: in eval mode, float32 ``(N, 3, crop, crop)`` → ``(N, classes)``."""
     device = next(model.parameters()).device
     top1 = top5 = done = 0
     size = max(1, EVAL_BATCH * 224**2 // max(224, preprocess.crop) ** 2)  # in the memory of a step
-    pixels = iter(load_pixels(images, preprocess))
+    pixels = iter(load_pixels(images, preprocess, kept=kept))
     while batch := list(islice(pixels, size)):
         x = torch.from_numpy(preprocess.normalize(np.stack(batch))).to(device, memory_format=torch.channels_last)
         labels = torch.tensor(images.labels[done : done + len(batch)], device=device)
@@ -302,7 +312,7 @@ class _Training(Loop):
 
     def evaluate(self) -> tuple[float, float]:
         """(top-1, top-5) of the averaged weights, in the first process; the others do not look."""
-        return evaluate_model(self.average, self.data.val, self.data.preprocess) if self.rank.first else (0.0, 0.0)
+        return self.data.evaluated(self.average) if self.rank.first else (0.0, 0.0)
 
     def _seconds(self) -> float:
         return self.seconds_before + self.meter.seconds

@@ -30,7 +30,7 @@ from googlenet_edge.calibration.table import (
     encode_steps,
     read_table,
 )
-from googlenet_edge.dataset import Checked, ImageSet, check_images
+from googlenet_edge.dataset import KEPT_BYTES, Checked, ImageSet, check_images
 from googlenet_edge.engines.sensitivity import noise
 from googlenet_edge.errors import CalibrationError
 from googlenet_edge.files import write_json
@@ -46,7 +46,7 @@ def images_in(folder: Path, count: int) -> Checked:
         Image.fromarray(pixels).save(folder / "class" / f"{i}.png")
     paths = tuple(sorted(folder.glob("class/*.png")))
     found = ImageSet(folder, ("class", "other"), paths, (0,) * count)
-    return check_images(found, preprocess=GRAPH.preprocess, kept_bytes=calibration.KEPT_BYTES)
+    return check_images(found, preprocess=GRAPH.preprocess, kept_bytes=KEPT_BYTES)
 
 
 @pytest.fixture(scope="module")

@@ -46,7 +46,7 @@ from googlenet_edge.descent import batch_size_for, learning_rate_at
 from googlenet_edge.engines.bundle import read_bundle
 from googlenet_edge.errors import CheckpointError, DamagedImageError, OutputError, TrainingError
 from googlenet_edge.files import to_json
-from googlenet_edge.model import Outputs
+from googlenet_edge.model import GoogLeNet, GoogLeNetConfig, Outputs
 from googlenet_edge.parallel import Rank
 from googlenet_edge.pictograms import write_pictograms
 from googlenet_edge.preprocess import Preprocess
@@ -619,6 +619,16 @@ def test_validation_images_that_are_trained_on_are_told(
     assert caplog.messages == [f"training has 1 of the validation images, too, such as {again}; remove one of each"]
 
 
+def test_validation_images_are_decoded_once(photos: Path, tmp_path: Path) -> None:
+    """While they are checked, and not again in every epoch."""
+    copied = shutil.copytree(photos, tmp_path / "photos")
+    data = check_training_data(copied, preprocess=PREPROCESS, seed=0, when_damaged=refuse_damaged, progress=None)
+    model = GoogLeNet(GoogLeNetConfig(len(data.val.class_names), widths=SMALL)).eval()
+    before = data.evaluated(model)
+    shutil.rmtree(copied / "val")
+    assert data.evaluated(model) == before
+
+
 def test_average_is_that_of_the_weights_after_every_step(data: TrainingData, tmp_path: Path) -> None:
     """What is saved is not the weights themselves: after two steps it is between the first ones and the last."""
     before = start(data, replace(CONFIG, epochs=1))
@@ -764,7 +774,7 @@ def test_images_are_decoded_once_where_there_is_room(photos: Path, monkeypatch: 
 
     kept = pixels()
     assert sorted(decoded) == sorted(images.paths)
-    monkeypatch.setattr(augment, "KEPT_BYTES", 5 * 32 * 32 * 3)
+    monkeypatch.setattr(augment, "DECODED_BYTES", 5 * 32 * 32 * 3)
     decoded.clear()
     assert torch.equal(pixels(), kept)
     assert len(images) < len(decoded) < 2 * len(images)
