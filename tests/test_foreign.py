@@ -106,7 +106,10 @@ def test_short_side_of_the_largest_images_is_one_that_a_bundle_can_have(tmp_path
         "s = Softmax <axis = 1> (g) y = Flatten (s)",
         "v = Flatten (g) s = Softmax (v) t = Constant <value_float = 1.0> () y = Min (s, t)",
         "v = Flatten (g) k = Exp (v) t = ReduceSum (k, last) y = Div (k, t)",
+        "t = Constant <value_float = 40.0> () k = Mul (g, t) v = Flatten (k) s = Softmax (v) y = Identity (s)",
+        "t = Constant <value_float = 4000.0> () k = Mul (g, t) v = Flatten (k) s = Softmax (v) y = Min (s, t)",
     ],
+    ids=["before a Flatten", "limited", "by hand", "nearly sure", "so sure that others are 0"],
 )
 def test_probabilities_that_no_last_softmax_makes_are_those_of_the_import(end: str, tmp_path: Path) -> None:
     model = small(f"last = Constant <value_ints = [1]> () {CONV} g = GlobalAveragePool (c) {end}", classes=6)
