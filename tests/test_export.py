@@ -11,12 +11,16 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from networks import made_checkpoint, normalized_noise
+from networks import NARROW, made_checkpoint, normalized_noise
 
-from googlenet_edge.checkpoint import build_model
+from googlenet_edge.checkpoint import TrainingRecord, build_model, write_checkpoint
+from googlenet_edge.dataset import Checked, ImageSet
+from googlenet_edge.engines.checkpoint_source import CheckpointSource
 from googlenet_edge.errors import GraphError
 from googlenet_edge.export import check_parity, export
 from googlenet_edge.graph import read_graph, write_graph
+from googlenet_edge.preprocess import Preprocess
+from googlenet_edge.training_loop import MAYBE_SEEN
 
 
 @pytest.mark.parametrize("true_5x5", [False, True])
@@ -155,3 +159,25 @@ def test_graph_refuses_somebody_elses(tmp_path: Path) -> None:
     (tmp_path / "graph.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(GraphError, match="was not written by gnet-edge export"):
         read_graph(tmp_path / "graph.onnx")
+
+
+# What a build starts from
+
+
+def test_graph_of_another_version_or_of_other_weights_is_made_again(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "c.safetensors", made_checkpoint(widths=NARROW))
+    origin = CheckpointSource(tmp_path / "c.safetensors").open(())
+    graph, older = origin.make(), onnx.ModelProto()
+    older.CopyFrom(graph.model)
+    older.producer_version = "0.0.1"
+    assert origin.made(graph)
+    assert not origin.made(replace(graph, model=older))
+    assert not origin.made(replace(graph, parent_sha256="0" * 64))
+
+
+def test_accuracy_is_doubted_on_images_that_the_training_may_have_seen(tmp_path: Path) -> None:
+    made, val = made_checkpoint(widths=NARROW), Checked(ImageSet(tmp_path, (), (), ()), "these", (), Preprocess())
+    for judged_on, doubts in (("these", ()), ("others", (MAYBE_SEEN,)), ("", (MAYBE_SEEN,)), (None, ())):
+        record = None if judged_on is None else TrainingRecord(1, 2, "", judged_on, 0.5, 1.0, 1.0)
+        write_checkpoint(tmp_path / "c.safetensors", replace(made, info=replace(made.info, training=record)))
+        assert CheckpointSource(tmp_path / "c.safetensors").open(()).doubts(val) == doubts
