@@ -90,7 +90,7 @@ def _received(response: IO[bytes], url: str, path: Path) -> bytes:
     """The next piece; a broken connection is no fault of the disk that the pieces go to."""
     try:
         return response.read(1 << 20)
-    except (OSError, http.client.HTTPException) as problem:
+    except OSError as problem:
         raise _not_downloaded(url, path, problem) from problem
 
 

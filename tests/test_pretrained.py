@@ -42,15 +42,15 @@ def test_imagenet_offline_says_where_to_put_the_file(torch_home: Path) -> None:
 
 @contextmanager
 def answering(answer: bytes) -> Iterator[str]:
-    """The address of a server that answers one request so, and is gone; without an answer it resets the connection."""
+    """The address of a server that answers one request so, and is gone. After `RESET` it resets the connection."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
             connection, _ = server.accept()
             with connection:
                 connection.recv(1 << 16)
-                connection.sendall(answer)
-                if not answer:
+                connection.sendall(answer.removesuffix(RESET))
+                if answer.endswith(RESET):
                     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
         thread = Thread(target=serve)
@@ -59,6 +59,7 @@ def answering(answer: bytes) -> Iterator[str]:
         thread.join()
 
 
+RESET = b"RESET"
 ANOTHER = "its SHA-256 begins with .*, expected 1378be20; the connection may have broken, try again"
 BROKEN = r"^http://127\S+ cannot be downloaded \(.*\S\); fetch it on another machine and put it at \S+$"
 
@@ -72,9 +73,13 @@ BROKEN = r"^http://127\S+ cannot be downloaded \(.*\S\); fetch it on another mac
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n500\r\nwrong", BROKEN),
         (b"HTTP/1.0 404 Not Found\r\n\r\n", BROKEN),
         (b"SSH-2.0-OpenSSH_9.2\r\n", BROKEN),
-        (b"", BROKEN),
+        (RESET, BROKEN),
+        (b"HTTP/1.0 200 OK\r\nContent-Length: 500\r\n\r\nwrong" + RESET, BROKEN),
     ],
-    ids=["another file", "the end is missing", "of any length", "a piece is missing", "no file", "no HTTP", "a reset"],
+    ids=[
+        *("another file", "the end is missing", "of any length", "a piece is missing", "no file", "no HTTP", "a reset"),
+        "a reset within",
+    ],
 )
 def test_imagenet_keeps_no_download_that_is_not_the_file(torch_home: Path, answer: bytes, sentence: str) -> None:
     with answering(answer) as url, pytest.raises(CheckpointError, match=sentence):
