@@ -14,9 +14,10 @@ import pytest
 import torch
 from networks import made_checkpoint, made_weights
 
+from googlenet_edge import pretrained
 from googlenet_edge.checkpoint import CheckpointInfo, build_model, write_checkpoint
 from googlenet_edge.errors import CheckpointError, TrainingError
-from googlenet_edge.files import sha256_file
+from googlenet_edge.files import sha256_bytes, sha256_file
 from googlenet_edge.model import GoogLeNetConfig
 from googlenet_edge.preprocess import Preprocess
 from googlenet_edge.pretrained import imagenet_file, read_start
@@ -57,6 +58,15 @@ def answering(answer: bytes) -> Iterator[str]:
         thread.start()
         yield f"http://127.0.0.1:{server.getsockname()[1]}/googlenet-1378be20.pth"
         thread.join()
+
+
+def test_imagenet_is_downloaded_once(torch_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pretrained, "SHA256_START", sha256_bytes(b"right")[:8])
+    shown: list[tuple[int, int]] = []
+    with answering(b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nright") as url:
+        assert imagenet_file(url=url, progress=lambda *each: shown.append(each)) == torch_home
+    assert (torch_home.read_bytes(), shown) == (b"right", [(5, 5)])
+    assert imagenet_file(url=url) == torch_home, "the server is gone"
 
 
 RESET = b"RESET"

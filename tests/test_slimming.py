@@ -41,11 +41,12 @@ from googlenet_edge.engines.bundle import read_bundle
 from googlenet_edge.engines.lowering import Lowered
 from googlenet_edge.engines.predictor import Predictor
 from googlenet_edge.engines.registry import BACKENDS, Backend, backend_for
-from googlenet_edge.engines.slimming import fewest_removals, removals_for
+from googlenet_edge.engines.slimming import SlimReport, fewest_removals, removals_for
 from googlenet_edge.engines.stopwatch import STAGES, Stopwatch, Target, ms_per_mac
 from googlenet_edge.engines.timing import Ratio
+from googlenet_edge.errors import ConfigError
 from googlenet_edge.export import export, inference_cost, prune
-from googlenet_edge.files import sha256_file
+from googlenet_edge.files import from_json, sha256_file
 from googlenet_edge.graph import InferenceGraph
 from googlenet_edge.model import GoogLeNet, Widths
 from googlenet_edge.pictograms import write_pictograms
@@ -71,12 +72,14 @@ class Machine:
     opened: list[tuple[Lowered, Backend, int]] = field(default_factory=list)
     seconds: Callable[[InferenceGraph, Lowered], float] = lambda _, lowered: len(lowered.model) * 1e-9
     noise: Iterator[float] = field(default_factory=lambda: repeat(1.0))
+    open_now: int = 0
 
     def clock(self) -> float:
         return self.now
 
     def open(self, graph: InferenceGraph, lowered: Lowered, *, backend: Backend, threads: int) -> Predictor:
         self.opened.append((lowered, backend, threads))
+        self.open_now += 1
         return _Timed(self, self.seconds(graph, lowered))  # type: ignore[return-value]
 
 
@@ -89,7 +92,8 @@ class _Timed:
     def __enter__(self) -> _Timed:
         return self
 
-    def __exit__(self, *_: object) -> None: ...
+    def __exit__(self, *_: object) -> None:
+        self._machine.open_now -= 1
 
     def run(self, pixels: NDArray[np.uint8]) -> None:
         assert pixels.dtype == np.uint8 and len(pixels) == 1
@@ -224,6 +228,7 @@ def test_stopwatch_times_what_a_bundle_would_run(precision: Precision, machine: 
     slim = slimmed(checkpoint, dict.fromkeys(convolution_widths(SMALL), tuple(range(8))))
     speed = watch.speed(slim)
     (original, *how), (other, *how_other) = machine.opened
+    assert machine.open_now == 0
     assert how == how_other == [engine, 2]
     assert watch.fastest_ratio(slim) == pytest.approx(len(other.model) / len(original.model), abs=1e-6)
     assert speed.ratio.ratio == pytest.approx(len(other.model) / len(original.model), abs=1e-6)
@@ -236,27 +241,28 @@ def test_stopwatch_goes_on_where_the_machine_is_unsteady(machine: Machine, work:
     checkpoint = made_checkpoint(widths=NARROW)
     watch = Stopwatch(checkpoint, FP32, open_dataset(work / "photos").train, clock=machine.clock)
     runs = count()
+    machine.seconds = lambda _, lowered: len(lowered.model) * 1e-6
     machine.noise = (1.0 for _ in runs)
     watch.speed(checkpoint)
     steady, random = next(runs), np.random.default_rng(0)
     machine.noise = (random.choice([0.5, 0.9, 1, 1.1, 2]) for _ in runs)
     speed = watch.speed(checkpoint)
     assert next(runs) > 4 * steady
-    assert speed.original_ms == pytest.approx(len(machine.opened[0][0].model) / 1e6) == speed.slim_ms
+    assert speed.original_ms == pytest.approx(len(machine.opened[0][0].model) / 1e3) == speed.slim_ms
     assert 0.02 < speed.ratio.interval.high - speed.ratio.interval.low < 0.2
     machine.noise = (1 + random.exponential() for _ in runs)
     assert watch.fastest_ratio(checkpoint) == pytest.approx(1, rel=0.05)
 
 
 def test_latency_model_finds_where_the_time_goes(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a machine that takes a nanosecond for each multiplication, and nearly twice as long in one block."""
+    """On a machine that takes a microsecond for each multiplication, and nearly twice as long in one block."""
     checkpoint = made_checkpoint(widths=SMALL)
     macs = macs_a_channel_pair(checkpoint.info)
 
     def seconds(graph: InferenceGraph, _: Lowered) -> float:
         weights = {weight.name: weight.dims for weight in graph.model.graph.initializer}
         taken = {name: weights[f"{name}.conv.weight"] for name in macs}
-        rates = {name: 1.8e-9 if name.startswith("inception4c") else 1e-9 for name in macs}
+        rates = {name: 1.8e-6 if name.startswith("inception4c") else 1e-6 for name in macs}
         return sum(rates[name] * macs[name] * cout * cin for name, (cout, cin, *_) in taken.items())
 
     machine = Machine(seconds=seconds)
@@ -267,8 +273,8 @@ def test_latency_model_finds_where_the_time_goes(work: Path, monkeypatch: pytest
     model = watch.latency_model(importance, progress=lambda *each: shown.append(each))
     assert list(model.ms_per_mac) == list(STAGES)
     elsewhere = [ms for stage, ms in model.ms_per_mac.items() if stage not in ("inception4b", "inception4c")]
-    assert elsewhere == pytest.approx([1e-6] * 8)
-    assert 1e-6 < model.ms_per_mac["inception4b"] < model.ms_per_mac["inception4c"] < 1.8e-6, "it reads the one before"
+    assert elsewhere == pytest.approx([1e-3] * 8)
+    assert 1e-3 < model.ms_per_mac["inception4b"] < model.ms_per_mac["inception4c"] < 1.8e-3, "it reads the one before"
     assert shown[-1][0] == shown[-1][1] == len(shown)
 
 
@@ -350,6 +356,14 @@ def test_slim_shows_the_curve_and_keeps_it(slim: Slimmed) -> None:
     assert report["accuracy"] == point["untuned"]["reference"] == point["against_original"]["reference"]
     assert point["accuracy"]["images"] == point["untuned_accuracy"]["images"] == 24
     assert report["circumstances"]["cores"] >= 1
+
+
+def test_slim_shows_what_is_doubtful(slim: Slimmed, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = from_json((slim.folder / "runs/photos/slim.json").read_bytes(), SlimReport, where="", error=ConfigError)
+    points = [replace(point, doubt=f"doubt {point.speedup}") for point in report.points]
+    monkeypatch.setattr(slimming, "slim", lambda *_, **__: replace(report, points=tuple(points)))
+    said = done(*SLIM, cwd=slim.folder).err
+    assert re.search("^slim 1.3: .*\ndoubt 1.3\ncheckpoint: .*slim-1.3.*\nslim 2: .*\ndoubt 2.0\n", said, re.MULTILINE)
 
 
 def test_slim_writes_nothing_else(slim: Slimmed, work: Path) -> None:
@@ -508,8 +522,9 @@ def stopped(work: Path, tmp_path_factory: pytest.TempPathFactory) -> Stopped:
         patch.setattr(slimming, "importance_on", importance)
         patch.setattr(slimming, "evaluated", evaluated)
         patch.setattr(slimming, "removals_for", lambda *_, most: 1)
-        options = ("--data", "photos/train", "--skip-damaged", "--speedup", "1.3", "--speedup", "2")
-        return replace(found, outcome=gnet_edge(*SLIM, *options, cwd=found.folder))
+        options = ("--data", "photos/train", "--skip-damaged", "--threads", "2", "--engine", "openvino")
+        twice = ("--speedup", "1.3", "--speedup", "2")
+        return replace(found, outcome=gnet_edge(*SLIM, *options, *twice, cwd=found.folder))
 
 
 def test_slim_that_is_stopped_keeps_what_is_finished(stopped: Stopped) -> None:
@@ -536,7 +551,7 @@ def test_slim_is_taught_by_the_original_on_images_that_judge_nothing(stopped: St
 def test_slim_tells_what_was_right_before_and_after_it_was_taught(stopped: Stopped) -> None:
     curve = stopped.curve()
     [point] = curve["points"]
-    assert curve["accuracy"]["top1"] == 9 / 12
+    assert (curve["engine"], curve["threads"], curve["accuracy"]["top1"]) == ("openvino", 2, 9 / 12)
     assert curve["cost"]["macs"] == inference_cost(build_model(read_checkpoint(stopped.folder / CHECKPOINT)), 32).macs
     assert (point["untuned_accuracy"]["top1"], point["untuned"]["top1_change_points"]) == (3 / 12, -50)
     assert (point["accuracy"]["top1"], point["against_original"]["top1_change_points"]) == (6 / 12, -25)
