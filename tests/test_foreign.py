@@ -31,6 +31,7 @@ from googlenet_edge.calibration.lower import lower_fp32
 from googlenet_edge.engines.predictor import softmax
 from googlenet_edge.engines.source import OnnxSource, check_import, import_graph
 from googlenet_edge.errors import GraphError
+from googlenet_edge.files import sha256_file
 from googlenet_edge.foreign.file import read_foreign
 from googlenet_edge.foreign.network import ChannelOrder, InputFormat
 from googlenet_edge.graph import InferenceGraph, read_graph, write_graph
@@ -173,6 +174,7 @@ def test_imported_graph_survives_the_disk_and_is_the_same_every_time(tmp_path: P
     write_graph(tmp_path / "graph.onnx", graph)
     found = read_graph(tmp_path / "graph.onnx")
     assert (found.sha256, found.class_names, found.preprocess) == (graph.sha256, NAMES, graph.preprocess)
+    assert found.parent_sha256 == sha256_file(path)
     assert imported(path, IMAGENET).sha256 == graph.sha256
 
 

@@ -61,11 +61,11 @@ def answering(answer: bytes) -> Iterator[str]:
 
 
 def test_imagenet_is_downloaded_once(torch_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pretrained, "SHA256_START", sha256_bytes(b"right")[:8])
-    shown: list[tuple[int, int]] = []
-    with answering(b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nright") as url:
+    size, shown = (1 << 20) + 5, list[tuple[int, int]]()
+    monkeypatch.setattr(pretrained, "SHA256_START", sha256_bytes(bytes(size))[:8])
+    with answering(b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n" % size + bytes(size)) as url:
         assert imagenet_file(url=url, progress=lambda *each: shown.append(each)) == torch_home
-    assert (torch_home.read_bytes(), shown) == (b"right", [(5, 5)])
+    assert (torch_home.read_bytes(), shown) == (bytes(size), [(1 << 20, size), (size, size)])
     assert imagenet_file(url=url) == torch_home, "the server is gone"
 
 
