@@ -66,9 +66,9 @@ def test_full_disk_where_the_graph_goes_is_not_mended_by_an_option(work: Path) -
     (work / other).parent.mkdir()
     os.link(work / "runs/photos/checkpoint.safetensors", work / other)
     sentence = "cannot write runs/other/googlenet.onnx: File too large; free space or give a copy of the network in"
-    command = "sensitivity", other, "--data", "photos", "--images", "8"
-    with full_disk(100_000):
-        refused_without_a_trace(f"{sentence} another folder", *command, cwd=work)
+    for command in (("sensitivity", "--images", "8"), ("build", "--precision", "fp32", "--out", "bundle")):
+        with full_disk(100_000):
+            refused_without_a_trace(f"{sentence} another folder", *command, other, "--data", "photos", cwd=work)
     shutil.rmtree((work / other).parent)
 
 
