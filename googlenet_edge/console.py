@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 PIPED_WIDTH = 160
 BUILD_PACKAGES = ("torch", "onnx", "safetensors", "threadpoolctl")
 REPORT_PACKAGES = ("jinja2",)
-_STOPPING = "stopping after this step"
+_STOPPING = "ending this step"
+_THIS_PROCESS = os.getpid()
 T = TypeVar("T")
 
 
@@ -73,6 +74,18 @@ def shown(what: RenderableType) -> None:
         return
     with suppress(OSError):
         err.print(what)
+
+
+class _Warnings(logging.Handler):
+    """What modules warn of, told as `shown` tells: above a bar, not within its line, and by one of torchrun's."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        said = self.format(record)
+        if os.getpid() == _THIS_PROCESS:
+            shown(said)
+        else:  # a loader of images, forked perhaps while the bar held its lock
+            with suppress(OSError):
+                os.write(2, f"{said}\n".encode(errors="backslashreplace"))
 
 
 def named(taken: Taken) -> Path:
@@ -214,7 +227,7 @@ class TrainingDisplay:
 
 def run_command(command: Callable[[], None]) -> None:
     """Runs a command; an `EdgeError`, or a package of an extra that is not installed, becomes one line and exit 1."""
-    logging.basicConfig(format="gnet-edge: %(message)s")
+    logging.basicConfig(format="gnet-edge: %(message)s", handlers=[_Warnings()])
     logging.captureWarnings(True)
     warnings.filterwarnings("ignore", module=r"PIL\.")  # of images that are read all the same
     if any(not text or re.fullmatch("--[a-z-]+=", text) for text in sys.argv[1:]):

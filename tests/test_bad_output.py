@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -300,6 +300,36 @@ def test_terminal_that_is_closed_meanwhile_costs_no_result(monkeypatch: pytest.M
     shown("a table")
     with pytest.raises(OSError, match="Input/output error"):
         terminal.close()
+
+
+def test_a_warning_under_a_progress_bar_has_a_line_of_its_own() -> None:
+    program = (
+        "import logging, os\n"
+        "from googlenet_edge.console import bar, run_command\n"
+        "def command():\n"
+        "    with bar('measuring') as progress:\n"
+        "        progress(1, 2)\n"
+        "        logging.getLogger('googlenet_edge').warning('a\\x1b[31m bar')\n"
+        "        if not (child := os.fork()):\n"
+        "            logging.getLogger('googlenet_edge').warning('of a loader')\n"
+        "            os._exit(0)\n"
+        "        os.waitpid(child, 0)\n"
+        "run_command(command)\n"
+    )
+    master, slave = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stderr=slave, stdin=slave, env={**os.environ, "TERM": "xterm"}
+    )
+    os.close(slave)
+    seen = b""
+    with suppress(OSError):  # nobody has the other side any more
+        while part := os.read(master, 4096):
+            seen += part
+    os.close(master)
+    assert process.wait() == 0
+    assert b"measuring" in seen
+    assert re.search(rb"\x1b\[2Kgnet-edge: a\\x1b\[31m bar\r\n", seen)
+    assert b"gnet-edge: of a loader\r\n" in seen
 
 
 def test_a_name_that_is_no_utf8_is_escaped_in_json_and_in_words(tmp_path: Path) -> None:

@@ -436,7 +436,7 @@ def test_ctrl_c_in_a_terminal_is_acknowledged_in_the_bar(work: Path) -> None:
                 asked = True
     os.close(terminal)
     assert process.wait() == 1
-    assert "stopping after this step" in seen
+    assert "ending this step" in seen
     assert "and was saved" in seen
 
 
