@@ -343,6 +343,17 @@ def test_page_shows_the_doubts_of_the_measurement() -> None:
     assert "<li>the machine was busy</li>" in to_html(page_of(material(doubtful))).decode()
 
 
+def test_accuracies_of_different_images_are_called_so_until_all_bundles_were_judged_together() -> None:
+    ours, theirs = (with_accuracy(bundle, 1800) for bundle in (FP32, INT8))
+    other = replace(theirs, lineage=replace(theirs.lineage, dataset="d" * 64))
+    ours = replace(ours, lineage=replace(ours.lineage, dataset="c" * 64))
+    same = replace(other, lineage=ours.lineage)
+    apart = Material((Source("m.json", measured(ours, other)),))
+    assert "judged on different images" in to_html(page_of(apart)).decode()
+    together = (replace(apart, answers=(answered(),)), Material((Source("m.json", measured(ours, same)),)))
+    assert all("judged on different images" not in to_html(page_of(found)).decode() for found in together)
+
+
 def test_page_tells_the_peak_of_a_rail_though_it_draws_means() -> None:
     found = on_a_jetson(measured())
     assert found.watched is not None

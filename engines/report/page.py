@@ -25,6 +25,7 @@ from googlenet_edge.engines.report.subjects import (
     shown_text,
     software_changes,
     subjects_of,
+    unlike_images,
 )
 from googlenet_edge.engines.report.verdict import Verdict, milliseconds, verdict_of
 from googlenet_edge.engines.rounds import BenchPlan
@@ -176,11 +177,8 @@ def warnings_of(material: Material, matched: Sequence[Matched] = ()) -> tuple[st
     before = {pair.before.source.name: pair.before.source for pair in matched}
     sources = (*material.sources, *before.values())
     many = len(sources) > 1
-    return tuple(
-        shown_text(f"{source.name}: {warning}" if many else warning)
-        for source in sources
-        for warning in source.measurement.warnings
-    )
+    told = [f"{s.name}: {warning}" if many else warning for s in sources for warning in s.measurement.warnings]
+    return tuple(map(shown_text, (*told, *unlike_images(subjects_of(material)))))
 
 
 def _software(matched: Sequence[Matched]) -> tuple[str, ...]:

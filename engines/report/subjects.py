@@ -35,7 +35,8 @@ class Subject:
     ``label`` is unique in the report; ``number`` is its place there, from 1, and its colour. ``ratio`` compares its
     latency with the reference of its own measurement and ``comparison`` its answers with those of ``compared_with``,
     which may be another one; both are ``None`` for the reference itself, and where nobody measured. ``simulated``: the
-    accuracy is not that of the engine itself.
+    accuracy is not that of the engine itself. ``judged_on``: the SHA-256 of the images of an accuracy that only the
+    bundle itself tells, else empty.
     """
 
     label: str
@@ -48,6 +49,7 @@ class Subject:
     comparison: Comparison | None
     compared_with: str
     simulated: bool
+    judged_on: str
 
     @property
     def is_reference(self) -> bool:
@@ -70,6 +72,16 @@ def subjects_of(material: Material) -> tuple[Subject, ...]:
     labels = _labels(measured)
     named = [(label, *one) for label, one in zip(labels, measured, strict=True)]
     return tuple(_subject(number, named, material.answers) for number in range(1, len(named) + 1))
+
+
+def unlike_images(subjects: Iterable[Subject]) -> tuple[str, ...]:
+    """A warning where the accuracies that bundles tell of themselves are of different images."""
+    if len({subject.judged_on for subject in subjects if subject.judged_on}) < 2:
+        return ()
+    return (
+        "the bundles were judged on different images, so the top-1 of one says nothing beside that of another; judge"
+        " them together with gnet-edge eval BUNDLES --out answers.json, and report both files",
+    )
 
 
 def reference_of(source: Source) -> BundleMeasurement:
@@ -127,6 +139,7 @@ def _subject(number: int, named: Sequence[_Named], answers: Sequence[Answers]) -
         comparison=compare(*map(pair.answers.evaluation, (pair.reference, pair.candidate))) if pair else known,
         compared_with=label_of(pair.reference, ((name, other) for name, _, other in beside)) if pair else "FP32",
         simulated=judged == EngineName.SIMULATED.value and evaluation is None,
+        judged_on=(bundle.lineage.dataset or "") if accuracy and evaluation is None else "",
     )
 
 
