@@ -51,11 +51,17 @@ def evaluate(
 
 @dataclass(frozen=True, slots=True)
 class BundleAccuracy:
-    """A bundle's accuracy, and its comparison with the first bundle that was asked for."""
+    """A bundle's accuracy by the runtime that computed it, and its comparison with the first that was asked for."""
 
     bundle: str
+    engine: str
     accuracy: Accuracy
     against_first: Comparison | None
+
+    @property
+    def name(self) -> str:
+        """For people, who are told what is simulated."""
+        return f"{self.bundle} (simulated)" if self.engine == EngineName.SIMULATED.value else self.bundle
 
 
 def evaluate_bundles(
@@ -88,7 +94,7 @@ def accuracies(paths: Sequence[Path], evaluations: Sequence[Evaluation]) -> list
     first = evaluations[0]
     against = [None, *(compare(first, found) for found in evaluations[1:])]
     return [
-        BundleAccuracy(str(path), found.accuracy, comparison)
+        BundleAccuracy(str(path), found.backend, found.accuracy, comparison)
         for path, found, comparison in zip(paths, evaluations, against, strict=True)
     ]
 

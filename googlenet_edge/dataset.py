@@ -28,6 +28,7 @@ Bars = Callable[[str], AbstractContextManager[Progress]]
 
 VAL_SHARE = 0.2
 _NOT_IMAGES = {"thumbs.db", "desktop.ini"}
+OR_SKIP = ", or leave damaged images out with --skip-damaged"
 _WORKERS = max(2, min(4, usable_cores()))
 
 _log = logging.getLogger(__name__)
@@ -206,7 +207,7 @@ def refuse_damaged(checked: Checked) -> ImageSet:
     """The images, where all of them are whole. Raises `DamagedImageError` with the first damaged one's name."""
     if checked.damaged:
         more = f" (and {len(checked.damaged) - 1} more)" if len(checked.damaged) > 1 else ""
-        raise DamagedImageError(f"{checked.damaged[0]}{more}, or leave damaged images out with --skip-damaged")
+        raise DamagedImageError(f"{checked.damaged[0]}{more}{OR_SKIP}")
     return checked.images
 
 

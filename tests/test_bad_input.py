@@ -123,7 +123,8 @@ def test_damaged_image_is_skipped_in_evaluation_and_export_on_demand(work: Path,
     done("build", "--precision", "fp32", "--skip-damaged", cwd=folder)
     outcome = gnet_edge("eval", cwd=folder)
     assert outcome.code == 1
-    assert "letter.jpg is not a JPEG, PNG or WebP image; convert or remove it" in outcome.err
+    sentence = "letter.jpg is not a JPEG, PNG or WebP image; convert or remove it, or leave damaged images out with"
+    assert f"{sentence} --skip-damaged\n" in outcome.err
     assert "left out 1 damaged of" in done("eval", "--skip-damaged", cwd=folder).err
     for image in (folder / "photos" / "val").glob("*/*"):
         image.write_text("Dear cat")

@@ -216,7 +216,8 @@ def test_a_folder_in_the_place_of_a_file_is_told(command: str, tmp_path: Path) -
 
 def test_a_run_in_the_place_of_a_bundle_is_told_with_its_bundles(work: Path) -> None:
     sentence = "runs/photos is not a bundle: it has no manifest.json; it holds some: runs/photos/fp32-cpu, .*"
-    refused_without_a_trace(sentence, "bench", "runs/photos", cwd=work)
+    for command in ("bench", "eval"):
+        refused_without_a_trace(sentence, command, "runs/photos", cwd=work)
 
 
 def test_within_runs_the_way_out_is_told(work: Path) -> None:

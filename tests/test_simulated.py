@@ -74,6 +74,10 @@ def test_a_bundle_for_a_jetson_says_that_its_accuracy_is_simulated(work: Path) -
     assert manifest.notes[0].startswith("the accuracy is simulated here")
     facts = json.loads(done("inspect", BUNDLE, "--json", cwd=work).out)
     assert facts["top-1"].endswith("images, simulated")
+    outcome = done("eval", "runs/photos/fp32-cpu", BUNDLE, "--json", cwd=work)
+    assert [found["engine"] for found in json.loads(outcome.out)] == ["onnxruntime", "simulated"]
+    assert f"\n{BUNDLE} (simulated): top-1 changes by " in outcome.err
+    assert f"\n{BUNDLE} (simulated)  " in outcome.err, "in the table"
 
 
 def test_a_bundle_for_a_jetson_predicts_here_and_says_that_it_is_simulated(

@@ -33,6 +33,7 @@ from googlenet_edge.commands.options import (
     ThreadsOption,
     calibration_request,
     output,
+    skippable,
     source_of,
     when_damaged,
 )
@@ -252,6 +253,7 @@ def evaluate(
 
     settings = workspace.read_settings()
     paths = [named(workspace.take_bundle(path)) for path in bundles or (None,)]
+    manifests = [read_manifest(path) for path in paths]
     run = real_path(paths[0]).parent
     folder = named(workspace.take_data(data, settings, run))
     images = open_dataset(folder, seed=workspace.split_seed(run)).val
@@ -265,14 +267,15 @@ def evaluate(
         shown(f"judging {len(images)} images of {folder}: the one in five of each class{unseen}")
     if skip_damaged:
         with bar("checking images") as progress:
-            checked = check_images(images, preprocess=read_manifest(paths[0]).preprocess, progress=progress)
+            checked = check_images(images, preprocess=manifests[0].preprocess, progress=progress)
         images = when_damaged(skip_damaged)(checked)
-    evaluations = evaluate_bundles(paths, images, streams=cores, bars=bar, engine=engine)
+    with skippable(skip_damaged):
+        evaluations = evaluate_bundles(paths, images, streams=cores, bars=bar, engine=engine)
     results = accuracies(paths, evaluations)
-    shown(evaluation_table([(r.bundle, r.accuracy) for r in results]))
+    shown(evaluation_table([(r.name, r.accuracy) for r in results]))
     for result in results:
         if result.against_first:
-            shown(f"{result.bundle}: {result.against_first}")
+            shown(f"{result.name}: {result.against_first}")
     if out:
         write_json(out, collect_answers(paths, images, evaluations))
         shown(f"answers: {out}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,8 +14,8 @@ import typer
 from googlenet_edge import workspace
 from googlenet_edge.calibration.ranges import RangeMethod
 from googlenet_edge.console import chosen, leave_out_damaged, named, write_json
-from googlenet_edge.dataset import WhenDamaged, refuse_damaged
-from googlenet_edge.errors import ConfigError
+from googlenet_edge.dataset import OR_SKIP, WhenDamaged, refuse_damaged
+from googlenet_edge.errors import ConfigError, DamagedImageError
 from googlenet_edge.preprocess import Channels
 from googlenet_edge.processor import usable_cores
 from googlenet_edge.target import EngineName
@@ -141,6 +143,17 @@ def calibration_request(
 def when_damaged(skip: bool) -> WhenDamaged:
     """What becomes of damaged images."""
     return leave_out_damaged if skip else refuse_damaged
+
+
+@contextmanager
+def skippable(skip: bool) -> Iterator[None]:
+    """For work on images that nobody checked before: what it says of a damaged one tells of ``--skip-damaged``, too."""
+    try:
+        yield
+    except DamagedImageError as problem:
+        if skip:
+            raise
+        raise DamagedImageError(f"{problem}{OR_SKIP}") from problem
 
 
 def output(result: Any, as_json: bool) -> None:
