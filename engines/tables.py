@@ -205,7 +205,8 @@ def circumstances_sentence(measurement: Measurement) -> str:
 
 def sensitivity_table(found: Sensitivity) -> Table:
     """The layers of a network, the costliest in accuracy first."""
-    table = _wide_table("layer", "noise when rounded", "flips", "SQNR in float", "time in float", "slower (95 % CI)")
+    heads = ("noise\nrounded", "flips", "SQNR\nin float", "time\nin float", "slower in float\n(95 % CI)")
+    table = _table("layer", *heads)
     for row in found.layers:
         interval = row.slowdown_interval
         table.add_row(
@@ -214,7 +215,7 @@ def sensitivity_table(found: Sensitivity) -> Table:
             str(row.flips),
             f"{row.gain_db:+.2f} dB",
             f"{row.extra_ms:+.2f} ms",
-            f"{row.slowdown - 1:+.1%} ({interval.low - 1:+.1%} to {interval.high - 1:+.1%})",
+            f"{row.slowdown - 1:+.1%} ({100 * interval.low - 100:+.0f} to {100 * interval.high - 100:+.0f})",
         )
     return table
 

@@ -30,6 +30,7 @@ from googlenet_edge.engines.measurement import (
 )
 from googlenet_edge.engines.predictor import Prediction
 from googlenet_edge.engines.protocol import DeviceStage, EngineSpec
+from googlenet_edge.engines.sensitivity import LayerSensitivity, Sensitivity
 from googlenet_edge.engines.sensors import Series, Watched
 from googlenet_edge.engines.sustained import Sustained, SustainedPlan, SustainedWindow
 from googlenet_edge.engines.tables import (
@@ -42,6 +43,7 @@ from googlenet_edge.engines.tables import (
     latency_table,
     predictions_table,
     resources_table,
+    sensitivity_table,
     sensors_table,
     stages_table,
     sustained_table,
@@ -259,6 +261,15 @@ def test_table_of_a_load_shows_every_figure(measurement: Measurement, width: int
     assert "one after the other in this order" in shown(sustained_table(found), width)
     alone = replace(measurement, bundles=found.bundles[:1])
     assert "one after the other" not in shown(sustained_table(alone), width)
+
+
+def test_layers_have_a_line_each_on_80_columns() -> None:
+    row = LayerSensitivity("inception4e.branch2.0", 0.1064, 123, -0.512, 11.799, 1.8732, Interval(0.6412, 3.482))
+    found = Sensitivity(200, 2, 43.3, 0, 19.58, (row, row))
+    lines = shown(sensitivity_table(found), 80).splitlines()
+    cells = ["inception4e.branch2.0", "10.6%", "123", "-0.51 dB", "+11.80 ms", "+87.3% (-36 to +248)"]
+    assert [re.split("  +", line.strip()) for line in lines[2:]] == [cells, cells]
+    assert lines[1].split() == ["layer", "rounded", "flips", "in", "float", "in", "float", "(95", "%", "CI)"]
 
 
 def test_sentence_about_a_jetson_says_what_decides_its_speed(tmp_path: Path) -> None:
