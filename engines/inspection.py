@@ -44,7 +44,7 @@ def _bundle(path: Path) -> Facts:
         "engine": manifest.engine.value,
         "classes": _classes(bundle.class_names),
         "preprocess": _preprocess(manifest.preprocess),
-        "size": f"{sum(f.size for f in manifest.files.values()) / 1e6:.2f} MB",
+        "size": f"{sum(file.stat().st_size for file in path.iterdir()) / 1e6:.2f} MB",
         "written by": f"googlenet-edge {manifest.tool_version}",
     }
     if manifest.accuracy:

@@ -259,13 +259,16 @@ def _given_or_set(given: Path | None, setting: str | None) -> Taken:
 
 def _existing(taken: Taken, mend: str) -> Taken:
     if not taken.path.exists():
-        raise ConfigError(f"{taken.path} is missing; {mend}")
+        by = "" if taken.because == "given" else f", which {SETTINGS_FILE} names,"
+        raise ConfigError(f"{taken.path}{by} is missing; {mend}")
     return taken
 
 
 def _file_of_run(taken: Taken, usual: str) -> Taken:
     if taken.path.is_dir():
-        raise ConfigError(f"{taken.path} is a folder; give a file in it, such as {taken.path / usual}")
+        found = (place for place in (taken.path, taken.path.parent) if (place / usual).is_file())
+        place = next(found, RUNS / "NAME")
+        raise ConfigError(f"{taken.path} is a folder; give a file, such as {place / usual}")
     return taken
 
 

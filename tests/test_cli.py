@@ -209,9 +209,13 @@ def test_an_empty_argument_is_no_wish(arguments: tuple[str, ...], tmp_path: Path
 
 @pytest.mark.parametrize("command", ["prune", "export", "finetune", "build", "calibrate", "sensitivity"])
 def test_a_folder_in_the_place_of_a_file_is_told(command: str, tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "int8-cpu").mkdir(parents=True)
     file = "googlenet.onnx" if command == "calibrate" else "checkpoint.safetensors"
-    refused_without_a_trace(f"run is a folder; give a file in it, such as run/{file}", command, "run", cwd=tmp_path)
+    for place in ("runs/NAME", "run"):
+        for folder in ("run", "run/int8-cpu"):
+            sentence = f"{folder} is a folder; give a file, such as {place}/{file}"
+            refused_without_a_trace(sentence, command, folder, cwd=tmp_path)
+        (tmp_path / "run" / file).touch()
 
 
 def test_a_run_in_the_place_of_a_bundle_is_told_with_its_bundles(work: Path) -> None:
@@ -341,6 +345,16 @@ def test_photo_named_twice_is_answered_once(tmp_path: Path) -> None:
     found = done("predict", "blue.png", "blue.png", "--bundle", "bundle", "--json", "--top-k", "1", cwd=tmp_path)
     assert list(json.loads(found.out)) == ["blue.png"]
     assert len(re.findall("blue.png", found.err)) == 1
+
+
+def test_inspect_tells_the_size_that_bench_tells(tmp_path: Path) -> None:
+    write_colour_bundle(tmp_path / "small")
+    small = read_bundle(tmp_path / "small")
+    write_bundle(tmp_path / "large", replace(small, manifest=replace(small.manifest, notes=("x" * 1_000_000,))))
+    size = sum(file.stat().st_size for file in (tmp_path / "large").iterdir())
+    facts = json.loads(done("inspect", "large", "--json", cwd=tmp_path).out)
+    assert facts["size"] == f"{size / 1e6:.2f} MB"
+    assert size > 1_000_000
 
 
 def test_inspect_sends_to_the_report_what_that_can_show(work: Path) -> None:

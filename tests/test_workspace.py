@@ -114,6 +114,13 @@ def test_checkpoint_given_wins_over_the_settings_and_these_over_the_newest() -> 
     ]
 
 
+def test_checkpoint_that_is_missing_is_told_with_who_named_it() -> None:
+    with pytest.raises(ConfigError, match=r"^gone\.safetensors, which gnet-edge\.toml names, is missing; train first"):
+        take_checkpoint(None, Settings(checkpoint="gone.safetensors"))
+    with pytest.raises(ConfigError, match=r"^gone\.safetensors is missing; train first"):
+        take_checkpoint(Path("gone.safetensors"), Settings(checkpoint="other.safetensors"))
+
+
 def test_graph_and_bundle_are_the_newest() -> None:
     touch("runs/a/googlenet.onnx", age=1)
     graph = touch("runs/b/googlenet.onnx", age=2)
