@@ -147,10 +147,10 @@ def _for_tensorrt(
     if on_dla:
         model = in_opset(lower_implicit_tensorrt(graph, table, float_nodes=float_nodes), opset)
         cache = calibration_cache(graph, table, model, float_nodes=float_nodes)
-        notes = (_SIMULATED_CACHE, *_without_rule(graph))
+        notes = (_SIMULATED_CACHE, _FLOAT_WEIGHTS, *_without_rule(graph))
         return Lowered(_bytes(model), notes, float_nodes=in_float, calibration_cache=cache)
     model = in_opset(lower_int8_tensorrt(graph, table, float_nodes=float_nodes), opset)
-    notes = (_SIMULATED, *_compiled(model, precision), *_without_rule(graph))
+    notes = (_SIMULATED, _FLOAT_WEIGHTS, *_compiled(model, precision), *_without_rule(graph))
     return Lowered(_bytes(model), notes, float_nodes=in_float)
 
 
@@ -199,6 +199,7 @@ def _note(library: Library, model: bytes, kinds: Mapping[str, str], precision: P
 
 
 _SIMULATED = "the accuracy is simulated here, with every rounding of the model; TensorRT compiles it on the device"
+_FLOAT_WEIGHTS = "the model has float weights, as TensorRT takes them, and the size of one in fp32; the plan has not"
 _SIMULATED_CACHE = (
     "the accuracy is simulated here, with every rounding that the calibration cache allows; TensorRT compiles it on the"
     " device, for the DLA"

@@ -72,6 +72,7 @@ def test_a_bundle_for_a_jetson_says_that_its_accuracy_is_simulated(work: Path) -
     assert (manifest.device, manifest.engine) == (Device.AGX_ORIN, EngineName.SIMULATED)
     assert manifest.accuracy is not None
     assert manifest.notes[0].startswith("the accuracy is simulated here")
+    assert "has float weights, as TensorRT takes them, and the size of one in fp32" in manifest.notes[1]
     facts = json.loads(done("inspect", BUNDLE, "--json", cwd=work).out)
     assert facts["top-1"].endswith("images, simulated")
     outcome = done("eval", "runs/photos/fp32-cpu", BUNDLE, "--json", cwd=work)

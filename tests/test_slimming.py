@@ -344,9 +344,11 @@ def test_slim_finetunes_what_is_left(slim: Slimmed) -> None:
 
 def test_slim_shows_the_curve_and_keeps_it(slim: Slimmed) -> None:
     said = slim.outcome.err
-    assert re.search(r"^ +fp32 latency +ratio \(95 % CI\) +MACs +weights +untuned +fp32 top-1 ", said, re.MULTILINE)
+    assert re.search(r"^ +fp32 latency +ratio \(95 % interval\) +MACs +weights$", said, re.MULTILINE), said
+    assert re.search(r"^ +untuned +fp32 top-1 +95 % interval +change in points$", said, re.MULTILINE), said
     for name in ("original", r"slim 1\.3", "slim 2"):
         assert re.search(rf"^{name} +\d+\.\d\d ms +[01]", said, re.MULTILINE), said
+        assert re.search(rf"^{name} .* \d+\.\d\d% to \d+\.\d\d%", said, re.MULTILINE), said
     assert "slim 2: top-1 changes by " in said
     assert "checkpoint: runs/photos/slim-2/checkpoint.safetensors\n" in said
     assert "curve: runs/photos/slim.json\n" in said

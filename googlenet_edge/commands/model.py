@@ -198,7 +198,7 @@ def slim(
     from googlenet_edge.engines import slimming
     from googlenet_edge.engines.registry import backend_for
     from googlenet_edge.engines.stopwatch import Target
-    from googlenet_edge.engines.tables import slim_table
+    from googlenet_edge.engines.tables import slim_tables
     from googlenet_edge.training_loop import keep_freed_memory
 
     settings = workspace.read_settings()
@@ -221,7 +221,8 @@ def slim(
     )
     keep_freed_memory()
     report = slimming.slim(request, watch=lambda: TrainingDisplay(visible=True), bars=bar)
-    shown(slim_table(report))
+    for table in slim_tables(report):
+        shown(table)
     for point in report.points:
         shown(f"slim {point.speedup:g}: {point.against_original}")
         if point.doubt:
