@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from command import gnet_edge
-from tiny_bundles import solid
+from tiny_bundles import solid, write_colour_bundle
 
 from googlenet_edge import Preprocess, train
 from googlenet_edge import pretrained as weights_files
@@ -166,7 +166,7 @@ def test_eval_does_what_it_is_told(wished: Wished, work: Path) -> None:
     for place in ("train/red", "train/blue", "val/red", "val/blue"):
         (work / "photos" / place).mkdir(parents=True)
         solid(place.partition("/")[2]).save(work / "photos" / place / "0.png")
-    (work / "bundle").mkdir()
+    write_colour_bundle(work / "bundle")
     command = ("eval", "bundle", "--data", "photos", "--engine", "openvino")
     for threads, streams in ((("--threads", "3"), 3), ((), CORES)):
         paths, images, named = wished(evaluate, "evaluate_bundles", *command, *threads)
