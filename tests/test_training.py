@@ -168,6 +168,22 @@ def test_descent_is_nesterov_s_and_only_kernels_and_matrices_decay() -> None:
         assert parameter.item() == pytest.approx(after(0.5 if parameter.ndim > 1 else 0.0), rel=1e-5)
 
 
+def test_descent_imports_no_compiler() -> None:
+    """PyTorch's takes longer than all else that a training begins with, and `torch.optim.Optimizer` asks for it."""
+    program = (
+        "import sys, torch\n"
+        "from googlenet_edge.descent import Descent, DescentConfig\n"
+        "model = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 1), torch.nn.BatchNorm2d(2))\n"
+        "before = model[0].weight.clone()\n"
+        "descent = Descent(model, DescentConfig(), steps=2, device=torch.device('cpu'), mend='', at_random=True)\n"
+        "descent.step(0, model(torch.randn(2, 1, 3, 3)).square().sum())\n"
+        "assert not torch.equal(model[0].weight, before)\n"
+        "print('torch._dynamo' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
+
+
 def test_average_forgets_its_beginning_and_settles() -> None:
     decays = [ema_decay_at(step, steps=1000) for step in range(1000)]
     assert decays[0] == pytest.approx(0.1)
