@@ -22,8 +22,10 @@ help:
 demo: $(VENV)/.build-installed
 	$(BIN)/gnet-edge demo
 
+# A process of tests that ends too early is not replaced: with whole files to each, pytest-xdist would wait for ever.
 test: $(VENV)/.dev-installed
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --max-worker-restart 0 \
+	  --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.dev-installed $(VENV)/pyright/.installed
 	$(BIN)/ruff check .
