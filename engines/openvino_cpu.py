@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import openvino
@@ -88,7 +91,32 @@ def compile_model(model: bytes, options: EngineOptions) -> tuple[openvino.Compil
     found = settings(options, processor=read_processor())
     if _IN_FLOAT in found:
         _fold_constants(network)
-    return core.compile_model(network, "CPU", found), crop, classes
+    with _signal_stack_kept():
+        return core.compile_model(network, "CPU", found), crop, classes
+
+
+class _SignalStack(ctypes.Structure):
+    """``stack_t`` of Linux."""
+
+    _fields_ = (("address", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+@contextmanager
+def _signal_stack_kept() -> Iterator[None]:
+    """Leaves this thread the stack on which its signals are handled (``sigaltstack``), or none.
+
+    OpenVINO puts another in its place, and frees it with the engine. Of two engines that are closed in the order in
+    which they were opened, the second one puts the first one's back, and then the next signal ends the process.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    libc, before = ctypes.CDLL(None), _SignalStack()
+    libc.sigaltstack(None, ctypes.byref(before))
+    try:
+        yield
+    finally:
+        libc.sigaltstack(ctypes.byref(before), None)
 
 
 def _fold_constants(network: openvino.Model) -> None:

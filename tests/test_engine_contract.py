@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
-from tiny_bundles import COLOUR_NET, colour_bundle, hide_openvino, onnx_bytes, with_golden_logits
+from tiny_bundles import COLOUR_NET, colour_bundle, hide_openvino, onnx_bytes, with_golden_logits, write_colour_bundle
 from tiny_graph import table_of, tiny_graph, tiny_pixels, whole_googlenet
 
 from googlenet_edge.calibration.lower import lower_int8_cpu
@@ -214,6 +215,27 @@ os.wait()
     )
     sentence = "the engine was opened before this process was forked; open the bundle in this process"
     assert ended.stdout.decode() == f"EngineError: {sentence}"
+
+
+@pytest.mark.parametrize("engine", CPU_ENGINES)
+def test_signals_are_handled_after_engines_were_closed_in_any_order(engine: EngineName, tmp_path: Path) -> None:
+    """OpenVINO leaves a process a stack for signals that it has freed, and the next one would end it."""
+    program = """
+import itertools, signal, sys
+import googlenet_edge
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+for order in itertools.permutations(range(3)):
+    engines = [googlenet_edge.load(sys.argv[1], engine=sys.argv[2]) for _ in order]
+    for each in order:
+        engines[each].close()
+        engines[each] = None
+    signal.raise_signal(signal.SIGUSR1)
+"""
+    bundle = write_colour_bundle(tmp_path / "bundle")
+    ended = subprocess.run(
+        [sys.executable, "-c", program, bundle, engine.value], capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "handled\n" * 6, "")
 
 
 def test_device_without_an_engine_of_that_name_says_which_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
