@@ -471,6 +471,23 @@ def test_train_command_ends_with_one_line_where_a_loader_is_killed(work: Path) -
     assert re.fullmatch(rf"(epoch .*\n)*gnet-edge: {sentence}\n", text), text
 
 
+def test_nothing_is_said_of_a_save_that_the_end_of_a_loader_interrupts() -> None:
+    """safetensors takes PyTorch's error about it for a sign of an old PyTorch; the next batch says what it is."""
+    program = """
+import torch
+from safetensors.torch import save
+from googlenet_edge.console import run_command
+whole = torch.Tensor.untyped_storage
+def interrupted(tensor):
+    torch.Tensor.untyped_storage = whole
+    raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+torch.Tensor.untyped_storage = interrupted
+run_command(lambda: print(len(save({"weight": torch.zeros(2)})), torch.Tensor.untyped_storage is whole))
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (ended.stdout, ended.stderr) == ("80 True\n", "")
+
+
 def test_image_that_is_changed_after_it_was_checked_is_named_as_a_loader_finds_it(
     photos: Path, data: TrainingData, tmp_path: Path
 ) -> None:
