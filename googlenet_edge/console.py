@@ -230,7 +230,7 @@ def run_command(command: Callable[[], None]) -> None:
     logging.basicConfig(format="gnet-edge: %(message)s", handlers=[_Warnings()])
     logging.captureWarnings(True)
     warnings.filterwarnings("ignore", module=r"PIL\.")  # of images that are read all the same
-    warnings.filterwarnings("ignore", module=r"safetensors\.")  # of its detour where a loader that ends interrupts it
+    warnings.filterwarnings("ignore", "TypedStorage")  # of safetensors, where a loader that is killed interrupts it
     if any(not text or re.fullmatch("--[a-z-]+=", text) for text in sys.argv[1:]):
         _fail("an argument is empty; is a variable of your shell not set?")
     try:
