@@ -20,8 +20,10 @@ from torch.optim.sgd import sgd
 from googlenet_edge.augment import Augmentation
 from googlenet_edge.errors import TrainingError
 from googlenet_edge.processor import read_processor
-from googlenet_edge.statistics import Count
+from googlenet_edge.statistics import Count, Tally
 
+_BATCH, _SMALL_BATCH = 128, 16  # images a step if nobody says how many: at most, and where there are few at least
+_STEPS = 16  # of an epoch, at least, where the images allow it
 _WARMUP = 0.05  # a share of all steps
 _MOMENTUM = 0.9  # Nesterov's
 _KERNEL_MOMENTUM = 0.6
@@ -40,7 +42,8 @@ _ITERATIONS = 5
 
 @dataclass(frozen=True, slots=True)
 class DescentConfig:
-    """What a person may set of any training. ``batch_size`` is that of all processes together.
+    """What a person may set of any training. ``batch_size`` is that of all processes together; 0 is
+    what suits so many images: see `batch_size_for`.
 
     ``learning_rate`` is the peak. ``weight_decay`` is that of kernels and matrices; biases, normalization and what
     `Muon` moves have none. ``mixed_precision`` acts where the processor is made for it; a network whose own roundings
@@ -48,7 +51,7 @@ class DescentConfig:
     """
 
     epochs: Count = 30
-    batch_size: Count = 128
+    batch_size: Tally = 0
     learning_rate: float = 0.1
     weight_decay: float = 5e-4
     mixed_precision: bool = True
@@ -139,9 +142,13 @@ def learning_rate_at(step: int, *, steps: int, config: DescentConfig) -> float:
 def batch_size_for(wanted: int, images: int, *, processes: int = 1) -> int:
     """The batch of all processes: as wanted, but not more than there are images, and divisible by the processes.
 
+    If 0 is wanted, it is 128, or a sixteenth of the images where those are few, but at least 16: an epoch that is one
+    step, or a few, teaches little.
+
     Raises:
         TrainingError: that leaves a process fewer than two images.
     """
+    wanted = wanted or min(_BATCH, max(_SMALL_BATCH, images // _STEPS))
     size = min(wanted, images) // processes * processes
     if size < 2 * processes:
         raise TrainingError(f"{images} images in batches of {wanted} are too few for {processes} processes; use fewer")

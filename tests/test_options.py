@@ -87,7 +87,7 @@ def test_train_does_what_it_is_told(wished: Wished) -> None:
 
 def test_train_without_a_word_takes_what_help_says(wished: Wished, monkeypatch: pytest.MonkeyPatch) -> None:
     request, others = wished(train, "train", "train", "--data", "photos")
-    config = TrainConfig(epochs=30, batch_size=128, learning_rate=0.1, augmentation=Augmentation(0.35, True, 0.2, 0.0))
+    config = TrainConfig(epochs=30, batch_size=0, learning_rate=0.1, augmentation=Augmentation(0.35, True, 0.2, 0.0))
     expected = TrainRequest(Path("photos"), Path("runs/photos-2"), Preprocess(256, 224), config, workers=2)
     assert (request, others["when_damaged"]) == (expected, refuse_damaged)
     monkeypatch.setattr(weights_files, "read_start", lambda name, **_: f"weights of {name}")

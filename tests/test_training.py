@@ -750,6 +750,7 @@ def test_epochs_share_every_batch_between_processes_without_overlap() -> None:
 def test_every_process_has_as_many_images_of_a_batch_as_all_others_and_at_least_two() -> None:
     sizes = [batch_size_for(*each, processes=3) for each in ((128, 500), (128, 100), (7, 500), (6, 6))]
     assert sizes == [126, 99, 6, 6]
+    assert [batch_size_for(0, images) for images in (50_000, 2048, 800, 256, 40, 10)] == [128, 128, 50, 16, 16, 10]
     for wanted, images in ((5, 500), (128, 5)):
         sentence = f"^{images} images in batches of {wanted} are too few for 3 processes; use fewer$"
         with pytest.raises(TrainingError, match=sentence):
@@ -763,7 +764,8 @@ def test_crops_stay_within_the_image_and_keep_the_least_area(width: int, height:
     ramp[..., 0], ramp[..., 1] = np.arange(width), np.arange(height)[:, None]
     image = Image.fromarray(ramp)
     for seed in range(50):
-        pixels = random_crop(image, 200, Augmentation(min_area=least, flip=False), np.random.default_rng(seed))
+        part = random_crop(image, 200, Augmentation(min_area=least, flip=False), np.random.default_rng(seed))
+        pixels = np.asarray(part)
         spans = [int(pixels[..., c].max()) - int(pixels[..., c].min()) for c in (0, 1)]
         assert pixels.shape == (200, 200, 3)
         assert (spans[0] + 2) * (spans[1] + 2) >= least * width * height

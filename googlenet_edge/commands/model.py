@@ -12,6 +12,7 @@ from googlenet_edge import Preprocess, workspace
 from googlenet_edge.commands.options import (
     CALIBRATION_IMAGES,
     CORES,
+    BatchSizeOption,
     DataOption,
     ImagesOption,
     JsonOption,
@@ -39,7 +40,7 @@ def train(
         int | None, typer.Option(min=32, max=4096, help="Short side before the crop; default: size × 8/7.")
     ] = None,
     weights: Annotated[str | None, typer.Option(help="'imagenet', a checkpoint or .pth; default: random.")] = None,
-    batch_size: Annotated[int, typer.Option(min=2, help="Images in a step, of all processes together.")] = 128,
+    batch_size: BatchSizeOption = None,
     learning_rate: Annotated[
         float | None, typer.Option(help="At its peak; default: 0.1, or 0.02 with --weights.")
     ] = None,
@@ -78,7 +79,7 @@ def train(
         preprocess=Preprocess(resize or round(size * 8 / 7), size),
         config=TrainConfig(
             epochs=epochs,
-            batch_size=batch_size,
+            batch_size=batch_size or 0,
             learning_rate=(0.02 if weights else 0.1) if learning_rate is None else learning_rate,
             mixed_precision=mixed_precision,
             augmentation=Augmentation(min_area, flip, colour, erase),
@@ -116,7 +117,7 @@ def finetune(
     images: ImagesOption = None,
     method: MethodOption = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the images; a tenth of the training's is usual.")] = 3,
-    batch_size: Annotated[int, typer.Option(min=2, help="Images in a step.")] = 128,
+    batch_size: BatchSizeOption = None,
     learning_rate: Annotated[float, typer.Option(help="At its peak; a hundredth of the training's is usual.")] = 0.001,
     out: Annotated[Path | None, typer.Option(help=f"Default: {workspace.FINETUNED_FILE} beside it.")] = None,
     seed: SeedOption = 0,
@@ -145,7 +146,7 @@ def finetune(
         calibration=calibration_request(taken, data, images, method, skip_damaged),
         config=DistilConfig(
             epochs=epochs,
-            batch_size=batch_size,
+            batch_size=batch_size or 0,
             learning_rate=learning_rate,
             weight_decay=0.0,
             mixed_precision=False,
@@ -176,7 +177,7 @@ def slim(
     epochs: Annotated[
         int, typer.Option(min=1, help="Passes over the images; a third of the training's is usual.")
     ] = 10,
-    batch_size: Annotated[int, typer.Option(min=2, help="Images in a step.")] = 128,
+    batch_size: BatchSizeOption = None,
     learning_rate: Annotated[float, typer.Option(help="At its peak; a fifth of the training's is usual.")] = 0.02,
     out: Annotated[Path | None, typer.Option(help="Folder for slim-SPEEDUP/; default: the checkpoint's.")] = None,
     seed: SeedOption = 0,
@@ -213,7 +214,7 @@ def slim(
             backend_for(Device.CPU, engine),
             chosen("--threads", threads, settings.threads, 1),
         ),
-        config=DistilConfig(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed),
+        config=DistilConfig(epochs=epochs, batch_size=batch_size or 0, learning_rate=learning_rate, seed=seed),
         seed=workspace.split_seed(taken.parent),
         when_damaged=when_damaged(skip_damaged),
         streams=CORES,
