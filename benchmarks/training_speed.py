@@ -24,7 +24,7 @@ from googlenet_edge.parallel import Rank
 from googlenet_edge.preprocess import Preprocess
 from googlenet_edge.reports import EpochReport, StepReport, StoppedError
 from googlenet_edge.statistics import median_interval, summarize
-from googlenet_edge.training_loop import TrainingData, keep_freed_memory, train_from
+from googlenet_edge.training_loop import TrainingData, prepare_process, train_from
 from googlenet_edge.training_state import TrainConfig, first_state
 
 LEAST_IMAGES_PER_S = 400
@@ -92,7 +92,7 @@ def main() -> None:
 
 def step_ends(data: TrainingData, config: TrainConfig, *, steps: int, workers: int) -> list[float]:
     """Trains for some steps; the moment in which each ended, in seconds."""
-    keep_freed_memory()
+    prepare_process()
     state = first_state(CheckpointInfo(data.train.class_names, data.preprocess), config, images_sha256="")
     with tempfile.TemporaryDirectory() as folder, bar("training") as progress:
         watch = Stopwatch(steps, progress)

@@ -30,6 +30,7 @@ from googlenet_edge.errors import TrainingError
 from googlenet_edge.model import GoogLeNet
 from googlenet_edge.parallel import Rank, any_rank, make_parallel, mean_of_ranks
 from googlenet_edge.preprocess import Preprocess
+from googlenet_edge.processor import usable_cores
 from googlenet_edge.reports import EpochReport, Meter, Observer, StoppedError, append_line, drop_lines_from
 from googlenet_edge.training_state import TrainConfig, TrainingState, write_state
 from googlenet_edge.workspace import METRICS_FILE
@@ -111,12 +112,15 @@ def train_from(
     return loop.checkpoint((report.val_top1, report.val_top5) if report else loop.evaluate())
 
 
-def keep_freed_memory() -> None:
-    """Has glibc keep freed memory for this process (``mallopt``); does nothing with another C library.
+def prepare_process() -> None:
+    """What a process that trains begins with: as many threads as it has cores for, and memory that stays.
 
-    Training frees and takes the same large buffers in every step, and each time the system would have to clear and map
-    their pages again.
+    PyTorch counts the cores that are there, also where a container has less processor time. And a step frees the same
+    large buffers that the next one takes: if glibc did not keep them (``mallopt``; another C library is left as it is),
+    the system would have to clear and map their pages again.
     """
+    if usable_cores() < torch.get_num_threads():
+        torch.set_num_threads(usable_cores())
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         libc.mallopt(_M_MMAP_MAX, 0)

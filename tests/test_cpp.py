@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import subprocess
 import tarfile
 import time
 from collections.abc import Iterator
@@ -216,6 +217,18 @@ def test_cpp_no_more_inferences_run_at_once_than_there_are_cores(gne: Library, t
     finally:
         os.sched_setaffinity(0, usable)
     assert counting.most_at_once() == 1
+
+
+def test_cpp_container_with_less_processor_time_has_fewer_cores(gne_prefix: Path, tmp_path: Path) -> None:
+    """As in Python, on the cores that are here."""
+    quotas = "50000 100000", "0 100000", "100000 100000", "900000000 100000", "max 100000", "", "1 0"
+    files = [tmp_path / f"{i}" for i in range(len(quotas))]
+    for file, quota in zip(files, quotas, strict=True):
+        file.write_text(quota)
+    program = gne_prefix.parent / "build" / "tests" / "cores"
+    done = subprocess.run([program, *files, tmp_path / "none"], capture_output=True, text=True, check=True)
+    all_cores = len(os.sched_getaffinity(0))
+    assert [*map(int, done.stdout.split())] == [1, 1, 1, *[all_cores] * 5]
 
 
 def test_cpp_an_engine_closed_by_one_thread_finishes_what_others_compute(gne: Library, tmp_path: Path) -> None:

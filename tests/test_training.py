@@ -184,6 +184,20 @@ def test_descent_imports_no_compiler() -> None:
     assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
 
 
+@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 2), (8, 2)])
+def test_training_in_a_container_takes_no_more_threads_than_it_has_cores_for(cores: int, threads: int) -> None:
+    program = (
+        "import torch\n"
+        "from googlenet_edge import training_loop\n"
+        f"training_loop.usable_cores = lambda: {cores}\n"
+        "training_loop.prepare_process()\n"
+        "print(torch.get_num_threads())\n"
+    )
+    environment = os.environ | {"OMP_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, f"{threads}\n"), done.stderr
+
+
 def test_average_forgets_its_beginning_and_settles() -> None:
     decays = [ema_decay_at(step, steps=1000) for step in range(1000)]
     assert decays[0] == pytest.approx(0.1)

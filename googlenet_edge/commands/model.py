@@ -65,7 +65,7 @@ def train(
     from googlenet_edge.augment import Augmentation
     from googlenet_edge.parallel import first_tells_of_stop, process_group
     from googlenet_edge.pretrained import read_start
-    from googlenet_edge.training_loop import keep_freed_memory
+    from googlenet_edge.training_loop import prepare_process
     from googlenet_edge.training_state import TrainConfig
 
     if resize is not None and resize < size:
@@ -90,7 +90,7 @@ def train(
         start=start,
         workers=workers,
     )
-    keep_freed_memory()
+    prepare_process()
     with process_group() as rank, first_tells_of_stop(rank), TrainingDisplay(visible=rank.first) as display:
         path = training.train(
             request,
@@ -137,7 +137,7 @@ def finetune(
     from googlenet_edge.distil import DistilConfig
     from googlenet_edge.engines import finetune as finetuning
     from googlenet_edge.engines.tables import finetune_table
-    from googlenet_edge.training_loop import keep_freed_memory
+    from googlenet_edge.training_loop import prepare_process
 
     taken = named(workspace.take_checkpoint(checkpoint, workspace.read_settings()))
     request = finetuning.FinetuneRequest(
@@ -155,7 +155,7 @@ def finetune(
         threads=CORES,
         workers=workers,
     )
-    keep_freed_memory()
+    prepare_process()
     report = finetuning.finetune(request, watch=lambda: TrainingDisplay(visible=True), bars=bar)
     shown(finetune_table(report))
     shown(f"after against before: {report.gain}")
@@ -200,7 +200,7 @@ def slim(
     from googlenet_edge.engines.registry import backend_for
     from googlenet_edge.engines.stopwatch import Target
     from googlenet_edge.engines.tables import slim_tables
-    from googlenet_edge.training_loop import keep_freed_memory
+    from googlenet_edge.training_loop import prepare_process
 
     settings = workspace.read_settings()
     taken = named(workspace.take_checkpoint(checkpoint, settings))
@@ -220,7 +220,7 @@ def slim(
         streams=CORES,
         workers=workers,
     )
-    keep_freed_memory()
+    prepare_process()
     report = slimming.slim(request, watch=lambda: TrainingDisplay(visible=True), bars=bar)
     for table in slim_tables(report):
         shown(table)

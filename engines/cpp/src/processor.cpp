@@ -2,6 +2,7 @@
 
 #include <sched.h>
 
+#include <algorithm>
 #include <fstream>
 #include <string>
 #include <thread>
@@ -18,10 +19,15 @@ bool saturates_u8s8() {
   return false;
 }
 
-size_t usable_cores() {
-  cpu_set_t cores;
-  const bool told = ::sched_getaffinity(0, sizeof cores, &cores) == 0;  // not where there are more than 1,024
-  return told ? static_cast<size_t>(CPU_COUNT(&cores)) : std::thread::hardware_concurrency();
+size_t usable_cores(const char* quota) {
+  cpu_set_t affine;
+  const bool told = ::sched_getaffinity(0, sizeof affine, &affine) == 0;  // not where there are more than 1,024
+  const size_t cores = told ? static_cast<size_t>(CPU_COUNT(&affine)) : std::thread::hardware_concurrency();
+  std::ifstream file(quota);
+  size_t most = 0, period = 0;
+  if (!(file >> most >> period) || period == 0) return cores;  // no cgroup, or "max"
+  const size_t whole = most / period + (most % period != 0);
+  return std::min(cores, std::max<size_t>(1, whole));
 }
 
 }  // namespace gne_sdk

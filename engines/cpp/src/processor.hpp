@@ -9,7 +9,8 @@ namespace gne_sdk {
 // the same rule as googlenet_edge/processor.py.
 bool saturates_u8s8();
 
-// The cores that the system lets this thread use.
-size_t usable_cores();
+// The cores that the system lets this thread use: as many as `quota`, the processor time of a container (cgroup v2),
+// fills. The same rule as googlenet_edge/processor.py.
+size_t usable_cores(const char* quota = "/sys/fs/cgroup/cpu.max");
 
 }  // namespace gne_sdk
