@@ -42,9 +42,9 @@ _ITERATIONS = 5
 
 @dataclass(frozen=True, slots=True)
 class DescentConfig:
-    """What a person may set of any training. ``batch_size`` is that of all processes together; 0 is
-    what suits so many images: see `batch_size_for`.
+    """What a person may set of any training.
 
+    ``batch_size`` is that of all processes together; 0 is what suits the number of images (`batch_size_for`).
     ``learning_rate`` is the peak. ``weight_decay`` is that of kernels and matrices; biases, normalization and what
     `Muon` moves have none. ``mixed_precision`` acts where the processor is made for it; a network whose own roundings
     are the point needs it off.
@@ -142,13 +142,13 @@ def learning_rate_at(step: int, *, steps: int, config: DescentConfig) -> float:
 def batch_size_for(wanted: int, images: int, *, processes: int = 1) -> int:
     """The batch of all processes: as wanted, but not more than there are images, and divisible by the processes.
 
-    If 0 is wanted, it is 128, or a sixteenth of the images where those are few, but at least 16: an epoch that is one
-    step, or a few, teaches little.
+    If 0 is wanted, it is 128, or a sixteenth of the images where those are few, but at least 16 and two for a process:
+    an epoch that is one step, or a few, teaches little.
 
     Raises:
         TrainingError: that leaves a process fewer than two images.
     """
-    wanted = wanted or min(_BATCH, max(_SMALL_BATCH, images // _STEPS))
+    wanted = wanted or min(_BATCH, max(_SMALL_BATCH, 2 * processes, images // _STEPS))
     size = min(wanted, images) // processes * processes
     if size < 2 * processes:
         raise TrainingError(f"{images} images in batches of {wanted} are too few for {processes} processes; use fewer")

@@ -765,6 +765,7 @@ def test_every_process_has_as_many_images_of_a_batch_as_all_others_and_at_least_
     sizes = [batch_size_for(*each, processes=3) for each in ((128, 500), (128, 100), (7, 500), (6, 6))]
     assert sizes == [126, 99, 6, 6]
     assert [batch_size_for(0, images) for images in (50_000, 2048, 800, 256, 40, 10)] == [128, 128, 50, 16, 16, 10]
+    assert batch_size_for(0, 100, processes=12) == 24
     for wanted, images in ((5, 500), (128, 5)):
         sentence = f"^{images} images in batches of {wanted} are too few for 3 processes; use fewer$"
         with pytest.raises(TrainingError, match=sentence):
