@@ -31,7 +31,7 @@ CALIBRATION_IMAGES = 500
 DataOption = Annotated[Path | None, typer.Option(help="Images; default: those of the training.")]
 SeedOption = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")]
 BatchSizeOption = Annotated[
-    int | None, typer.Option(min=2, help="Images in a step, of all processes together; default: 128, fewer of few.")
+    int | None, typer.Option(min=2, help="Images in a step, of all processes; default: 16 to 128, a sixteenth of all.")
 ]
 WorkersOption = Annotated[int, typer.Option(min=0, max=MOST_THREADS, help="Processes that load images.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="The result as JSON on stdout, and nothing else there.")]
