@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,7 +32,7 @@ from googlenet_edge.engines.predictor import Predictor, open_rgb
 from googlenet_edge.engines.registry import backends_for, engine_here, open_bundle, providers_here
 from googlenet_edge.engines.rounds import BenchPlan, Timings, inference, measure, turn_count
 from googlenet_edge.engines.sensors import Watch, Watched, thinned
-from googlenet_edge.engines.sustained import Loads, Sustained, sustain
+from googlenet_edge.engines.sustained import Loads, sustain
 from googlenet_edge.engines.timing import Clock, Tick
 from googlenet_edge.errors import ConfigError, EngineError
 from googlenet_edge.files import sha256_bytes
@@ -74,6 +74,7 @@ def bench(
     names: Sequence[str] | None = None,
     clock: Clock = time.perf_counter,
     progress: Progress | None = None,
+    so_far: Callable[[Measurement], None] | None = None,
     root: Path = ROOT,
 ) -> Measurement:
     """Measures bundles side by side; on a Jetson also power, energy and heat.
@@ -82,6 +83,7 @@ def bench(
         image: the bytes of an image file for the stages and the cold start; by default a generated JPEG of 640×480.
         engine: the runtime for all of them; by default for each the one for which it was built.
         names: what the measurement calls the bundles; by default their paths.
+        so_far: told within a load that lasts, once a minute, what would be known if it were killed then.
         root: where this machine describes itself.
 
     Raises:
@@ -105,19 +107,37 @@ def bench(
             timings = measure(predictors, image, plan=plan, clock=clock, tick=tick, streamed=streamed)
             stretches = _stretches(predictors, image, plan=plan, watching=watching, tick=tick)
             energies = _energies(watching, stretches, len(subjects))  # before a load thins what was seen
+            measured = zip(subjects, timings, cold, energies, strict=True)
+            bundles = _renamed([_bundle_measurement(*parts) for parts in measured], names)
+            known = Measurement(circumstances, described, bundles, ratios(bundles), ())
+
+            def with_loads(loads: Loads) -> Measurement:
+                watched = watching.watched() if watching else None
+                return _concluded(known, loads, cores_of_others=cores_of_others(), watched=watched)
+
+            def keep(loads: Loads) -> None:
+                if so_far:
+                    so_far(with_loads(loads))
+
             elapsed_s = watching.elapsed_s if watching else clock
-            loads = _sustained(predictors, image, plan=plan, elapsed_s=elapsed_s, tick=tick)
+            loads = _sustained(predictors, image, plan=plan, elapsed_s=elapsed_s, tick=tick, so_far=keep)
+        found = with_loads(loads)
         if loads.ended:
             with suppress(Exception):  # an engine that failed may fail once more when it is closed
                 stack.pop_all().close()
-        circumstances = replace(circumstances, cores_of_others=cores_of_others())
-    watched = watching.watched() if watching else None
-    measured = zip(subjects, timings, cold, energies, loads.of_each, strict=True)
-    bundles = _renamed([_bundle_measurement(*parts) for parts in measured], names)
+    return found
+
+
+def _concluded(
+    known: Measurement, loads: Loads, *, cores_of_others: float | None, watched: Watched | None
+) -> Measurement:
+    """All that was measured before the loads, with these."""
+    circumstances = replace(known.circumstances, cores_of_others=cores_of_others)
+    bundles = tuple(replace(b, sustained=load) for b, load in zip(known.bundles, loads.of_each, strict=True))
     warnings = (*_cut_short(bundles, loads), *doubts(circumstances, bundles, watched))
     if watched:
         watched = replace(watched, power=thinned(watched.power), heat=thinned(watched.heat))
-    return Measurement(circumstances, described, bundles, ratios(bundles), warnings, watched)
+    return replace(known, circumstances=circumstances, bundles=bundles, warnings=warnings, watched=watched)
 
 
 def ratios(bundles: Sequence[BundleMeasurement]) -> tuple[LatencyRatio, ...]:
@@ -264,13 +284,19 @@ def _stretches(
 
 
 def _sustained(
-    predictors: Sequence[Predictor], image: bytes, *, plan: BenchPlan, elapsed_s: Clock, tick: Tick
+    predictors: Sequence[Predictor],
+    image: bytes,
+    *,
+    plan: BenchPlan,
+    elapsed_s: Clock,
+    tick: Tick,
+    so_far: Callable[[Loads], None],
 ) -> Loads:
     """See `sustain`; none where none is asked for."""
     if plan.sustained is None:
         return Loads((None,) * len(predictors))
     runs = [inference(predictor, image, batch=1) for predictor in predictors]
-    return sustain(runs, plan=plan.sustained, elapsed_s=elapsed_s, pause=time.sleep, tick=tick)
+    return sustain(runs, plan=plan.sustained, elapsed_s=elapsed_s, pause=time.sleep, tick=tick, so_far=so_far)
 
 
 def _energies(watching: Watch | None, stretches: list[list[Stretch]], subjects: int) -> list[Energy | None]:
@@ -287,7 +313,6 @@ def _bundle_measurement(
     timings: Timings,
     cold: tuple[ColdStart, ...],
     energy: Energy | None,
-    sustained: Sustained | None,
 ) -> BundleMeasurement:
     manifest = subject.manifest
     return BundleMeasurement(
@@ -308,7 +333,6 @@ def _bundle_measurement(
         against_fp32=manifest.against_fp32,
         accuracy_engine=manifest.engine,
         energy=energy,
-        sustained=sustained,
     )
 
 

@@ -7,7 +7,7 @@ environment, runs the measurement and sends it back (`engines/remote_agent.py`).
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -75,13 +75,21 @@ class Cargo:
 
 
 def bench_there(
-    paths: Sequence[Path], remote: Remote, *, plan: RemotePlan, image: bytes | None = None, bars: Bars
+    paths: Sequence[Path],
+    remote: Remote,
+    *,
+    plan: RemotePlan,
+    image: bytes | None = None,
+    bars: Bars,
+    so_far: Callable[[Measurement], None] | None = None,
 ) -> MeasuredThere:
     """Measures bundles on a device. Leaves nothing running there, and keeps or removes the files as asked.
 
     Args:
         image: as for `bench`; the generated one is made here, so that all devices get the same bytes.
         bars: makes the progress bar of a step.
+        so_far: as for `bench`. Where the device falls silent, or the measurement is killed there, the last of them is
+            the result, with a warning that says why.
 
     Raises:
         BundleError: a bundle is damaged.
@@ -102,15 +110,11 @@ def bench_there(
         missing = _missing(link, cargo, remote.host)
         with bars(f"copying to {remote.host}") as progress:
             _send_files(link, missing, progress)
-        with _stopped_by_signals(link):
-            data = _watch(link, remote.host, bars)
-        measurement = _checked(data, paths, cargo, remote.host)
-        try:
-            with bars(f"cleaning up on {remote.host}"):
-                link.expect(EventKind.DONE)
-        except (RemoteError, KeyboardInterrupt) as problem:  # what was measured is here
-            said = f"{remote.host} was left before it had cleaned up: {str(problem) or 'interrupted'}"
-            measurement = replace(measurement, warnings=(*measurement.warnings, said))
+
+        def checked(data: bytes) -> Measurement:
+            return _checked(data, paths, cargo, remote.host)
+
+        measurement = _brought_home(link, remote.host, checked=checked, bars=bars, so_far=so_far)
     return MeasuredThere(measurement, len(missing), sum(map(len, missing)))
 
 
@@ -206,14 +210,48 @@ def _stopped_by_signals(link: Link) -> Iterator[None]:
         raise
 
 
-def _watch(link: Link, host: Host, bars: Bars) -> bytes:
-    """Shows the steps, each with a bar, until the result is there."""
+def _brought_home(
+    link: Link,
+    host: Host,
+    *,
+    checked: Callable[[bytes], Measurement],
+    bars: Bars,
+    so_far: Callable[[Measurement], None] | None,
+) -> Measurement:
+    """The result, or else the last of what was told before it, with a warning that says why there is no more."""
+    known: Measurement | None = None
+
+    def keep(data: bytes) -> None:
+        nonlocal known
+        known = checked(data)
+        if so_far:
+            so_far(known)
+
+    done = "the measurement came home incomplete"
+    try:
+        with _stopped_by_signals(link):
+            data = _watch(link, host, bars, keep)
+        known, done = checked(data), f"{host} was left before it had cleaned up"
+        with bars(f"cleaning up on {host}"):
+            link.expect(EventKind.DONE)
+    except (RemoteError, KeyboardInterrupt) as problem:
+        if known is None:
+            raise
+        return replace(known, warnings=(*known.warnings, f"{done}: {str(problem) or 'interrupted'}"))
+    return known
+
+
+def _watch(link: Link, host: Host, bars: Bars, keep: Callable[[bytes], None]) -> bytes:
+    """Shows the steps, each with a bar, until the result is there; what comes before it is to ``keep``."""
     step = ""
     while True:
         with bars(f"{step or 'preparing'} on {host}") as progress:
             event = link.event()
-            while event.event is EventKind.PROGRESS:
-                progress(event.done, event.total)
+            while event.event in (EventKind.PROGRESS, EventKind.SO_FAR):
+                if event.event is EventKind.SO_FAR:
+                    keep(link.payload(event))
+                else:
+                    progress(event.done, event.total)
                 event = link.event()
         if event.event is EventKind.RESULT:
             return link.payload(event)

@@ -31,8 +31,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-FOLDER = "gnet-edge-remote"
-_WORKER = ["-m", "googlenet_edge.engines.remote_worker", "request.json", "measurement.json"]
+_RESULT = "measurement.json"
+_WORKER = ["-m", "googlenet_edge.engines.remote_worker", "request.json", _RESULT]
 TOLD = 3  # how a worker ends that has said itself what went wrong
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
@@ -84,12 +84,13 @@ class Line:
             if facts["do"] != "alive":
                 return facts, payload
 
-    def listen_to_the_end(self) -> None:
-        """Reads until nobody is there any more."""
+    def end_when_alone(self) -> None:
+        """Reads until nobody is there any more, and ends this process."""
         with contextlib.suppress(Gone):
             while True:
                 self._buffer = b""
                 self._more()
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def _more(self) -> None:
         if not select.select([self._source], [], [], self.silence_s)[0]:
@@ -127,7 +128,7 @@ def main() -> None:
 
 def _do(job: dict[str, Any], root: Path, line: Line) -> None:
     _receive(job["files"], root / "files", line)
-    _in_background(_end_when_alone, line)
+    _in_background(line.end_when_alone)
     work = root / "work"
     for place, digest in job["layout"].items():
         (work / place).parent.mkdir(parents=True, exist_ok=True)
@@ -137,11 +138,11 @@ def _do(job: dict[str, Any], root: Path, line: Line) -> None:
     if job["environment"] == "given":
         python, environment = sys.executable, _unpacked(wheel, work / "package")
     else:
-        wish = {"extras": job["extras"], "packages": job["packages"]}
+        wish = {kind: job[kind] for kind in ("extras", "packages")}
         python, environment = _made(wheel, wish, root / "venv", line), dict(os.environ)
     environment["XDG_CACHE_HOME"] = str(root / "cache")  # for what runtimes and plans keep
     line.say("step", message="starting")
-    result = work / "measurement.json"
+    result = work / _RESULT
     try:
         _measure([python, *_WORKER], environment, work, line, job)
     except Gone:
@@ -154,7 +155,7 @@ def _do(job: dict[str, Any], root: Path, line: Line) -> None:
 def _own_folder(*, keep: bool) -> Iterator[Path]:
     """The folder for everything, locked; afterwards empty of what need not be kept, or gone."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111  (never raises)
-    root = Path(cache, FOLDER)
+    root = Path(cache, "gnet-edge-remote")
     lock = _locked(root)
     try:
         shutil.rmtree(root / "work", ignore_errors=True)
@@ -218,8 +219,7 @@ def _unpacked(wheel: Path, folder: Path) -> dict[str, str]:
     """The package beside an interpreter that was named and is left as it is."""
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder)
-    paths = [str(folder), os.environ.get("PYTHONPATH", "")]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))}
 
 
 def _made(wheel: Path, wish: dict[str, list[str]], venv: Path, line: Line) -> str:
@@ -285,7 +285,13 @@ def _with_cuda() -> dict[str, str]:
 
 
 def _measure(command: list[str], environment: dict[str, str], work: Path, line: Line, job: dict[str, Any]) -> None:
-    code, said = _run(command, environment, cwd=work, on_line=line.pass_on, patience_s=job["patience_s"])
+    def pass_on(said: bytes) -> None:
+        if said.startswith(b'{"event": "so_far"'):
+            line.say("so_far", payload=(work / _RESULT).read_bytes())  # replaced in one step
+        else:
+            line.pass_on(said)
+
+    code, said = _run(command, environment, cwd=work, on_line=pass_on, patience_s=job["patience_s"])
     if code == TOLD:
         sys.exit(1)  # the worker has said what went wrong
     if code < 0:
@@ -362,11 +368,6 @@ def _breathe(line: Line, every_s: float) -> None:
             line.say("alive")
 
 
-def _end_when_alone(line: Line) -> None:
-    line.listen_to_the_end()
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
 def _in_background(work: Callable[..., None], *arguments: Any) -> threading.Thread:
     thread = threading.Thread(target=work, args=arguments, daemon=True)
     thread.start()
@@ -392,8 +393,7 @@ def _sentence(problem: OSError) -> str:
 
 def _last(said: list[str], word: str) -> str:
     """The last line that names an error, or else the last."""
-    telling = [line for line in said if word in line] or [line for line in said if line]
-    return telling[-1] if telling else "it did not say why"
+    return ([line for line in said if word in line] or list(filter(None, said)) or ["it did not say why"])[-1]
 
 
 if __name__ == "__main__":

@@ -51,6 +51,7 @@ class EventKind(Enum):
     STEP = "step"
     PROGRESS = "progress"
     ALIVE = "alive"
+    SO_FAR = "so_far"
     RESULT = "result"
     DONE = "done"
     FAILED = "failed"

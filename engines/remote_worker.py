@@ -65,8 +65,13 @@ class Request:
     plan: RemotePlan
 
 
-def run(request: Request, *, say: Say, root: Path = ROOT) -> Measurement:
+def run(
+    request: Request, *, say: Say, so_far: Callable[[Measurement], None] | None = None, root: Path = ROOT
+) -> Measurement:
     """Builds what has to be built on the device, and measures. ``root`` is where this machine describes itself.
+
+    Args:
+        so_far: as for `bench`.
 
     Raises:
         EngineError: this machine is another device, or cannot do what is asked.
@@ -100,6 +105,7 @@ def run(request: Request, *, say: Say, root: Path = ROOT) -> Measurement:
             image=image,
             engine=wish.engine,
             progress=_reporting(say),
+            so_far=so_far,
             root=root,
         )
     return replace(measurement, warnings=(*measurement.warnings, *left))
@@ -121,9 +127,14 @@ def main() -> int:
     """The process."""
     say = _speaker()
     data = read_file(Path(sys.argv[1]), limit=_MAX_REQUEST_BYTES, error=ConfigError)
-    request = from_json(data, Request, where="the request", error=ConfigError)
+    request, out = from_json(data, Request, where="the request", error=ConfigError), Path(sys.argv[2])
+
+    def keep(measurement: Measurement) -> None:
+        write_json(out, measurement)
+        say("so_far")
+
     try:
-        write_json(Path(sys.argv[2]), run(request, say=say))
+        write_json(out, run(request, say=say, so_far=keep))
     except EdgeError as problem:
         say("failed", message=in_their_words(str(problem), request))
         return TOLD

@@ -23,6 +23,8 @@ from googlenet_edge.statistics import Lasting, NonNegative, Tally
 _LEAST_S, _MOST_S = 10.0, 7 * 24 * 3600.0
 _MOST_WINDOWS = 600
 _MOST_FPS = 1000.0
+_KEEP_EVERY_S = 60.0
+_WENT_ON = "it went on, but what came later is lost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,7 @@ class Sustained:
 
 @dataclass(frozen=True, slots=True)
 class Loads:
-    """The loads of some bundles, in their order. ``ended`` says why they ended before their time, where they did.
+    """The loads of some bundles, in their order. ``ended`` says why they end before their time, where they do.
 
     Then the last one is cut short, or its bundle and those after it have none.
     """
@@ -124,6 +126,7 @@ def sustain(
     elapsed_s: Clock,
     pause: Callable[[float], None],
     tick: Tick,
+    so_far: Callable[[Loads], None],
 ) -> Loads:
     """Has each of ``runs`` infer one image as often as the plan says, one after the other.
 
@@ -133,22 +136,33 @@ def sustain(
         elapsed_s: the time of the sensors' samples, `Watch.elapsed_s`.
         pause: `time.sleep`.
         tick: called `SustainedPlan.window_count` times for each of ``runs``, if all of them last.
+        so_far: told what was done until then: after the first inference, then once a minute, between two of them.
 
     Raises:
         EngineError, KeyboardInterrupt, SystemExit: what ended it, where no inference was done by then.
     """
     loads: list[_Load] = []
-    ended = ""
+    ended, next_s = "", 0.0
+
+    def found(ended: str) -> Loads:
+        return Loads((*(load.sustained() for load in loads), *[None] * (len(runs) - len(loads))), ended)
+
+    def after_inference() -> None:
+        nonlocal next_s
+        if elapsed_s() >= next_s:
+            so_far(found(_WENT_ON))
+            next_s = elapsed_s() + _KEEP_EVERY_S
+
     try:
         with signals_to(signal.default_int_handler, signal.SIGTERM, signal.SIGHUP):
             for run in runs:
-                loads.append(_Load(plan, elapsed_s, tick))
+                loads.append(_Load(plan, elapsed_s, tick, after_inference))
                 loads[-1].last(run, pause)
     except (EngineError, KeyboardInterrupt, SystemExit) as problem:  # the last is how `clocks.held` ends
         ended = why(problem) if isinstance(problem, EngineError) else "interrupted"
         if not any(load.sustained() for load in loads):
             raise
-    return Loads((*(load.sustained() for load in loads), *[None] * (len(runs) - len(loads))), ended)
+    return found(ended)
 
 
 @contextmanager
@@ -195,8 +209,8 @@ class _Filling:
 class _Load:
     """A load while it lasts. It can be left at any moment."""
 
-    def __init__(self, plan: SustainedPlan, elapsed_s: Clock, tick: Tick) -> None:
-        self._plan, self._elapsed_s, self._tick = plan, elapsed_s, tick
+    def __init__(self, plan: SustainedPlan, elapsed_s: Clock, tick: Tick, after_inference: Tick) -> None:
+        self._plan, self._elapsed_s, self._tick, self._after_inference = plan, elapsed_s, tick, after_inference
         self._started_s, self._complete, self._frames = elapsed_s(), False, 0
         self._windows: dict[int, SustainedWindow] = {}
         self._filling = _Filling()
@@ -212,7 +226,8 @@ class _Load:
             self._filling.times_ms.append(inference.ms)
             self._filling.missed += inference.missed
             self._frames += inference.frames
-        for _ in range(self._plan.window_count - len(self._windows)):
+            self._after_inference()
+        for _ in range(self._plan.window_count - len(self._windows.keys() - {self._filling.number})):
             self._tick()
         self._complete = True
 

@@ -593,6 +593,38 @@ def test_bench_that_is_ended_under_load_gives_out_what_it_measured_and_fails(
     assert_set_back()
 
 
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import pytest
+import googlenet_edge.engines.bench as measuring
+from googlenet_edge.cli import main
+from test_cli import quick_bench_on_a_jetson
+
+def inference(*_, **__):
+    return lambda: os.kill(os.getpid(), signal.SIGKILL) if Path("so-far.json").exists() else None
+
+measuring.inference = inference
+sys.argv = ["gnet-edge", "bench", "--device", "cpu", "--sustained", "1h", "--out", "so-far.json"]
+with pytest.MonkeyPatch.context() as patch:
+    quick_bench_on_a_jetson(Path(sys.argv[-1]).resolve().parent / "root", patch)
+    main()
+"""
+
+
+def test_bench_that_is_killed_under_load_leaves_what_it_measured_by_then(tmp_path: Path) -> None:
+    """In a process of its own, at its first inference after the file is there."""
+    write_colour_bundle(tmp_path / "runs" / "colours" / "fp32-cpu")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    ended = subprocess.run([sys.executable, "-c", KILLED], cwd=tmp_path, env=environment, check=False)
+    assert ended.returncode == -signal.SIGKILL
+    found = read_measurement(tmp_path / "so-far.json")
+    sentence = "the load of runs/colours/fp32-cpu ended after 0 s: it went on, but what came later is lost"
+    assert (found.cut_short, found.warnings[0]) == (True, sentence)
+    assert found.bundles[0].energy
+    assert found.watched
+
+
 def quick_bench_on_a_jetson(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     energy = EnergyPlan(1, 0.25, settle_s=0.0, hz=200)
     quick = partial(rounds.BenchPlan, rounds=6, runs=1, batches=(1,), batch_rounds=1, cold_starts=1, energy=energy)

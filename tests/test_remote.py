@@ -29,10 +29,12 @@ import googlenet_edge
 from googlenet_edge.dataset import Progress
 from googlenet_edge.engines import remote_link
 from googlenet_edge.engines.bundle import write_bundle
+from googlenet_edge.engines.measurement import Measurement
 from googlenet_edge.engines.remote import MeasuredThere, Remote, bench_there
 from googlenet_edge.engines.remote_link import Event, EventKind
 from googlenet_edge.engines.remote_worker import RemotePlan
 from googlenet_edge.engines.ssh import Host, parse_host
+from googlenet_edge.engines.sustained import SustainedPlan
 from googlenet_edge.errors import ConfigError, EdgeError, RemoteError
 from googlenet_edge.target import Device as Target
 from googlenet_edge.target import EngineName, Precision
@@ -424,6 +426,32 @@ def test_remote_load_that_is_ended_here_brings_home_what_was_measured(work: Path
     assert not any("cleaned up" in doubt for doubt in doubts)
     assert device.running() == []
     assert not device.kept.exists()
+
+
+@pytest.mark.parametrize(
+    ("what", "sentence"),
+    [
+        ("remote_worker", f"{ALIAS}: the process that measures was killed (SIGKILL); is the memory full?"),
+        ("-I", f"the connection to {ALIAS} broke: the process over there was killed (is its memory full?);"),
+    ],
+)
+def test_remote_load_that_is_killed_there_leaves_what_came_before(
+    work: Path, device: Device, what: str, sentence: str
+) -> None:
+    came: list[Measurement] = []
+
+    def so_far(measurement: Measurement) -> None:
+        came.append(measurement)
+        os.kill(device.running(what)[0], signal.SIGKILL)
+
+    plan, bundle = replace(BRIEF, sustained=SustainedPlan(600)), work / "fp32-cpu"
+    found = bench_there([bundle], HERE, plan=plan, bars=Bars(), so_far=so_far).measurement
+    assert found.cut_short
+    assert replace(found, warnings=found.warnings[:-1]) == came[0]
+    ended = f"the load of {bundle} ended after 0 s: it went on, but what came later is lost"
+    assert re.fullmatch(ended, found.warnings[0])
+    assert found.warnings[-1].startswith(f"the measurement came home incomplete: {sentence}")
+    wait_until(lambda: not device.running())
 
 
 # Words

@@ -73,7 +73,7 @@ def test_worker_measures_as_it_was_asked_with_a_stream_for_each_core(
 CHATTY = """
 import os, sys
 from googlenet_edge.engines import remote_worker
-def run(request, *, say):
+def run(request, *, say, so_far):
     os.write(1, b"a library says hello")
     print("so does Python", flush=True)
     say("step", message="measuring")

@@ -28,6 +28,16 @@ class FakeTime:
         self.now += seconds
 
 
+def sustained(
+    runs: list[Callable[[], None]],
+    plan: SustainedPlan,
+    at: FakeTime,
+    tick: Callable[[], None] = lambda: None,
+    so_far: Callable[[Loads], None] = lambda _: None,
+) -> Loads:
+    return sustain(runs, plan=plan, elapsed_s=at.clock, pause=at.pause, tick=tick, so_far=so_far)
+
+
 def load(plan: SustainedPlan, takes_s: Callable[[float], float]) -> tuple[Sustained, int]:
     """A load of inferences that take so long, by the second in which they begin; and how often it told progress."""
     at, ticks = FakeTime(), []
@@ -35,7 +45,7 @@ def load(plan: SustainedPlan, takes_s: Callable[[float], float]) -> tuple[Sustai
     def run() -> None:
         at.now += takes_s(at.now - 1000)
 
-    found = sustain([run], plan=plan, elapsed_s=at.clock, pause=at.pause, tick=lambda: ticks.append(None))
+    found = sustained([run], plan, at, lambda: ticks.append(None))
     assert found.of_each[0]
     assert not found.ended
     return found.of_each[0], len(ticks)
@@ -51,7 +61,7 @@ def loads_of_three(plan: SustainedPlan, end: Callable[[], object], *, after: int
         done.append(None)
         at.now += 0.125
 
-    return sustain([run] * 3, plan=plan, elapsed_s=at.clock, pause=at.pause, tick=lambda: None)
+    return sustained([run] * 3, plan, at)
 
 
 def test_load_back_to_back_is_summarized_second_by_second() -> None:
@@ -133,6 +143,26 @@ found = loads_of_three(SustainedPlan(10), lambda: signal.raise_signal(number), a
 assert signal.getsignal(number) is before
 print(found.ended, [load and (load.inferences, load.ended_s) for load in found.of_each])
 """
+
+
+def test_load_tells_after_its_first_inference_and_then_every_minute_what_was_done_until_then() -> None:
+    at, told = FakeTime(), list[tuple[float, Loads]]()
+
+    def run() -> None:
+        at.now += 0.125
+
+    def so_far(loads: Loads) -> None:
+        told.append((at.now - 1000, loads))
+
+    whole = sustained([run] * 2, SustainedPlan(90), at, so_far=so_far)
+    known = [(moment, [load and (load.inferences, load.ended_s) for load in loads.of_each]) for moment, loads in told]
+    assert known == [
+        (0.125, [(1, 0.125), None]),
+        (60.125, [(60 * 8 + 1, 60.125), None]),
+        (120.125, [(90 * 8, None), (30 * 8 + 1, 30.125)]),
+    ]
+    assert {loads.ended for _, loads in told} == {"it went on, but what came later is lost"}
+    assert [load and (load.inferences, load.ended_s) for load in whole.of_each] == [(90 * 8, None)] * 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

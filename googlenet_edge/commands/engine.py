@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -341,7 +342,7 @@ def bench(
     lock_clocks: machine.LockOption = False,
     power_mode: machine.ModeOption = None,
     image: Annotated[Path | None, typer.Option(help="For the stages; default: a generated JPEG, 640×480.")] = None,
-    out: Annotated[Path | None, typer.Option(help="JSON file for every sample; default: none.")] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON of all samples, each minute of a load; default: none.")] = None,
     host: machine.HostOption = None,
     python: machine.PythonOption = None,
     keep: machine.KeepOption = False,
@@ -375,13 +376,16 @@ def bench(
     on_processor = not remote and wish is Device.CPU and engine is None
     paths = machine.bundles_to_measure(bundles or (), wish, on_processor=on_processor)
     cores, rounds = chosen("--threads", threads, settings.threads, 1), chosen("--rounds", rounds, settings.rounds, None)
+    so_far = partial(machine.keep, out) if out else None
     if remote:
         there = RemotePlan(wish, engine, cores, streams, rounds, lasting, power_mode, lock_clocks)
-        measurement = machine.measured_there(paths, remote, plan=there, image=photo)
+        measurement = machine.measured_there(paths, remote, plan=there, image=photo, so_far=so_far)
     else:
         with held(machine.ROOT, power_mode, fixed=lock_clocks) as left, bar("measuring") as progress:
             plan = BenchPlan(threads=cores, streams=streams or CORES, rounds=rounds, sustained=lasting)
-            measurement = run(paths, plan=plan, image=photo, engine=engine, progress=progress, root=machine.ROOT)
+            measurement = run(
+                paths, plan=plan, image=photo, engine=engine, progress=progress, so_far=so_far, root=machine.ROOT
+            )
         measurement = replace(measurement, warnings=(*measurement.warnings, *left))
     for part in measurement_parts(measurement):
         shown(part)

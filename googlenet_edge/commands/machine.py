@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,7 @@ import typer
 
 from googlenet_edge.commands.options import JsonOption, output
 from googlenet_edge.console import bar, chosen, named, shown
-from googlenet_edge.errors import ConfigError, EngineError
+from googlenet_edge.errors import ConfigError, EngineError, OutputError
 from googlenet_edge.target import Device
 from googlenet_edge.workspace import Settings, take_bundles
 
@@ -188,11 +189,26 @@ def destination(
     )
 
 
-def measured_there(paths: Sequence[Path], remote: Remote, *, plan: RemotePlan, image: bytes | None) -> Measurement:
+def keep(out: Path, so_far: Measurement) -> None:
+    """Writes what is known within a load that lasts: whatever ends this process, it is there."""
+    from googlenet_edge.files import write_json
+
+    with suppress(OutputError):  # said at the end, where it is still so
+        write_json(out, so_far)
+
+
+def measured_there(
+    paths: Sequence[Path],
+    remote: Remote,
+    *,
+    plan: RemotePlan,
+    image: bytes | None,
+    so_far: Callable[[Measurement], None] | None,
+) -> Measurement:
     """Measures over there, and says how much had to be copied."""
     from googlenet_edge.engines.remote import bench_there
 
-    found = bench_there(paths, remote, plan=plan, image=image, bars=bar)
+    found = bench_there(paths, remote, plan=plan, image=image, bars=bar, so_far=so_far)
     amount = f"{found.copied_files} files, {found.copied_bytes / 1e6:.2f} MB"
     shown(f"copied to {remote.host}: {amount if found.copied_files else 'nothing, all was there'}")
     return found.measurement
