@@ -10,10 +10,9 @@ from typing import Annotated
 import typer
 
 from googlenet_edge import __version__
-from googlenet_edge.commands.demo import demo
 from googlenet_edge.commands.engine import bench, build, evaluate, inspect, predict, sensitivity
 from googlenet_edge.commands.machine import devices, doctor
-from googlenet_edge.commands.model import calibrate, export, finetune, prune, slim, train
+from googlenet_edge.commands.model import calibrate, demo, export, finetune, prune, slim, train
 from googlenet_edge.commands.report import package, report
 from googlenet_edge.console import run_command
 

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from measured import answered, lost_and_gained, measured, measured_bundle, on_a_jetson, scaled, with_accuracy
 
-from googlenet_edge.commands import demo as demonstration
+from googlenet_edge.commands import model as demonstration
 from googlenet_edge.engines.accuracy import compare
 from googlenet_edge.engines.answers import Thumbnail
 from googlenet_edge.engines.measurement import (
