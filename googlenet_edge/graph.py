@@ -97,6 +97,8 @@ def read_graph(path: Path) -> InferenceGraph:
     Raises:
         GraphError: missing, cut off, not ONNX, not from this package, or changed after it or by a newer version of it.
     """
+    if path.suffix == ".safetensors":
+        raise GraphError(f"{path} is a checkpoint where a graph is wanted; make one with: gnet-edge export {path}")
     data = read_file(path, limit=MAX_BYTES, error=GraphError)
     try:
         model = onnx.load_model_from_string(data)

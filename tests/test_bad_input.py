@@ -221,6 +221,12 @@ def test_a_graph_in_the_place_of_a_checkpoint_is_told_where_graphs_go(work: Path
     refused_without_a_trace(sentence, command, "net.onnx", "--data", work / "photos", cwd=tmp_path)
 
 
+def test_a_checkpoint_in_the_place_of_a_graph_is_told_how_to_make_one(work: Path, tmp_path: Path) -> None:
+    shutil.copy(work / "runs" / "photos" / "checkpoint.safetensors", tmp_path / "a.safetensors")
+    sentence = "a.safetensors is a checkpoint where a graph is wanted; make one with: gnet-edge export a.safetensors"
+    refused_without_a_trace(sentence, "calibrate", "a.safetensors", "--data", work / "photos", cwd=tmp_path)
+
+
 @pytest.mark.parametrize(
     ("weights", "sentence"),
     [
