@@ -25,10 +25,9 @@ SHOWN = {
     "googlenet_edge/preprocess.py": ("Preprocess",),
     "googlenet_edge/engines/predictor.py": ("Prediction", "Predictor"),
     "googlenet_edge/cli.py": ("_all",),
-    f"{_COMMANDS}/demo.py": ("demo",),
     f"{_COMMANDS}/engine.py": ("bench", "build", "evaluate", "inspect", "predict", "sensitivity"),
     f"{_COMMANDS}/machine.py": ("devices", "doctor"),
-    f"{_COMMANDS}/model.py": ("calibrate", "export", "finetune", "prune", "slim", "train"),
+    f"{_COMMANDS}/model.py": ("calibrate", "demo", "export", "finetune", "prune", "slim", "train"),
     f"{_COMMANDS}/report.py": ("package", "report"),
 }
 

@@ -14,8 +14,8 @@ images=("$data"/val/*/*)
 
 set -x
 [ -e "$run/checkpoint.safetensors" ] ||
-  gnet-edge train --data "$data" --out "$run" --size 64 --min-area 0.5 --epochs 18 --plain-epochs 2 \
-    --batch-size 512 --learning-rate 0.4
+  gnet-edge train --data "$data" --out "$run" --size 64 --resize 68 --min-area 0.5 --epochs 21 \
+    --plain-epochs 2 --batch-size 512 --learning-rate 0.4
 gnet-edge build "$run/checkpoint.safetensors" --precision fp32
 gnet-edge build "$run/checkpoint.safetensors" --precision int8
 gnet-edge eval "$run/fp32-cpu" "$run/int8-cpu"

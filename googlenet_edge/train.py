@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from googlenet_edge.checkpoint import Checkpoint, CheckpointInfo, write_checkpoint
 from googlenet_edge.dataset import (
@@ -119,7 +119,7 @@ def train(
             if saved.epoch < saved.config.epochs:
                 observer.on_resume(saved.epoch + 1, saved.step)
         elif request.start is None:
-            state = whitened(state, data.train, request.preprocess)
+            state = dirac_initialized(whitened(state, data.train, request.preprocess))
         if rank.first:
             write_run_record(request.folder, RunRecord(str(real_path(request.data)), request.config.seed))
         trained = train_from(state, data, folder=request.folder, rank=rank, observer=observer, workers=request.workers)
@@ -198,6 +198,21 @@ def whitened(state: TrainingState, images: ImageSet, preprocess: Preprocess) -> 
     half = directions[: (cout + 1) // 2]
     filters = torch.cat([half, -half])[:cout].float() * random.flatten(1).norm(dim=1).mean()
     weights = {**state.weights, _FIRST: filters.view_as(random)}
+    return replace(state, weights=weights, average=weights)
+
+
+def dirac_initialized(state: TrainingState) -> TrainingState:
+    """``state`` with kernels ``(cout, cin, k, k)`` whose first ``cin`` filters hand on one channel each, as it is.
+
+    Where there are so many filters, that is: of the 3×3 and 5×5 kernels. The other filters stay random, and the first
+    convolution what it is. What a layer is given then reaches the next from the start.
+
+    Source: Jordan, arXiv 2404.00498, section 3.3.
+    """
+    weights = {name: tensor.clone() for name, tensor in state.weights.items()}
+    for name, kernel in weights.items():
+        if kernel.ndim == 4 and name != _FIRST and kernel.shape[0] >= kernel.shape[1]:
+            nn.init.dirac_(kernel[: kernel.shape[1]])
     return replace(state, weights=weights, average=weights)
 
 

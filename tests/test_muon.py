@@ -19,12 +19,17 @@ def random_matrix(rows: int, columns: int, *, decades: float = 0.0) -> Tensor:
 @pytest.mark.parametrize("shape", [(6, 40), (40, 6), (16, 16)])
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
 def test_orthogonal_matrix_has_all_directions_of_a_matrix_alike(shape: tuple[int, int], scale: float) -> None:
-    matrix = random_matrix(*shape, decades=2.3)
+    matrix = random_matrix(*shape, decades=1.3)
     found = orthogonal(matrix * scale)
     u, values, v = torch.linalg.svd(found, full_matrices=False)
     assert 0.67 < float(values.min()) <= float(values.max()) < 1.22
     towards = matrix.flatten() @ (u @ v).flatten() / torch.linalg.svdvals(matrix).sum()
     assert float(towards) == pytest.approx(1, abs=1e-3), "the nearest of all, so none has more of it"
+
+
+def test_orthogonal_matrix_has_what_is_hardly_there_41_times() -> None:
+    values = torch.linalg.svdvals(orthogonal(torch.diag(torch.tensor([1.0, 0.005, 0.001]))))
+    assert values.tolist()[1:] == pytest.approx([0.2, 0.041], rel=0.03)
 
 
 def test_orthogonal_matrix_of_nothing_is_nothing() -> None:
@@ -34,7 +39,7 @@ def test_orthogonal_matrix_of_nothing_is_nothing() -> None:
 def test_kernel_learns_faint_directions_as_soon_as_strong_ones() -> None:
     kernel = torch.zeros(2, 1, 1, 2).copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0]]).view(2, 1, 1, 2)).requires_grad_()
     before = kernel.detach().clone()
-    kernel.grad = torch.tensor([[0.0, 100.0], [1.0, 0.0]]).view(2, 1, 1, 2)
+    kernel.grad = torch.tensor([[0.0, 30.0], [1.0, 0.0]]).view(2, 1, 1, 2)
     with torch.no_grad():
         Muon([kernel], dtype=torch.float32).move(0.5)  # a fifth of it
     strong, faint = (before - kernel.detach()).flatten()[[1, 2]].tolist()

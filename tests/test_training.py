@@ -51,7 +51,7 @@ from googlenet_edge.parallel import Rank
 from googlenet_edge.pictograms import write_pictograms
 from googlenet_edge.preprocess import Preprocess
 from googlenet_edge.reports import EpochReport, StepReport, StoppedError, drop_lines_from, read_lines
-from googlenet_edge.train import TrainRequest, check_training_data, train, whitened
+from googlenet_edge.train import TrainRequest, check_training_data, dirac_initialized, train, whitened
 from googlenet_edge.training_loop import (
     MAYBE_SEEN,
     TrainingData,
@@ -915,6 +915,20 @@ def test_first_filters_of_a_training_from_nothing_answer_apart(photos: Path, dat
     assert changed == {"conv1.conv.weight"}
 
 
+def test_kernels_of_a_training_from_nothing_hand_their_input_on() -> None:
+    """As far as there are filters for it; the others, the first convolution and all that reduces stay as they were."""
+    fresh = first_state(CheckpointInfo(("a", "b"), PREPROCESS), CONFIG, images_sha256="")
+    begun = dirac_initialized(fresh).weights
+    x = torch.randn(2, 64, 5, 5, generator=torch.Generator().manual_seed(0))
+    answers = F.conv2d(F.conv2d(x, begun["conv2.conv.weight"]), begun["conv3.conv.weight"], padding=1)
+    assert torch.equal(answers[:, :64], x)
+    assert torch.equal(begun["conv3.conv.weight"][64:], fresh.weights["conv3.conv.weight"][64:])
+    changed = {name for name in begun if not torch.equal(begun[name], fresh.weights[name])}
+    blocks = ("3a", "3b", "4a", "4b", "4c", "4d", "4e", "5a", "5b")
+    widening = {f"inception{block}.branch{i}.1.conv.weight" for block in blocks for i in (2, 3)}
+    assert changed == {"conv2.conv.weight", "conv3.conv.weight", *widening}
+
+
 def test_biases_of_normalizations_learn_faster_from_nothing_than_from_a_checkpoint(
     data: TrainingData, tmp_path: Path
 ) -> None:
@@ -966,17 +980,20 @@ def test_kernels_are_moved_as_far_in_every_layer_from_nothing(data: TrainingData
     assert lengths(replace(begun, start="0" * 64), tmp_path / "further") == pytest.approx(before, rel=0.1)
 
 
-def test_training_from_weights_keeps_their_first_filters(photos: Path, tmp_path: Path) -> None:
-    """Only where there are none are they made of the images."""
+def test_training_from_weights_keeps_their_filters(photos: Path, tmp_path: Path) -> None:
+    """Only where there are none are the first made of the images, and others to hand their input on."""
     done = [tmp_path / name for name in ("anew", "further")]
     config = replace(CONFIG, epochs=1, learning_rate=1e-12)
     train(TrainRequest(photos, done[0], PREPROCESS, config, workers=0), observer=Watching(), rank=Rank())
     first = read_checkpoint(done[0] / "checkpoint.safetensors")
     begun = TrainRequest(photos, done[1], PREPROCESS, replace(config, seed=1), start=first, workers=0)
     train(begun, observer=Watching(), rank=Rank())
-    filters = [read_checkpoint(folder / "checkpoint.safetensors").weights["conv1.conv.weight"] for folder in done]
-    assert torch.allclose(filters[0][:32], -filters[0][32:], atol=1e-6), "made of the images"
-    assert torch.allclose(filters[1], filters[0], atol=1e-6)
+    anew, further = (read_checkpoint(folder / "checkpoint.safetensors").weights for folder in done)
+    filters = anew["conv1.conv.weight"]
+    assert torch.allclose(filters[:32], -filters[32:], atol=1e-6), "made of the images"
+    assert torch.allclose(anew["conv2.conv.weight"].flatten(1), torch.eye(64), atol=1e-6)
+    for name in ("conv1.conv.weight", "conv2.conv.weight", "conv3.conv.weight"):
+        assert torch.allclose(further[name], anew[name], atol=1e-6)
 
 
 def test_image_that_is_gone_when_the_filters_are_made_is_named(photos: Path, tmp_path: Path) -> None:
