@@ -138,7 +138,7 @@ def _do(job: dict[str, Any], root: Path, line: Line) -> None:
     if job["environment"] == "given":
         python, environment = sys.executable, _unpacked(wheel, work / "package")
     else:
-        wish = {kind: job[kind] for kind in ("extras", "packages")}
+        wish = {"extras": job["extras"], "packages": job["packages"]}
         python, environment = _made(wheel, wish, root / "venv", line), dict(os.environ)
     environment["XDG_CACHE_HOME"] = str(root / "cache")  # for what runtimes and plans keep
     line.say("step", message="starting")

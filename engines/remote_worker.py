@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from googlenet_edge.engines.registry import backend_for, engine_here, open_bundl
 from googlenet_edge.engines.remote_agent import TOLD
 from googlenet_edge.engines.rounds import BenchPlan
 from googlenet_edge.engines.sustained import SustainedPlan
-from googlenet_edge.errors import ConfigError, EdgeError, EngineError
+from googlenet_edge.errors import ConfigError, EdgeError, EngineError, OutputError
 from googlenet_edge.files import from_json, read_file, write_json
 from googlenet_edge.processor import usable_cores
 from googlenet_edge.target import Device, EngineName
@@ -130,8 +131,9 @@ def main() -> int:
     request, out = from_json(data, Request, where="the request", error=ConfigError), Path(sys.argv[2])
 
     def keep(measurement: Measurement) -> None:
-        write_json(out, measurement)
-        say("so_far")
+        with suppress(OutputError):  # said at the end, where it is still so
+            write_json(out, measurement)
+            say("so_far")
 
     try:
         write_json(out, run(request, say=say, so_far=keep))

@@ -24,7 +24,7 @@ _LEAST_S, _MOST_S = 10.0, 7 * 24 * 3600.0
 _MOST_WINDOWS = 600
 _MOST_FPS = 1000.0
 _KEEP_EVERY_S = 60.0
-_WENT_ON = "it went on, but what came later is lost"
+_WENT_ON = "what came later is lost"
 
 
 @dataclass(frozen=True, slots=True)

@@ -619,10 +619,17 @@ def test_bench_that_is_killed_under_load_leaves_what_it_measured_by_then(tmp_pat
     ended = subprocess.run([sys.executable, "-c", KILLED], cwd=tmp_path, env=environment, check=False)
     assert ended.returncode == -signal.SIGKILL
     found = read_measurement(tmp_path / "so-far.json")
-    sentence = "the load of runs/colours/fp32-cpu ended after 0 s: it went on, but what came later is lost"
+    sentence = "the load of runs/colours/fp32-cpu ended after 0 s: what came later is lost"
     assert (found.cut_short, found.warnings[0]) == (True, sentence)
     assert found.bundles[0].energy
     assert found.watched
+
+
+def test_load_goes_on_where_what_is_known_cannot_be_written(tmp_path: Path) -> None:
+    """The end of the measurement says so, where it is still so then."""
+    (tmp_path / "full").touch()
+    machine.keep(tmp_path / "full" / "measurement.json", measured())
+    assert [*contents(tmp_path)] == ["full"]
 
 
 def quick_bench_on_a_jetson(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

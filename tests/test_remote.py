@@ -448,9 +448,28 @@ def test_remote_load_that_is_killed_there_leaves_what_came_before(
     found = bench_there([bundle], HERE, plan=plan, bars=Bars(), so_far=so_far).measurement
     assert found.cut_short
     assert replace(found, warnings=found.warnings[:-1]) == came[0]
-    ended = f"the load of {bundle} ended after 0 s: it went on, but what came later is lost"
+    ended = f"the load of {bundle} ended after 0 s: what came later is lost"
     assert re.fullmatch(ended, found.warnings[0])
     assert found.warnings[-1].startswith(f"the measurement came home incomplete: {sentence}")
+    wait_until(lambda: not device.running())
+
+
+def test_remote_load_of_a_device_that_hangs_leaves_what_came_before(
+    work: Path, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, seconds in (("_CLOSING_S", 0.0), ("SILENCE_S", 4.0), ("ALIVE_S", 0.1)):
+        monkeypatch.setattr(remote_link, name, seconds)
+    stopped: list[int] = []
+
+    def so_far(_: Measurement) -> None:
+        stopped.extend(device.running("import sys; print("))
+        os.kill(stopped[0], signal.SIGSTOP)
+
+    plan = replace(BRIEF, sustained=SustainedPlan(600))
+    found = bench_there([work / "fp32-cpu"], HERE, plan=plan, bars=Bars(), so_far=so_far).measurement
+    os.kill(stopped[0], signal.SIGCONT)
+    hangs = f"{ALIAS} has said nothing for 4 seconds; see whether it hangs, and try again"
+    assert (found.cut_short, found.warnings[-1]) == (True, f"the measurement came home incomplete: {hangs}")
     wait_until(lambda: not device.running())
 
 

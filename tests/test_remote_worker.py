@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from fake_jetson import ORIN_NANO, fake_jetson, fake_pc
 from measured import measured, measured_bundle
 from tiny_bundles import colour_bundle, write_colour_bundle
 
-from googlenet_edge.engines import registry, remote, remote_worker
+from googlenet_edge.engines import registry, remote, remote_agent, remote_worker
 from googlenet_edge.engines.bundle import FileRecord, write_bundle
 from googlenet_edge.engines.jetson import read_jetson, read_power_mode
 from googlenet_edge.engines.remote_worker import RemotePlan, Request, in_their_words, run
@@ -88,6 +89,31 @@ def test_worker_sends_on_nothing_that_a_library_prints(tmp_path: Path) -> None:
     command = [sys.executable, "-c", CHATTY, tmp_path / "request.json", tmp_path / "measurement.json"]
     ended = subprocess.run(command, capture_output=True, check=False)
     assert (ended.returncode, ended.stdout) == (1, b'{"event": "step", "message": "measuring"}\n'), ended.stderr
+
+
+ON_A_FULL_DISK = """
+import sys
+from googlenet_edge.engines import remote_worker
+from measured import measured
+def run(request, *, say, so_far):
+    so_far(measured())
+    say("step", message="going on")
+    return measured()
+remote_worker.run = run
+sys.exit(remote_worker.main())
+"""
+
+
+def test_worker_that_cannot_write_within_a_load_goes_on_and_says_so_at_the_end(tmp_path: Path) -> None:
+    (tmp_path / "request.json").write_bytes(to_json(asked(PLAN, tmp_path)))
+    (tmp_path / "full").touch()
+    command = [sys.executable, "-c", ON_A_FULL_DISK, tmp_path / "request.json", tmp_path / "full" / "measurement.json"]
+    ended = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    going_on, failed = map(json.loads, ended.stdout.splitlines())
+    assert going_on == {"event": "step", "message": "going on"}
+    assert failed["event"] == "failed"
+    assert failed["message"].startswith(f"cannot write {tmp_path}/full/measurement.json: ")
+    assert (ended.returncode, ended.stderr) == (remote_agent.TOLD, "")
 
 
 def test_worker_compiles_for_a_gpu_before_anything_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
