@@ -204,8 +204,8 @@ def whitened(state: TrainingState, images: ImageSet, preprocess: Preprocess) -> 
 def dirac_initialized(state: TrainingState) -> TrainingState:
     """``state`` with kernels ``(cout, cin, k, k)`` whose first ``cin`` filters hand on one channel each, as it is.
 
-    Where there are so many filters, that is: of the 3×3 and 5×5 kernels. The other filters stay random, and the first
-    convolution what it is. What a layer is given then reaches the next from the start.
+    Where there are so many filters, that is: of the second convolution and of the 3×3 and 5×5 kernels. The others stay
+    random, and the first convolution what it is. What these layers are given reaches the next from the start.
 
     Source: Jordan, arXiv 2404.00498, section 3.3.
     """
