@@ -10,13 +10,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import numpy as np
-import openvino
 from numpy.typing import NDArray
 
 from googlenet_edge.engines.protocol import NOT_LOWERED, Engine, EngineOptions, EngineSpec, usable
 from googlenet_edge.errors import EngineError
 from googlenet_edge.processor import Processor, read_processor
 from googlenet_edge.target import Device, EngineName
+
+# Where this cannot be imported, OpenVINO tells Google Analytics nothing of it; what else wants it finds it afterwards.
+_seen = sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+try:
+    import openvino
+finally:
+    if _seen is None:
+        del sys.modules["openvino_telemetry"]
 
 Settings = dict[str, str | int | bool]
 

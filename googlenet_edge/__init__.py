@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
+# ONNX Runtime 1.29 and newer reports models and the machine to Microsoft, unless this is set when it is loaded.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 from googlenet_edge.errors import EdgeError
 from googlenet_edge.preprocess import Preprocess
 from googlenet_edge.target import EngineName

@@ -231,6 +231,17 @@ def test_cpp_container_with_less_processor_time_has_fewer_cores(gne_prefix: Path
     assert [*map(int, done.stdout.split())] == [1, 1, 1, *[all_cores] * 5]
 
 
+def test_cpp_runtime_reports_nothing_to_who_made_it(gne_prefix: Path, tmp_path: Path) -> None:
+    """As in Python: at first it would write the number of this machine into its owner's home."""
+    home, image, bundle = tmp_path / "home", tmp_path / "image.jpg", write_colour_bundle(tmp_path / "bundle")
+    home.mkdir()
+    solid("red").save(image)
+    program = gne_prefix.parent / "build" / "tests" / "cold"
+    environment = {"HOME": str(home), "GNE_ONNXRUNTIME": str(libgne.wheel_runtime())}
+    subprocess.run([program, bundle, image, "0"], env=environment, capture_output=True, check=True)
+    assert not [*home.rglob("*")]
+
+
 def test_cpp_an_engine_closed_by_one_thread_finishes_what_others_compute(gne: Library, tmp_path: Path) -> None:
     path, pixels = whole_bundle(tmp_path / "bundle", "int8"), tiny_pixels(2, crop=64)
     counting = counting_runtime(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from PIL import Image
 from tiny_bundles import COLOUR_NET, colour_bundle, hide_openvino, onnx_bytes, with_golden_logits, write_colour_bundle
 from tiny_graph import table_of, tiny_graph, tiny_pixels, whole_googlenet
 
@@ -236,6 +238,41 @@ for order in itertools.permutations(range(3)):
         [sys.executable, "-c", program, bundle, engine.value], capture_output=True, text=True, check=False
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "handled\n" * 6, "")
+
+
+QUIET = """
+import os, sys
+import googlenet_edge
+with googlenet_edge.load(sys.argv[1], engine=sys.argv[2]) as model:
+    print(model.predict(sys.argv[3])[0].label, os.environ.get("ORT_DISABLE_TELEMETRY"))
+if sys.argv[2] == "openvino":
+    import openvino, openvino_telemetry
+    assert openvino.convert_model
+"""
+
+
+def quiet(bundle: Path, engine: EngineName, *, home: Path, **environment: str) -> str:
+    """What the program above prints in a process that has no other environment."""
+    home.mkdir()
+    solid = home.parent / "blue.png"
+    Image.new("RGB", (40, 40), "blue").save(solid)
+    command = [sys.executable, "-c", QUIET, str(bundle), engine.value, str(solid)]
+    given = {"HOME": str(home), "PATH": os.environ["PATH"], **environment}
+    return subprocess.run(command, env=given, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.parametrize("engine", CPU_ENGINES)
+def test_engines_report_nothing_to_who_made_them(engine: EngineName, tmp_path: Path) -> None:
+    """Both runtimes would: at first they write the number of this machine into its owner's home."""
+    home = tmp_path / "home"
+    assert quiet(write_colour_bundle(tmp_path / "bundle"), engine, home=home) == "blue 1\n"
+    assert not [*home.rglob("*")]
+
+
+def test_who_wants_to_report_may(tmp_path: Path) -> None:
+    bundle = write_colour_bundle(tmp_path / "bundle")
+    found = quiet(bundle, EngineName.ONNXRUNTIME, home=tmp_path / "home", ORT_DISABLE_TELEMETRY="0", CI="true")
+    assert found == "blue 0\n"
 
 
 def test_device_without_an_engine_of_that_name_says_which_it_has(monkeypatch: pytest.MonkeyPatch) -> None:

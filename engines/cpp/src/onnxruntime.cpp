@@ -23,6 +23,10 @@ struct ApiBase {
   const char* (*get_version)();
 };
 
+// ONNX Runtime 1.29 and newer reports models and the machine to Microsoft, unless this is set when it is loaded. It is set
+// when libgne is: where a program links that, there is no other thread yet that could be reading the environment.
+[[gnu::constructor]] void report_nothing() { ::setenv("ORT_DISABLE_TELEMETRY", "1", 0); }
+
 [[noreturn]] void refuse(const std::string& what) { throw Failure(GNE_BAD_RUNTIME, what + "; " + kAdvice); }
 
 std::vector<std::string> candidates(const std::string& path) {
