@@ -14,10 +14,10 @@ import tempfile
 import time
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from common import Figure, Result, at_least, conclude, parser, run
 from int8_latency import make_bundles
 
@@ -103,8 +103,10 @@ def main() -> None:
 
 def wheel_runtime() -> Path:
     """The shared library of the Python package. Raises `EngineError`."""
-    for library in (Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so.*"):
-        return library
+    found = find_spec("onnxruntime")
+    for folder in (found and found.submodule_search_locations) or ():
+        for library in Path(folder).glob("capi/libonnxruntime.so.*"):
+            return library
     raise EngineError("this ONNX Runtime has no shared library; name one in $GNE_ONNXRUNTIME")
 
 

@@ -18,8 +18,6 @@ from typing import Any, Protocol
 import msgspec
 import numpy as np
 import onnx
-import onnxruntime
-import openvino
 from common import Figure, Result, at_least, conclude, markdown, parser, run, show
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
@@ -27,7 +25,6 @@ from onnx import helper, numpy_helper
 from googlenet_edge.console import bar
 from googlenet_edge.engines.bundle import read_bundle
 from googlenet_edge.engines.circumstances import read_circumstances
-from googlenet_edge.engines.openvino_cpu import settings
 from googlenet_edge.engines.protocol import EngineOptions
 from googlenet_edge.errors import EngineError
 from googlenet_edge.files import sha256_bytes
@@ -73,6 +70,8 @@ class OnnxRuntimeSession:
     """On ONNX Runtime, which writes what it times into a file in ``folder``."""
 
     def __init__(self, model: bytes, values: NDArray[Any], folder: Path) -> None:
+        import onnxruntime  # noqa: PLC0415  (after googlenet_edge, which keeps it from reporting)
+
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.enable_profiling = True
@@ -100,6 +99,9 @@ class OpenVinoSession:
     """On OpenVINO, set up as our engine does it, with its performance counters."""
 
     def __init__(self, model: bytes, values: NDArray[Any], folder: Path) -> None:
+        from googlenet_edge.engines.openvino_cpu import settings  # noqa: I001, PLC0415  (keeps it from reporting)
+        import openvino  # noqa: PLC0415
+
         del folder
         core = openvino.Core()
         network = core.read_model(model)
@@ -114,7 +116,7 @@ class OpenVinoSession:
         for _ in range(RUNS):
             self._request.infer([self._values])
             for node in self._request.get_profiling_info():
-                if node.status == openvino.ProfilingInfo.Status.EXECUTED:
+                if node.status == node.Status.EXECUTED:
                     self._found[node.node_name].append(node.real_time.total_seconds() * 1e6)
                     self._operators[node.node_name] = node.node_type
 

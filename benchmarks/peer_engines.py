@@ -158,9 +158,8 @@ def _onnxruntime(path: Path, options: EngineOptions) -> Callable[[NDArray[Any]],
 
 
 def _openvino(path: Path, options: EngineOptions) -> Callable[[NDArray[Any]], NDArray[np.float32]]:
-    import openvino  # noqa: PLC0415  (as above)
-
-    from googlenet_edge.engines.openvino_cpu import settings  # noqa: PLC0415  (as above)
+    from googlenet_edge.engines.openvino_cpu import settings  # noqa: I001, PLC0415  (keeps it from reporting)
+    import openvino  # noqa: PLC0415
 
     core = openvino.Core()
     network = core.read_model(path)

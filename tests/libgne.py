@@ -10,10 +10,10 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
@@ -152,7 +152,10 @@ def interleaved(pixels: NDArray[np.uint8], *, kind: int = RGB, stride: int | Non
 
 def wheel_runtime() -> Path:
     """The runtime that the Python package carries."""
-    [library] = (Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so.*")
+    found = find_spec("onnxruntime")
+    assert found is not None
+    assert found.origin is not None
+    [library] = Path(found.origin).parent.glob("capi/libonnxruntime.so.*")
     return library
 
 
