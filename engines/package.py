@@ -61,7 +61,7 @@ as here it answers as the bundle does (needs this package and `pip install 'trit
     answer = triton.InferenceServerClient("localhost:8000").infer("{name}", [given], outputs=[wanted])
     print(answer.as_numpy("logits"))  # LOGIT:INDEX:LABEL, the best first
 """
-_TRITON_COMPILES = """Compile the plan on the GPU that will run it:
+_TRITON_COMPILES = """Compile the plan on the GPU that will run it, in Triton's container, whose TensorRT it must be of:
 
     mkdir -p {name}/1 && {command}
 

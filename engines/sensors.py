@@ -71,11 +71,11 @@ class Watched:
 
     @property
     def throttling(self) -> str:
-        """How often the hardware throttled, by cause."""
+        """How often the hardware throttled, by cause: over-current and under-voltage. What heat does is not counted."""
         if self.throttle_events is None:
-            return "throttle events: not measured"
+            return "throttled by the supply: not measured"
         found = ", ".join(f"{count} of {cause}" for cause, count in self.throttle_events.items() if count)
-        return f"throttle events: {found or 'none'}"
+        return f"throttled by the supply: {found or 'never'}"
 
 
 def deadlines(elapsed_s: Clock, wait: Wait, *, hz: float) -> Iterator[float]:

@@ -253,6 +253,7 @@ def _configure(library: Library, recipe: Recipe, config: tensorrt.IBuilderConfig
     trt = library.trt
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request.workspace_bytes)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    config.avg_timing_iterations = 8  # of each kernel, as trtexec; by default one run decides
     if library.flavour is Flavour.RTX or library.version >= _FIRST_WITH_LEVELS:
         config.builder_optimization_level = request.level
     config.clear_flag(trt.BuilderFlag.TF32)  # on unless it is cleared; float32 means float32

@@ -108,7 +108,7 @@ def _enum(*names: str) -> Any:
 
 def _settable(number: tuple[int, ...], *, typed_only: bool, rtx: bool) -> set[str]:
     """The properties of a builder's configuration."""
-    names = {"profiling_verbosity", "default_device_type", "DLA_core"}
+    names = {"profiling_verbosity", "avg_timing_iterations", "default_device_type", "DLA_core"}
     names |= {"builder_optimization_level"} if rtx or number >= (8, 6) else set()
     names |= {"progress_monitor"} if rtx or number >= (10,) else set()
     names |= set() if typed_only else {"int8_calibrator"}

@@ -29,7 +29,7 @@ from googlenet_edge.statistics import Interval
 from googlenet_edge.target import Device, EngineName, Precision, Unit
 
 HELPERS = {
-    *("common.py", "made.py", "onnxruntime_peer.py"),
+    *("common.py", "made.py", "onnxruntime_peer.py", "triton_backend.py"),
     *("peer_engines.py", "peer_ours.py", "peer_quantizers.py", "peer_table.py"),
 }
 PYTHON_SCRIPTS = sorted(path.name for path in FOLDER.glob("*.py") if path.name not in HELPERS)

@@ -553,7 +553,7 @@ def test_bench_on_a_jetson_shows_what_its_sensors_said(
     assert re.search(r"^colours/fp32-cpu +\d+\.\d mJ +-?\d\.\d mJ +4805\.7 mW +4805\.7 mW$", said, re.MULTILINE), said
     assert re.search(r"^VDD_IN +4805\.7 mW +4805\.7 mW +4805\.7 mW$", said, re.MULTILINE)
     assert re.search(r"^cv0-thermal +not measured +not measured +not measured$", said, re.MULTILINE)
-    assert "throttle events: none\n" in said
+    assert "throttled by the supply: never\n" in said
     assert "JetPack 6.2, TensorRT 10.3.0.30, power mode 15W, GPU at 918 MHz\n" in said
     assert_set_back()
 

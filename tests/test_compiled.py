@@ -53,7 +53,8 @@ def test_build_compiles_a_bundle_once_and_says_where_the_plan_is(bundle: Path, t
     found = json.loads(first.out)
     assert (found["library"], found["reused"]) == ("tensorrt 10.3.0", False)
     assert found["folder"].startswith(str(tmp_path / "cache"))
-    assert "compiled in" in first.err and "the golden vectors give the same logits" in first.err
+    assert "compiled in" in first.err
+    assert "the golden vectors give the logits of the build, as nearly as its precision must\n" in first.err
     again = gnet_edge("build", bundle, cwd=tmp_path)
     assert again.code == 0 and "there already" in again.err
 

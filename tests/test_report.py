@@ -373,7 +373,7 @@ def test_page_draws_power_and_heat_of_the_sensors_that_said_something() -> None:
     assert "33.50 mJ" in page
     assert "+17.8 %" in page
     assert "60 of 3,600" in page
-    assert "throttle events: 3 of oc1" in page
+    assert "throttled by the supply: 3 of oc1" in page
     assert re.search(r"power mode</th><td[^>]*>15W<", page)
     assert re.search(r"gpu clock</th><td[^>]*>now mhz 612, low mhz 306, high mhz 624<", page)
     assert "## Power and heat" in to_markdown(page_of(material(on_a_jetson(measured())))).decode()

@@ -241,9 +241,9 @@ def test_tables_of_power_and_heat_show_every_figure(measurement: Measurement, wi
         ["tj", "41.0 °C", "42.3 °C", "43.5 °C"],
         ["cv0", "not measured", "not measured", "not measured"],
     ]
-    assert watched.throttling == "throttle events: 2 of average over-current"
-    assert replace(watched, throttle_events={"x": 0}).throttling == "throttle events: none"
-    assert replace(watched, throttle_events=None).throttling == "throttle events: not measured"
+    assert watched.throttling == "throttled by the supply: 2 of average over-current"
+    assert replace(watched, throttle_events={"x": 0}).throttling == "throttled by the supply: never"
+    assert replace(watched, throttle_events=None).throttling == "throttled by the supply: not measured"
 
 
 @pytest.mark.parametrize("width", [80, console.PIPED_WIDTH])

@@ -60,8 +60,9 @@ def test_flags_allow_no_more_than_was_asked_for(precision: Precision, flags: lis
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_every_version_gets_profile_workspace_and_detailed_layers(version: str) -> None:
+def test_every_version_gets_profile_workspace_detailed_layers_and_times_as_trtexec_does(version: str) -> None:
     script = told(version)
+    assert script.settings["avg_timing_iterations"] == 8
     assert script.shapes == ((1, 8, 8, 3), (4, 8, 8, 3), (8, 8, 8, 3))
     assert script.settings["profile"]
     assert script.settings["WORKSPACE"] == 1 << 28

@@ -62,8 +62,8 @@ NAMES = {
          "num_DLA_cores"), ALWAYS
     ),
     "IBuilderConfig": dict.fromkeys(
-        ("DLA_core", "add_optimization_profile", "clear_flag", "create_timing_cache", "default_device_type",
-         "get_timing_cache",
+        ("DLA_core", "add_optimization_profile", "avg_timing_iterations", "clear_flag", "create_timing_cache",
+         "default_device_type", "get_timing_cache",
          "profiling_verbosity", "set_device_type", "set_flag", "set_memory_pool_limit", "set_timing_cache"), ALWAYS,
     ) | {
         "builder_optimization_level": "8.6 to 11", "progress_monitor": "9 to 11",

@@ -169,7 +169,7 @@ def _compile(bundle: Path, *, as_json: bool) -> None:
     shown(f"{done.library} on {done.gpu}: {done.size / 1e6:.2f} MB, {took}")
     if done.unit is Unit.DLA:
         shown(str(done.placement))
-    shown("the golden vectors give the same logits as where the bundle was built")
+    shown("the golden vectors give the logits of the build, as nearly as its precision must")
     shown(f"plan: {done.folder}")
     output(done, as_json)
 
