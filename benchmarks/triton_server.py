@@ -7,6 +7,7 @@ Server and client run in an environment of their own, which takes 400 MB and is 
 
 from __future__ import annotations
 
+import ast
 import io
 import os
 import re
@@ -21,6 +22,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from common import Figure, Result, conclude, parser, run
@@ -29,19 +31,21 @@ from PIL import Image
 import googlenet_edge
 from googlenet_edge.console import shown
 from googlenet_edge.engines.bench import generated_jpeg
+from googlenet_edge.engines.bundle import read_bundle
 from googlenet_edge.engines.circumstances import read_circumstances
 from googlenet_edge.engines.package import NAME, README, write_package
 from googlenet_edge.engines.predictor import Predictor
 from googlenet_edge.errors import EngineError
-from googlenet_edge.target import Recipient
+from googlenet_edge.target import Device, Recipient
 
 REPOSITORY = Path(__file__).parents[1]
-WANTED = ("numpy<2", "onnxruntime==1.31.1", "tritonclient[http]")  # the backend's compiled half knows no NumPy 2
+WANTED = ("numpy<2", f"onnxruntime=={version('onnxruntime')}", "tritonclient[http]")  # Triton's Python knows no NumPy 2
 SERVER = "nvidia-pytriton==0.7.0"
 SIZES = ((640, 480), (480, 640), (300, 300), (1000, 120), (97, 401))
 READY_S = 60
 MOST_DIFFERENCE = 1e-5  # Triton writes six decimals
-ANSWER = re.compile(rb"b'(-?[\d.]+):(\d+):(.*?)'")
+CLASS = re.compile(r"""b'(?:[^'\\]|\\.)*'|b"(?:[^"\\]|\\.)*\"""")
+"""One class in what the client prints: bytes, as Python writes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,8 @@ def main() -> None:
     options.add_argument("--env", type=Path, default=Path(".triton-env"), help="where server and client are installed")
     given = options.parse_args()
     circumstances = read_circumstances()
+    if (device := read_bundle(given.bundle).manifest.device) is not Device.CPU:
+        raise EngineError(f"{given.bundle} is for the device {device.value}; give a bundle for cpu")
     python = environment_in(given.env)
     with tempfile.TemporaryDirectory() as name, googlenet_edge.load(given.bundle) as model:
         folder = Path(name)
@@ -110,13 +116,16 @@ def serving(folder: Path, python: Path) -> Iterator[int]:
     """Triton serves ``folder/models`` on a port, until the block ends. Raises `EngineError` where it does not start."""
     [packages] = (python.parents[1] / "lib").glob("python3*/site-packages")
     triton = packages / "pytriton" / "tritonserver"
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    minor = f"{sys.version_info.major}.{sys.version_info.minor}"
+    stub = triton / "python_backend_stubs" / minor / "triton_python_backend_stub"
+    if not stub.is_file():
+        raise EngineError(f"{SERVER} has no backend for Python {minor}; use an older one, and another --env")
     python_backend, ours = folder / "backends" / "python", folder / "backends" / "onnxruntime"
     shutil.copytree(triton / "backends" / "python", python_backend)
-    shutil.copy(triton / "python_backend_stubs" / version / "triton_python_backend_stub", python_backend)
+    shutil.copy(stub, python_backend)
     ours.mkdir()
     shutil.copy(Path(__file__).with_name("triton_backend.py"), ours / "model.py")
-    for program in (triton / "bin" / "tritonserver", python_backend / "triton_python_backend_stub"):
+    for program in (triton / "bin" / "tritonserver", python_backend / stub.name):
         program.chmod(0o755)
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
@@ -154,12 +163,20 @@ def wait_for(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
 
 
 def asked(photo: Path, folder: Path, python: Path, port: int) -> list[Best]:
-    """What the client in the package's README prints for a photo. Raises `EngineError`."""
+    """What the client in the package's README prints for a photo. Raises `EngineError` where that is no answer."""
     text = (folder / "models" / README).read_text()
     client = textwrap.dedent(text[text.index("    from pathlib") :]).replace("localhost:8000", f"localhost:{port}")
     shutil.copy(photo, folder / "photo.jpg")
     printed = succeed([str(python), "-c", client], cwd=folder)
-    return [Best(float(logit), int(index), label.decode()) for logit, index, label in ANSWER.findall(printed)]
+    return answer_in(printed.decode())
+
+
+def answer_in(printed: str) -> list[Best]:
+    """The classes in what the client prints. Raises `EngineError` where there are none."""
+    classes = [ast.literal_eval(each).decode().split(":", 2) for each in CLASS.findall(printed)]
+    if not classes:
+        raise EngineError(f"the client got no classes: {printed[-300:]!r}")
+    return [Best(float(logit), int(index), label) for logit, index, label in classes]
 
 
 def expected(photo: Path, model: Predictor) -> list[Best]:
@@ -172,7 +189,7 @@ def figures_of(answers: Answers) -> tuple[Figure, ...]:
     """How far the two agree."""
     same = sum([b.index for b in a] == [b.index for b in e] for a, e in answers.values())
     names = sum([b.label for b in a] == [b.label for b in e] for a, e in answers.values())
-    furthest = max(abs(a.logit - e.logit) for pair in answers.values() for a, e in zip(*pair, strict=True))
+    furthest = max(abs(a.logit - e.logit) for pair in answers.values() for a, e in zip(*pair, strict=False))
     photos = f"of {len(answers)} photos"
     return (
         Figure("the same classes in the same order", same, photos, least=len(answers)),

@@ -24,6 +24,7 @@ from googlenet_edge.engines.cold_start import ColdStart
 from googlenet_edge.engines.onnxruntime_cpu import OnnxRuntimeCpu
 from googlenet_edge.engines.protocol import EngineOptions
 from googlenet_edge.engines.report.judge import Change, Metric
+from googlenet_edge.errors import EngineError
 from googlenet_edge.processor import read_processor
 from googlenet_edge.statistics import Interval
 from googlenet_edge.target import Device, EngineName, Precision, Unit
@@ -315,13 +316,39 @@ def test_benchmarks_layer_profile_sets_each_convolution_beside_the_same_product(
     assert all(layer["limit_us"] > 0 for layer in layers.values())
 
 
-def test_benchmarks_layer_profile_of_a_bundle_for_another_device_is_one_line(tmp_path: Path, answer: Answer) -> None:
+@pytest.fixture
+def for_cuda(tmp_path: Path) -> Path:
     graph, pixels = tiny_graph(), tiny_pixels(2)
     model = lower_int8_cpu(graph, table_of(graph)).SerializeToString()
     manifest = Manifest(Precision.INT8, Device.CUDA, graph.preprocess, engine=EngineName.TENSORRT)
     golden = Golden(pixels, np.zeros((2, 3), np.float32))
     write_bundle(tmp_path / "bundle", Bundle(manifest, graph.class_names, model, golden))
-    code, _, err = answer("layer_profile.py", "--bundle", tmp_path / "bundle")
+    return tmp_path / "bundle"
+
+
+def test_benchmarks_triton_server_of_a_bundle_for_another_device_installs_nothing(
+    for_cuda: Path, tmp_path: Path, answer: Answer
+) -> None:
+    code, _, err = answer("triton_server.py", for_cuda, "--env", tmp_path / "env")
+    assert (code, err) == (1, f"triton_server.py: {for_cuda} is for the device cuda; give a bundle for cpu\n")
+    assert not (tmp_path / "env").exists()
+
+
+def test_benchmarks_triton_server_reads_classes_of_any_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    triton_server = importlib.import_module("triton_server")
+    names = ["stop", "it's", 'a "b"', "Straße:links", "back\\slash"]
+    printed = str(np.array([[f"{10 - i}.25:{i}:{name}".encode() for i, name in enumerate(names)]], dtype=object))
+    found = triton_server.answer_in(printed)
+    assert [(each.logit, each.index, each.label) for each in found] == [
+        (10.25 - i, i, name) for i, name in enumerate(names)
+    ]
+    with pytest.raises(EngineError, match="the client got no classes: 'None'"):
+        triton_server.answer_in("None")
+
+
+def test_benchmarks_layer_profile_of_a_bundle_for_another_device_is_one_line(for_cuda: Path, answer: Answer) -> None:
+    code, _, err = answer("layer_profile.py", "--bundle", for_cuda)
     assert code == 1
     assert "the bundle is for tensorrt, which is not timed here; give one in int8 for cpu" in err
 
