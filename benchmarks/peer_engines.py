@@ -158,13 +158,14 @@ def _onnxruntime(path: Path, options: EngineOptions) -> Callable[[NDArray[Any]],
 
 
 def _openvino(path: Path, options: EngineOptions) -> Callable[[NDArray[Any]], NDArray[np.float32]]:
-    from googlenet_edge.engines.openvino_cpu import settings  # noqa: I001, PLC0415  (keeps it from reporting)
+    from googlenet_edge.engines import openvino_cpu as ours  # noqa: I001, PLC0415  (keeps it from reporting)
     import openvino  # noqa: PLC0415
 
     core = openvino.Core()
     network = core.read_model(path)
     network.reshape([1, *network.inputs[0].partial_shape[1:]])
-    compiled = core.compile_model(network, "CPU", settings(options, processor=read_processor()))
+    with ours.signal_stack_kept():
+        compiled = core.compile_model(network, "CPU", ours.settings(options, processor=read_processor()))
     request = compiled.create_infer_request()
 
     def infer(images: NDArray[Any]) -> NDArray[np.float32]:

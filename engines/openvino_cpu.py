@@ -98,7 +98,7 @@ def compile_model(model: bytes, options: EngineOptions) -> tuple[openvino.Compil
     found = settings(options, processor=read_processor())
     if _IN_FLOAT in found:
         _fold_constants(network)
-    with _signal_stack_kept():
+    with signal_stack_kept():
         return core.compile_model(network, "CPU", found), crop, classes
 
 
@@ -109,7 +109,7 @@ class _SignalStack(ctypes.Structure):
 
 
 @contextmanager
-def _signal_stack_kept() -> Iterator[None]:
+def signal_stack_kept() -> Iterator[None]:
     """Leaves this thread the stack on which its signals are handled (``sigaltstack``), or none.
 
     OpenVINO puts another in its place, and frees it with the engine. Of two engines that are closed in the order in

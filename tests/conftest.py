@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
 import runpy
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,21 @@ def pytest_testnodedown(node: Any, error: object) -> None:
     """Says how a process of tests ended that ended too early, which pytest-xdist does not: -9 is SIGKILL."""
     if error:
         print(f"\n{node.gateway.id} ended with {node.gateway._io.popen.wait(60)}", file=sys.stderr)
+
+
+@pytest.fixture(autouse=True)
+def _signal_stack_stays() -> Iterator[None]:
+    """Where a test leaves handlers of signals a stack that is freed then, the next signal ends all tests."""
+    before = _signal_stack()
+    yield
+    assert _signal_stack() == before
+
+
+def _signal_stack() -> list[int | None]:
+    """The ``stack_t`` of this thread, see sigaltstack(2)."""
+    found = (ctypes.c_void_p * 3)()
+    ctypes.CDLL(None).sigaltstack(None, found)
+    return list(found)
 
 
 def made_once(name: str, make: Callable[[Path], None], tmp_path_factory: pytest.TempPathFactory) -> Path:
