@@ -71,5 +71,5 @@ $(VENV)/.created:
 	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || \
 	  { echo 'make: $(PYTHON) lacks its venv module; on Debian and Ubuntu: sudo apt install python3-venv' >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(INSTALL) setuptools
+	$(INSTALL) setuptools zopfli
 	@touch $@
