@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,7 @@ from googlenet_edge.engines.cold_start import ColdStart, cold_start
 from googlenet_edge.engines.devices import JETSON_DEVICES, profile_of, refuse_without_bundles
 from googlenet_edge.engines.energy import Energy, Stretch, energy_of, take_stretches
 from googlenet_edge.engines.jetson import ROOT
+from googlenet_edge.engines.jetson import Clock as Fixed
 from googlenet_edge.engines.measurement import (
     MOST_ROUNDS,
     BundleMeasurement,
@@ -31,8 +33,8 @@ from googlenet_edge.engines.measurement import (
 from googlenet_edge.engines.predictor import Predictor, open_rgb
 from googlenet_edge.engines.registry import backends_for, engine_here, open_bundle, providers_here
 from googlenet_edge.engines.rounds import BenchPlan, Timings, inference, measure, turn_count
-from googlenet_edge.engines.sensors import Watch, Watched, thinned
-from googlenet_edge.engines.sustained import Loads, sustain
+from googlenet_edge.engines.sensors import Watch, Watched, at_both_ends, thinned
+from googlenet_edge.engines.sustained import Loads, Sustained, sustain
 from googlenet_edge.engines.timing import Clock, Tick
 from googlenet_edge.errors import ConfigError, EngineError
 from googlenet_edge.files import sha256_bytes
@@ -41,6 +43,7 @@ from googlenet_edge.target import Device, EngineName, Precision, Unit
 _BUSY_CORES = 0.2
 _WIDE_SPREAD = 0.05
 _HEAVY_WATCH = 0.01
+_HELD = 0.97  # of a clock that is as it was
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -136,7 +139,8 @@ def _concluded(
     bundles = tuple(replace(b, sustained=load) for b, load in zip(known.bundles, loads.of_each, strict=True))
     warnings = (*_cut_short(bundles, loads), *doubts(circumstances, bundles, watched))
     if watched:
-        watched = replace(watched, power=thinned(watched.power), heat=thinned(watched.heat))
+        power, heat, clocks = map(thinned, (watched.power, watched.heat, watched.clocks))
+        watched = replace(watched, power=power, heat=heat, clocks=clocks)
     return replace(known, circumstances=circumstances, bundles=bundles, warnings=warnings, watched=watched)
 
 
@@ -158,7 +162,7 @@ def doubts(
     gpu = circumstances.jetson.gpu_clock if circumstances.jetson else None
     if gpu and not gpu.locked:
         found.append(f"the GPU's clock moves from {gpu.low_mhz} to {gpu.high_mhz} MHz; fix it with: sudo jetson_clocks")
-    found += _doubts_of_sensors(watched) if watched else ()
+    found += _doubts_of_sensors(watched, gpu) if watched else ()
     found += _elsewhere(circumstances, bundles)
     for bundle in bundles:
         spread = bundle.latency.summary_ms.spread
@@ -170,7 +174,8 @@ def doubts(
             )
         if bundle.sustained and bundle.sustained.slowdown > 1 + _WIDE_SPREAD:
             slower, seconds = bundle.sustained.slowdown - 1, bundle.sustained.lasted_s
-            found.append(f"{bundle.name} became {slower:.0%} slower within {seconds:g} s; cool the device")
+            clocks = "".join(_fallen_clocks(bundle.sustained, watched)) if watched else ""
+            found.append(f"{bundle.name} became {slower:.0%} slower within {seconds:g} s{clocks}; cool the device")
     return tuple(found)
 
 
@@ -191,7 +196,18 @@ def _elsewhere(circumstances: Circumstances, bundles: Sequence[BundleMeasurement
             yield f"{bundle.name} is for the {profile_of(bundle.engine.device).title}, and this machine {is_not}"
 
 
-def _doubts_of_sensors(watched: Watched) -> Iterator[str]:
+def _fallen_clocks(load: Sustained, watched: Watched) -> Iterator[str]:
+    """What explains that a load became slower."""
+    for name in watched.clocks.values:
+        ends = at_both_ends(watched.clocks, name, load.started_s, load.started_s + load.lasted_s)
+        if ends and ends[1] < _HELD * ends[0]:
+            yield f", the {name} going from {ends[0]:.0f} to {ends[1]:.0f} MHz"
+
+
+def _doubts_of_sensors(watched: Watched, gpu: Fixed | None) -> Iterator[str]:
+    least = min((mhz for mhz in watched.clocks.values.get("GPU clock", ()) if mhz), default=math.inf)
+    if gpu and gpu.locked and least < _HELD * gpu.high_mhz:
+        yield f"the GPU's clock fell to {least:.0f} MHz, though it was fixed at {gpu}; cool the device"
     for cause, count in (watched.throttle_events or {}).items():
         if count:
             yield f"the hardware throttled {count} times ({cause}); use a stronger supply or a lower power mode"

@@ -23,6 +23,7 @@ _MOST_SAID_BYTES = 1 << 16
 _MOST_PACKAGES_BYTES = 64 << 20
 
 _TENSORRT = ("tensorrt", "libnvinfer11", "libnvinfer10", "libnvinfer8", "libnvinfer-bin")
+_CPU = "sys/devices/system/cpu/cpu0/cpufreq"
 _GPU = re.compile(r"gpu|g[mpv]\d+b|ga10b")
 
 _MODULES = {
@@ -192,6 +193,13 @@ def is_jetson(root: Path = ROOT) -> bool:
     return "nvidia,tegra" in _compatible(root) or (root / "etc/nv_tegra_release").is_file()
 
 
+def clock_files(root: Path) -> dict[str, tuple[Path, float]]:
+    """What says how fast the CPU and the GPU are at a moment, and what a unit of it is in MHz."""
+    gpu = _gpu(root)
+    found = {"CPU clock": (root / _CPU / "scaling_cur_freq", 1e-3)}
+    return found | {"GPU clock": (gpu / "cur_freq", 1e-6)} if gpu else found
+
+
 def _compatible(root: Path) -> str:
     return (text_in(root / "proc/device-tree/compatible") or "").lower()
 
@@ -241,13 +249,18 @@ def _cuda(root: Path) -> str | None:
 
 
 def _cpu_clock(root: Path) -> Clock | None:
-    return _clock(root / "sys/devices/system/cpu/cpu0/cpufreq", "scaling_", per_mhz=1000)
+    return _clock(root / _CPU, "scaling_", per_mhz=1000)
 
 
 def _gpu_clock(root: Path) -> Clock | None:
-    """From the devfreq device of the GPU: ``57000000.gpu``, ``17000000.gv11b``, ``17000000.ga10b``, ``gpu-gpc-0`` …"""
+    gpu = _gpu(root)
+    return _clock(gpu, "", per_mhz=1_000_000) if gpu else None
+
+
+def _gpu(root: Path) -> Path | None:
+    """The devfreq device of the GPU: ``57000000.gpu``, ``17000000.gv11b``, ``17000000.ga10b``, ``gpu-gpc-0`` …"""
     gpus = (folder for folder in sorted(root.glob("sys/class/devfreq/*")) if _GPU.search(folder.name))
-    return next((clock for gpu in gpus if (clock := _clock(gpu, "", per_mhz=1_000_000))), None)
+    return next((gpu for gpu in gpus if _clock(gpu, "", per_mhz=1_000_000)), None)
 
 
 def _clock(folder: Path, prefix: str, *, per_mhz: int) -> Clock | None:

@@ -1,8 +1,8 @@
-"""Sensors watched beside a run: power and heat over time.
+"""Sensors watched beside a run: power, heat and clocks over time.
 
 A thread looks at fixed moments, whatever the last look took. How much of a core all looks took is part of the result.
 
-The sensors are those of a Jetson: power rails, temperatures, throttle events. Each read may fail, and then says
+The sensors are those of a Jetson: power rails, temperatures, clocks, throttle events. Each read may fail, and then says
 nothing. Sources: the kernel's ``Documentation/hwmon/ina3221.rst`` and ``ina238.rst`` (JetPack 5 and later), the driver
 ``ina3221x`` of JetPack 4, and the chapters on power of NVIDIA's Jetson Linux Developer Guide.
 """
@@ -17,8 +17,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 from typing import BinaryIO
 
+from googlenet_edge.engines.jetson import clock_files
 from googlenet_edge.engines.timing import Clock
 from googlenet_edge.files import text_in
 from googlenet_edge.statistics import Figure, NonNegative, Tally
@@ -44,6 +46,7 @@ _NO_SENSOR = {"PMIC-Die"}  # the driver says 50 or 100 °C, whatever it is
 _THROTTLES = {1: "under-voltage", 2: "average over-current", 3: "instantaneous over-current"}
 _POWER_LIMITS_MW = (0.0, 300_000.0)
 _TEMPERATURE_LIMITS_C = (-40.0, 125.0)
+_CLOCK_LIMITS_MHZ = (1.0, 10_000.0)  # 0: a GPU that is off meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +61,9 @@ class Series:
 class Watched:
     """The sensors of a machine over a whole benchmark.
 
-    ``power`` is in mW by rail, ``heat`` in °C by zone. ``total`` names the rails whose sum is the power of the module.
-    ``throttle_events`` counts by cause how often the hardware throttled meanwhile; None where that cannot be read.
-    ``core_share`` is the part of one processor core that looking took.
+    ``power`` is in mW by rail, ``heat`` in °C by zone, ``clocks`` in MHz. ``total`` names the rails whose sum is the
+    power of the module. ``throttle_events`` counts by cause how often the hardware throttled meanwhile; None where that
+    cannot be read. ``core_share`` is the part of one processor core that looking took.
     """
 
     power: Series
@@ -68,6 +71,7 @@ class Watched:
     total: tuple[str, ...]
     throttle_events: dict[str, Tally] | None
     core_share: NonNegative
+    clocks: Series = Series((), {})
 
     @property
     def throttling(self) -> str:
@@ -121,20 +125,30 @@ class Recording:
         return Series(times, dict(zip(self.sensors, columns, strict=True)))
 
 
+def at_both_ends(series: Series, name: str, start_s: float, end_s: float) -> tuple[float, float] | None:
+    """What a sensor said in the first and in the last tenth of a time, in the mean; None where it said nothing then."""
+    values = series.values.get(name, ())
+    within = [(time, value) for time, value in zip(series.times_s, values, strict=False) if start_s <= time <= end_s]
+    said = [value for _, value in within if value is not None]
+    tenth = max(1, len(said) // 10)
+    return (fmean(said[:tenth]), fmean(said[-tenth:])) if said else None
+
+
 def thinned(series: Series, *, most: int = _MOST_KEPT) -> Series:
     """Every so many-th moment of a series, evenly, so that no more than ``most`` are left."""
     step = max(1, math.ceil(len(series.times_s) / most))
     return Series(series.times_s[::step], {name: values[::step] for name, values in series.values.items()})
 
 
-def record(power: Recording, heat: Recording, moments: Iterator[float]) -> None:
-    """Looks at the power at every moment, at the heat once a second."""
-    heat_due_s = 0.0
+def record(power: Recording, heat: Recording, clocks: Recording, moments: Iterator[float]) -> None:
+    """Looks at the power at every moment, at heat and clocks once a second."""
+    due_s = 0.0
     for elapsed_s in moments:
         power.look(elapsed_s)
-        if elapsed_s >= heat_due_s:
+        if elapsed_s >= due_s:
             heat.look(elapsed_s)
-            heat_due_s = math.floor(elapsed_s * HEAT_HZ + 1) / HEAT_HZ
+            clocks.look(elapsed_s)
+            due_s = math.floor(elapsed_s * HEAT_HZ + 1) / HEAT_HZ
 
 
 class Watch:
@@ -144,9 +158,8 @@ class Watch:
         self._root, self._clock, self._hz = root, clock, hz
         self._sensors = find_sensors(root)
         self._stack = ExitStack()
-        self._power, self._heat = (
-            Recording(self._open(sensors)) for sensors in (self._sensors.power, self._sensors.temperatures)
-        )
+        kinds = self._sensors.power, self._sensors.temperatures, self._sensors.clocks
+        self._power, self._heat, self._clocks = (Recording(self._open(sensors)) for sensors in kinds)
         self._stop, self._core_s, self._ended = threading.Event(), 0.0, math.inf
         self._thread = threading.Thread(target=self._look, name="sensors", daemon=True)
 
@@ -182,10 +195,11 @@ class Watch:
             total=self._sensors.total,
             throttle_events=throttled(self._events, now),
             core_share=self._core_s / max(self._ended - self._started, 1e-9),
+            clocks=self._clocks.series(),
         )
 
     def _look(self) -> None:
-        record(self._power, self._heat, deadlines(self.elapsed_s, self._stop.wait, hz=self._hz))
+        record(self._power, self._heat, self._clocks, deadlines(self.elapsed_s, self._stop.wait, hz=self._hz))
         self._core_s = time.thread_time()
 
     def _open(self, sensors: Sequence[Sensor]) -> dict[str, OpenSensor]:
@@ -212,7 +226,7 @@ class Sensor:
 
 @dataclass(frozen=True, slots=True)
 class Sensors:
-    """All of a machine: ``power`` in mW, ``temperatures`` in °C.
+    """All of a machine: ``power`` in mW, ``temperatures`` in °C, ``clocks`` in MHz.
 
     ``total`` names the rails whose sum is the power of the whole module: the one at its input, else all, but for those
     that are part of another.
@@ -220,6 +234,7 @@ class Sensors:
 
     power: tuple[Sensor, ...]
     temperatures: tuple[Sensor, ...]
+    clocks: tuple[Sensor, ...]
     total: tuple[str, ...]
 
 
@@ -259,7 +274,8 @@ def find_sensors(root: Path) -> Sensors:
     power = _distinct([*_ina238(root), *_ina3221(root), *_ina3221x(root)])
     names = [sensor.name for sensor in power]
     whole = next((name for name in _WHOLE if name in names), None)
-    return Sensors(power, _distinct(list(_zones(root))), (whole,) if whole else _added(names))
+    clocks = (Sensor(name, (file,), scale, _CLOCK_LIMITS_MHZ) for name, (file, scale) in clock_files(root).items())
+    return Sensors(power, _distinct(list(_zones(root))), tuple(clocks), (whole,) if whole else _added(names))
 
 
 def read_throttle_events(root: Path) -> dict[str, int]:

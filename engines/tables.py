@@ -162,12 +162,13 @@ def energy_table(measurement: Measurement) -> Table:
 
 
 def sensors_table(watched: Watched) -> Table:
-    """Power by rail and temperature by zone over the whole benchmark."""
+    """Power by rail, temperature by zone and the clocks over the whole benchmark."""
     table = _table("sensor", "least", "mean", "most")
     rows = [(name, values, "mW") for name, values in watched.power.values.items()]
     if len(watched.total) > 1:
         rows.append(("all rails", total_power(watched), "mW"))
     rows += [(name, values, "°C") for name, values in watched.heat.values.items()]
+    rows += [(name, values, "MHz") for name, values in watched.clocks.values.items()]
     for name, values, unit in rows:
         said = [value for value in values if value is not None]
         found = (min(said), fmean(said), max(said)) if said else (None,) * 3

@@ -105,7 +105,7 @@ def measured(*bundles: BundleMeasurement) -> Measurement:
 
 
 def on_a_jetson(measurement: Measurement) -> Measurement:
-    """The same with a minute of power and heat, in which one sensor is silent and another falls silent."""
+    """The same with a minute of power, heat and clocks, in which one sensor is silent and another falls silent."""
     times, seconds = tuple(i / 10 for i in range(600)), tuple(float(i) for i in range(60))
     power: dict[str, tuple[float | None, ...]] = {
         "VDD_IN": tuple(6500 + 2500 * math.sin(time / 4) ** 2 for time in times),
@@ -113,7 +113,15 @@ def on_a_jetson(measurement: Measurement) -> Measurement:
         "VDD_SOC": (None,) * 600,
     }
     heat = {"cpu-thermal": tuple(45 + second / 6 for second in seconds)}
-    watched = Watched(Series(times, power), Series(seconds, heat), ("VDD_IN",), {"oc1": 3, "oc2": 0}, 0.004)
+    clocks = {"GPU clock": tuple(624.0 if second < 40 else 510.0 for second in seconds)}
+    watched = Watched(
+        power=Series(times, power),
+        heat=Series(seconds, heat),
+        total=("VDD_IN",),
+        throttle_events={"oc1": 3, "oc2": 0},
+        core_share=0.004,
+        clocks=Series(seconds, clocks),
+    )
     clock = Clock(now_mhz=612, low_mhz=306, high_mhz=624)
     jetson = Jetson(Device.ORIN_NANO, "NVIDIA Jetson Orin Nano", "36.4.3", "6.2", "10.3.0", "12.6", "15W", clock, clock)
     bundles = tuple(

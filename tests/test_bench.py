@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_jetson import ORIN_NANO, XAVIER_NX, break_file, fake_jetson, fake_pc
-from measured import read_measurement
+from fake_jetson import AGX_ORIN, ORIN_NANO, XAVIER_NX, break_file, fake_jetson, fake_pc
+from measured import measured as some_measurement
+from measured import on_a_jetson, read_measurement
 from PIL import Image
 from tiny_bundles import COLOURS, PREPROCESS, write_colour_bundle
 
@@ -673,6 +674,15 @@ def test_measurement_from_before_there_were_sensors_is_read(
     assert read_measurement(tmp_path / "old.json") == measurement[0]
 
 
+def test_measurement_from_before_clocks_were_watched_is_read(tmp_path: Path) -> None:
+    watched = on_a_jetson(some_measurement())
+    old = json.loads(to_json(watched))
+    assert watched.watched
+    del old["watched"]["clocks"]
+    (tmp_path / "old.json").write_text(json.dumps(old))
+    assert read_measurement(tmp_path / "old.json").watched == replace(watched.watched, clocks=Series((), {}))
+
+
 def test_bench_puts_every_bundle_under_the_load_that_is_asked_for(
     bundles: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -750,6 +760,24 @@ def test_doubts_of_a_jetson_that_throttled_say_why(tmp_path: Path) -> None:
         "the GPU's clock moves from 306 to 918 MHz; fix it with: sudo jetson_clocks",
         "the hardware throttled 3 times (average over-current); use a stronger supply or a lower power mode",
         "watching the sensors took 2.1% of a core; quiet the machine",
+    )
+
+
+def test_doubts_of_a_jetson_whose_clock_fell_say_how_far(tmp_path: Path) -> None:
+    jetson = read_jetson(fake_jetson(tmp_path, AGX_ORIN))
+    windows = tuple(SustainedWindow(float(i), 9, 10.0 + i / 10, 12.0, 0) for i in range(20))
+    load = Sustained(SustainedPlan(20), 5.0, windows, 180, 0, 0)
+    slower = replace(measured("a", [(1.0, 1.01)] * 6), sustained=load)
+    mhz = (300.0,) * 5 + (1300.0,) * 10 + (None,) + (918.0,) * 10 + (1300.0,) * 4
+    clocks = Series(tuple(float(i) for i in range(30)), {"CPU clock": (2201.0,) * 30, "GPU clock": mhz})
+    watched = Watched(Series((), {}), Series((), {}), (), None, 0.001, clocks=clocks)
+    assert doubts(replace(QUIET, jetson=jetson), [slower], watched) == (
+        "the GPU's clock fell to 300 MHz, though it was fixed at 1300 MHz; cool the device",
+        "a became 18% slower within 20 s, the GPU clock going from 1300 to 918 MHz; cool the device",
+    )
+    held = replace(watched, clocks=replace(clocks, values={"GPU clock": (1290.0,) * 30}))
+    assert doubts(replace(QUIET, jetson=jetson), [slower], held) == (
+        "a became 18% slower within 20 s; cool the device",
     )
 
 

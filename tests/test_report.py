@@ -239,7 +239,7 @@ def test_page_holds_everything_that_is_there(folder: Path) -> None:
     done("report", "measurement.json", "answers.json", "layers.json", cwd=folder)
     page = (folder / "report.html").read_text()
     for section in ("At a glance", "Latency", "From an image file to labels", "Accuracy against latency", "Throughput",
-                    "Power and heat", "Layers", "What int8-cpu answers", "Most mistaken", "Circumstances",
+                    "Power, heat and clocks", "Layers", "What int8-cpu answers", "Most mistaken", "Circumstances",
                     "How to repeat this"):  # fmt: skip
         assert f">{section}<" in page, section
     assert page.count("<img ") == 9
@@ -370,13 +370,14 @@ def test_page_draws_power_and_heat_of_the_sensors_that_said_something() -> None:
     assert "VDD_CPU_GPU_CV" in page
     assert "VDD_SOC" not in page
     assert "cpu-thermal (most 54.8 °C)" in page
+    assert "GPU clock (most 624.0 MHz)" in page
     assert "33.50 mJ" in page
     assert "+17.8 %" in page
     assert "60 of 3,600" in page
     assert "throttled by the supply: 3 of oc1" in page
     assert re.search(r"power mode</th><td[^>]*>15W<", page)
     assert re.search(r"gpu clock</th><td[^>]*>now mhz 612, low mhz 306, high mhz 624<", page)
-    assert "## Power and heat" in to_markdown(page_of(material(on_a_jetson(measured())))).decode()
+    assert "## Power, heat and clocks" in to_markdown(page_of(material(on_a_jetson(measured())))).decode()
 
 
 def test_page_draws_no_line_across_the_silence_of_a_sensor() -> None:
@@ -384,7 +385,7 @@ def test_page_draws_no_line_across_the_silence_of_a_sensor() -> None:
     assert found.watched is not None
     times = tuple(i / 10 for i in range(6000))
     spoke = tuple(None if 100 <= time < 300 or i % 7 == 0 else 5000.0 for i, time in enumerate(times))
-    watched = replace(found.watched, power=Series(times, {"VDD_IN": spoke}), heat=Series((), {}))
+    watched = replace(found.watched, power=Series(times, {"VDD_IN": spoke}), heat=Series((), {}), clocks=Series((), {}))
     [timeline] = page_of(material(replace(found, watched=watched))).telemetry[0].timelines
     lines = re.findall(r'<polyline [^>]*points="([^"]*)"', timeline.drawing)
     assert [len(line.split()) for line in lines] == [40, 120], "240 points, less the 80 in which it said nothing"
@@ -597,6 +598,9 @@ def first_round(found: dict[str, Any]) -> list[float]:
         (lambda m: m.update(watched={"power": {"times_s": [0.0, 1.0], "values": {"VDD_IN": [1.0]}}, "total": [],
          "heat": {"times_s": [], "values": {}}, "throttle_events": None, "core_share": 0.0}),
          "power has other moments than values"),
+        (lambda m: m.update(watched={"power": {"times_s": [], "values": {}}, "total": [],
+         "heat": {"times_s": [], "values": {}}, "throttle_events": None, "core_share": 0.0,
+         "clocks": {"times_s": [0.0], "values": {"GPU clock": []}}}), "clock has other moments than values"),
         (lambda m: m["circumstances"].update(cores=0), r"Expected `int` >= 1 - at `\$\.circumstances\.cores`"),
         (lambda m: m["circumstances"].update(cores_of_others=-0.5), "Expected `float` >= 0.0 - at .*cores_of_others"),
         (lambda m: m["ratios"][0].update(interval={"low": 0.4, "high": 0.3}),

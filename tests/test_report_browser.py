@@ -106,7 +106,7 @@ def test_page_shows_every_section_and_drawing(browser: Browser, tmp_path: Path) 
     assert browser.value(SECTIONS) == [
         "What makes these figures doubtful", "Against the baseline", "At a glance", "Latency",
         "From an image file to labels", "Accuracy against latency", "Throughput", "Under a load that lasts",
-        "Power and heat", "Layers",
+        "Power, heat and clocks", "Layers",
         "What int8-cpu answers", "Circumstances", "How to repeat this",
     ]  # fmt: skip
     assert browser.value('document.querySelectorAll("svg").length') == 2 * 2 + 3

@@ -6,7 +6,7 @@ import io
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from googlenet_edge.engines.sensors import (
     Series,
     Watch,
     Watched,
+    at_both_ends,
     deadlines,
     record,
     thinned,
@@ -92,11 +93,25 @@ def recording(folder: Path, **values: str) -> Recording:
     return Recording({name: OpenSensor(Sensor(name, (folder / name,), 1.0, (0, 1e6))) for name in values})
 
 
-def test_record_looks_at_the_heat_once_a_second(tmp_path: Path) -> None:
+def test_record_looks_at_heat_and_clocks_once_a_second(tmp_path: Path) -> None:
     power, heat = recording(tmp_path, rail="5000\n"), recording(tmp_path, zone="40\n")
-    record(power, heat, (0.25 * i for i in range(9)))
+    clocks = recording(tmp_path, gpu="918\n")
+    record(power, heat, clocks, (0.25 * i for i in range(9)))
     assert power.series() == Series(tuple(0.25 * i for i in range(9)), {"rail": (5000.0,) * 9})
     assert heat.series() == Series((0.0, 1.0, 2.0), {"zone": (40.0,) * 3})
+    assert clocks.series() == Series((0.0, 1.0, 2.0), {"gpu": (918.0,) * 3})
+
+
+def test_what_a_sensor_said_at_both_ends_of_a_time_is_the_mean_of_a_tenth_of_it() -> None:
+    said = (1.0, *(10.0, 12.0, *[50.0] * 15, None, 20.0, 22.0), 1.0)
+    series = Series(tuple(float(i) for i in range(22)), {"GPU clock": said, "CPU clock": (None,) * 22})
+    assert at_both_ends(series, "GPU clock", 1, 20) == pytest.approx((10, 22)), "of 19 that are something, one"
+    assert at_both_ends(
+        replace(series, values={"GPU clock": (*said[:18], 20.0, 20.0, 22.0, 1.0)}), "GPU clock", 1, 20
+    ) == (pytest.approx((11, 21)))
+    assert at_both_ends(series, "CPU clock", 1, 20) is None
+    assert at_both_ends(series, "GPU clock", 30, 40) is None
+    assert at_both_ends(Series((), {}), "GPU clock", 0, 1) is None
 
 
 def test_recording_of_days_keeps_every_so_many_th_moment_and_no_more(tmp_path: Path) -> None:
@@ -173,8 +188,20 @@ def test_watch_sees_what_happens_meanwhile(tmp_path: Path) -> None:
     assert set(found.power.values["VDD_SOC"]) == {None}
     assert set(found.heat.values["cv0-thermal"]) == {None}
     assert found.heat.values["tj-thermal"][0] == pytest.approx(49.062)
+    assert found.clocks.values == {
+        "CPU clock": (pytest.approx(1344),) * len(found.clocks.times_s),
+        "GPU clock": (pytest.approx(306),) * len(found.clocks.times_s),
+    }
     assert 0 <= found.core_share <= 1
     assert not any(thread.name == "sensors" for thread in threading.enumerate())
+
+
+def test_watch_sees_no_clock_of_a_gpu_that_is_off(tmp_path: Path) -> None:
+    root = fake_jetson(tmp_path, XAVIER_NX)
+    (root / "sys/class/devfreq/17000000.gv11b/cur_freq").write_text("0\n")
+    with Watch(root, clock=time.perf_counter) as watch:
+        pass
+    assert set(watch.watched().clocks.values["GPU clock"]) == {None}
 
 
 def test_watch_waits_for_a_look_after_a_moment_and_says_what_was_seen_until_then(tmp_path: Path) -> None:
@@ -201,6 +228,7 @@ def test_watch_of_a_machine_without_sensors_measures_nothing(tmp_path: Path) -> 
         pass
     found = watch.watched()
     assert (found.power.values, found.total, found.throttle_events) == ({}, (), None)
+    assert set(found.clocks.values.get("CPU clock", ())) == {None}
     assert set(total_power(found)) == {None}
 
 

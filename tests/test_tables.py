@@ -227,6 +227,7 @@ def test_tables_of_power_and_heat_show_every_figure(measurement: Measurement, wi
         ("GPU", "CPU"),
         {"under-voltage": 0, "average over-current": 2},
         0.002,
+        Series((0.0, 1.0), {"GPU clock": (306.0, 918.0)}),
     )
     found = replace(measurement, bundles=(replace(first, energy=energy), second), watched=watched)
     text = shown(energy_table(found), width)
@@ -240,6 +241,7 @@ def test_tables_of_power_and_heat_show_every_figure(measurement: Measurement, wi
         ["all rails", "1500.0 mW", "3000.0 mW", "4500.0 mW"],
         ["tj", "41.0 °C", "42.3 °C", "43.5 °C"],
         ["cv0", "not measured", "not measured", "not measured"],
+        ["GPU clock", "306.0 MHz", "612.0 MHz", "918.0 MHz"],
     ]
     assert watched.throttling == "throttled by the supply: 2 of average over-current"
     assert replace(watched, throttle_events={"x": 0}).throttling == "throttled by the supply: never"

@@ -262,11 +262,14 @@ def telemetry_of(source: Source, subjects: Sequence[Subject]) -> Telemetry | Non
     watched = source.measurement.watched
     if watched is None:
         return None
-    milliwatts = _timeline("Power", "W", watched.power, factor=1e-3, floor=Floor.ZERO)
-    degrees = _timeline("Heat", "°C", watched.heat, factor=1.0, floor=Floor.LEAST)
+    found = (
+        _timeline("Power", "W", watched.power, factor=1e-3, floor=Floor.ZERO),
+        _timeline("Heat", "°C", watched.heat, factor=1.0, floor=Floor.LEAST),
+        _timeline("Clocks", "MHz", watched.clocks, factor=1.0, floor=Floor.ZERO),
+    )
     return Telemetry(
         name=shown_text(source.name),
-        timelines=tuple(timeline for timeline in (milliwatts, degrees) if timeline),
+        timelines=tuple(filter(None, found)),
         energy=_energy_table([subject for subject in subjects if subject.source is source]),
         throttling=shown_text(watched.throttling),
     )

@@ -162,7 +162,7 @@ def check_measurement(measurement: Measurement, where: str) -> None:
 def _problems(measurement: Measurement) -> Iterator[str]:
     """What cannot be, of which types do not tell."""
     if watched := measurement.watched:
-        for what, series in (("power", watched.power), ("heat", watched.heat)):
+        for what, series in (("power", watched.power), ("heat", watched.heat), ("clock", watched.clocks)):
             if any(len(values) != len(series.times_s) for values in series.values.values()):
                 yield f"{what} has other moments than values"
         if unknown := set(watched.total) - set(watched.power.values):

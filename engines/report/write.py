@@ -94,7 +94,7 @@ def to_markdown(page: Page) -> bytes:
     parts += ["## At a glance", _table(page.glance), "## From an image file to labels", _table(page.stages_table)]
     parts += ["## Throughput", _table(page.throughput_table)]
     parts += ["## Under a load that lasts", _table(page.sustained_table) if page.sustained else "Not measured."]
-    parts += [_plain(page.sustained_order), "## Power and heat"]
+    parts += [_plain(page.sustained_order), "## Power, heat and clocks"]
     for watched in page.telemetry:
         parts += [_plain(watched.name), _table(watched.energy), _plain(watched.throttling)]
     if not page.telemetry:
