@@ -7,7 +7,6 @@ from pathlib import Path
 
 from msgspec import Raw
 
-from googlenet_edge.channels import stage_of
 from googlenet_edge.engines.bundle import read_bundle
 from googlenet_edge.errors import DataError
 from googlenet_edge.files import from_json, read_file
@@ -70,7 +69,7 @@ def _bundle(path: Path) -> Facts:
 def _checkpoint(path: Path) -> Facts:
     from googlenet_edge.checkpoint import read_checkpoint  # noqa: PLC0415  (torch, only where it is needed)
     from googlenet_edge.model import Widths  # noqa: PLC0415
-    from googlenet_edge.slim import convolution_widths  # noqa: PLC0415
+    from googlenet_edge.slim import convolution_widths, stage_of  # noqa: PLC0415
 
     checkpoint = read_checkpoint(path)
     info = checkpoint.info
@@ -84,21 +83,16 @@ def _checkpoint(path: Path) -> Facts:
         "sha256": checkpoint.sha256,
     }
     if info.widths != Widths():
-        facts |= _widths(convolution_widths(info.widths))
+        stages: dict[str, list[str]] = {}  # in the order of the columns of the paper's table 1
+        for convolution, width in convolution_widths(info.widths).items():
+            stages.setdefault(stage_of(convolution), []).append(str(width))
+        facts |= {f"widths of {stage}": ", ".join(counts) for stage, counts in stages.items()}
     if record := info.training:
         facts["training"] = f"{record.epochs} epochs of {record.images} images in {record.seconds:.0f} s"
         facts["top-1"] = f"{record.val_top1:.2%}"
         if record.parent_sha256:
             facts["began with the weights of"] = record.parent_sha256
     return facts
-
-
-def _widths(widths: dict[str, int]) -> Facts:
-    """One row a block, in the order of the columns of the paper's table 1."""
-    stages: dict[str, list[str]] = {}
-    for convolution, width in widths.items():
-        stages.setdefault(stage_of(convolution), []).append(str(width))
-    return {f"widths of {stage}": ", ".join(counts) for stage, counts in stages.items()}
 
 
 def _graph(path: Path) -> Facts:

@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from googlenet_edge.channels import STEP, Removal, kept_after, order_of_removal
 from googlenet_edge.checkpoint import (
     Checkpoint,
     build_model,
@@ -29,7 +28,15 @@ from googlenet_edge.errors import ConfigError
 from googlenet_edge.export import Cost, export, inference_cost
 from googlenet_edge.files import check_writable, real_path, write_json
 from googlenet_edge.reports import Observer
-from googlenet_edge.slim import convolution_widths, importance_on, slimmed
+from googlenet_edge.slim import (
+    STEP,
+    Removal,
+    convolution_widths,
+    importance_on,
+    kept_after,
+    order_of_removal,
+    slimmed,
+)
 from googlenet_edge.statistics import Interval
 from googlenet_edge.target import Device, EngineName, Precision
 from googlenet_edge.training_loop import TrainingData

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from googlenet_edge.calibration.calibrate import calibrate
 from googlenet_edge.calibration.ranges import RangeMethod
 from googlenet_edge.calibration.table import CalibrationTable
-from googlenet_edge.channels import BLOCKS, LatencyModel, halved, kept_after, macs_of
 from googlenet_edge.checkpoint import Checkpoint
 from googlenet_edge.dataset import KEPT_BYTES, ImageSet, Progress, check_images, stratified_sample, ticker
 from googlenet_edge.engines.lowering import Lowered, lower, open_lowered
@@ -30,7 +29,16 @@ from googlenet_edge.engines.registry import Backend
 from googlenet_edge.engines.timing import Clock, Ratio, Tick, paired_ratio, warm_turns
 from googlenet_edge.export import export
 from googlenet_edge.graph import InferenceGraph
-from googlenet_edge.slim import convolution_widths, macs_a_channel_pair, slimmed
+from googlenet_edge.slim import (
+    BLOCKS,
+    LatencyModel,
+    convolution_widths,
+    halved,
+    kept_after,
+    macs_a_channel_pair,
+    macs_of,
+    slimmed,
+)
 from googlenet_edge.target import Device, Precision
 
 STAGES = ("stem", *BLOCKS)

@@ -15,26 +15,24 @@ from networks import NARROW, PAPER, made_checkpoint, normalized_noise
 from numpy.typing import NDArray
 from PIL import Image
 
-from googlenet_edge.channels import (
-    BLOCKS,
-    CLASSIFIER_SOURCES,
-    READERS,
-    SOURCES,
-    LatencyModel,
-    halved,
-    kept_after,
-    macs_of,
-    order_of_removal,
-)
 from googlenet_edge.checkpoint import Checkpoint, build_model, read_checkpoint, write_checkpoint
 from googlenet_edge.dataset import open_images
 from googlenet_edge.export import check_parity, export, inference_cost, prune
 from googlenet_edge.model import GoogLeNet
 from googlenet_edge.slim import (
+    BLOCKS,
+    CLASSIFIER_SOURCES,
+    READERS,
+    SOURCES,
+    LatencyModel,
     channel_importance,
     convolution_widths,
+    halved,
     importance_on,
+    kept_after,
     macs_a_channel_pair,
+    macs_of,
+    order_of_removal,
     slimmed,
     widths_from,
 )

@@ -25,7 +25,6 @@ from onnx import numpy_helper
 from tiny_bundles import hide_openvino, solid, write_colour_bundle
 
 from googlenet_edge.augment import Augmentation
-from googlenet_edge.channels import LatencyModel
 from googlenet_edge.checkpoint import (
     Checkpoint,
     TrainingRecord,
@@ -51,7 +50,7 @@ from googlenet_edge.graph import InferenceGraph
 from googlenet_edge.model import GoogLeNet, Widths
 from googlenet_edge.pictograms import write_pictograms
 from googlenet_edge.reports import StoppedError
-from googlenet_edge.slim import convolution_widths, macs_a_channel_pair, slimmed
+from googlenet_edge.slim import LatencyModel, convolution_widths, macs_a_channel_pair, slimmed
 from googlenet_edge.statistics import Interval
 from googlenet_edge.target import Device, Precision
 from googlenet_edge.training_loop import TrainingData
