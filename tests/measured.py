@@ -12,11 +12,11 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from googlenet_edge.engines.accuracy import Accuracy, compare
-from googlenet_edge.engines.answers import Answers, BundleAnswers, Thumbnail
 from googlenet_edge.engines.bundle import Lineage
 from googlenet_edge.engines.circumstances import Circumstances
 from googlenet_edge.engines.cold_start import ColdStart
 from googlenet_edge.engines.energy import Energy
+from googlenet_edge.engines.evaluate import Answers, BundleAnswers, Thumbnail
 from googlenet_edge.engines.jetson import Clock, Jetson
 from googlenet_edge.engines.measurement import (
     BatchThroughput,

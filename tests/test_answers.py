@@ -14,7 +14,7 @@ from tiny_bundles import COLOURS, solid, write_colour_bundle
 
 from googlenet_edge.dataset import ImageSet
 from googlenet_edge.engines.accuracy import Evaluation
-from googlenet_edge.engines.answers import (
+from googlenet_edge.engines.evaluate import (
     MOST_THUMBNAILS,
     Answers,
     collect_answers,

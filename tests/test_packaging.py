@@ -30,7 +30,7 @@ from googlenet_edge.target import Device
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ("googlenet_edge", "calibration", "engines")
-MAX_WHEEL_BYTES = 300 * 1024
+MAX_WHEEL_BYTES = 300_000
 
 
 def run(*command: str | Path, cwd: Path) -> str:

@@ -21,7 +21,7 @@ from measured import answered, lost_and_gained, measured, measured_bundle, on_a_
 
 from googlenet_edge.commands import model as demonstration
 from googlenet_edge.engines.accuracy import compare
-from googlenet_edge.engines.answers import Thumbnail
+from googlenet_edge.engines.evaluate import Thumbnail
 from googlenet_edge.engines.measurement import (
     BatchThroughput,
     BundleMeasurement,

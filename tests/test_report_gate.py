@@ -22,7 +22,7 @@ from measured import (
     with_accuracy,
 )
 
-from googlenet_edge.engines.answers import Answers
+from googlenet_edge.engines.evaluate import Answers
 from googlenet_edge.engines.measurement import BundleMeasurement, Measurement, Samples, samples
 from googlenet_edge.engines.report.judge import Change, Metric, judge, latency_change, without_counterpart
 from googlenet_edge.engines.report.material import Material, Source

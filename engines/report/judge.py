@@ -12,7 +12,7 @@ from statistics import geometric_mean, median
 import numpy as np
 
 from googlenet_edge.engines.accuracy import compare
-from googlenet_edge.engines.answers import Answers, BundleAnswers
+from googlenet_edge.engines.evaluate import Answers, BundleAnswers
 from googlenet_edge.engines.measurement import BundleMeasurement, Samples, samples
 from googlenet_edge.engines.report.material import Material
 from googlenet_edge.engines.report.subjects import (

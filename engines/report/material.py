@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from googlenet_edge.engines.answers import KIND as ANSWERS
-from googlenet_edge.engines.answers import Answers, parse_answers
+from googlenet_edge.engines.evaluate import KIND as ANSWERS
+from googlenet_edge.engines.evaluate import Answers, parse_answers
 from googlenet_edge.engines.measurement import (
     MAX_BYTES,
     BundleMeasurement,

@@ -10,7 +10,7 @@ from operator import itemgetter
 from pathlib import PurePath
 from statistics import median
 
-from googlenet_edge.engines.answers import Answers, thumbnail_of
+from googlenet_edge.engines.evaluate import Answers, thumbnail_of
 from googlenet_edge.engines.measurement import BundleMeasurement, Measurement
 from googlenet_edge.engines.report import cells, plots
 from googlenet_edge.engines.report.cells import Table, Telemetry, telemetry_of

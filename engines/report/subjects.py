@@ -10,8 +10,8 @@ from dataclasses import dataclass, fields
 from pathlib import PurePath
 
 from googlenet_edge.engines.accuracy import Accuracy, Comparison, compare
-from googlenet_edge.engines.answers import Answers, BundleAnswers
 from googlenet_edge.engines.circumstances import GPU_PACKAGES, Circumstances
+from googlenet_edge.engines.evaluate import Answers, BundleAnswers
 from googlenet_edge.engines.jetson import Jetson
 from googlenet_edge.engines.measurement import BundleMeasurement, LatencyRatio, latency_ratio, samples
 from googlenet_edge.engines.report.material import Material, Source

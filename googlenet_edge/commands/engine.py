@@ -246,9 +246,8 @@ def evaluate(
     gnet-edge eval --out answers.json
     """
     from googlenet_edge.dataset import check_images, open_dataset
-    from googlenet_edge.engines.answers import collect_answers
     from googlenet_edge.engines.bundle import read_manifest
-    from googlenet_edge.engines.evaluate import accuracies, evaluate_bundles
+    from googlenet_edge.engines.evaluate import accuracies, collect_answers, evaluate_bundles
     from googlenet_edge.engines.tables import evaluation_table
     from googlenet_edge.files import write_json
 
