@@ -55,6 +55,7 @@ import json, sys
 from pathlib import Path
 from googlenet_edge.engines.tensorrt_library import Flavour, load_library
 from googlenet_edge.engines.tensorrt_builder import cache_for
+from googlenet_edge.engines.tensorrt_runtime import MOST_IMAGES
 
 version = load_library(Flavour.TENSORRT).version
 major = version[0]
@@ -74,8 +75,9 @@ if dla:
     if int8:  # TensorRT skips a cache whose header is another version's
         cache.write_bytes(cache_for(version, (bundle / "calibration.cache").read_bytes()))
         flags += [f"--calib={cache}"]
-else:  # pieces on a DLA cannot be recorded
-    flags += ["--useCudaGraph"]
+else:  # pieces on a DLA cannot be recorded, and are of one size
+    crop, sizes = manifest["preprocess"]["crop"], {"min": 1, "opt": 1, "max": MOST_IMAGES}
+    flags += ["--useCudaGraph", *(f"--{end}Shapes=pixels:{n}x{crop}x{crop}x3" for end, n in sizes.items())]
 print("\n".join(flags))
 P
   for i in "${!bundles[@]}"; do # built as gnet-edge builds it

@@ -290,5 +290,6 @@ def _trtexec(bundle: Bundle, *, model: str, plan: str, image: str, most: int = _
         f"--{end}Shapes=pixels:{image.format(n=n, crop=crop)}" for end, n in (("min", 1), ("opt", 1), ("max", most))
     ]
     words = ["/usr/src/tensorrt/bin/trtexec", f"--onnx={model}", f"--saveEngine={plan}", "--noTF32", *shapes]
-    older = f"Before TensorRT 10, write {_FLAGS[bundle.manifest.precision]} in place of --stronglyTyped."
+    flags, workspace = _FLAGS[bundle.manifest.precision], profile_of(bundle.manifest.device).workspace_bytes >> 20
+    older = f"Before TensorRT 10, write {flags} in place of --stronglyTyped, before 8.4 also --workspace={workspace}."
     return f"{shlex.join(words)} --stronglyTyped", older

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -86,29 +87,34 @@ def test_benchmarks_on_device_keeps_every_step_and_what_failed(bundles: list[Pat
 
 
 @pytest.mark.parametrize(("version", "header"), [("8.6.2", b"TRT-8602-"), ("10.3.0", b"TRT-100300-"), ("10.16.0", b"")])
-def test_benchmarks_on_device_gives_trtexec_the_cache_of_its_version(
+def test_benchmarks_on_device_gives_trtexec_the_cache_of_its_version_and_the_sizes_of_our_plans(
     tmp_path: Path, version: str, header: bytes
 ) -> None:
     made = colour_bundle(Precision.INT8)
     on_dla = replace(made.manifest, device=Device.AGX_ORIN, unit=Unit.DLA)
     cache = b"TRT-8502-EntropyCalibration2\nimages: 3c010a14\n"
     write_bundle(tmp_path / "dla", replace(made, manifest=on_dla, calibration_cache=cache))
+    write_bundle(tmp_path / "gpu", replace(made, manifest=replace(made.manifest, device=Device.AGX_ORIN)))
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules" / "tensorrt.py").write_text(f'__version__ = "{version}"\n')
     trtexec = tmp_path / "trtexec"
     keep = f'case $each in --calib=*) cp "${{each#--calib=}}" {tmp_path}/given ;; esac'
-    trtexec.write_text(f"#!/bin/sh\nfor each; do {keep}; done\n")
+    trtexec.write_text(f'#!/bin/sh\nfor each; do {keep}; done\necho "$@"\n')
     (tmp_path / "gnet-edge").write_text("#!/bin/sh\nexit 1\n")  # nothing of it is needed here
     for program in (trtexec, tmp_path / "gnet-edge"):
         program.chmod(0o755)
     path = os.pathsep.join([str(tmp_path), str(Path(sys.executable).parent), os.environ["PATH"]])
     places = {"PATH": path, "TRTEXEC": str(trtexec), "PYTHONPATH": str(tmp_path / "modules")}
-    done = run("on_device.sh", "--minutes", 0, "--out", tmp_path / "all.json", tmp_path / "dla", **places)
+    done = run(
+        "on_device.sh", "--minutes", 0, "--out", tmp_path / "all.json", tmp_path / "dla", tmp_path / "gpu", **places
+    )
     assert done.returncode == 0, done.stderr
     given = tmp_path / "given"
     assert (given.read_bytes() if given.exists() else b"") == (header + cache[9:] if header else b"")
     steps = json.loads((tmp_path / "all.json").read_bytes())["steps"]
     assert ("trtexec-0" in steps, steps["flags-0"]["exit_code"]) == (bool(header), 0 if header else 1)
+    sizes = re.findall(r"--(\w+)Shapes=pixels:(\S+)", steps["trtexec-1"]["result"])
+    assert sizes == [("min", "1x32x32x3"), ("opt", "1x32x32x3"), ("max", "8x32x32x3")]
 
 
 def test_benchmarks_readme_names_every_script() -> None:
