@@ -89,6 +89,16 @@ class Orin:
         return int(ctypes.CDLL(str(self.stand_in)).fake_last_error())
 
     @property
+    def enqueued(self) -> int:
+        """How often TensorRT was asked to compute, or to be recorded."""
+        return int(ctypes.CDLL(str(self.stand_in)).fake_enqueued())
+
+    @property
+    def launched(self) -> int:
+        """How often a CUDA graph was launched."""
+        return int(ctypes.CDLL(str(self.stand_in)).fake_launched())
+
+    @property
     def dla_core(self) -> int:
         """The one that TensorRT was told, or -1."""
         return int(ctypes.CDLL(str(self.stand_in)).fake_core())
@@ -162,6 +172,57 @@ def test_cpp_plugin_computes_batches_of_any_size_and_gives_everything_back(orin:
     assert orin.alive == before
 
 
+def test_cpp_plugin_launches_a_batch_size_that_repeats_as_a_graph(orin: Orin) -> None:
+    before = orin.alive
+    with orin.open() as engine:
+        for size, launches in ((5, 8), (1, 8), (5, 8)):
+            enqueued, launched = orin.enqueued, orin.launched
+            for _ in range(10):
+                assert np.allclose(engine.run(images(size)), expected(images(size)), atol=1e-4)
+            assert orin.enqueued - enqueued == 4, "three of itself, and what was recorded"
+            assert orin.launched - launched == launches, "seven, and one to compare"
+        enqueued, launched = orin.enqueued, orin.launched
+        for count in (2, 3, 2, 3):
+            assert np.allclose(engine.run(images(count)), expected(images(count)), atol=1e-4)
+        assert (orin.enqueued - enqueued, orin.launched - launched) == (4, 0)
+    assert orin.alive == before
+
+
+@pytest.mark.parametrize(
+    "fails", ["begin", "recorded enqueue", "capture", "graph memory", "empty graph", "other logits", "launch"]
+)
+def test_cpp_plugin_computes_as_it_did_where_nothing_can_be_recorded(
+    orin: Orin, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    before = orin.alive
+    with orin.open() as engine:
+        monkeypatch.setenv("FAKE_TENSORRT", fails)
+        for _ in range(5):
+            assert np.allclose(engine.run(images(5)), expected(images(5)), atol=1e-4)
+            assert orin.last_error == 0
+        monkeypatch.delenv("FAKE_TENSORRT")
+        enqueued, launched = orin.enqueued, orin.launched
+        for _ in range(5):
+            assert np.allclose(engine.run(images(5)), expected(images(5)), atol=1e-4)
+        assert (orin.enqueued - enqueued, orin.launched - launched) == (5, 0), "it is not tried again"
+    assert orin.alive == before
+
+
+def test_cpp_plugin_enqueues_after_a_graph_that_failed(orin: Orin, monkeypatch: pytest.MonkeyPatch) -> None:
+    with orin.open() as engine:
+        for _ in range(4):
+            engine.run(images(5))
+        for fails, sentence in (("launch", "unspecified launch failure"), ("batch", "unspecified launch failure")):
+            monkeypatch.setenv("FAKE_TENSORRT", fails)
+            with pytest.raises(Failed, match=rf"^CUDA failed on a batch \({sentence}\)$"):
+                engine.run(images(5))
+            monkeypatch.delenv("FAKE_TENSORRT")
+            launched = orin.launched
+            for _ in range(3):
+                assert np.allclose(engine.run(images(5)), expected(images(5)), atol=1e-4)
+            assert orin.launched == launched + 1, "recorded anew, and compared"
+
+
 def test_cpp_plugin_leaves_the_callers_device_as_it_is(orin: Orin, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = ctypes.CDLL(str(orin.stand_in))
     fake.fake_choose(1)
@@ -222,7 +283,9 @@ def test_cpp_plugin_puts_a_dla_bundle_on_the_core_that_it_was_compiled_for(orin:
     path = written(tmp_path / "dla", for_device(Device.AGX_ORIN, Unit.DLA), plan=b"colours 32 3 1", dla_core=1)
     with orin.open(path) as engine:
         assert orin.dla_core == 1
-        assert np.allclose(engine.run(images(3)), expected(images(3)), atol=1e-4)
+        launched = orin.launched
+        assert np.allclose(engine.run(images(30)), expected(images(30)), atol=1e-4)
+        assert orin.launched == launched, "a DLA records nothing"
     write_plan(orin.plan, compiled(for_device(Device.ORIN_NANO), b"colours 32 3 8"))
     with orin.open():
         assert orin.dla_core == -1

@@ -1,11 +1,13 @@
-// libgne_tensorrt: plans on a GPU or a DLA. Built on the device, against the TensorRT (8.5 or newer) that is there.
+// libgne_tensorrt: plans on a GPU or a DLA. Built on the device, against the TensorRT (8.5 or newer) and the CUDA (11.4 or
+// newer) that are there.
 //
-// One execution context and one stream; calls take turns. As engines/tensorrt_runtime.py, without CUDA graphs.
+// One execution context and one stream; calls take turns. As engines/tensorrt_runtime.py, with CUDA graphs as there.
 #include <NvInfer.h>
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <mutex>
 #include <stdexcept>
@@ -18,6 +20,7 @@ namespace {
 
 constexpr const char *kPixels = "pixels", *kLogits = "logits";
 constexpr int kDevice = 0;
+constexpr int kSteady = 3;  // a batch size that came so often in a row will come again: it is worth a CUDA graph
 
 using Problem = std::runtime_error;
 
@@ -115,6 +118,14 @@ struct DestroyStream {
   void operator()(cudaStream_t stream) const { forget(cudaStreamDestroy(stream)); }
 };
 
+struct DestroyGraph {
+  void operator()(cudaGraph_t graph) const { forget(cudaGraphDestroy(graph)); }
+};
+
+struct DestroyRecorded {
+  void operator()(cudaGraphExec_t recorded) const { forget(cudaGraphExecDestroy(recorded)); }
+};
+
 // Memory on the device, and as much page-locked memory.
 class Buffer {
  public:
@@ -136,7 +147,7 @@ class Buffer {
 
 class Engine {
  public:
-  Engine(const void* plan, size_t size, int dla_core) {
+  Engine(const void* plan, size_t size, int dla_core) : records_(dla_core < 0) {  // a DLA records nothing
     runtime_.reset(nvinfer1::createInferRuntime(logger()));
     if (!runtime_) fail("does not start");
     if (dla_core >= 0) runtime_->setDLACore(dla_core);
@@ -162,30 +173,96 @@ class Engine {
     const std::lock_guard<std::mutex> lock(mutex_);
     std::memcpy(pixels_->host(), pixels, count * image_bytes());
     try {
-      enqueue(count);
+      take_size(count);
+      copy_pixels();
+      compute();
+      finish();
     } catch (...) {
       forget(cudaStreamSynchronize(stream_.get()));  // the buffers must be idle for the next run
+      forget_size();
       throw;
     }
-    check(cudaStreamSynchronize(stream_.get()), "CUDA failed on a batch");
     std::memcpy(logits, logits_->host(), count * row_bytes());
+    if (++in_a_row_ == kSteady && records_) record(logits);
   }
 
  private:
   size_t image_bytes() const { return size_t{crop_} * crop_ * 3; }
   size_t row_bytes() const { return classes_ * sizeof(float); }
 
-  void enqueue(size_t count) {
+  void take_size(size_t count) {
+    if (count == count_) return;
+    forget_size();
     nvinfer1::Dims shape = engine_->getTensorShape(kPixels);
     shape.d[0] = static_cast<std::remove_reference_t<decltype(shape.d[0])>>(count);
     if (!context_->setInputShape(kPixels, shape)) fail("does not take a batch of this size");
-    check(cudaMemcpyAsync(pixels_->device(), pixels_->host(), count * image_bytes(), cudaMemcpyHostToDevice,
+    count_ = count;
+  }
+
+  // The next run tells the context its size, and enqueues: TensorRT lets no graph outlive a change of its context.
+  void forget_size() {
+    recorded_.reset();
+    count_ = 0;
+    in_a_row_ = 0;
+  }
+
+  void copy_pixels() {
+    check(cudaMemcpyAsync(pixels_->device(), pixels_->host(), count_ * image_bytes(), cudaMemcpyHostToDevice,
                           stream_.get()),
           "CUDA cannot copy the pixels");
-    if (!context_->enqueueV3(stream_.get())) fail("failed on a batch");
-    check(
-        cudaMemcpyAsync(logits_->host(), logits_->device(), count * row_bytes(), cudaMemcpyDeviceToHost, stream_.get()),
-        "CUDA cannot copy the logits");
+  }
+
+  void compute() {
+    if (recorded_) {
+      check(cudaGraphLaunch(recorded_.get(), stream_.get()), "CUDA failed on a batch");
+    } else if (!context_->enqueueV3(stream_.get())) {
+      fail("failed on a batch");
+    }
+  }
+
+  void finish() {
+    check(cudaMemcpyAsync(logits_->host(), logits_->device(), count_ * row_bytes(), cudaMemcpyDeviceToHost,
+                          stream_.get()),
+          "CUDA cannot copy the logits");
+    check(cudaStreamSynchronize(stream_.get()), "CUDA failed on a batch");
+  }
+
+  // Records what gave these logits, and launches it from then on. Where that fails, or its launch gives others, nothing
+  // is recorded any more: the engine computes as it did.
+  void record(const float* logits) noexcept {
+    try {
+      capture();
+      records_ = gives(logits);
+    } catch (...) {
+      (void)cudaStreamSynchronize(stream_.get());
+      (void)cudaGetLastError();
+      records_ = false;
+    }
+    if (!records_) recorded_.reset();
+  }
+
+  void capture() {
+    check(cudaStreamBeginCapture(stream_.get(), cudaStreamCaptureModeThreadLocal), "CUDA does not record");
+    const bool enqueued = context_->enqueueV3(stream_.get());
+    cudaGraph_t captured = nullptr;
+    const cudaError_t ended = cudaStreamEndCapture(stream_.get(), &captured);  // else it would record for ever
+    const std::unique_ptr<std::remove_pointer_t<cudaGraph_t>, DestroyGraph> graph(captured);
+    check(ended, "CUDA does not record");
+    if (!enqueued) fail("does not let itself be recorded");
+    cudaGraphExec_t recorded = nullptr;
+    check(cudaGraphInstantiateWithFlags(&recorded, graph.get(), 0), "the GPU has no memory for a graph");
+    recorded_.reset(recorded);
+  }
+
+  // Whether the graph does: the pixels are still there.
+  bool gives(const float* logits) {
+    auto* host = static_cast<float*>(logits_->host());
+    std::fill_n(host, count_ * classes_, std::numeric_limits<float>::quiet_NaN());  // what computes nothing leaves it
+    check(cudaMemcpyAsync(logits_->device(), host, count_ * row_bytes(), cudaMemcpyHostToDevice, stream_.get()),
+          "CUDA cannot copy the logits");
+    compute();
+    finish();
+    return std::memcmp(host, logits, count_ * row_bytes()) == 0;
   }
 
   void read_interface() {
@@ -204,14 +281,17 @@ class Engine {
   }
 
   uint32_t crop_ = 0, classes_ = 0;
-  size_t most_ = 0;
+  size_t most_ = 0, count_ = 0;  // of a batch; of that before, 0: of none
+  int in_a_row_ = 0;             // how often that came
+  bool records_;
   std::mutex mutex_;
-  // given back from the last to the first: the context before the memory that it reads, the plan before the runtime
+  // given back from the last to the first: the graph before the context that it was recorded from, the context before the memory that it reads, the plan before the runtime
   std::unique_ptr<nvinfer1::IRuntime> runtime_;
   std::unique_ptr<nvinfer1::ICudaEngine> engine_;
   std::unique_ptr<Buffer> pixels_, logits_;
   std::unique_ptr<std::remove_pointer_t<cudaStream_t>, DestroyStream> stream_;
   std::unique_ptr<nvinfer1::IExecutionContext> context_;
+  std::unique_ptr<std::remove_pointer_t<cudaGraphExec_t>, DestroyRecorded> recorded_;
 };
 
 void write_text(char* to, const std::string& text) {

@@ -9,13 +9,27 @@
 
 #include "NvInfer.h"
 
+using Work = std::vector<std::function<void()>>;
+
 struct CUstream_st {
-  std::vector<std::function<void()>> waiting;
+  Work waiting, captured;
+  bool captures = false, valid = true;
+
+  void add(std::function<void()> work) { (captures ? captured : waiting).push_back(std::move(work)); }
+};
+
+struct CUgraph_st {
+  Work work;
+};
+
+struct CUgraphExec_st {
+  Work work;
 };
 
 namespace {
 
 int alive = 0, core = -1;  // objects and memory that were not given back; the DLA core that was asked for
+int enqueued = 0, launched = 0;
 thread_local int device = 0;
 thread_local cudaError_t last_error = cudaSuccess;
 
@@ -62,25 +76,47 @@ class Context : public nvinfer1::IExecutionContext, Counted {
 
   bool setTensorAddress(const char* name, void* address) noexcept override {
     (std::string(name) == "pixels" ? pixels_ : logits_) = address;
+    ++state_;
     return !fails("address");
   }
 
   bool setInputShape(const char*, const nvinfer1::Dims& shape) noexcept override {
     count_ = static_cast<size_t>(shape.d[0]);
+    ++state_;
     return count_ <= network_.most && !fails("shape");
   }
 
   bool enqueueV3(cudaStream_t stream) noexcept override {
     if (device != 0) std::abort();
+    ++enqueued;
+    if (stream->captures) return record(stream);
+    enqueued_in_ = state_;
     if (fails("enqueue")) {
       ended(cudaErrorLaunchFailure);
       return false;
     }
-    stream->waiting.push_back([this] { compute(); });
+    stream->add([this] { compute(); });
     return true;
   }
 
  private:
+  // As TensorRT, what is recorded was enqueued before in the same state, and is launched in that state alone.
+  bool record(cudaStream_t stream) {
+    if (enqueued_in_ != state_) std::abort();
+    stream->valid = !fails("capture");
+    if (fails("recorded enqueue")) {
+      ended(cudaErrorLaunchFailure);
+      return false;
+    }
+    const bool wrong = fails("other logits");
+    stream->add([this, state = state_, wrong] {
+      if (state != state_) std::abort();
+      compute();
+      if (wrong) *static_cast<float*>(logits_) += 1;
+    });
+    return true;
+  }
+
   void compute() const {
     const auto* from = static_cast<const uint8_t*>(pixels_);
     auto* to = static_cast<float*>(logits_);
@@ -96,6 +132,7 @@ class Context : public nvinfer1::IExecutionContext, Counted {
 
   const Network network_;
   size_t count_ = 0;
+  int state_ = 0, enqueued_in_ = -1;
   void *pixels_ = nullptr, *logits_ = nullptr;
 };
 
@@ -167,6 +204,8 @@ cudaError_t release(void* memory) {
 
 extern "C" int fake_alive() { return alive; }
 extern "C" int fake_core() { return core; }
+extern "C" int fake_enqueued() { return enqueued; }
+extern "C" int fake_launched() { return launched; }
 extern "C" int fake_device() { return device; }
 extern "C" int fake_last_error() { return last_error; }
 extern "C" void fake_choose(int chosen) { device = chosen; }
@@ -217,13 +256,57 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  if (stream->captures) std::abort();
   for (const auto& work : stream->waiting) work();
   stream->waiting.clear();
   return ended(fails("batch") ? cudaErrorLaunchFailure : cudaSuccess);
 }
 
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t size, cudaMemcpyKind, cudaStream_t stream) {
-  stream->waiting.push_back([=] { std::memcpy(to, from, size); });
+  stream->add([=] { std::memcpy(to, from, size); });
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  if (stream->captures) std::abort();
+  if (fails("begin")) return ended(cudaErrorLaunchFailure);
+  stream->captures = stream->valid = true;
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  if (!stream->captures) std::abort();
+  Work captured = std::exchange(stream->captured, {});
+  stream->captures = false;
+  if (!stream->valid) return ended(cudaErrorStreamCaptureInvalidated);
+  *graph = new CUgraph_st{std::move(captured)};
+  made();
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t* recorded, cudaGraph_t graph, unsigned long long) {
+  if (fails("graph memory")) return ended(cudaErrorMemoryAllocation);
+  *recorded = new CUgraphExec_st{fails("empty graph") ? Work{} : graph->work};
+  made();
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t recorded, cudaStream_t stream) {
+  ++launched;
+  if (fails("launch")) return ended(cudaErrorLaunchFailure);
+  for (const auto& work : recorded->work) stream->add(work);
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  delete graph;
+  gave_back();
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t recorded) {
+  delete recorded;
+  gave_back();
   return cudaSuccess;
 }
 
