@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 
 import numpy as np
 
-from googlenet_edge.dataset import in_threads
 from googlenet_edge.engines.energy import EnergyPlan
 from googlenet_edge.engines.measurement import BatchThroughput, Samples, Stage, samples
 from googlenet_edge.engines.predictor import DEFAULT_TOP_K, Predictor, open_rgb, rank
@@ -149,7 +149,8 @@ def inference(predictor: Predictor, image: bytes, *, batch: int) -> Callable[[],
     engine, one, streams = predictor.engine, pixels[None], predictor.engine.spec.streams
     if streams == 1:
         return partial(engine.run, np.repeat(one, batch, axis=0))
-    return lambda: list(in_threads(engine.run, [one] * (batch * streams), workers=streams))
+    threads = ThreadPoolExecutor(streams)  # that stay, as those of a program do
+    return lambda: list(threads.map(engine.run, [one] * (batch * streams)))
 
 
 def stage_times(predictor: Predictor, image: bytes, runs: int, clock: Clock) -> list[tuple[float, ...]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -250,6 +251,26 @@ def test_measure_shares_images_among_streams_for_throughput() -> None:
     assert [t.images_per_s for t in found.throughput[:2]] == pytest.approx([125, 125], rel=1e-5)
     assert log == ["streamed"] * (3 + 12) * 2 * 2, "two rounds of one run that counts and one that does not"
     assert len(ticks) == turn_count(plan)
+
+
+def test_measure_keeps_the_threads_of_streams_as_a_program_does() -> None:
+    """To start them for every run took a fifth of it, and some engines make what a thread needs anew for each."""
+    clock, seen = FakeClock(), set[threading.Thread]()
+
+    class Threaded(FakeEngine):
+        def run(self, batch: np.ndarray) -> np.ndarray:
+            seen.add(threading.current_thread())
+            return super().run(batch)
+
+    measure(
+        [predictor(FakeEngine(clock, lambda batch: 1.0))],
+        generated_jpeg(),
+        plan=BenchPlan(rounds=6, runs=1, batches=(4,), batch_rounds=5, streams=3),
+        clock=clock,
+        tick=lambda: None,
+        streamed=[predictor(Threaded(clock, lambda batch: 5.0, spec=replace(FAKE, streams=3)))],
+    )
+    assert 1 <= len(seen) <= 3
 
 
 def test_measure_counts_the_images_of_each_bundle_by_its_own_streams() -> None:
